@@ -1,0 +1,116 @@
+"""A conversation as messages, and the prompt it makes. Finished turns' reasoning is kept here but never prompted."""
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import replace
+
+import openai_harmony
+from openai_harmony import Author, DeveloperContent, SystemContent
+from openai_harmony import ReasoningEffort as HarmonyEffort
+
+from gptoss_cli.harmony.events import Message, Role
+from gptoss_cli.harmony.vocabulary import ASSISTANT, START, load_encoding
+from gptoss_cli.settings import ReasoningEffort
+
+
+class Conversation:
+    """All messages of one conversation, in order, and how they are rendered.
+
+    The date is fixed: another one would change the system message near its front and void every cached token after
+    it. `effort` may be changed between turns at that price. The system and developer messages are made from
+    `instructions`, `date` and `effort`; they are not in `messages`.
+    """
+
+    def __init__(self, instructions: str | None, date: datetime.date, effort: ReasoningEffort) -> None:
+        self.instructions = instructions
+        self.date = date
+        self.effort = effort
+        self._messages: list[Message] = []
+        self._rendered: dict[Message, list[int]] = {}
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Every message that was added, reasoning and partial ones included."""
+        return tuple(self._messages)
+
+    def add(self, message: Message) -> None:
+        """Append a message; what cannot be written as UTF-8 in it (a lone surrogate) becomes U+FFFD."""
+        self._messages.append(_clean(message))
+
+    def add_user(self, text: str) -> None:
+        """Append what the user says. Text that looks like a control token stays text."""
+        self.add(Message(Role.USER, text))
+
+    def truncate(self, count: int) -> None:
+        """Keep the first `count` messages."""
+        assert 0 <= count <= len(self._messages)
+        del self._messages[count:]
+
+    def render(self) -> list[int]:
+        """The ids of the prompt for the next assistant message; they end with `<|start|>assistant`.
+
+        Equal to `render_conversation_for_completion` of the library on the messages that `prompted` yields. A turn
+        that was cut before it said anything but reasoning leaves no message: the user's messages then follow each
+        other, since an empty answer would teach the model to answer nothing. Each message is encoded once.
+        """
+        ids = self._preface()
+        for message in self.prompted():
+            if message not in self._rendered:
+                self._rendered[message] = load_encoding().render(_to_library(message))
+            ids.extend(self._rendered[message])
+        ids.extend((START, ASSISTANT))
+        return ids
+
+    def prompted(self) -> Iterator[Message]:
+        """The messages the model is shown again.
+
+        Reasoning is shown only while a tool call of the current turn is under way, that is when a call stands after
+        the last user message or answer. The library itself drops only what precedes the first answer of all.
+        """
+        turn_start = 1 + max((i for i, message in enumerate(self._messages) if _ends_reasoning(message)), default=-1)
+        under_way = any(message.is_call for message in self._messages[turn_start:])
+        for i, message in enumerate(self._messages):
+            if not message.is_reasoning or (under_way and i >= turn_start):
+                yield message
+
+    def _preface(self) -> list[int]:
+        system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self.effort.name])
+        contents: list[tuple[Role, SystemContent | DeveloperContent]] = [
+            (Role.SYSTEM, system.with_conversation_start_date(self.date.isoformat()))
+        ]
+        # The library renders an empty developer message, which the model was not trained on.
+        if self.instructions and self.instructions.strip():
+            instructions = without_surrogates(self.instructions)
+            contents.append((Role.DEVELOPER, DeveloperContent.new().with_instructions(instructions)))
+        ids: list[int] = []
+        for role, content in contents:
+            message = openai_harmony.Message.from_role_and_content(openai_harmony.Role(role), content)
+            ids.extend(load_encoding().render(message))
+        return ids
+
+
+def without_surrogates(text: str) -> str:
+    """`text` with surrogate pairs joined and lone surrogates replaced by U+FFFD: the library refuses them."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _ends_reasoning(message: Message) -> bool:
+    return message.role is Role.USER or message.is_answer
+
+
+def _clean(message: Message) -> Message:
+    optional = (message.channel, message.recipient, message.content_type, message.name)
+    channel, recipient, content_type, name = (part and without_surrogates(part) for part in optional)
+    text = without_surrogates(message.text)
+    return replace(message, text=text, channel=channel, recipient=recipient, content_type=content_type, name=name)
+
+
+def _to_library(message: Message) -> openai_harmony.Message:
+    author = Author(role=openai_harmony.Role(message.role), name=message.name)
+    made = openai_harmony.Message.from_author_and_content(author, message.text)
+    made.channel = message.channel
+    made.recipient = message.recipient
+    made.content_type = message.content_type
+    return made

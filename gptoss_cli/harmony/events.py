@@ -1,0 +1,122 @@
+"""The data that passes between a turn and whoever shows it. Plain values: no ids, no library types."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class Channel(StrEnum):
+    """The channels gpt-oss was trained on. A message may carry another one, so messages keep a plain string."""
+
+    ANALYSIS = "analysis"
+    COMMENTARY = "commentary"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One Harmony message. `channel` None is an answer without a channel; `complete` False was cut off."""
+
+    role: Role
+    text: str
+    channel: str | None = None
+    recipient: str | None = None
+    content_type: str | None = None
+    name: str | None = None
+    complete: bool = True
+
+    @property
+    def is_reasoning(self) -> bool:
+        """On the analysis channel, calls and tool output there included, or on a channel nobody knows."""
+        return self.channel not in (None, Channel.COMMENTARY, Channel.FINAL)
+
+    @property
+    def is_call(self) -> bool:
+        """From the assistant to a tool. Whatever stands on the final channel is for the user."""
+        return self.role is Role.ASSISTANT and self.recipient is not None and self.channel != Channel.FINAL
+
+    @property
+    def is_answer(self) -> bool:
+        """From the assistant to the user, on the final channel or on none."""
+        return self.role is Role.ASSISTANT and self.channel in (None, Channel.FINAL) and not self.is_call
+
+
+class EndReason(StrEnum):
+    """Why a turn ended."""
+
+    COMPLETE = "complete"
+    CALL = "call"
+    TOKEN_LIMIT = "token limit"
+    CONTEXT_FULL = "context full"
+    INTERRUPTED = "interrupted"
+    NUMERICAL_FAILURE = "numerical failure"
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """`done_tokens` of `total_tokens` of the prompt have been read; cached tokens are in neither."""
+
+    done_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """Text of the analysis channel, or of a channel nobody knows."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreambleDelta:
+    """Text of the commentary channel that is addressed to the user."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """Text of a message addressed to a tool."""
+
+    recipient: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDelta:
+    """Text of the final channel, or of a message without a channel."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEnd:
+    """One message of the assistant is over."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """The turn is over. Seconds are wall time since the turn began."""
+
+    reason: EndReason
+    prompt_tokens: int
+    prefilled_tokens: int
+    reasoning_tokens: int
+    answer_tokens: int
+    seed: int
+    first_token_seconds: float | None
+    total_seconds: float
+
+
+Event = PrefillProgress | ReasoningDelta | PreambleDelta | CallDelta | AnswerDelta | MessageEnd | TurnEnd

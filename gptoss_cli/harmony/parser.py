@@ -1,0 +1,217 @@
+"""The ids of one assistant turn, one at a time, to events. Whatever comes, nothing raises and nothing is lost."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from openai_harmony import Role as HarmonyRole
+from openai_harmony import StreamableParser, TextContent
+
+from gptoss_cli.harmony.events import (
+    AnswerDelta,
+    CallDelta,
+    Event,
+    Message,
+    MessageEnd,
+    PreambleDelta,
+    ReasoningDelta,
+)
+from gptoss_cli.harmony.header import ANSWER, REASONING, may_become_header, read_header, split_unfinished
+from gptoss_cli.harmony.vocabulary import CHANNEL, END, MESSAGE, START, STOP_IDS, VOCABULARY_SIZE, load_encoding
+
+_MESSAGE_ENDS: Final = STOP_IDS | {END}
+# A header with a long tool name takes 30 tokens; a longer one has lost its <|message|>.
+_HEADER_LIMIT_TOKENS: Final = 64
+
+
+class TurnParser:
+    """Reads what follows the prompt's `<|start|>assistant`.
+
+    What is malformed, and what becomes of it:
+
+    - a header with stray words, two channels or another role: its raw text is a reasoning message of its own (not
+      `complete`), then the message it opens follows
+    - a header without `<|message|>`: the rest of it is the content, on the channel it names, else an answer
+    - `<|start|>` or `<|channel|>` in content: the message is over and the next header begins
+    - anything after a message without `<|start|>`: the next header; a second end: nothing
+    - bytes that are not UTF-8: U+FFFD, as `bytes.decode` places it
+    """
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._tokens = 0
+        self._reasoning_tokens = 0
+        self._header_ids: list[int] = []
+        self._header_tokens = 0
+        self._names_role = False
+        self._otherwise = ANSWER
+        self._message = ANSWER
+        self._content: _Content | None = None
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The messages that are over."""
+        return tuple(self._messages)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many of the ids belong to reasoning, headers and ends of its messages included."""
+        return self._reasoning_tokens
+
+    @property
+    def answer_tokens(self) -> int:
+        """How many ids do not: answers, preambles, calls, and a header that is still open."""
+        return self._tokens - self._reasoning_tokens
+
+    def feed(self, token: int) -> list[Event]:
+        """The events of one more id; none while a header or a character is incomplete. A few microseconds."""
+        # The library shows the first id after the vocabulary as "<|reserved_201088|>"; on higher ones it raises.
+        token = token if 0 <= token < VOCABULARY_SIZE else VOCABULARY_SIZE
+        self._tokens += 1
+        if token == START:
+            return self._begin_header()
+        if self._content is None:
+            return self._feed_header(token)
+        if token == CHANNEL:
+            return self._restart_header()
+        self._reasoning_tokens += _counts_as_reasoning(self._message)
+        if token in _MESSAGE_ENDS:
+            return self._finish(complete=True)
+        text = self._content.feed(token)
+        return [_delta(self._message, text)] if text else []
+
+    def close(self) -> list[Event]:
+        """The stream was cut: deliver what is still held, as a message that is not complete.
+
+        The beginning of a well-formed header is no speech and is dropped; so is a message without a character.
+        """
+        if self._content is not None:
+            return self._finish(complete=False)
+        if self._header_ids and not may_become_header(load_encoding().decode(self._header_ids)):
+            return self._settle_header(complete=False)
+        self._expect_header(names_role=False)
+        return []
+
+    def _begin_header(self) -> list[Event]:
+        """`<|start|>`: what is open is over, even if its end is missing."""
+        over = self._settle_header if self._content is None else self._finish
+        events = over(complete=True)
+        self._expect_header(names_role=True)
+        self._header_tokens = 1
+        return events
+
+    def _restart_header(self) -> list[Event]:
+        """`<|channel|>` in content: the end, the start and the role are missing."""
+        otherwise = self._message
+        events = self._finish(complete=True)
+        self._header_ids = [CHANNEL]
+        self._header_tokens = 1
+        self._otherwise = otherwise
+        return events
+
+    def _feed_header(self, token: int) -> list[Event]:
+        self._header_tokens += 1
+        if token == MESSAGE:
+            return self._open_message()
+        if token in _MESSAGE_ENDS:
+            return self._settle_header(complete=True)
+        self._header_ids.append(token)
+        if len(self._header_ids) < _HEADER_LIMIT_TOKENS:
+            return []
+        return self._open_unfinished()
+
+    def _open_message(self) -> list[Event]:
+        text = load_encoding().decode(self._header_ids)
+        header = read_header(text, names_role=self._names_role, otherwise=self._otherwise)
+        events: list[Event] = []
+        if header.stray:
+            raw = replace(REASONING, text=text, complete=False)
+            self._messages.append(raw)
+            events = [ReasoningDelta(text), MessageEnd(raw)]
+        self._open(header.message)
+        return events
+
+    def _open_unfinished(self) -> list[Event]:
+        message, content_ids = split_unfinished(self._header_ids, self._otherwise)
+        content = self._open(message)
+        text = "".join(content.feed(token) for token in content_ids)
+        return [_delta(message, text)] if text else []
+
+    def _settle_header(self, *, complete: bool) -> list[Event]:
+        """End a header that never came to `<|message|>`: what it says besides its channel is a message."""
+        _, content_ids = split_unfinished(self._header_ids, self._otherwise)
+        if not load_encoding().decode(content_ids).strip():
+            self._expect_header(names_role=False)
+            return []
+        return self._open_unfinished() + self._finish(complete=complete)
+
+    def _open(self, message: Message) -> "_Content":
+        self._reasoning_tokens += self._header_tokens * _counts_as_reasoning(message)
+        self._expect_header(names_role=False)
+        self._message = message
+        self._content = _Content()
+        return self._content
+
+    def _finish(self, *, complete: bool) -> list[Event]:
+        assert self._content is not None
+        text = self._content.close()
+        events: list[Event] = [_delta(self._message, text)] if text else []
+        message = replace(self._message, text=self._content.text, complete=complete)
+        self._content = None
+        if complete or message.text:
+            self._messages.append(message)
+            events.append(MessageEnd(message))
+        return events
+
+    def _expect_header(self, *, names_role: bool) -> None:
+        self._header_ids = []
+        self._header_tokens = 0
+        self._names_role = names_role
+        self._otherwise = ANSWER
+
+
+class _Content:
+    """The content of one message, ids to text, by the library's parser: its header is left empty.
+
+    One parser per message: the library keeps every id, and reading its `messages` costs all of their length. `state`,
+    `tokens` and `current_content` cost more with every token and are never read.
+    """
+
+    def __init__(self) -> None:
+        self._parser = StreamableParser(load_encoding(), HarmonyRole.ASSISTANT, strict=False)
+        self._parser.process(MESSAGE)
+        self._parts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """What was delivered so far."""
+        return "".join(self._parts)
+
+    def feed(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is incomplete."""
+        self._parser.process(token)
+        text = self._parser.last_content_delta or ""
+        self._parts.append(text)
+        return text
+
+    def close(self) -> str:
+        """The text that was still held back: the library delivers it in the message only."""
+        self._parser.process(END)
+        whole = self._parser.messages[-1].content[0]
+        assert isinstance(whole, TextContent)
+        rest = whole.text[sum(map(len, self._parts)) :]
+        self._parts.append(rest)
+        return rest
+
+
+def _counts_as_reasoning(message: Message) -> bool:
+    return message.is_reasoning and not message.is_call
+
+
+def _delta(message: Message, text: str) -> Event:
+    if message.is_call:
+        assert message.recipient is not None
+        return CallDelta(message.recipient, text)
+    if message.is_answer:
+        return AnswerDelta(text)
+    return ReasoningDelta(text) if message.is_reasoning else PreambleDelta(text)
