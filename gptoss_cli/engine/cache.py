@@ -1,0 +1,170 @@
+"""Keys and values of the positions a model has read, per layer: all of them, or a ring of the last window.
+
+The cache owns its buffers. A layer's buffers are written while a chunk is read, but count only once `advance` has been
+called: a chunk that fails half way leaves full layers as they were and rings spoiled, so rewind to a mark after it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptoss_cli.engine.config import LayerKind, ModelConfig
+from gptoss_cli.errors import ResourceError
+
+_FIRST_SLOTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """What new queries may attend to: keys and values [S, K, D], of positions first, first + 1, ...
+
+    For one new token of a ring the order of the positions is not kept, and `window` is None: all of them are visible.
+    """
+
+    keys: Tensor
+    values: Tensor
+    first: int
+    window: int | None
+
+
+class FullLayer:
+    """Keeps every position. The buffers [slots, K, D] grow by half, up to the context."""
+
+    def __init__(self, heads: int, head_dim: int, *, context_tokens: int, dtype: torch.dtype, device: str) -> None:
+        self._context_tokens = context_tokens
+        self._keys = torch.empty(0, heads, head_dim, dtype=dtype, device=device)
+        self._values = torch.empty_like(self._keys)
+
+    def append(self, keys: Tensor, values: Tensor, position: int) -> Visible:
+        """Write keys and values [T, K, D] of positions from `position` on; return all up to the last."""
+        end = position + len(keys)
+        if end > len(self._keys):
+            self._grow(end)
+        self._keys[position:end] = keys
+        self._values[position:end] = values
+        return Visible(self._keys[:end], self._values[:end], 0, None)
+
+    def _grow(self, needed: int) -> None:
+        assert needed <= self._context_tokens, "the generator keeps sequences within the context"
+        slots = min(self._context_tokens, max(_FIRST_SLOTS, needed, len(self._keys) * 3 // 2))
+        self._keys, self._values = _enlarged(self._keys, slots), _enlarged(self._values, slots)
+
+
+class SlidingLayer:
+    """Keeps the last `window` positions: position p is in slot p % window of the buffers [window, K, D]."""
+
+    def __init__(self, heads: int, head_dim: int, *, window: int, dtype: torch.dtype, device: str) -> None:
+        self._window = window
+        self._keys = torch.zeros(window, heads, head_dim, dtype=dtype, device=device)
+        self._values = torch.zeros_like(self._keys)
+
+    def append(self, keys: Tensor, values: Tensor, position: int) -> Visible:
+        """Write keys and values [T, K, D] of positions from `position` on; return what any of them may see."""
+        keys, values = keys.to(self._keys.dtype), values.to(self._values.dtype)
+        if len(keys) == 1:
+            return self._append_one(keys, values, position)
+        known = min(position, self._window)
+        slots = torch.arange(position - known, position, device=keys.device) % self._window
+        visible = Visible(
+            torch.cat((self._keys[slots], keys)),
+            torch.cat((self._values[slots], values)),
+            position - known,
+            self._window,
+        )
+        kept = min(len(keys), self._window)
+        end = position + len(keys)
+        slots = torch.arange(end - kept, end, device=keys.device) % self._window
+        self._keys[slots] = keys[-kept:]
+        self._values[slots] = values[-kept:]
+        return visible
+
+    def _append_one(self, keys: Tensor, values: Tensor, position: int) -> Visible:
+        slot = position % self._window
+        self._keys[slot : slot + 1] = keys
+        self._values[slot : slot + 1] = values
+        known = min(position + 1, self._window)
+        return Visible(self._keys[:known], self._values[:known], position + 1 - known, None)
+
+    def copy(self) -> tuple[Tensor, Tensor]:
+        return self._keys.clone(), self._values.clone()
+
+    def restore(self, copied: tuple[Tensor, Tensor]) -> None:
+        self._keys.copy_(copied[0])
+        self._values.copy_(copied[1])
+
+
+LayerCache = FullLayer | SlidingLayer
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMark:
+    """A place to come back to: a length, and copies of the rings as they were then."""
+
+    length: int
+    reached: int
+    rings: tuple[tuple[Tensor, Tensor], ...]
+
+
+class Cache:
+    """One sequence's keys and values. `length` positions are cached; the next one is position `length`."""
+
+    def __init__(self, config: ModelConfig, *, context_tokens: int, dtype: torch.dtype, device: str) -> None:
+        self._length = 0
+        self._reached = 0  # the length the rings were last written up to: truncating does not bring slots back
+        self._window = min(config.sliding_window, context_tokens)
+        heads, head_dim = config.kv_heads, config.head_dim
+        self.layers: Sequence[LayerCache] = [
+            SlidingLayer(heads, head_dim, window=self._window, dtype=dtype, device=device)
+            if kind is LayerKind.SLIDING
+            else FullLayer(heads, head_dim, context_tokens=context_tokens, dtype=dtype, device=device)
+            for kind in config.layer_kinds
+        ]
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def advance(self, tokens: int) -> None:
+        """Count `tokens` positions that every layer has written."""
+        self._length += tokens
+        self._reached = max(self._reached, self._length)
+
+    def mark(self) -> CacheMark:
+        """Copy the rings. The mark is good for as long as the positions before it stay cached and unchanged."""
+        return CacheMark(self._length, self._reached, tuple(layer.copy() for layer in self._rings()))
+
+    def rewind(self, mark: CacheMark) -> None:
+        """Forget everything after `mark`, exactly."""
+        assert mark.length <= self._length, "a mark beyond the end describes another sequence"
+        for layer, copied in zip(self._rings(), mark.rings, strict=True):
+            layer.restore(copied)
+        self._length, self._reached = mark.length, mark.reached
+
+    def shortest_truncation(self) -> int:
+        """The smallest length, except 0, that `truncate` can go back to.
+
+        A ring of W slots holds the W positions before the length it reached; the next query needs W - 1 of them.
+        """
+        return self._reached - 1 if self._rings() and self._reached > self._window else 0
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions from `length` on, without a mark; `length` is 0 or at least `shortest_truncation()`."""
+        assert length == 0 or self.shortest_truncation() <= length <= self._length
+        self._length = length
+        if length == 0:
+            self._reached = 0
+
+    def _rings(self) -> list[SlidingLayer]:
+        return [layer for layer in self.layers if isinstance(layer, SlidingLayer)]
+
+
+def _enlarged(buffer: Tensor, slots: int) -> Tensor:
+    """A copy with `slots` slots. Raises ResourceError if there is no memory for it."""
+    try:
+        larger = buffer.new_empty(slots, *buffer.shape[1:])
+    except (RuntimeError, MemoryError) as exc:
+        raise ResourceError(f"No memory for a KV cache of {slots} tokens. Use a smaller --context") from exc
+    larger[: len(buffer)] = buffer
+    return larger

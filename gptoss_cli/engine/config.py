@@ -1,0 +1,333 @@
+"""What a checkpoint's config.json says, checked. Imports no torch, so that files can be judged without it.
+
+Three ways of writing the same facts are read: the one gpt-oss was published with (`rope_scaling` and `rope_theta`),
+transformers 5's (`rope_parameters`), and OpenAI's own `original/config.json` (`rope_scaling_factor`, `rope_ntk_beta`).
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NoReturn
+
+from gptoss_cli.errors import IntegrityError, NotInstalledError
+
+_MAX_JSON_BYTES = 1_000_000
+_ALPHA = 1.702
+_MXFP4_BLOCK = 32
+# The largest of each that is taken for a number rather than for nonsense; about ten times gpt-oss-120b.
+_MAX_WIDTH = 65_536
+_MAX_LAYERS = 512
+_MAX_EXPERTS = 4_096
+_MAX_VOCABULARY = 4_194_304
+_MAX_CONTEXT = 16_777_216
+
+
+class LayerKind(StrEnum):
+    """Which cached positions a layer attends to."""
+
+    SLIDING = "sliding_attention"
+    FULL = "full_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class Yarn:
+    """Stretching of rotary frequencies to a longer context (YaRN, arXiv:2309.00071)."""
+
+    factor: float
+    beta_fast: float
+    beta_slow: float
+    original_context_tokens: int
+    truncate: bool
+    concentration: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding; without `yarn` the frequencies are plain powers of `theta`."""
+
+    theta: float
+    yarn: Yarn | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape and constants of a gpt-oss model; letters in the comments are those of docstrings."""
+
+    hidden_size: int  # C
+    intermediate_size: int  # F
+    query_heads: int  # H
+    kv_heads: int  # K
+    head_dim: int  # D
+    experts: int  # E
+    active_experts: int  # A
+    vocabulary_size: int  # V
+    layer_kinds: tuple[LayerKind, ...]  # one per layer, L
+    sliding_window: int  # keys a sliding layer sees, oneself included; 0 without sliding layers
+    max_context_tokens: int
+    norm_eps: float
+    swiglu_limit: float
+    rope: Rope
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return len(self.layer_kinds)
+
+
+def load_config(path: Path) -> ModelConfig:
+    """Read and check a config.json. Raises NotInstalledError if there is none, IntegrityError if it cannot be right."""
+    values = load_json(path)
+    reader = _Reader(path, values)
+    if "rope_scaling_factor" in values:
+        return _checked(reader, _original_config(reader))
+    return _checked(reader, _hugging_face_config(reader))
+
+
+def load_json(path: Path) -> dict[str, object]:
+    """Read an untrusted JSON object of at most 1 MB. Raises NotInstalledError, or IntegrityError naming the file."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_JSON_BYTES + 1)
+    except FileNotFoundError as exc:
+        raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
+    except OSError as exc:
+        raise IntegrityError(f"{path} cannot be read: {exc.strerror}. Check the folder and its permissions") from exc
+    if len(raw) > _MAX_JSON_BYTES:
+        raise IntegrityError(f"{path} is over {_MAX_JSON_BYTES:,} bytes, too large for what it should be")
+    try:
+        values = json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as exc:
+        raise IntegrityError(f"{path} is not valid JSON: {ascii(str(exc))[1:-1][:160]}") from exc
+    if not isinstance(values, dict):
+        raise IntegrityError(f"{path} should hold a JSON object")
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return values
+
+
+class _Reader:
+    """Takes checked values out of one JSON object; every refusal names the file and the key."""
+
+    def __init__(self, path: Path, values: Mapping[str, object], prefix: str = "") -> None:
+        self._path, self._values, self._prefix = path, values, prefix
+
+    def refuse(self, key: str, why: str) -> NoReturn:
+        raise IntegrityError(f"{self._path}: {self._prefix}{key} {why}")
+
+    def has(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def get(self, key: str) -> object:
+        return self._values.get(key)
+
+    def one_of(self, *keys: str) -> str:
+        """The key among synonyms that is present; refuses synonyms that disagree. The first, if none is there."""
+        present = [key for key in keys if self.has(key)]
+        if any(self._values[key] != self._values[present[0]] for key in present):
+            self.refuse(present[0], f"contradicts {present[1]}")
+        return present[0] if present else keys[0]
+
+    def integer(self, key: str, *, most: int) -> int:
+        value = self._values.get(key)
+        if value is None:
+            self.refuse(key, "is missing")
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.refuse(key, f"should be a whole number, not {_shown(value)}")
+        if not 1 <= value <= most:
+            self.refuse(key, f"should be between 1 and {most:,}, not {_shown(value)}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive finite number."""
+        value = self._values.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            self.refuse(key, "is missing")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.refuse(key, f"should be a number, not {_shown(value)}")
+        if not 0 < value < 1e30:
+            self.refuse(key, f"should be positive and finite, not {_shown(value)}")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.refuse(key, f"should be true or false, not {_shown(value)}")
+        return value
+
+    def section(self, key: str) -> "_Reader":
+        value = self._values.get(key)
+        if not isinstance(value, dict):
+            self.refuse(key, "is missing" if value is None else f"should be an object, not {_shown(value)}")
+        return _Reader(self._path, value, f"{self._prefix}{key}.")
+
+    def must_be(self, key: str, allowed: object, *, default: object, why: str) -> None:
+        value = self._values.get(key)
+        if (default if value is None else value) != allowed:
+            self.refuse(key, f"is {_shown(value)}: {why}")
+
+
+def _shown(value: object) -> str:
+    """A value from a file, short and without control characters."""
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):
+        return "something too large to print"
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _hugging_face_config(read: _Reader) -> ModelConfig:
+    _refuse_other_architectures(read)
+    layers = read.integer("num_hidden_layers", most=_MAX_LAYERS)
+    kinds = _layer_kinds(read, layers)
+    return ModelConfig(
+        hidden_size=read.integer("hidden_size", most=_MAX_WIDTH),
+        intermediate_size=read.integer("intermediate_size", most=_MAX_WIDTH),
+        query_heads=read.integer("num_attention_heads", most=_MAX_WIDTH),
+        kv_heads=read.integer("num_key_value_heads", most=_MAX_WIDTH),
+        head_dim=read.integer("head_dim", most=_MAX_WIDTH),
+        experts=read.integer(read.one_of("num_local_experts", "num_experts"), most=_MAX_EXPERTS),
+        active_experts=read.integer(read.one_of("num_experts_per_tok", "experts_per_token"), most=_MAX_EXPERTS),
+        vocabulary_size=read.integer("vocab_size", most=_MAX_VOCABULARY),
+        layer_kinds=kinds,
+        sliding_window=read.integer("sliding_window", most=_MAX_CONTEXT) if LayerKind.SLIDING in kinds else 0,
+        max_context_tokens=read.integer("max_position_embeddings", most=_MAX_CONTEXT),
+        norm_eps=read.number("rms_norm_eps", 1e-5),
+        swiglu_limit=read.number("swiglu_limit", 7.0),
+        rope=_hugging_face_rope(read),
+    )
+
+
+def _original_config(read: _Reader) -> ModelConfig:
+    """OpenAI's own file: layers alternate from sliding at index 0, and the correction range is never rounded."""
+    layers = read.integer("num_hidden_layers", most=_MAX_LAYERS)
+    factor = read.number("rope_scaling_factor")
+    original = read.integer("initial_context_length", most=_MAX_CONTEXT)
+    return ModelConfig(
+        hidden_size=read.integer("hidden_size", most=_MAX_WIDTH),
+        intermediate_size=read.integer("intermediate_size", most=_MAX_WIDTH),
+        query_heads=read.integer("num_attention_heads", most=_MAX_WIDTH),
+        kv_heads=read.integer("num_key_value_heads", most=_MAX_WIDTH),
+        head_dim=read.integer("head_dim", most=_MAX_WIDTH),
+        experts=read.integer("num_experts", most=_MAX_EXPERTS),
+        active_experts=read.integer("experts_per_token", most=_MAX_EXPERTS),
+        vocabulary_size=read.integer("vocab_size", most=_MAX_VOCABULARY),
+        layer_kinds=_alternating(layers),
+        sliding_window=read.integer("sliding_window", most=_MAX_CONTEXT),
+        max_context_tokens=min(_MAX_CONTEXT, round(original * max(1.0, factor))),
+        norm_eps=1e-5,
+        swiglu_limit=read.number("swiglu_limit", 7.0),
+        rope=_original_rope(read, factor, original),
+    )
+
+
+def _refuse_other_architectures(read: _Reader) -> None:
+    read.must_be("model_type", "gpt_oss", default="gpt_oss", why="only gpt_oss models can be run")
+    read.must_be("tie_word_embeddings", False, default=False, why="gpt-oss has an unembedding of its own")
+    read.must_be("attention_bias", True, default=True, why="gpt-oss attention has biases")
+    read.must_be("hidden_act", "silu", default="silu", why="gpt-oss experts use silu")
+    read.must_be("swiglu_alpha", _ALPHA, default=_ALPHA, why=f"gpt-oss experts use {_ALPHA}")
+    if not read.has("quantization_config"):
+        read.refuse("quantization_config", "is missing: only MXFP4 checkpoints can be run, not bf16 re-saves")
+    read.section("quantization_config").must_be(
+        "quant_method", "mxfp4", default=None, why="only mxfp4 checkpoints can be run"
+    )
+
+
+def _layer_kinds(read: _Reader, layers: int) -> tuple[LayerKind, ...]:
+    kinds = read.get("layer_types")
+    if kinds is None:
+        return _alternating(layers)
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        read.refuse("layer_types", f"should list the kinds of {layers} layers")
+    known = [kind.value for kind in LayerKind]
+    for kind in kinds:
+        if kind not in known:
+            read.refuse("layer_types", f"has the unknown kind {_shown(kind)}; known are {' and '.join(known)}")
+    return tuple(LayerKind(kind) for kind in kinds)
+
+
+def _alternating(layers: int) -> tuple[LayerKind, ...]:
+    return tuple(LayerKind.FULL if layer % 2 else LayerKind.SLIDING for layer in range(layers))
+
+
+def _hugging_face_rope(read: _Reader) -> Rope:
+    """Absent settings are refused: transformers 4 and 5 read that silence in opposite ways."""
+    key = "rope_scaling" if read.has("rope_scaling") else "rope_parameters"
+    rope = read.section(key)
+    theta = (rope if rope.has("rope_theta") else read).number("rope_theta")
+    for unsupported in ("partial_rotary_factor", "mscale", "mscale_all_dim"):
+        if rope.has(unsupported):
+            rope.refuse(unsupported, "is not a setting of gpt-oss")
+    kind = rope.get(rope.one_of("rope_type", "type"))
+    if kind == "default":
+        return Rope(theta, None)
+    if kind != "yarn":
+        rope.refuse("rope_type", f"should be yarn or default, not {_shown(kind)}")
+    factor = rope.number("factor")
+    return Rope(
+        theta,
+        Yarn(
+            factor=factor,
+            beta_fast=rope.number("beta_fast", 32.0),
+            beta_slow=rope.number("beta_slow", 1.0),
+            original_context_tokens=rope.integer("original_max_position_embeddings", most=_MAX_CONTEXT),
+            truncate=rope.flag("truncate", True),
+            concentration=rope.number("attention_factor", _concentration(factor)),
+        ),
+    )
+
+
+def _original_rope(read: _Reader, factor: float, original_context_tokens: int) -> Rope:
+    theta = read.number("rope_theta")
+    if factor <= 1:
+        return Rope(theta, None)
+    return Rope(
+        theta,
+        Yarn(
+            factor=factor,
+            beta_fast=read.number("rope_ntk_beta"),
+            beta_slow=read.number("rope_ntk_alpha"),
+            original_context_tokens=original_context_tokens,
+            truncate=False,
+            concentration=_concentration(factor),
+        ),
+    )
+
+
+def _concentration(factor: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
+
+
+def _checked(read: _Reader, config: ModelConfig) -> ModelConfig:
+    """What several numbers must satisfy together."""
+    for key, size in (("hidden_size", config.hidden_size), ("intermediate_size", config.intermediate_size)):
+        if size % _MXFP4_BLOCK:
+            read.refuse(key, f"should be a multiple of {_MXFP4_BLOCK} (MXFP4 blocks), not {size}")
+    if config.query_heads % config.kv_heads:
+        read.refuse("num_attention_heads", f"should be a multiple of the {config.kv_heads} kv heads")
+    if config.head_dim % 2:
+        read.refuse("head_dim", f"should be even, not {config.head_dim}")
+    if config.active_experts > config.experts:
+        read.refuse(
+            read.one_of("num_experts_per_tok", "experts_per_token"),
+            f"is {config.active_experts}, more than the {config.experts} experts",
+        )
+    if config.rope.theta <= 1:
+        read.refuse("rope_theta", f"should be above 1, not {config.rope.theta}")
+    return config

@@ -1,0 +1,218 @@
+"""Continues sequences of token ids with a model, and reads nothing twice. Knows no text."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptoss_cli.engine.cache import CacheMark
+from gptoss_cli.engine.config import ModelConfig, load_config
+from gptoss_cli.engine.interface import Sampling
+from gptoss_cli.engine.kernels import reference
+from gptoss_cli.engine.model import Model
+from gptoss_cli.engine.sampler import Sampler
+from gptoss_cli.engine.weights import load_weights, weights_folder
+from gptoss_cli.errors import IntegrityError, ResourceError, UsageError
+from gptoss_cli.settings import Dtype
+
+_MAX_MARKS = 8
+_TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A length to come back to, and the hidden state [1, C] of the last token before it."""
+
+    cache: CacheMark
+    hidden: Tensor
+
+
+class Generator:
+    """A TokenGenerator over a checkpoint on disk.
+
+    The sequence is the ids in the cache followed by the pending ones, which have been yielded but not yet run.
+    """
+
+    def __init__(self, model: Model, *, context_tokens: int, chunk_tokens: int) -> None:
+        assert context_tokens >= 2
+        assert chunk_tokens >= 1
+        self._model = model
+        self._context_tokens = context_tokens
+        self._chunk_tokens = chunk_tokens
+        self._cache = model.new_cache(context_tokens)
+        self._cached: list[int] = []
+        self._pending: list[int] = []
+        self._hidden: Tensor | None = None  # [1, C], of the last cached token
+        self._marks: list[_Mark] = []
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        dtype: Dtype = Dtype.BFLOAT16,
+        device: str = "cpu",
+        context_tokens: int | None = None,
+        chunk_tokens: int = 512,
+    ) -> "Generator":
+        """Map the checkpoint in `folder`, or in its `original` folder. `context_tokens` None is the model's own length.
+
+        Raises NotInstalledError, IntegrityError or ResourceError for what is wrong with the files or the device, and
+        UsageError for a context the model does not have.
+        """
+        home = weights_folder(folder)
+        config = load_config(home / "config.json")
+        if context_tokens is not None and not 2 <= context_tokens <= config.max_context_tokens:
+            raise UsageError(f"The context should be 2 to {config.max_context_tokens} tokens, not {context_tokens}")
+        model = Model(config, load_weights(home, config, device=device), reference, _TORCH_DTYPES[dtype])
+        return cls(model, context_tokens=context_tokens or config.max_context_tokens, chunk_tokens=chunk_tokens)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._model.config
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens a sequence may have."""
+        return self._context_tokens
+
+    def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """See TokenGenerator.prefill. Raises IntegrityError if the checkpoint has no row for an id."""
+        ids = list(ids)
+        self._refuse(ids, room_tokens=1)
+        return self._prefill(ids)
+
+    def decode(
+        self, sampling: Sampling, *, stop_ids: Collection[int], banned_ids: Collection[int], max_tokens: int | None
+    ) -> Iterator[int]:
+        """See TokenGenerator.decode."""
+        vocabulary_size = self.config.vocabulary_size
+        sampler = Sampler(sampling, banned_ids=banned_ids, vocabulary_size=vocabulary_size)
+        room = self._context_tokens - len(self._cached) - len(self._pending)
+        return self._decode(sampler, frozenset(stop_ids), room if max_tokens is None else min(room, max_tokens))
+
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """Logits [T, V] float32 after each of `ids` [T], from position 0. The generator's own sequence is untouched."""
+        ids = list(ids)
+        self._refuse(ids, room_tokens=0)
+        cache = self._model.new_cache(self._context_tokens)
+        return torch.cat([self._model.unembed(self._model.read(chunk, cache)) for chunk in self._chunks(ids)])
+
+    def _prefill(self, ids: list[int]) -> Iterator[tuple[int, int]]:
+        self._rewind_to_prefix_of(ids)
+        unread = ids[len(self._cached) :]
+        if not unread:
+            self._mark()
+        done = 0
+        yield done, len(unread)
+        for chunk in self._chunks(unread):
+            self._read(chunk)
+            done += len(chunk)
+            if done == len(unread):
+                self._mark()
+            yield done, len(unread)
+
+    def _decode(self, sampler: Sampler, stop_ids: frozenset[int], most: int) -> Iterator[int]:
+        for _ in range(most):
+            id_ = sampler.draw(self._next_logits())
+            # Pending before it is yielded: whoever closes the iterator now has seen it.
+            self._pending.append(id_)
+            yield id_
+            if id_ in stop_ids:
+                return
+
+    def _next_logits(self) -> Tensor:
+        """Logits [V] after the last token of the sequence, running what is pending."""
+        for chunk in self._chunks(list(self._pending)):
+            self._read(chunk)
+            del self._pending[: len(chunk)]
+        assert self._hidden is not None, "prefill comes before decode"
+        return self._model.unembed(self._hidden)[0]
+
+    def _read(self, chunk: list[int]) -> None:
+        """Run `chunk` at the end of the cache. If that fails, go back to a state that is sound."""
+        finished = False
+        try:
+            self._hidden = self._model.read(chunk, self._cache)[-1:].clone()
+            finished = True
+        except torch.OutOfMemoryError as exc:
+            raise ResourceError("The device is out of memory. Use a smaller --context, or --device cpu") from exc
+        finally:
+            if not finished:
+                self._recover()
+        self._cached += chunk
+
+    def _recover(self) -> None:
+        """Restore the last mark, for a failure in mid-chunk spoils the rings; what followed it becomes pending."""
+        sequence = self._cached + self._pending
+        self._rewind(self._marks[-1] if self._marks else None)
+        self._pending = sequence[len(self._cached) :]
+
+    def _rewind_to_prefix_of(self, ids: list[int]) -> None:
+        """Make the cache the longest prefix of `ids` that it can exactly go back to."""
+        self._pending = []
+        common = _common_prefix(self._cached, ids)
+        if common == len(self._cached) and (common < len(ids) or self._hidden is not None):
+            return
+        # The last id must be read again for its hidden state, unless a mark kept it.
+        truncated = min(common, len(ids) - 1)
+        if truncated < self._cache.shortest_truncation():
+            truncated = 0
+        marks = [mark for mark in self._marks if truncated <= mark.cache.length <= common]
+        if marks and marks[-1].cache.length > 0:
+            self._rewind(marks[-1])
+        else:
+            self._truncate(truncated)
+
+    def _rewind(self, mark: _Mark | None) -> None:
+        if mark is None:
+            self._truncate(0)
+            return
+        self._cache.rewind(mark.cache)
+        self._hidden = mark.hidden
+        self._forget()
+
+    def _truncate(self, length: int) -> None:
+        self._cache.truncate(length)
+        self._hidden = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the ids and marks beyond what is cached."""
+        del self._cached[self._cache.length :]
+        self._marks = [mark for mark in self._marks if mark.cache.length <= self._cache.length]
+
+    def _mark(self) -> None:
+        assert self._hidden is not None
+        if self._marks and self._marks[-1].cache.length == self._cache.length:
+            return
+        self._marks = [*self._marks[1 - _MAX_MARKS :], _Mark(self._cache.mark(), self._hidden)]
+
+    def _chunks(self, ids: list[int]) -> Iterator[list[int]]:
+        for start in range(0, len(ids), self._chunk_tokens):
+            yield ids[start : start + self._chunk_tokens]
+
+    def _refuse(self, ids: list[int], *, room_tokens: int) -> None:
+        """Raise for ids that cannot be run, or leave less room than is wanted."""
+        assert ids, "a sequence has at least one token"
+        needed = len(ids) + room_tokens
+        if needed > self._context_tokens:
+            raise ResourceError(
+                f"The conversation needs at least {needed} tokens, and the context holds {self._context_tokens}. "
+                "Shorten it, or use a larger --context"
+            )
+        unknown = [id_ for id_ in ids if not 0 <= id_ < self.config.vocabulary_size]
+        if unknown:
+            raise IntegrityError(
+                f"The checkpoint has no row for token {unknown[0]}: its vocabulary has {self.config.vocabulary_size}. "
+                "Use a checkpoint with the gpt-oss vocabulary"
+            )
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    for index, (left, right) in enumerate(zip(first, second, strict=False)):
+        if left != right:
+            return index
+    return min(len(first), len(second))

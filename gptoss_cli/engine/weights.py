@@ -1,0 +1,284 @@
+"""The tensors of a checkpoint, mapped from its files. Every name, shape and dtype is checked before any is touched.
+
+On the CPU a tensor is a view of the file's pages: nothing is copied, converted or rearranged.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gptoss_cli.engine.config import ModelConfig, load_json
+from gptoss_cli.engine.layout import Layout, Names, TensorSpec, expected_tensors, names
+from gptoss_cli.errors import IntegrityError, NotInstalledError, ResourceError
+
+_log = logging.getLogger(__name__)
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x @ weight.T + bias; weight [rows, columns] and bias [rows], bf16."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedExperts:
+    """One matrix per expert in MXFP4 (OCP MX v1.0): element j of a block is the low nibble of byte j // 2 if j is even.
+
+    blocks [E, rows, G, 16] u8, scales [E, rows, G] u8 (E8M0, bias 127), bias [E, rows] bf16.
+    """
+
+    blocks: Tensor
+    scales: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWeights:
+    """norm [C]; query [H*D, C]; key and value [K*D, C]; output [C, H*D]; sinks [H]. All bf16."""
+
+    norm: Tensor
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    sinks: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class MlpWeights:
+    """norm [C]; router [E, C]; gate_up, 2F rows of which even ones are gate and odd ones up; down, C rows."""
+
+    norm: Tensor
+    router: Linear
+    gate_up: PackedExperts
+    down: PackedExperts
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One layer."""
+
+    attention: AttentionWeights
+    mlp: MlpWeights
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWeights:
+    """embedding and unembedding [V, C], final_norm [C], bf16; and the layers."""
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm: Tensor
+    unembedding: Tensor
+
+
+def weights_folder(folder: Path) -> Path:
+    """The folder that holds config and weights: `folder`, or `folder/original` when only that has weights.
+
+    Raises NotInstalledError if neither has.
+    """
+    for candidate in (folder, folder / "original"):
+        if (candidate / _INDEX).exists() or _safetensors_files(candidate):
+            return candidate
+    raise NotInstalledError(f"{folder} holds no safetensors files. Run: gptoss download")
+
+
+def load_weights(folder: Path, config: ModelConfig, *, device: str = "cpu") -> ModelWeights:
+    """Map the tensors of `folder`, in whichever layout its names are; on another device than the CPU, copy them there.
+
+    Raises NotInstalledError if a shard is missing, IntegrityError if a file contradicts `config`, ResourceError if
+    the device is too small.
+    """
+    found = _open_all(folder)
+    layout = Layout.ORIGINAL if names(Layout.ORIGINAL).embedding in found else Layout.HUGGING_FACE
+    _check(folder, found, expected_tensors(config, layout))
+    name = names(layout)
+    try:
+        return _assemble(config, name, lambda key: found[key].load(device))
+    except torch.OutOfMemoryError as exc:
+        raise ResourceError(f"The weights in {folder} do not fit on {device}. Use --device cpu") from exc
+
+
+class _Slice(Protocol):
+    """What safetensors says of one tensor without reading it."""
+
+    def get_shape(self) -> list[int]: ...
+    def get_dtype(self) -> str: ...
+
+
+class _File(Protocol):
+    """What is used of safetensors' untyped `safe_open`."""
+
+    def keys(self) -> list[str]: ...
+    def get_slice(self, name: str) -> _Slice: ...
+    def get_tensor(self, name: str) -> Tensor: ...
+
+
+class _Found:
+    """A tensor in an opened file."""
+
+    def __init__(self, path: Path, file: _File, name: str) -> None:
+        part = file.get_slice(name)
+        self.path = path
+        self.spec = TensorSpec(tuple(part.get_shape()), str(part.get_dtype()))
+        self._file, self._name = file, name
+
+    def load(self, device: str) -> Tensor:
+        return self._file.get_tensor(self._name).to(device)
+
+
+def _open_all(folder: Path) -> dict[str, _Found]:
+    index = folder / _INDEX
+    if not index.exists():
+        return _open_files(_safetensors_files(folder))
+    shard_of = _read_index(index)
+    found = _open_files([folder / shard for shard in sorted(set(shard_of.values()))])
+    for name, shard in shard_of.items():
+        if name not in found:
+            raise IntegrityError(f"{folder / shard}: tensor {name!a} is missing, though {_INDEX} promises it")
+        if found[name].path.name != shard:
+            raise IntegrityError(f"{index}: tensor {name!a} is in {found[name].path.name}, not in {shard}")
+    return found
+
+
+def _open_files(paths: list[Path]) -> dict[str, _Found]:
+    found: dict[str, _Found] = {}
+    for path in paths:
+        for name, tensor in _open(path):
+            if name in found:
+                first = found[name].path.name
+                raise IntegrityError(f"{path}: tensor {name!a} is also in {first}. Get both files again")
+            found[name] = tensor
+    return found
+
+
+def _open(path: Path) -> Iterator[tuple[str, _Found]]:
+    try:
+        file: _File = safe_open(path, framework="pt")
+        for name in list(file.keys()):
+            yield name, _Found(path, file, name)
+    except SafetensorError as exc:
+        raise IntegrityError(f"{path} {_what_it_is(path)}: {ascii(str(exc))[1:-1]}. Get it again") from exc
+    except FileNotFoundError as exc:
+        raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
+    except OSError as exc:
+        raise IntegrityError(f"{path} cannot be mapped: {exc.strerror or exc}. Check the file") from exc
+
+
+def _what_it_is(path: Path) -> str:
+    """A guess at what came instead of a safetensors file, from its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if not start:
+        return "is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the weights"
+    if start.startswith((b"<!doctype", b"<html")):
+        return "is a web page, not the weights"
+    return "is not a whole safetensors file"
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Tensor -> file name. A name that could lead out of the folder is refused before it is opened."""
+    shard_of = load_json(path).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise IntegrityError(f"{path}: weight_map should map tensors to files")
+    for name, shard in shard_of.items():
+        if not isinstance(shard, str) or not _is_plain_file_name(shard):
+            sends = f"{ascii(name)[:80]} to {ascii(shard)[:80]}"
+            raise IntegrityError(f"{path}: weight_map sends {sends}, which is not the name of a shard")
+    return shard_of
+
+
+def _is_plain_file_name(shard: str) -> bool:
+    if not shard.endswith(".safetensors") or not shard.isprintable() or len(shard) > 255:
+        return False
+    return PurePosixPath(shard).name == shard and PureWindowsPath(shard).name == shard
+
+
+def _safetensors_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
+
+
+def _check(folder: Path, found: dict[str, _Found], expected: dict[str, TensorSpec]) -> None:
+    for name, spec in expected.items():
+        if name not in found:
+            raise IntegrityError(_missing(folder, found, name))
+        actual = found[name].spec
+        if actual != spec:
+            raise IntegrityError(
+                f"{found[name].path}: tensor {name} should be {_words(spec)} by config.json, but is {_words(actual)}"
+            )
+    extra = [name for name in found if name not in expected]
+    if extra:
+        _log.warning("%s: %d tensors are not gpt-oss's and are ignored, first %s", folder, len(extra), ascii(extra[0]))
+
+
+def _missing(folder: Path, found: dict[str, _Found], name: str) -> str:
+    unpacked = name.removesuffix(names(Layout.HUGGING_FACE).blocks)
+    if unpacked in found:
+        return (
+            f"{found[unpacked].path}: tensor {unpacked} is {_words(found[unpacked].spec)}, a bf16 re-save; "
+            "only MXFP4 checkpoints (gate_up_proj_blocks and _scales) can be run"
+        )
+    return f"{folder}: tensor {name} is missing. Get the checkpoint again"
+
+
+def _words(spec: TensorSpec) -> str:
+    return f"{ascii(spec.dtype)[1:-1]} {list(spec.shape)}"
+
+
+def _assemble(config: ModelConfig, name: Names, load: Callable[[str], Tensor]) -> ModelWeights:
+    return ModelWeights(
+        embedding=load(name.embedding),
+        layers=tuple(_assemble_layer(config, name, load, layer) for layer in range(config.layers)),
+        final_norm=load(name.final_norm),
+        unembedding=load(name.unembedding),
+    )
+
+
+def _assemble_layer(config: ModelConfig, name: Names, load: Callable[[str], Tensor], layer: int) -> LayerWeights:
+    def linear(key: str) -> Linear:
+        return Linear(load(f"{key.format(layer)}.weight"), load(f"{key.format(layer)}.bias"))
+
+    def experts(weight: str, bias: str) -> PackedExperts:
+        key = weight.format(layer)
+        return PackedExperts(load(key + name.blocks), load(key + name.scales), load(bias.format(layer)))
+
+    query, key, value = _split_qkv(config, [linear(part) for part in name.qkv])
+    return LayerWeights(
+        AttentionWeights(
+            norm=load(name.attention_norm.format(layer)),
+            query=query,
+            key=key,
+            value=value,
+            output=linear(name.output),
+            sinks=load(name.sinks.format(layer)),
+        ),
+        MlpWeights(
+            norm=load(name.mlp_norm.format(layer)),
+            router=linear(name.router),
+            gate_up=experts(name.gate_up, name.gate_up_bias),
+            down=experts(name.down, name.down_bias),
+        ),
+    )
+
+
+def _split_qkv(config: ModelConfig, parts: list[Linear]) -> list[Linear]:
+    """q, k and v apart; of a fused matrix they are views."""
+    if len(parts) == 3:
+        return parts
+    (fused,) = parts
+    query, key_value = config.query_heads * config.head_dim, config.kv_heads * config.head_dim
+    bounds = pairwise((0, query, query + key_value, query + 2 * key_value))
+    return [Linear(fused.weight[start:end], fused.bias[start:end]) for start, end in bounds]

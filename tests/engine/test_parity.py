@@ -1,0 +1,217 @@
+"""The engine computes what transformers computes, on random checkpoints, however the reading is cut into pieces."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate, cycle, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import GptOssForCausalLM, Mxfp4Config
+
+from gptoss_cli.engine.cache import Cache
+from gptoss_cli.engine.config import load_config
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.interface import Sampling
+from gptoss_cli.engine.kernels import reference
+from gptoss_cli.engine.model import Model
+from gptoss_cli.engine.weights import load_weights
+from gptoss_cli.settings import Dtype
+from tests.engine.checkpoints import FULL, SLIDING, ConfigStyle, Shape, write_checkpoint
+
+GREEDY_TOKENS = 24
+TOLERANCE = 1e-3  # of a logit standard deviation
+YARN = {
+    "factor": 13.0,
+    "beta_fast": 5.0,
+    "beta_slow": 0.75,
+    "original_max_position_embeddings": 60,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One checkpoint and how long the prompt is."""
+
+    name: str
+    shape: Shape
+    style: ConfigStyle = ConfigStyle.PUBLISHED
+    shards: int = 1
+    prompt_tokens: int = 83
+    seed: int = 0
+
+
+WIDE = Shape(hidden=224, intermediate=288, kv_heads=4, queries_per_head=5, head_dim=18, experts=3, active=2)
+
+CASES = [
+    Case("published-style", Shape()),
+    Case("transformers-5-style", Shape(), ConfigStyle.TRANSFORMERS_5, shards=3, seed=1),
+    Case("3-experts-top-2", replace(WIDE, layer_types=(SLIDING, FULL)), seed=2),
+    Case("window-over-the-prompt", Shape(window=211), seed=3),
+    Case("window-of-2", Shape(window=2), seed=4),
+    Case("unusual-layer-types", Shape(layer_types=(FULL, FULL, SLIDING, FULL, SLIDING)), shards=2, seed=5),
+    Case("sliding-only", Shape(layer_types=(SLIDING,) * 3, window=29), seed=6),
+    Case("small-limit", Shape(limit=0.4, eps=0.05), seed=7),
+    Case("other-theta-and-factor", Shape(theta=777.0, yarn=YARN | {"factor": 3.5, "truncate": False}), seed=8),
+    Case("yarn-off", Shape(yarn=None), seed=9),
+    Case("yarn-off-5", Shape(yarn=None), ConfigStyle.TRANSFORMERS_5, seed=10),
+    Case("truncated-range", Shape(yarn=YARN | {"truncate": True}), seed=11),
+    Case("truncated-by-silence", Shape(yarn=YARN), ConfigStyle.TRANSFORMERS_5, seed=12),
+    Case("given-concentration", Shape(yarn=YARN | {"truncate": False, "attention_factor": 1.9}), seed=13),
+    Case("far-past-the-original-length", Shape(layer_types=(SLIDING, FULL, FULL)), prompt_tokens=421, seed=14),
+    Case("original-layout", Shape(eps=1e-5), ConfigStyle.ORIGINAL, seed=15),
+    Case("original-layout-sharded", Shape(eps=1e-5, limit=0.9), ConfigStyle.ORIGINAL, shards=2, seed=16),
+]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What transformers says: logits [T, V] in float32 arithmetic and in its own bfloat16, and greedy ids."""
+
+    folder: Path
+    prompt: list[int]
+    logits: Tensor
+    bfloat16_logits: Tensor
+    greedy: list[int]
+
+    @property
+    def logit_std(self) -> float:
+        return float(self.logits.std())
+
+
+@pytest.fixture(scope="module")
+def expectations(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Expected]:
+    """Expected of a case, computed once."""
+    known: dict[str, Expected] = {}
+
+    def expectation(case: Case) -> Expected:
+        if case.name not in known:
+            known[case.name] = _expected(case, tmp_path_factory.mktemp(case.name))
+        return known[case.name]
+
+    return expectation
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[case.name for case in CASES])
+def expected(request: pytest.FixtureRequest, expectations: Callable[[Case], Expected]) -> Expected:
+    return expectations(request.param)
+
+
+def _expected(case: Case, folder: Path) -> Expected:
+    """transformers cannot read the original layout, so it is given the same weights in its own."""
+    style = ConfigStyle.PUBLISHED if case.style is ConfigStyle.ORIGINAL else case.style
+    theirs = write_checkpoint(folder / "theirs", case.shape, seed=case.seed, style=style, shards=case.shards)
+    ours = write_checkpoint(folder / "ours", case.shape, seed=case.seed, style=case.style, shards=case.shards)
+    prompt = np.random.default_rng(case.seed).integers(0, case.shape.vocabulary, case.prompt_tokens).tolist()
+    model = GptOssForCausalLM.from_pretrained(
+        theirs,
+        dtype=torch.float32,
+        quantization_config=Mxfp4Config(dequantize=True),
+        attn_implementation="eager",
+    )
+    with torch.no_grad():
+        logits, greedy = _run(model, prompt)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16()
+        rounded = model(torch.tensor([prompt])).logits[0].float()
+    return Expected(ours, prompt, logits, rounded, greedy)
+
+
+def _run(model: GptOssForCausalLM, prompt: list[int]) -> tuple[Tensor, list[int]]:
+    output = model(torch.tensor([prompt]), use_cache=True)
+    logits, greedy = output.logits[0], [int(output.logits[0, -1].argmax())]
+    while len(greedy) < GREEDY_TOKENS:
+        output = model(torch.tensor([greedy[-1:]]), past_key_values=output.past_key_values, use_cache=True)
+        greedy.append(int(output.logits[0, -1].argmax()))
+    return logits, greedy
+
+
+def open_model(folder: Path, dtype: torch.dtype = torch.float32) -> Model:
+    config = load_config(folder / "config.json")
+    return Model(config, load_weights(folder, config), reference, dtype)
+
+
+def read_in_chunks(model: Model, cache: Cache, ids: list[int], sizes: Iterator[int]) -> Tensor:
+    """Logits [T, V] of `ids`, read in chunks of `sizes`."""
+    return torch.cat([model.unembed(model.read(chunk, cache)) for chunk in cut(ids, sizes)])
+
+
+def cut(ids: list[int], sizes: Iterator[int]) -> Iterator[list[int]]:
+    for start, end in pairwise(accumulate(sizes, initial=0)):
+        if start >= len(ids):
+            return
+        yield ids[start:end]
+
+
+def greedy_after(model: Model, cache: Cache, last: Tensor) -> list[int]:
+    """Greedy ids, the first from logits `last` [V]."""
+    ids = [int(last.argmax())]
+    while len(ids) < GREEDY_TOKENS:
+        ids.append(int(model.unembed(model.read(ids[-1:], cache)).argmax()))
+    return ids
+
+
+def assert_equal(logits: Tensor, expected: Expected) -> None:
+    assert (logits - expected.logits).abs().max() <= TOLERANCE * expected.logit_std
+
+
+def test_one_prefill_gives_transformers_logits(expected: Expected) -> None:
+    logits = Generator.open(expected.folder, dtype=Dtype.FLOAT32).logits(expected.prompt)
+    assert logits.dtype is torch.float32
+    assert_equal(logits, expected)
+
+
+@pytest.mark.parametrize("sizes", [[1], [7], [64], [5, 1, 1, 40, 2]], ids=str)
+def test_chunks_give_transformers_logits_and_text(expected: Expected, sizes: list[int]) -> None:
+    model = open_model(expected.folder)
+    cache = model.new_cache(1000)
+    logits = read_in_chunks(model, cache, expected.prompt, cycle(sizes))
+    assert_equal(logits, expected)
+    assert greedy_after(model, cache, logits[-1]) == expected.greedy
+
+
+def test_rewinding_to_a_mark_gives_transformers_logits_and_text(expected: Expected) -> None:
+    model = open_model(expected.folder)
+    cache = model.new_cache(1000)
+    half = len(expected.prompt) // 2
+    first = read_in_chunks(model, cache, expected.prompt[:half], cycle([64]))
+    mark = cache.mark()
+    read_in_chunks(model, cache, expected.prompt[::-1], cycle([13, 1]))
+    cache.rewind(mark)
+    logits = torch.cat((first, read_in_chunks(model, cache, expected.prompt[half:], cycle([64]))))
+    assert_equal(logits, expected)
+    assert greedy_after(model, cache, logits[-1]) == expected.greedy
+
+
+@pytest.mark.parametrize("chunk_tokens", [512, 7])
+def test_the_generator_decodes_transformers_text_and_again_after_rewinding(
+    expected: Expected, chunk_tokens: int
+) -> None:
+    generator = Generator.open(expected.folder, dtype=Dtype.FLOAT32, chunk_tokens=chunk_tokens)
+    half = len(expected.prompt) // 2
+    for prompt in (expected.prompt, expected.prompt, expected.prompt[:half], expected.prompt):
+        list(generator.prefill(prompt))
+        text = list(generator.decode(Sampling(0, temperature=0), stop_ids=(), banned_ids=(), max_tokens=GREEDY_TOKENS))
+        assert text == expected.greedy or prompt is not expected.prompt
+
+
+def test_bfloat16_is_no_further_from_float32_than_transformers_own(
+    expectations: Callable[[Case], Expected],
+) -> None:
+    """Near-ties flip experts, so single checkpoints prove nothing: rms and top-1 agreement, on average over all."""
+    errors, agreements = [], []
+    for expected in map(expectations, CASES):
+        ours = open_model(expected.folder, torch.bfloat16)
+        logits = read_in_chunks(ours, ours.new_cache(1000), expected.prompt, cycle([512]))
+        pair = (logits, expected.bfloat16_logits)
+        errors.append([float((got - expected.logits).square().mean().sqrt()) / expected.logit_std for got in pair])
+        agreements.append(
+            [float((got.argmax(-1) == expected.logits.argmax(-1)).double().mean()) for got in pair]
+        )
+    our_error, their_error = np.mean(errors, axis=0)
+    our_agreement, their_agreement = np.mean(agreements, axis=0)
+    print(f"bf16 rms {our_error:.4f}, transformers {their_error:.4f}; top-1 {our_agreement:.3f}, {their_agreement:.3f}")
+    assert our_error <= 1.5 * their_error
+    assert our_agreement >= their_agreement - 0.03
