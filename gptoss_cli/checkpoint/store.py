@@ -1,0 +1,181 @@
+"""Finds the checkpoints on this machine. Opens no weights and never touches the network."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from gptoss_cli import settings
+from gptoss_cli.checkpoint import catalog
+from gptoss_cli.checkpoint.catalog import Model, Published
+from gptoss_cli.errors import IntegrityError, NotInstalledError, UsageError
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+# The published indexes are below 100 kB; a larger one is refused before it is parsed.
+_LARGEST_JSON_BYTES = 16 << 20
+
+
+def find_checkpoint(name_or_path: str) -> Path:
+    """The folder of a complete checkpoint: our own, else one in the Hugging Face cache, else the folder given.
+
+    Raises UsageError for a name nobody knows, NotInstalledError if the checkpoint or some of its files are not
+    here, IntegrityError if its index or its links are not what they should be.
+    """
+    model = catalog.find_model(name_or_path)
+    if model is not None:
+        return _find_model(model)
+    folder = Path(name_or_path).expanduser()
+    if not _means_folder(name_or_path):
+        known = ", ".join(model.short_name for model in catalog.MODELS)
+        raise UsageError(f"There is no model {name_or_path!r}. Choose {known}, or a checkpoint's folder.")
+    if not folder.is_dir():
+        raise NotInstalledError(f"There is no folder {folder}. Check the path given with -m.")
+    missing = _missing_files(folder)
+    if missing:
+        raise NotInstalledError(f"{folder} is not a complete checkpoint: no {_listed(missing)}. Check the path.")
+    return folder
+
+
+def installed() -> dict[str, Path]:
+    """Name -> folder of every published model that is complete here, in the catalog's order."""
+    found = {}
+    for model in catalog.MODELS:
+        if model.published is not None:
+            folder = next((folder for folder, missing in _places(model) if not missing), None)
+            if folder is not None:
+                found[model.name] = folder
+    return found
+
+
+def _means_folder(text: str) -> bool:
+    return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep)) or Path(text).is_dir()
+
+
+def _find_model(model: Model) -> Path:
+    incomplete = None
+    for folder, missing in _places(model):
+        if not missing:
+            _check_identity(folder, model)
+            return folder
+        incomplete = incomplete or f"{model.name} is incomplete in {folder}: no {_listed(missing)}"
+    problem = incomplete or f"{model.name} is not downloaded"
+    raise NotInstalledError(f"{problem}. Run: gptoss download {model.short_name}")
+
+
+def _places(model: Model) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder that holds something of the model, with the files that are missing there."""
+    ours = settings.data_folder() / "checkpoints" / model.name
+    if ours.is_dir():
+        yield ours, _missing_files(ours)
+    if model.published is None:
+        return
+    snapshot = _hub_snapshot(model.published)
+    if snapshot is not None:
+        _check_links(snapshot)
+        yield snapshot, _missing_files(snapshot)
+
+
+def _hub_cache() -> Path:
+    """Where huggingface_hub keeps repositories (its documentation, "environment variables")."""
+    environment = os.environ
+    if folder := environment.get("HF_HUB_CACHE"):
+        return Path(folder).expanduser()
+    if home := environment.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "huggingface" / "hub"
+
+
+def _hub_snapshot(published: Published) -> Path | None:
+    """The folder of the revision that `main` stood for when it was last downloaded."""
+    repository = _hub_cache() / f"models--{published.repository.replace('/', '--')}"
+    try:
+        commit = (repository / "refs" / "main").read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise IntegrityError(f"{repository / 'refs' / 'main'} holds no commit. Delete that folder.")
+    snapshot = repository / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
+
+
+def _check_links(snapshot: Path) -> None:
+    """The cache's files are links into its own blobs; newer versions of huggingface_hub share those between models."""
+    roots = (_hub_cache().resolve(), snapshot.parent.parent.resolve())
+    for file in snapshot.iterdir():
+        target = file.resolve()
+        if not any(target.is_relative_to(root) for root in roots):
+            raise IntegrityError(f"{file} points outside the Hugging Face cache, to {target}. Delete that link.")
+
+
+def _missing_files(folder: Path) -> list[str]:
+    """Names of the files a checkpoint in this folder still lacks; empty when it is complete."""
+    if not (folder / "config.json").is_file():
+        inner = folder / "original"
+        return _missing_files(inner) if (inner / "config.json").is_file() else ["config.json"]
+    if (folder / _INDEX).is_file():
+        return [name for name in _shards_of_index(folder / _INDEX) if not (folder / name).is_file()]
+    if (folder / _SINGLE).is_file():
+        return []
+    if (folder / "original").is_dir():
+        return _missing_files(folder / "original")
+    return _missing_numbered(folder)
+
+
+def _missing_numbered(folder: Path) -> list[str]:
+    """OpenAI's own layout has no index: its shards are named model--00001-of-00007.safetensors, counted from 1."""
+    names = {file.name for file in folder.glob("model--*-of-*.safetensors")}
+    counts = {match[1] for name in names if (match := re.fullmatch(r"model--\d{5}-of-(\d{5})\.safetensors", name))}
+    if len(counts) != 1:
+        return [_INDEX]
+    count = counts.pop()
+    expected = (f"model--{number:05d}-of-{count}.safetensors" for number in range(1, int(count) + 1))
+    return [name for name in expected if name not in names]
+
+
+def _shards_of_index(index: Path) -> list[str]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise IntegrityError(f"{index} names no shards. Download the checkpoint again.")
+    shards = {str(shard) for shard in weight_map.values()}
+    for shard in shards:
+        if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard):
+            raise IntegrityError(f"{index} names {shard[:80]!r}, which is no shard. Download the checkpoint again.")
+    return sorted(shards)
+
+
+def _check_identity(folder: Path, model: Model) -> None:
+    """A folder that bears a published name must hold that model's configuration, in either style."""
+    if model.published is None:
+        return
+    config = folder / "config.json"
+    if not config.is_file():
+        config = folder / "original" / "config.json"
+    values = _read_json(config)
+    experts = values.get("num_local_experts", values.get("num_experts"))
+    found = values.get("num_hidden_layers"), experts
+    if found != (model.published.layers, model.published.experts):
+        expected = f"{model.published.layers} layers of {model.published.experts} experts"
+        raise IntegrityError(f"{config} is not {model.name}'s: it should have {expected}. Download it again.")
+
+
+def _read_json(file: Path) -> Mapping[str, object]:
+    try:
+        if file.stat().st_size > _LARGEST_JSON_BYTES:
+            raise IntegrityError(f"{file} is far too large to be what its name says. Download the checkpoint again.")
+        values = json.loads(file.read_bytes())
+    except OSError as exc:
+        raise NotInstalledError(f"{file} cannot be read: {exc.strerror}.") from exc
+    except (ValueError, RecursionError) as exc:
+        raise IntegrityError(f"{file} is not JSON. Download the checkpoint again.") from exc
+    if not isinstance(values, dict):
+        raise IntegrityError(f"{file} holds no JSON object. Download the checkpoint again.")
+    return values
+
+
+def _listed(missing: list[str]) -> str:
+    shown = ", ".join(missing[:3])
+    rest = len(missing) - 3
+    return f"{shown} and {rest} more" if rest > 0 else shown

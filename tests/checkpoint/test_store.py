@@ -1,0 +1,234 @@
+"""Finding checkpoints, in folders that hold the right names and no weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.errors import IntegrityError, NotInstalledError, UsageError
+
+_CONFIG_20B = {"num_hidden_layers": 24, "num_local_experts": 32}
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def _empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path / "gptoss"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    return tmp_path / "gptoss" / "data" / "checkpoints" / "gpt-oss-20b"
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    """A complete copy of 20b as huggingface_hub lays it out: links into blobs."""
+    repository = tmp_path / "hub" / "models--openai--gpt-oss-20b"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(_COMMIT)
+    blobs = _write_checkpoint(repository / "blobs")
+    folder = repository / "snapshots" / _COMMIT
+    folder.mkdir(parents=True)
+    for blob in blobs.iterdir():
+        (folder / blob.name).symlink_to(Path("../../blobs") / blob.name)
+    return folder
+
+
+def _write_checkpoint(folder: Path, config: object = _CONFIG_20B, shards: int = 3) -> Path:
+    folder.mkdir(parents=True)
+    names = [f"model-{number:05d}-of-{shards - 1:05d}.safetensors" for number in range(shards)]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {f"tensor.{i}": name for i, name in enumerate(names)}})
+    )
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_nothing_is_installed_on_an_empty_machine() -> None:
+    assert store.installed() == {}
+
+
+@pytest.mark.parametrize("name", ["20b", "gpt-oss-20b"])
+def test_a_name_that_is_not_downloaded_says_how_to_get_it(name: str) -> None:
+    with pytest.raises(NotInstalledError, match="Run: gptoss download 20b"):
+        store.find_checkpoint(name)
+
+
+def test_our_own_copy_is_found_by_name_and_alias(ours: Path) -> None:
+    _write_checkpoint(ours)
+    assert store.find_checkpoint("20b") == store.find_checkpoint("gpt-oss-20b") == ours
+    assert store.installed() == {"gpt-oss-20b": ours}
+
+
+def test_a_complete_copy_in_the_hugging_face_cache_is_used_where_it_lies(snapshot: Path) -> None:
+    assert store.find_checkpoint("20b") == snapshot
+
+
+def test_our_own_copy_comes_first(ours: Path, snapshot: Path) -> None:
+    _write_checkpoint(ours)
+    assert store.find_checkpoint("20b") == ours
+
+
+def test_the_cache_stands_in_for_our_incomplete_copy(ours: Path, snapshot: Path) -> None:
+    _write_checkpoint(ours)
+    (ours / "model-00001-of-00002.safetensors").unlink()
+    assert store.find_checkpoint("20b") == snapshot
+
+
+def test_a_missing_shard_is_named(ours: Path) -> None:
+    _write_checkpoint(ours)
+    (ours / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(NotInstalledError, match=r"no model-00001-of-00002\.safetensors\. Run: gptoss download 20b"):
+        store.find_checkpoint("20b")
+    assert store.installed() == {}
+
+
+def test_many_missing_shards_are_counted(ours: Path) -> None:
+    _write_checkpoint(ours, shards=9)
+    for file in ours.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(NotInstalledError, match="and 6 more"):
+        store.find_checkpoint("20b")
+
+
+def test_a_dangling_link_is_a_missing_file(snapshot: Path) -> None:
+    (snapshot / "model-00000-of-00002.safetensors").resolve().unlink()
+    with pytest.raises(NotInstalledError, match="model-00000-of-00002"):
+        store.find_checkpoint("20b")
+
+
+def test_a_link_out_of_the_cache_is_refused(snapshot: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere.safetensors"
+    outside.touch()
+    link = snapshot / "model-00000-of-00002.safetensors"
+    link.unlink()
+    link.symlink_to(outside)
+    with pytest.raises(IntegrityError, match="points outside"):
+        store.find_checkpoint("20b")
+
+
+def test_a_repository_kept_on_another_disk_is_not_outside(snapshot: Path, tmp_path: Path) -> None:
+    repository = snapshot.parent.parent
+    moved = repository.rename(tmp_path / "disk")
+    repository.symlink_to(moved)
+    assert store.find_checkpoint("20b") == snapshot
+
+
+def test_a_ref_that_is_no_commit_is_refused(snapshot: Path) -> None:
+    (snapshot.parent.parent / "refs" / "main").write_text("../../../etc")
+    with pytest.raises(IntegrityError, match="holds no commit"):
+        store.find_checkpoint("20b")
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({"HF_HUB_CACHE": "a"}, "a"),
+        ({"HF_HOME": "b"}, "b/hub"),
+        ({"XDG_CACHE_HOME": "c"}, "c/huggingface/hub"),
+        ({"HOME": "d"}, "d/.cache/huggingface/hub"),
+    ],
+)
+def test_the_cache_is_where_huggingface_hub_has_it(variables, place, snapshot, monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    for variable in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, str(tmp_path / value))
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "hub").rename(tmp_path / place)
+    assert store.find_checkpoint("20b").is_relative_to(tmp_path / place)
+
+
+def test_another_models_files_are_refused_under_this_name(ours: Path) -> None:
+    _write_checkpoint(ours, {"num_hidden_layers": 36, "num_local_experts": 128})
+    with pytest.raises(IntegrityError, match="is not gpt-oss-20b's"):
+        store.find_checkpoint("20b")
+
+
+@pytest.mark.parametrize("shard", ["../../x.safetensors", "/x.safetensors", "a/b.safetensors", "x.bin", 7, None, ["x"]])
+def test_an_index_that_names_no_shard_is_refused(shard: object, ours: Path) -> None:
+    _write_checkpoint(ours)
+    (ours / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"tensor": shard}}))
+    with pytest.raises(IntegrityError, match="which is no shard"):
+        store.find_checkpoint("20b")
+
+
+@pytest.mark.parametrize("content", ["", "<html>", "[]", "{}", '{"weight_map": {}}', "[" * 100_000, "9" * 5_000])
+def test_an_index_that_is_none_is_refused(content: str, ours: Path) -> None:
+    _write_checkpoint(ours)
+    (ours / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(IntegrityError, match=r"index\.json"):
+        store.find_checkpoint("20b")
+
+
+def test_a_huge_index_is_refused_unread(ours: Path) -> None:
+    _write_checkpoint(ours)
+    with (ours / "model.safetensors.index.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(IntegrityError, match="too large"):
+        store.find_checkpoint("20b")
+
+
+def _single_file(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").touch()
+
+
+def _numbered(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    for number in (1, 2):
+        (folder / f"model--{number:05d}-of-00002.safetensors").touch()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        _write_checkpoint,
+        _single_file,
+        _numbered,
+        lambda folder: _single_file(folder / "original"),
+        lambda folder: _numbered(folder / "original"),
+    ],
+)
+def test_a_folder_in_either_layout_is_a_checkpoint(write: Callable[[Path], object], tmp_path: Path) -> None:
+    write(tmp_path / "some")
+    assert store.find_checkpoint(str(tmp_path / "some")) == tmp_path / "some"
+
+
+@pytest.mark.parametrize("absent", ["config.json", "model--00001-of-00002.safetensors"])
+def test_an_incomplete_folder_says_what_it_lacks(absent: str, tmp_path: Path) -> None:
+    _numbered(tmp_path / "some")
+    (tmp_path / "some" / absent).unlink()
+    with pytest.raises(NotInstalledError, match=f"no {absent}"):
+        store.find_checkpoint(str(tmp_path / "some"))
+
+
+def test_a_folder_without_weights_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(NotInstalledError, match="is not a complete checkpoint"):
+        store.find_checkpoint(str(tmp_path))
+
+
+def test_a_path_that_does_not_exist_is_not_installed() -> None:
+    with pytest.raises(NotInstalledError, match=r"There is no folder absent/model"):
+        store.find_checkpoint("absent/model")
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="Choose 20b, 120b, demo"):
+        store.find_checkpoint("30b")
+
+
+def test_every_name_and_alias_is_unique() -> None:
+    words = [word for model in catalog.MODELS for word in (model.name, model.alias) if word is not None]
+    assert len(words) == len(set(words))
+    assert all(catalog.find_model(word) is not None for word in words)
+    assert catalog.find_model("nothing") is None
