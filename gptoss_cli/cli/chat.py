@@ -1,0 +1,87 @@
+"""`gptoss chat`: a conversation at the terminal."""
+
+import difflib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gptoss_cli import settings
+from gptoss_cli.cli.ask import whole_characters
+from gptoss_cli.cli.options import TurnOptions, command
+from gptoss_cli.errors import GptossError, UsageError
+from gptoss_cli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from gptoss_cli.session import ChatSession
+
+_COMMANDS = {"/help": "this list", "/exit": "leave, as Ctrl-D does"}
+_KEYS = {
+    "Enter": "send",
+    "Alt-Enter, Ctrl-J": "a new line",
+    "Ctrl-C": "stop the answer; at the prompt, clear the line",
+    "Ctrl-D": "leave",
+    "//...": "send a line that begins with a slash",
+}
+
+
+@command
+def chat(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="The first message.", show_default=False)
+    ] = None,
+    *,
+    console: Console,
+    options: TurnOptions,
+) -> None:
+    """Talk with the model. A PROMPT given here is sent first.
+
+    Enter sends, Alt-Enter makes a new line, Ctrl-C stops an answer and keeps it, Ctrl-D leaves.
+    """
+    if not console.reads_terminal:
+        raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
+    from gptoss_cli.cli import turns
+    from gptoss_cli.terminal.prompt import ChatPrompt, open_history
+
+    session = turns.open_session(options, console)
+    history, problem = open_history(settings.state_folder() / "history")
+    if problem is not None:
+        console.notice(problem)
+    prompt = ChatPrompt(history)
+    text: str | None = whole_characters(" ".join(words or []))
+    while text is not None:
+        if text.strip() and not _obey(text, console):
+            _answer(session, text, options=options, console=console)
+        text = prompt.read()
+        if text is not None and text.strip() == "/exit":
+            return
+
+
+def _obey(text: str, console: Console) -> bool:
+    """Carry out a slash command; whether `text` was meant as one. What was so meant never reaches the model."""
+    word = text.split(maxsplit=1)[0]
+    if not word.startswith("/") or word.startswith("//"):
+        return False
+    if word == "/help":
+        for name, meaning in (_COMMANDS | _KEYS).items():
+            console.aside(f"  {name:<18} {meaning}\n")
+        return True
+    close = difflib.get_close_matches(word, _COMMANDS, n=1) or ["/help"]
+    console.error(f"There is no command {word}. Did you mean {close[0]}?")
+    return True
+
+
+def _answer(session: "ChatSession", text: str, *, options: TurnOptions, console: Console) -> None:
+    from gptoss_cli.cli import turns
+    from gptoss_cli.terminal.prompt import typing_ahead
+
+    said = text.lstrip()
+    try:
+        with typing_ahead():
+            text = said[1:] if said.startswith("//") else text
+            shortfall = turns.run_turn(session, text, options=options, console=console)
+    except GptossError as exc:
+        console.error(str(exc))
+        return
+    if shortfall is not None:
+        console.notice(shortfall.message)
+    console.aside("\n")

@@ -1,0 +1,143 @@
+"""What `ask` and `chat` have in common: choosing and loading a model, and running one turn."""
+
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, cast
+
+from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
+from gptoss_cli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from gptoss_cli.harmony.events import Event, TurnEnd
+    from gptoss_cli.session import ChatSession
+
+_LARGEST_INSTRUCTIONS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Why a turn gave less than a whole answer."""
+
+    status: ExitStatus
+    message: str
+
+
+def open_session(options: TurnOptions, console: Console) -> "ChatSession":
+    """Find the model, load it, and begin a conversation.
+
+    Says on stderr when the demo model stands in for a real one. Raises whatever is wrong with the options before
+    anything is loaded.
+    """
+    instructions = instructions_text(options.instructions)
+    name, folder = choose_checkpoint(options.model, console)
+    with console.activity() as activity:
+        activity.say(f"Loading {name}")
+        try:
+            from gptoss_cli.engine.generator import Generator
+        except (ImportError, OSError) as exc:
+            raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
+        from gptoss_cli.session import ChatSession
+
+        return ChatSession(
+            Generator.open(folder, dtype=options.dtype, context_tokens=options.context),
+            instructions=instructions,
+            effort=options.effort,
+            date=date.today(),
+            seed=options.seed,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
+            max_tokens=options.max_tokens,
+        )
+
+
+def run_turn(session: "ChatSession", text: str, *, options: TurnOptions, console: Console) -> Shortfall | None:
+    """Say `text` and show what comes back; None if it was a whole answer.
+
+    What was said before a stop stays in the session. Raises what the session raises and what Console.answer raises.
+    """
+    from gptoss_cli.terminal.turn import show_turn
+
+    with stops(session), closing(cast("Generator[Event, None, None]", session.turn(text))) as events:
+        end = show_turn(events, console, reasoning=options.reasoning)
+    return _shortfall(end)
+
+
+@contextmanager
+def stops(session: "ChatSession") -> Iterator[None]:
+    """Within the block Ctrl-C asks the turn to stop: an exception could strike in the middle of a cache update.
+
+    SIGTERM asks so too, and ends the program when the block is left.
+    """
+    received = set()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.add(number)
+        session.stop()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
+    if signal.SIGTERM in received:
+        raise SystemExit(ExitStatus.TERMINATED)
+
+
+def instructions_text(value: str | None) -> str | None:
+    """The text given with -s, or what the file holds that is given with -s @FILE. Raises UsageError."""
+    if value is None or not value.startswith("@"):
+        return value
+    file = Path(value[1:]).expanduser()
+    try:
+        if not file.is_file():
+            raise UsageError(f"There is no file {file} to read instructions from. Check -s @FILE.")
+        if file.stat().st_size > _LARGEST_INSTRUCTIONS_BYTES:
+            raise UsageError(f"{file} is over 1 MiB: too long for instructions. Shorten it.")
+        return file.read_text("utf-8", "replace")
+    except OSError as exc:
+        raise UsageError(f"{file} cannot be read: {exc.strerror}. Check -s @FILE.") from exc
+
+
+def choose_checkpoint(model: str | None, console: Console) -> tuple[str, Path]:
+    """The name and folder of the model that is wanted; without a wish, of the first real one that is installed."""
+    from gptoss_cli.checkpoint import catalog, store
+
+    if model is None:
+        for name, folder in store.installed().items():
+            return name, folder
+        console.notice("The built-in demo model answers. Get the real one with: gptoss download 20b")
+    if model is None or catalog.find_model(model) is catalog.DEMO:
+        from gptoss_cli.demo.layout import demo_checkpoint
+
+        return catalog.DEMO.name, demo_checkpoint()
+    return model, store.find_checkpoint(model)
+
+
+def _shortfall(end: "TurnEnd") -> Shortfall | None:
+    from gptoss_cli.harmony.events import EndReason
+
+    cut, failed = ExitStatus.CUT_SHORT, ExitStatus.FAILED
+    match end.reason:
+        case EndReason.COMPLETE if end.answer_tokens == 0:
+            return Shortfall(failed, "The model ended its turn without an answer. Ask again.")
+        case EndReason.COMPLETE:
+            return None
+        case EndReason.CALL:
+            return Shortfall(failed, "The model called a tool, and there are none here. Ask again.")
+        case EndReason.TOKEN_LIMIT:
+            return Shortfall(cut, "The answer is cut short: --max-tokens is used up.")
+        case EndReason.CONTEXT_FULL:
+            return Shortfall(cut, "The answer is cut short: the context is full. Use a larger --context.")
+        case EndReason.NUMERICAL_FAILURE:
+            return Shortfall(failed, "The model's numbers are not finite: the answer ends here. Try --dtype float32.")
+        case EndReason.INTERRUPTED:
+            return Shortfall(ExitStatus.INTERRUPTED, "Stopped. What was said so far stays in the conversation.")

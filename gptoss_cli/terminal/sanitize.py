@@ -1,0 +1,30 @@
+"""Makes untrusted text safe to show. One character at a time: a sequence cut anywhere is harmless too."""
+
+_BIDI_CONTROLS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+
+
+def _replacements() -> dict[int, str | None]:
+    table: dict[int, str | None] = {code: chr(0x2400 + code) for code in range(0x20)}
+    table |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
+    table |= {code: f"\\u{code:04x}" for code in _BIDI_CONTROLS}
+    table[0x7F] = "\u2421"
+    # A carriage return before a newline is no attack, and which of them it is is unknown until the next piece.
+    table[ord("\r")] = None
+    del table[ord("\n")], table[ord("\t")]
+    return table
+
+
+_TABLE = _replacements()
+
+
+def neutralize(text: str) -> str:
+    """`text` with every control character made visible: C0 but newline and tab, DEL, C1, and bidi controls.
+
+    Carriage returns are dropped. neutralize(a) + neutralize(b) == neutralize(a + b).
+    """
+    return text.translate(_TABLE)
+
+
+def one_line(text: str) -> str:
+    """`text` neutralised and on one line, for messages."""
+    return neutralize(" ".join(text.split()))

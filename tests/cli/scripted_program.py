@@ -1,0 +1,43 @@
+"""The real program, with a generator that plays prepared turns in place of a model.
+
+    scripted_program.py TURNS.json ARGUMENT...
+
+TURNS.json holds a list of turns; a turn is a list of pieces, each a text with Harmony's markers in it. A number is a
+pause in seconds.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+from gptoss_cli.cli import main, turns
+from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.engine.scripted import ScriptedGenerator
+from gptoss_cli.harmony.vocabulary import load_encoding
+from gptoss_cli.session import ChatSession
+from gptoss_cli.terminal.console import Console
+
+
+def _ids(turn: list[str | float]) -> Iterator[int]:
+    for piece in turn:
+        if isinstance(piece, str):
+            yield from load_encoding().encode(piece, allowed_special="all")
+        else:
+            time.sleep(piece)
+
+
+def _open_scripted(options: TurnOptions, console: Console) -> ChatSession:
+    played = [_ids(turn) for turn in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
+    generator = ScriptedGenerator(played)
+    instructions = turns.instructions_text(options.instructions)
+    return ChatSession(
+        generator, instructions=instructions, effort=options.effort, date=date.today(), max_tokens=options.max_tokens
+    )
+
+
+if __name__ == "__main__":
+    turns.open_session = _open_scripted
+    sys.exit(main.run(sys.argv[2:]))

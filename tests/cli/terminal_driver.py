@@ -1,0 +1,90 @@
+"""Runs a program on a pseudo-terminal and reads its screen through a terminal emulator."""
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyte
+
+SCRIPTED_PROGRAM = Path(__file__).parent / "scripted_program.py"
+_PATIENCE_SECONDS = 30.0
+
+
+class Terminal:
+    """A terminal of `columns` by `rows` with one program on it."""
+
+    def __init__(self, arguments: Sequence[str], *, columns: int = 80, rows: int = 40, cwd: Path | None = None) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self.raw = b""
+        self._stream = pyte.ByteStream(self.screen)
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._modes = termios.tcgetattr(slave)
+        self._slave = slave
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments], stdin=slave, stdout=slave, stderr=slave, cwd=cwd, preexec_fn=_take_terminal
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._master)
+        os.close(self._slave)
+
+    @property
+    def text(self) -> str:
+        """What stands on the screen, without the blanks at the right and below."""
+        return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait_for(self, text: str) -> None:
+        """Until `text` stands on the screen."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while text not in self.text:
+            assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n{self.text}"
+            self._read()
+
+    def wait(self) -> int:
+        """The exit status."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while self._process.poll() is None:
+            assert time.monotonic() < deadline, f"it does not end:\n{self.text}"
+            self._read()
+        self._read()
+        return self._process.returncode
+
+    def restored(self) -> bool:
+        """Whether the terminal's modes are what they were before the program, and the cursor is to be seen."""
+        return termios.tcgetattr(self._slave) == self._modes and not self.screen.cursor.hidden
+
+    def _read(self) -> None:
+        while select.select([self._master], [], [], 0.05)[0]:
+            data = os.read(self._master, 65_536)
+            self.raw += data
+            self._stream.feed(data)
+            if b"\x1b[6n" in data:  # the program asks where the cursor is
+                self.type(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
+
+
+def _take_terminal() -> None:
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,0 +1,147 @@
+"""`gptoss chat` on a pseudo-terminal, as a user meets it."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Script, turn
+from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
+
+_CTRL_C, _CTRL_D = "\x03", "\x04"
+
+
+@pytest.fixture(autouse=True)
+def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path
+
+
+def _chat(script: str, *arguments: str) -> Terminal:
+    return Terminal([str(SCRIPTED_PROGRAM), script, "chat", *arguments])
+
+
+def test_a_conversation_of_two_turns(script: Script) -> None:
+    with _chat(script(turn("Blue.", reasoning="Light."), turn("Red."))) as terminal:
+        terminal.wait_for(">")
+        terminal.type("Sky?\r")
+        terminal.wait_for("Blue.\n\n>")
+        terminal.type("Evening?\r")
+        terminal.wait_for("Red.\n\n>")
+        terminal.type(_CTRL_D)
+        assert terminal.wait() == 0
+        assert terminal.text == "> Sky?\nLight.\n\nBlue.\n\n> Evening?\nRed.\n\n>"
+        assert terminal.restored()
+
+
+def test_a_prompt_on_the_command_line_is_sent_first(script: Script) -> None:
+    with _chat(script(turn("Blue.")), "Sky?") as terminal:
+        terminal.wait_for("Blue.\n\n>")
+        terminal.type("/exit\r")
+        assert terminal.wait() == 0
+
+
+def test_ctrl_c_stops_an_answer_and_the_next_one_comes(script: Script) -> None:
+    slow: list[str | float] = ["<|channel|>final<|message|>one two", 1.0, " three", " four<|return|>"]
+    with _chat(script(slow, turn("Again.")), "Count") as terminal:
+        terminal.wait_for("one two")
+        terminal.type(_CTRL_C)
+        terminal.wait_for("Stopped.")
+        terminal.wait_for("\n\n>")
+        terminal.type("more\r")
+        terminal.wait_for("Again.")
+        assert "four" not in terminal.text
+        assert "Traceback" not in terminal.text
+
+
+def test_ctrl_c_ten_times_is_as_good_as_once(script: Script) -> None:
+    slow: list[str | float] = ["<|channel|>final<|message|>one", 1.0, " two", " three<|return|>"]
+    with _chat(script(slow), "Count") as terminal:
+        terminal.wait_for("one")
+        for _ in range(10):
+            terminal.type(_CTRL_C)
+        terminal.wait_for("\n\n>")
+        terminal.type(_CTRL_D)
+        assert terminal.wait() == 0
+        assert "Traceback" not in terminal.text
+
+
+def test_ctrl_c_at_the_prompt_clears_the_line(script: Script) -> None:
+    with _chat(script(turn("Heard."))) as terminal:
+        terminal.wait_for(">")
+        terminal.type("wrong")
+        terminal.wait_for("wrong")
+        terminal.type(f"{_CTRL_C}right\r")
+        terminal.wait_for("Heard.")
+        assert terminal.text.startswith("> right\nHeard.")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("/hlp", "There is no command /hlp. Did you mean /help?"),
+        ("/help", "Ctrl-D"),
+        ("/etc/passwd is what", "There is no command /etc/passwd."),
+    ],
+)
+def test_a_slash_line_is_never_sent(line: str, shown: str, script: Script) -> None:
+    with _chat(script(turn("SENT"))) as terminal:
+        terminal.wait_for(">")
+        terminal.type(f"{line}\r")
+        terminal.wait_for(shown)
+        terminal.type("/exit\r")
+        assert terminal.wait() == 0
+        assert "SENT" not in terminal.text
+
+
+def test_what_is_typed_ahead_is_sent_next_and_not_echoed_into_the_answer(script: Script) -> None:
+    slow: list[str | float] = ["<|channel|>final<|message|>one", 0.7, " two<|return|>"]
+    with _chat(script(slow, turn("Heard.")), "Count") as terminal:
+        terminal.wait_for("one")
+        terminal.type("early\r")
+        terminal.wait_for("Heard.\n\n>")
+        assert terminal.text.startswith("one two\n\n> early\nHeard.")
+
+
+def test_two_slashes_send_a_line_that_begins_with_one(script: Script) -> None:
+    with _chat(script(turn("SENT"))) as terminal:
+        terminal.wait_for(">")
+        terminal.type("//etc\r")
+        terminal.wait_for("SENT")
+
+
+def test_what_the_model_prints_cannot_move_the_cursor(script: Script) -> None:
+    attack = turn("a\x1b[2J\x1b]0;owned\x07b", reasoning="\x1b[5;5Hx")
+    with _chat(script(attack), "x") as terminal:
+        terminal.wait_for("a␛[2J␛]0;owned␇b")
+        assert b"\x1b[2J" not in terminal.raw
+        assert b"\x1b]0;" not in terminal.raw
+        assert "␛[5;5Hx" in terminal.text
+
+
+def test_sigterm_ends_the_chat_with_143(script: Script) -> None:
+    with _chat(script(["<|channel|>final<|message|>one", 0.5, " two<|return|>"]), "x") as terminal:
+        terminal.wait_for("one")
+        terminal.signal(signal.SIGTERM)
+        assert terminal.wait() == 143
+        assert terminal.restored()
+
+
+def test_a_history_that_cannot_be_kept_is_said_and_the_chat_goes_on(
+    script: Script, _own_home: Path, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("GPTOSS_HOME", "/dev/null")
+    monkeypatch.setenv("TMPDIR", str(_own_home))
+    with _chat(script(turn("Blue.")), "Sky?") as terminal:
+        terminal.wait_for("history is not kept")
+        terminal.wait_for("Blue.")
+
+
+def test_without_a_terminal_on_stdin_it_points_to_ask(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gptoss_cli", "chat"], input="hello", capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "gptoss: gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask\n"

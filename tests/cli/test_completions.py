@@ -1,0 +1,116 @@
+"""The completion scripts know every command, option and closed value of the program, and none that it lacks."""
+
+import re
+import shutil
+import subprocess
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import typer
+
+from gptoss_cli.checkpoint import catalog
+from gptoss_cli.cli.main import app
+from gptoss_cli.cli.options import CommonOptions, TurnOptions
+
+_FOLDER = Path(__file__).parents[2] / "completions"
+_SCRIPTS = ("gptoss.bash", "_gptoss", "gptoss.fish", "gptoss.ps1")
+_PROGRAM: Any = typer.main.get_command(app)
+
+
+def _options(command: Any) -> set[str]:
+    program = _PROGRAM.make_context("gptoss", [], resilient_parsing=True)
+    context = command.make_context("command", [], parent=program, resilient_parsing=True)
+    flags = (flag for parameter in command.get_params(context) for flag in parameter.opts)
+    return {flag for flag in flags if flag.startswith("-")}
+
+
+def _all_options() -> set[str]:
+    return _options(_PROGRAM).union(*(_options(command) for command in _PROGRAM.commands.values()))
+
+
+def _closed_values() -> dict[str, list[str]]:
+    """Long option -> what it may be set to."""
+    values = {"--model": [model.short_name for model in catalog.MODELS]}
+    for group in (TurnOptions, CommonOptions):
+        for name, hint in get_type_hints(group).items():
+            for kind in (hint, *get_args(hint)):
+                if isinstance(kind, type) and issubclass(kind, StrEnum):
+                    values[f"--{name.replace('_', '-')}"] = [str(value) for value in kind]
+    return values
+
+
+def _named_options(script: str) -> set[str]:
+    """Every option the script names, in its shell's own way of naming one; bash is asked instead."""
+    text = "\n".join(
+        line for line in (_FOLDER / script).read_text("utf-8").splitlines() if line.startswith(("complete", " "))
+    )
+    if script == "gptoss.fish":
+        found = {f"--{name}" for name in re.findall(r" -l ([\w-]+)", text)}
+        return found | {f"-{name}" for name in re.findall(r" -s (\w)\b", text)}
+    if script == "_gptoss":
+        text = "\n".join(line for line in text.splitlines() if re.search(r"\[.+\]", line))
+    return set(re.findall(r"(?<![\w-])(--[a-z][a-z-]*|-[A-Za-z])(?![\w-])", text))
+
+
+@pytest.mark.parametrize("script", _SCRIPTS[1:])
+def test_every_option_is_there_and_no_other(script: str) -> None:
+    assert _named_options(script) == _all_options()
+
+
+@pytest.mark.parametrize("script", _SCRIPTS)
+def test_every_command_is_there(script: str) -> None:
+    text = (_FOLDER / script).read_text("utf-8")
+    assert [name for name in _PROGRAM.commands if not re.search(rf"\b{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("script", _SCRIPTS)
+def test_every_closed_value_is_there(script: str) -> None:
+    text = (_FOLDER / script).read_text("utf-8")
+    lines = [re.sub("[',]", "", line) for line in text.splitlines()]
+    for option, values in _closed_values().items():
+        assert any(" ".join(values) in line for line in lines), f"{script} lacks the values of {option}"
+
+
+def _complete(*words: str, cwd: Path | None = None) -> set[str]:
+    """What bash offers for the last word."""
+    program = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _gptoss; printf "%s\\n" "${COMPREPLY[@]}"'
+    command = ["bash", "-c", program, "bash", str(_FOLDER / "gptoss.bash"), "gptoss", *words]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout.split())
+
+
+def test_bash_offers_the_commands_and_the_common_options() -> None:
+    assert _complete("") == set(_PROGRAM.commands) | _options(_PROGRAM)
+
+
+@pytest.mark.parametrize("command", list(_PROGRAM.commands))
+def test_bash_offers_each_commands_own_options(command: str) -> None:
+    assert _complete("-q", command, "-") == _options(_PROGRAM.commands[command])
+
+
+@pytest.mark.parametrize("option", list(_closed_values()))
+def test_bash_offers_the_values_of_an_option(option: str, tmp_path: Path) -> None:
+    values = set(_closed_values()[option])
+    assert _complete("ask", option, "", cwd=tmp_path) == values
+    assert _complete("ask", option, "=", cwd=tmp_path) == values
+    first = sorted(values)[0]
+    assert _complete("ask", option, "=", first, cwd=tmp_path) == {first}
+
+
+def test_bash_offers_folders_for_a_model_and_files_for_instructions(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "words.txt").touch()
+    assert _complete("ask", "-m", "we", cwd=tmp_path) == {"weights"}
+    assert _complete("chat", "-s", "@wo", cwd=tmp_path) == {"@words.txt"}
+
+
+@pytest.mark.parametrize(("shell", "script"), [("bash", "gptoss.bash"), ("zsh", "_gptoss"), ("fish", "gptoss.fish")])
+def test_the_shell_can_read_its_script(shell: str, script: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    subprocess.run([shell, "-n", str(_FOLDER / script)], check=True)
+
+
+def test_zsh_finds_the_script_by_its_first_line() -> None:
+    assert (_FOLDER / "_gptoss").read_text("utf-8").startswith("#compdef gptoss\n")

@@ -1,0 +1,157 @@
+"""argv in, exit status out, and one line for every error."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gptoss_cli import __version__
+from gptoss_cli.cli import main, turns
+from gptoss_cli.errors import GptossError, IntegrityError, NotInstalledError, ResourceError, UsageError
+from tests.terminal.streams import KeptStream
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes opening a session fail."""
+
+    monkeypatch.setattr(sys, "stdin", KeptStream())
+
+    def fail_with(error: BaseException) -> None:
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(turns, "open_session", fail)
+
+    return fail_with
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["ask", "--version"], ["chat", "-V"]])
+def test_the_version_is_printed_everywhere(arguments: list[str], capsys: Capture) -> None:
+    assert main.run(arguments) == 0
+    assert capsys.readouterr().out == f"gptoss {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["ask", "-h"], ["chat", "--help"]])
+def test_help_is_printed_on_stdout(arguments: list[str], capsys: Capture) -> None:
+    assert main.run(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Usage: gptoss ")
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask", "--temperature", "nan", "x"],
+        ["ask", "--temperature", "-1", "x"],
+        ["ask", "-t", "1e9", "x"],
+        ["ask", "--top-p", "0", "x"],
+        ["ask", "--top-p", "1.5", "x"],
+        ["ask", "--top-k", "0", "x"],
+        ["ask", "--max-tokens", "0", "x"],
+        ["ask", "--context", "1000000000", "x"],
+        ["ask", "--seed", "-1", "x"],
+        ["ask", "--effort", "hgh", "x"],
+        ["ask", "--dtype", "float16", "x"],
+        ["ask", "--reasoning", "maybe", "x"],
+        ["ask", "--color", "pink", "x"],
+        ["ask", "--modell", "20b", "x"],
+        ["ask", "-m"],
+        ["aks", "x"],
+        ["--bogus"],
+        ["ask", "-m", "30b", "x"],
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_2(arguments: list[str], capsys: Capture) -> None:
+    assert main.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("gptoss: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_wrong_variable_is_named(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_EFFORT", "much")
+    assert main.run(["ask", "x"]) == 2
+    assert "--effort" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (GptossError("it failed"), 1),
+        (UsageError("it failed"), 2),
+        (NotInstalledError("it failed"), 3),
+        (IntegrityError("it failed"), 4),
+        (ResourceError("it failed"), 6),
+    ],
+)
+def test_each_error_has_its_status(error, status, failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+    failing(error)
+    assert main.run(["ask", "x"]) == status
+    assert capsys.readouterr().err == "gptoss: it failed\n"
+
+
+def test_an_error_nobody_foresaw_is_one_line_that_points_to_debug(failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+    failing(RuntimeError("odd\n\x1b[2Jthing"))
+    assert main.run(["ask", "x"]) == 1
+    line = "gptoss: An error in gptoss itself, RuntimeError: odd ␛[2Jthing. To see where: gptoss --debug ...\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "ask", "x"], ["ask", "--debug", "x"]])
+def test_debug_shows_where_the_error_arose(arguments, failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+    failing(NotInstalledError("it failed"))
+    assert main.run(arguments) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_no_memory_exits_6(failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+    failing(MemoryError())
+    assert main.run(["ask", "x"]) == 6
+    assert "not enough memory" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_loading_exits_130_silently(failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+    failing(KeyboardInterrupt())
+    assert main.run(["ask", "x"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("arguments", "colored"), [(["--color", "always"], True), (["--color", "never"], False)])
+def test_colour_may_be_chosen_before_and_after_the_command(arguments, colored, failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+    failing(UsageError("no"))
+    for line in ([*arguments, "ask", "x"], ["ask", *arguments, "x"]):
+        main.run(line)
+        assert ("\x1b[31m" in capsys.readouterr().err) is colored
+
+
+def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
+    for name in ("typer", "torch", "signal"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('run from the current folder')")
+    command = [sys.executable, "-m", "gptoss_cli", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"gptoss {__version__}\n")
+
+
+def test_the_installed_command_is_the_same_program(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "gptoss"
+    if not program.exists():
+        pytest.skip("gptoss is not installed in this environment")
+    done = subprocess.run([program, "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == f"gptoss {__version__}\n"
+
+
+def test_help_into_a_pipe_that_closes_is_silent(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "gptoss_cli", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")

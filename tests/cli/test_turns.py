@@ -1,0 +1,136 @@
+"""Choosing a model, and the whole chain over a small random checkpoint with the real vocabulary."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptoss_cli.cli import turns
+from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.cli.turns import instructions_text
+from gptoss_cli.errors import UsageError
+from tests.cli.terminal_driver import Terminal
+from tests.engine.checkpoints import Shape, write_checkpoint
+from tests.terminal.streams import Streams
+
+_DEMO_DATA = Path(turns.__file__).parents[1] / "demo" / "data" / "demo.safetensors"
+needs_demo = pytest.mark.skipif(not _DEMO_DATA.exists(), reason="the demo model is not in this copy")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("random") / "checkpoint"
+    write_checkpoint(
+        folder,
+        Shape(hidden=32, intermediate=96, vocabulary=201_088, layer_types=("sliding_attention", "full_attention")),
+    )
+    return folder
+
+
+def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gptoss_cli", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def test_a_random_checkpoint_speaks_the_same_words_for_the_same_seed(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ("ask", "-m", str(checkpoint), "--seed", "7", "--max-tokens", "12", "hello")
+    first, second = (_run(*arguments, cwd=tmp_path) for _ in range(2))
+    assert first.returncode == 7, first.stderr
+    assert (first.stdout, first.stderr) == (second.stdout, second.stderr)
+    assert "--max-tokens is used up" in first.stderr
+    assert "demo" not in first.stderr
+
+
+def test_a_prompt_over_the_context_exits_6(checkpoint: Path, tmp_path: Path) -> None:
+    done = _run("ask", "-m", str(checkpoint), "--context", "100", "word " * 200, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_context_the_model_does_not_have_exits_2(checkpoint: Path, tmp_path: Path) -> None:
+    done = _run("ask", "-m", str(checkpoint), "--context", "131072", "x", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_the_checkpoint_may_be_named_in_the_environment(checkpoint: Path, tmp_path: Path) -> None:
+    done = _run("ask", "--max-tokens", "3", "x", cwd=tmp_path, GPTOSS_MODEL=str(checkpoint))
+    assert done.returncode == 7, done.stderr
+
+
+def test_a_shard_that_is_cut_off_exits_4_and_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    (broken / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:-1])
+    done = _run("ask", "-m", str(broken), "x", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "model.safetensors" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_chat_on_a_terminal_runs_the_whole_chain(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ["-m", "gptoss_cli", "chat", "-m", str(checkpoint), "--max-tokens", "5"]
+    with Terminal(arguments, cwd=tmp_path) as terminal:
+        terminal.wait_for(">")
+        for word in ("first", "second"):
+            terminal.type(f"{word}\r")
+            terminal.wait_for(f"> {word}")
+            terminal.wait_for("--max-tokens is used up.\n\n>")
+        terminal.type("/exit\r")
+        assert terminal.wait() == 0
+        assert terminal.restored()
+
+
+def test_without_a_model_that_is_wished_for_the_installed_one_is_taken(monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
+    for name, layers, experts in (("gpt-oss-120b", 36, 128), ("gpt-oss-20b", 24, 32)):
+        folder = tmp_path / "data" / "checkpoints" / name
+        folder.mkdir(parents=True)
+        config = {"num_hidden_layers": layers, "num_local_experts": experts}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "model.safetensors").touch()
+    streams = Streams()
+    assert turns.choose_checkpoint(None, streams.console) == ("gpt-oss-20b", folder)
+    assert streams.asides == ""
+
+
+@needs_demo
+def test_without_any_model_the_demo_answers_and_says_so(tmp_path: Path) -> None:
+    done = _run("ask", "--seed", "1", "What is gptoss?", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    notice = "The built-in demo model answers. Get the real one with: gptoss download 20b"
+    assert done.stderr.splitlines()[0] == notice
+
+
+@needs_demo
+def test_a_demo_that_was_asked_for_is_not_announced(tmp_path: Path) -> None:
+    done = _run("ask", "-m", "demo", "--reasoning", "hide", "--seed", "1", "What is gptoss?", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_plain_instructions_are_taken_as_they_are() -> None:
+    assert instructions_text("Be brief.") == "Be brief."
+    assert instructions_text(None) is None
+
+
+def test_instructions_from_a_file_that_is_none_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("absent", "pipe", "."):
+        with pytest.raises(UsageError, match="There is no file"):
+            instructions_text(f"@{tmp_path / name}")
+
+
+def test_instructions_that_are_too_long_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(b"x" * (2 << 20))
+    with pytest.raises(UsageError, match="too long"):
+        instructions_text(f"@{tmp_path / 'long'}")
+
+
+def test_options_have_the_model_cards_defaults() -> None:
+    options = TurnOptions()
+    assert (options.temperature, options.top_p, options.top_k, options.seed) == (1.0, 1.0, None, None)

@@ -1,0 +1,82 @@
+"""The prompt, given keys through a pipe."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from gptoss_cli.terminal.prompt import ChatPrompt, open_history
+
+_ENTER, _ALT_ENTER, _CTRL_C, _CTRL_D, _CTRL_J, _UP = "\r", "\x1b\r", "\x03", "\x04", "\n", "\x1b[A"
+
+
+def _read(keys: str, history: FileHistory | None = None) -> str | None:
+    with create_pipe_input() as pipe:
+        prompt = ChatPrompt(history or InMemoryHistory(), input=pipe, output=DummyOutput())
+        pipe.send_text(keys)
+        return prompt.read()
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (f"hello{_ENTER}", "hello"),
+        (f"one{_ALT_ENTER}two{_CTRL_J}three{_ENTER}", "one\ntwo\nthree"),
+        (f"wrong{_CTRL_C}right{_ENTER}", "right"),
+        (f"{_CTRL_C}{_CTRL_C}{_CTRL_C}x{_ENTER}", "x"),
+        (f"{_ENTER} {_ENTER}x{_ENTER}", " x"),
+        (f"x{_CTRL_D}y{_ENTER}", "xy"),
+        (f"\x1b[200~one\rtwo\n{_ENTER.join('ab')}\x1b[201~!{_ENTER}", "one\ntwo\na\nb!"),
+        (_CTRL_D, None),
+    ],
+)
+def test_keys_make_the_message(keys: str, text: str | None) -> None:
+    assert _read(keys) == text
+
+
+def test_a_pasted_text_of_5000_lines_is_one_message() -> None:
+    pasted = "\n".join(f"line {number}" for number in range(5_000))
+    assert _read(f"\x1b[200~{pasted}\x1b[201~{_ENTER}") == pasted
+
+
+def test_bytes_that_are_no_text_are_sent_and_kept(tmp_path: Path) -> None:
+    history, _ = open_history(tmp_path / "history")
+    with create_pipe_input() as pipe:
+        prompt = ChatPrompt(history, input=pipe, output=DummyOutput())
+        pipe.send_bytes(b"a\xffb\r")
+        text = prompt.read()
+    assert text is not None
+    assert (text[0], text[-1]) == ("a", "b")
+
+
+def test_up_recalls_what_an_earlier_chat_sent(tmp_path: Path) -> None:
+    for _ in range(2):
+        history, problem = open_history(tmp_path / "history")
+        assert problem is None
+        assert isinstance(history, FileHistory)
+        if _ == 0:
+            _read(f"first{_ENTER}", history)
+    assert _read(f"{_UP}{_ENTER}", history) == "first"
+
+
+def test_the_history_is_private(tmp_path: Path) -> None:
+    open_history(tmp_path / "state" / "history")
+    assert stat.S_IMODE((tmp_path / "state" / "history").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+def test_a_history_readable_by_others_is_tightened(tmp_path: Path) -> None:
+    (tmp_path / "history").write_text("\n# then\n+before\n")
+    (tmp_path / "history").chmod(0o644)
+    open_history(tmp_path / "history")
+    assert stat.S_IMODE((tmp_path / "history").stat().st_mode) == 0o600
+
+
+def test_a_history_that_cannot_be_kept_is_forgotten_and_said(tmp_path: Path) -> None:
+    history, problem = open_history(tmp_path)
+    assert isinstance(history, InMemoryHistory)
+    assert problem is not None
+    assert str(tmp_path) in problem

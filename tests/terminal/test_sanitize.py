@@ -1,0 +1,68 @@
+"""What a model prints cannot control the terminal, however it is cut into pieces."""
+
+import unicodedata
+
+import pyte
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptoss_cli.terminal.sanitize import neutralize, one_line
+
+_ATTACKS = [
+    "\x1b]52;c;cm0gLXJmIH4=\x07",
+    "\x1b]0;title\x1b\\",
+    "\x1b]8;;https://evil\x1b\\good\x1b]8;;\x1b\\",
+    "\x1b[2J",
+    "\x1b[6n",
+    "\x1bP1$r0m\x1b\\",
+    "\x1b_apc\x1b\\",
+    "\x9b2J",
+    "\x07" * 100,
+    "\x1b",
+    "\x1b]2;never ended",
+    "\x7f\x08\x0b\x0c\x00",
+    "\u202egnp.exe\u2069",
+]
+
+
+@pytest.mark.parametrize("attack", _ATTACKS)
+def test_no_control_character_is_left(attack: str) -> None:
+    shown = neutralize(attack)
+    assert shown.isprintable()
+    assert len(shown) >= len(attack)
+
+
+@given(st.text())
+def test_only_newline_and_tab_remain_of_the_controls(text: str) -> None:
+    controls = {character for character in neutralize(text) if unicodedata.category(character) == "Cc"}
+    assert controls <= {"\n", "\t"}
+
+
+@given(st.text(), st.text())
+def test_pieces_are_neutralised_like_the_whole(first: str, second: str) -> None:
+    assert neutralize(first) + neutralize(second) == neutralize(first + second)
+
+
+@given(st.text())
+def test_text_that_was_neutralised_stays_as_it_is(text: str) -> None:
+    assert neutralize(neutralize(text)) == neutralize(text)
+
+
+def test_ordinary_text_is_untouched() -> None:
+    text = "Größe\t漢字 👩‍🚀 [bold] [/x] :smile:\n"
+    assert neutralize(text) == text
+
+
+def test_a_carriage_return_hides_nothing() -> None:
+    assert neutralize("hidden\rshown\r\n") == "hiddenshown\n"
+
+
+def test_the_cursor_stays_where_the_text_ends() -> None:
+    screen = pyte.Screen(40, 5)
+    pyte.Stream(screen).feed(neutralize("a\x1b[3;3Hb\x9b2Jc"))
+    assert (screen.cursor.y, screen.display[0].rstrip()) == (0, "a␛[3;3Hb\\x9b2Jc")
+
+
+def test_a_message_is_one_line() -> None:
+    assert one_line("a file named\n\x1b[2J  x") == "a file named ␛[2J x"
