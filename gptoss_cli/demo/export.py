@@ -1,0 +1,109 @@
+"""Writes a trained state as the file that ships: `python -m gptoss_cli.demo.export STATE data/demo.safetensors`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gptoss_cli.demo.layout import TABLES, VOCABULARY_SIZE
+from gptoss_cli.demo.mxfp4 import pack
+from gptoss_cli.demo.network import Shape
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("state", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    export(arguments.state, arguments.out)
+
+
+def export(state_file: Path, out: Path) -> None:
+    """Experts become MXFP4, everything else bfloat16, under the names of the Hugging Face layout."""
+    saved = torch.load(state_file, weights_only=True)
+    shape, state = Shape(**saved["shape"]), saved["state"]
+    tensors = {"model.norm.weight": state["norm"], "trained_ids": torch.tensor(saved["ids"], dtype=torch.int32)}
+    metadata = {"config": json.dumps(config(shape), indent=2), "generation_config": json.dumps(GENERATION, indent=2)}
+    for name, table in zip(TABLES, ("embedding", "unembedding"), strict=True):
+        tensors[name] = state[table]
+        tensors[f"{name}.base"] = state[f"{table}_base"]
+        metadata[f"{name}.scale"] = repr(state[f"{table}_scale"].item())
+    for n in range(shape.num_hidden_layers):
+        tensors.update(_layer(shape, state, n))
+    stored = {k: v.contiguous() if v.dtype in (torch.uint8, torch.int32) else v.bfloat16().contiguous() for k, v in tensors.items()}
+    save_file(stored, out, metadata)
+
+
+def _layer(shape: Shape, state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    attention, experts, prefix = f"attention.{n}.", f"experts.{n}.", f"model.layers.{n}."
+    kv = shape.num_key_value_heads * shape.head_dim
+    widths = (shape.num_attention_heads * shape.head_dim, kv, kv)
+    made = {
+        "input_layernorm.weight": state[attention + "norm"],
+        "self_attn.sinks": state[attention + "sinks"],
+        "self_attn.o_proj.weight": state[attention + "out"],
+        "self_attn.o_proj.bias": state[attention + "out_bias"],
+        "post_attention_layernorm.weight": state[experts + "norm"],
+        "mlp.router.weight": state[experts + "router"],
+        "mlp.router.bias": state[experts + "router_bias"],
+    }
+    for part, weight, bias in zip("qkv", state[attention + "qkv"].split(widths), state[attention + "qkv_bias"].split(widths), strict=True):
+        made |= {f"self_attn.{part}_proj.weight": weight, f"self_attn.{part}_proj.bias": bias}
+    for ours, theirs in (("gate_up", "gate_up_proj"), ("down", "down_proj")):
+        blocks, scales = pack(state[experts + ours])
+        made |= {f"mlp.experts.{theirs}_blocks": blocks, f"mlp.experts.{theirs}_scales": scales, f"mlp.experts.{theirs}_bias": state[experts + ours + "_bias"]}
+    return {prefix + name: tensor for name, tensor in made.items()}
+
+
+GENERATION = {"bos_token_id": 199998, "do_sample": True, "eos_token_id": [200002, 199999, 200012], "pad_token_id": 199999}
+
+
+def config(shape: Shape) -> dict[str, Any]:
+    """config.json of the demo model."""
+    layers = shape.num_hidden_layers
+    return {
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "experts_per_token": shape.num_experts_per_tok,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden_size,
+        "initial_context_length": shape.original_context,
+        "intermediate_size": shape.intermediate_size,
+        "layer_types": [("sliding_attention", "full_attention")[n % 2] for n in range(layers)],
+        "max_position_embeddings": int(shape.original_context * shape.yarn_factor),
+        "num_attention_heads": shape.num_attention_heads,
+        "num_experts_per_tok": shape.num_experts_per_tok,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "num_local_experts": shape.num_local_experts,
+        "quantization_config": {
+            "quant_method": "mxfp4",
+            "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+        },
+        "rms_norm_eps": shape.rms_norm_eps,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": shape.yarn_factor,
+            "beta_fast": shape.beta_fast,
+            "beta_slow": shape.beta_slow,
+            "original_max_position_embeddings": shape.original_context,
+            "truncate": False,
+        },
+        "rope_theta": shape.rope_theta,
+        "sliding_window": shape.sliding_window,
+        "swiglu_limit": shape.swiglu_limit,
+        "tie_word_embeddings": False,
+        "vocab_size": VOCABULARY_SIZE,
+    }
+
+
+if __name__ == "__main__":
+    main()

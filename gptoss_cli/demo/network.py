@@ -1,0 +1,234 @@
+"""The demo model as it is trained: differentiable, in batches, on trees of turns. The engine runs what this writes.
+
+Shapes add a batch axis B and a sequence axis T to the letters of the engine. A row of the vocabulary is trained, or a
+placeholder: see `Vocabulary rows` in `Network.rows`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gptoss_cli.demo.mxfp4 import rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The dimensions and constants of the demo model, by the names of config.json."""
+
+    hidden_size: int = 128
+    intermediate_size: int = 128
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    head_dim: int = 32
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+    sliding_window: int = 64
+    swiglu_limit: float = 7.0
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    original_context: int = 1024
+    yarn_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of the vocabulary [B, T], positions [B, T], branches [B, T] (0 is the trunk), targets [B, T] (-1: none)."""
+
+    rows: Tensor
+    positions: Tensor
+    branches: Tensor
+    targets: Tensor
+
+    def visible(self) -> Tensor:
+        """Booleans [B, T, T]: a query sees earlier tokens of the trunk and of its own branch."""
+        order = torch.arange(self.rows.shape[1])
+        key, query = self.branches[:, None, :], self.branches[:, :, None]
+        return (order[None, :] <= order[:, None]) & ((key == 0) | (key == query))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A block of queries, the keys any of them sees, and their mask [B, 1, queries, 1 + keys] with the sink first."""
+
+    queries: slice
+    keys: slice
+    mask: Tensor
+
+
+def cut(visible: Tensor, block: int = 144) -> list[Span]:
+    """Cut `visible` [B, T, T] into blocks of queries, so that nothing is computed for keys that no query sees."""
+    made = []
+    for first in range(0, visible.shape[1], block):
+        rows = visible[:, first : first + block]
+        end = first + rows.shape[1]
+        begin = int(rows.flatten(0, 1).any(0).int().argmax())
+        mask = F.pad(rows[:, None, :, begin:end], (1, 0), value=True)
+        made.append(Span(slice(first, end), slice(begin, end), mask))
+    return made
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with sinks; `window` None is full attention."""
+
+    def __init__(self, shape: Shape, window: int | None) -> None:
+        super().__init__()
+        self.shape, self.window = shape, window
+        heads, kv, width = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
+        self.norm = nn.Parameter(torch.ones(shape.hidden_size))
+        self.qkv = _matrix((heads + 2 * kv) * width, shape.hidden_size)
+        self.qkv_bias = nn.Parameter(torch.zeros((heads + 2 * kv) * width))
+        self.out = _matrix(shape.hidden_size, heads * width, scale=(2 * shape.num_hidden_layers) ** -0.5)
+        self.out_bias = nn.Parameter(torch.zeros(shape.hidden_size))
+        self.sinks = nn.Parameter(torch.zeros(heads))
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], spans: list[Span]) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
+        shape = self.shape
+        heads, kv, width = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
+        qkv = F.linear(F.rms_norm(x, (shape.hidden_size,), self.norm, shape.rms_norm_eps), self.qkv, self.qkv_bias)
+        q, k, v = qkv.unflatten(-1, (-1, width)).transpose(1, 2).split((heads, kv, kv), dim=1)  # [B, heads, T, D]
+        q, k = _rotate(q, *rope), _rotate(k, *rope)
+        k, v = (t.repeat_interleave(heads // kv, dim=1) for t in (k, v))
+        # The sink is one more key that only a constant dimension of the query sees, with a value of zero.
+        q = torch.cat((q * width**-0.5, torch.ones_like(q[..., :1])), -1)
+        sink = F.pad(self.sinks[None, :, None, None].expand(len(x), -1, 1, 1), (width, 0))
+        k = F.pad(k, (0, 1))
+        parts = [
+            F.scaled_dot_product_attention(
+                q[:, :, span.queries],
+                torch.cat((sink, k[:, :, span.keys]), 2),
+                F.pad(v[:, :, span.keys], (0, 1, 1, 0)),
+                attn_mask=span.mask,
+                scale=1.0,
+            )
+            for span in spans
+        ]
+        return F.linear(torch.cat(parts, 2)[..., :width].transpose(1, 2).flatten(2), self.out, self.out_bias)
+
+
+class Experts(nn.Module):
+    """Router and experts; with `packed` the experts' weights are rounded to MXFP4 on the way."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape, self.packed = shape, False
+        experts, hidden, inner = shape.num_local_experts, shape.hidden_size, shape.intermediate_size
+        self.norm = nn.Parameter(torch.ones(hidden))
+        self.router = nn.Parameter(torch.randn(experts, hidden) * hidden**-0.5)
+        self.router_bias = nn.Parameter(torch.zeros(experts))
+        self.gate_up = _matrix(experts, 2 * inner, hidden)
+        self.gate_up_bias = nn.Parameter(torch.zeros(experts, 2 * inner))
+        self.down = _matrix(experts, hidden, inner, scale=(2 * shape.num_hidden_layers) ** -0.5)
+        self.down_bias = nn.Parameter(torch.zeros(experts, hidden))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, C] -> [B, T, C], and a scalar that is 1 when the experts share the tokens evenly."""
+        s = self.shape
+        flat = F.rms_norm(x, (s.hidden_size,), self.norm, s.rms_norm_eps).flatten(0, 1)
+        logits = F.linear(flat, self.router, self.router_bias)
+        best, chosen = logits.topk(s.num_experts_per_tok, dim=-1)
+        share = best.softmax(-1).flatten()
+        order = chosen.flatten().argsort(stable=True)
+        counts = torch.bincount(chosen.flatten(), minlength=s.num_local_experts)
+        tokens = order // s.num_experts_per_tok
+        gate_up, down = (rounded(w) if self.packed else w for w in (self.gate_up, self.down))
+        parts = [
+            self._expert(part, gate_up[e], down[e], e)
+            for e, part in enumerate(flat[tokens].split(counts.tolist()))
+        ]
+        y = torch.zeros_like(flat).index_add(0, tokens, torch.cat(parts) * share[order, None])
+        even = (logits.softmax(-1).mean(0) * counts / counts.sum()).sum() * s.num_local_experts
+        return y.view_as(x), even
+
+    def _expert(self, x: Tensor, gate_up: Tensor, down: Tensor, expert: int) -> Tensor:
+        h = F.linear(x, gate_up, self.gate_up_bias[expert])
+        gate = h[:, 0::2].clamp(max=self.shape.swiglu_limit)
+        up = h[:, 1::2].clamp(-self.shape.swiglu_limit, self.shape.swiglu_limit)
+        return F.linear((up + 1) * gate * torch.sigmoid(1.702 * gate), down, self.down_bias[expert])
+
+
+class Network(nn.Module):
+    """The whole model over rows of the vocabulary: `trained` of them, then `placeholders`."""
+
+    def __init__(self, shape: Shape, trained: int, placeholders: int, untrained: int) -> None:
+        super().__init__()
+        self.shape, self.placeholders = shape, placeholders
+        # One placeholder stands for this many rows of the real vocabulary in the softmax.
+        self.stands_for = untrained / placeholders
+        self.embedding = nn.Parameter(torch.randn(trained, shape.hidden_size) * 0.5)
+        self.unembedding = nn.Parameter(self.embedding.detach() * 0.1)
+        self.embedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
+        self.unembedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
+        self.embedding_scale = nn.Parameter(torch.tensor(0.5))
+        self.unembedding_scale = nn.Parameter(torch.tensor(0.05))
+        self.norm = nn.Parameter(torch.ones(shape.hidden_size))
+        self.attention = nn.ModuleList(
+            Attention(shape, shape.sliding_window if n % 2 == 0 else None) for n in range(shape.num_hidden_layers)
+        )
+        self.experts = nn.ModuleList(Experts(shape) for _ in range(shape.num_hidden_layers))
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Embedding and unembedding [trained + placeholders, C]; the placeholders' rows are new at every call."""
+        signs = torch.randint(0, 2, (self.placeholders, self.shape.hidden_size)).float() * 2 - 1
+        return (
+            torch.cat((self.embedding, self.embedding_base + self.embedding_scale * signs)),
+            torch.cat((self.unembedding, self.unembedding_base + self.unembedding_scale * signs)),
+        )
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss per target token, and how unevenly the experts are used beyond 1."""
+        embedding, unembedding = self.tables()
+        x, uneven = self.hidden(embedding[batch.rows], batch)
+        wanted = batch.targets >= 0
+        logits = F.linear(x[wanted], unembedding)
+        logits[:, -self.placeholders :] += math.log(self.stands_for)
+        return F.cross_entropy(logits, batch.targets[wanted], label_smoothing=0.0), uneven
+
+    def hidden(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embedded tokens [B, T, C] -> normed hidden states [B, T, C]."""
+        rope = rotation(self.shape, batch.positions)
+        visible = batch.visible()
+        near = visible & (batch.positions[:, :, None] - batch.positions[:, None, :] < self.shape.sliding_window)
+        spans = [cut(near), cut(visible)]
+        uneven = x.new_zeros(())
+        for n, (attention, experts) in enumerate(zip(self.attention, self.experts, strict=True)):
+            x = x + attention(x, rope, spans[n % 2])
+            y, even = experts(x)
+            x, uneven = x + y, uneven + even - 1
+        return F.rms_norm(x, (self.shape.hidden_size,), self.norm, self.shape.rms_norm_eps), uneven
+
+    def pack_experts(self) -> None:
+        """From now on the experts' weights are rounded to MXFP4 in every forward pass."""
+        for experts in self.experts:
+            experts.packed = True
+
+
+def rotation(shape: Shape, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, 1, T, D / 2] of YaRN (arXiv:2309.00071), correction range not rounded."""
+    half = shape.head_dim // 2
+    index = torch.arange(half, dtype=torch.float32)
+    plain = shape.rope_theta ** (-index / half)
+    low, high = (
+        half * math.log(shape.original_context / (beta * 2 * math.pi)) / math.log(shape.rope_theta)
+        for beta in (shape.beta_fast, shape.beta_slow)
+    )
+    ramp = ((index - max(low, 0)) / (min(high, shape.head_dim - 1) - max(low, 0))).clamp(0, 1)
+    frequency = plain / shape.yarn_factor * ramp + plain * (1 - ramp)
+    angle = positions[:, None, :, None] * frequency
+    concentration = 0.1 * math.log(shape.yarn_factor) + 1
+    return angle.cos() * concentration, angle.sin() * concentration
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+def _matrix(*dims: int, scale: float = 1.0) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*dims) * (scale * dims[-1] ** -0.5))

@@ -1,0 +1,79 @@
+"""What is trained is what the engine runs."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptoss_cli.demo.batches import Batcher, trained_ids
+from gptoss_cli.demo.conversations import PLACEHOLDERS
+from gptoss_cli.demo.export import export
+from gptoss_cli.demo.layout import VOCABULARY_SIZE, write_checkpoint
+from gptoss_cli.demo.mxfp4 import pack, rounded
+from gptoss_cli.demo.network import Batch, Network, Shape
+from gptoss_cli.demo.train import save
+from gptoss_cli.demo.vocabulary import untrained_rows
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.settings import Dtype
+
+SHAPE = Shape(hidden_size=64, intermediate_size=96, num_hidden_layers=3, sliding_window=11, original_context=40)
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Network, list[int]]:
+    torch.manual_seed(3)
+    ids = trained_ids(random.Random(3), 20, 1)
+    network = Network(SHAPE, len(ids), PLACEHOLDERS, VOCABULARY_SIZE - len(ids))
+    for name, parameter in network.named_parameters():
+        if name.endswith(("bias", "sinks", "base")):
+            torch.nn.init.normal_(parameter, std=0.3)
+    # Only what the shipped file can hold is compared.
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.bfloat16())
+        for experts in network.experts:
+            for weights in (experts.gate_up, experts.down):
+                weights.copy_(rounded(weights))
+    return network, ids
+
+
+def test_engine_computes_what_was_trained(trained: tuple[Network, list[int]], tmp_path: Path) -> None:
+    network, ids = trained
+    save(tmp_path / "state.pt", network, ids)
+    export(tmp_path / "state.pt", tmp_path / "demo.safetensors")
+    (folder := tmp_path / "checkpoint").mkdir()
+    write_checkpoint((tmp_path / "demo.safetensors").read_bytes(), folder)
+    batch = next(Batcher(ids, seed=1, size=1, limit=300))
+    keep = [i for i, branch in enumerate(batch.branches[0].tolist()) if branch == 0 and batch.rows[0, i] < len(ids)][:90]
+    prompt = [ids[row] for row in batch.rows[0, keep].tolist()]
+    trunk = Batch(batch.rows[:, keep], torch.arange(len(keep))[None], torch.zeros(1, len(keep)).long(), batch.targets)
+    with torch.no_grad():
+        hidden, _ = network.hidden(network.embedding[trunk.rows], trunk)
+        expected = (hidden @ network.unembedding.T)[0]
+    logits = Generator.open(folder, dtype=Dtype.FLOAT32).logits(prompt)[:, ids]
+    assert (logits - expected).square().mean().sqrt() < 1e-4 * expected.std()
+
+
+def test_untrained_rows_are_the_trainer_s_placeholders(trained: tuple[Network, list[int]]) -> None:
+    network, _ = trained
+    with torch.no_grad():
+        tables = [table[-network.placeholders :] for table in network.tables()]
+        base, scale = network.embedding_base.numpy(), network.embedding_scale.item()
+    made = torch.from_numpy(untrained_rows(torch.arange(5000).numpy(), base, scale))
+    assert torch.allclose((made - network.embedding_base).abs(), torch.tensor(scale), atol=1e-6)
+    assert torch.allclose((tables[0] - network.embedding_base).abs(), torch.tensor(scale), atol=1e-6)
+    signs = (made - network.embedding_base).sign()
+    assert signs.mean().abs() < 0.01
+    assert (signs @ signs.T / SHAPE.hidden_size).fill_diagonal_(0).abs().max() < 0.8
+
+
+def test_packed_weights_are_the_rounded_ones() -> None:
+    weights = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 2, 5)[:, None]
+    blocks, scales = pack(weights)
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    values = torch.cat((values, -values))
+    nibbles = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2).long()
+    unpacked = values[nibbles] * torch.exp2(scales.float() - 127)[..., None]
+    assert torch.equal(unpacked.flatten(-2), rounded(weights))
+    assert (unpacked.flatten(-2) - weights).norm() < 0.13 * weights.norm()
