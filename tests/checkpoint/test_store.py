@@ -135,7 +135,9 @@ def test_a_ref_that_is_no_commit_is_refused(snapshot: Path) -> None:
         ({"HOME": "d"}, "d/.cache/huggingface/hub"),
     ],
 )
-def test_the_cache_is_where_huggingface_hub_has_it(variables, place, snapshot, monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_cache_is_where_huggingface_hub_has_it(
+    variables: dict[str, str], place: str, snapshot: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for variable in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in variables.items():
