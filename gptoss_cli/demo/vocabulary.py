@@ -13,7 +13,7 @@ FIRST_SPECIAL_ID = 199998
 def directions(ids: NDArray[np.int64], hidden: int) -> NDArray[np.float32]:
     """Signs [N, hidden] (each +1 or -1) for token `ids` [N], from a counter-based hash (splitmix64)."""
     words = -(-hidden // 64)
-    counter = np.multiply.outer(ids.astype(np.uint64), np.uint64(words)) + np.arange(words, dtype=np.uint64)
+    counter = np.add.outer(ids.astype(np.uint64) * np.uint64(words), np.arange(words, dtype=np.uint64))
     with np.errstate(over="ignore"):
         x = (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
