@@ -15,6 +15,9 @@ from torch.nn.functional import cross_entropy, linear, pad, rms_norm, scaled_dot
 from gptoss_cli.demo.mxfp4 import rounded
 
 
+UNEMBEDDING_SCALE = 0.2  # of the direction of a row that was not trained
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The dimensions and constants of the demo model, by the names of config.json."""
@@ -169,7 +172,8 @@ class Network(nn.Module):
         self.embedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
         self.unembedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
         self.embedding_scale = nn.Parameter(torch.tensor(0.5))
-        self.unembedding_scale = nn.Parameter(torch.tensor(0.05))
+        # Not learned: before the model can copy, the least loss is at zero, and there it would never learn to.
+        self.unembedding_scale = nn.Parameter(torch.tensor(UNEMBEDDING_SCALE), requires_grad=False)
         self.norm = nn.Parameter(torch.ones(shape.hidden_size))
         self.attention = nn.ModuleList(
             Attention(shape, shape.sliding_window if n % 2 == 0 else None) for n in range(shape.num_hidden_layers)

@@ -136,13 +136,13 @@ class Generator:
         finished = False
         try:
             self._hidden = self._model.read(chunk, self._cache)[-1:].clone()
+            self._cached += chunk
             finished = True
         except torch.OutOfMemoryError as exc:
             raise ResourceError("The device is out of memory. Use a smaller --context, or --device cpu") from exc
         finally:
             if not finished:
                 self._recover()
-        self._cached += chunk
 
     def _recover(self) -> None:
         """Restore the last mark, for a failure in mid-chunk spoils the rings; what followed it becomes pending."""

@@ -171,8 +171,8 @@ def _open(path: Path) -> Iterator[tuple[str, _Found]]:
         raise IntegrityError(f"{path} {_what_it_is(path)}: {ascii(str(exc))[1:-1]}. Get it again") from exc
     except FileNotFoundError as exc:
         raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
-    except OSError as exc:
-        raise IntegrityError(f"{path} cannot be mapped: {exc.strerror or exc}. Check the file") from exc
+    except (OSError, RuntimeError) as exc:
+        raise IntegrityError(f"{path} cannot be mapped: {ascii(str(exc))[1:-1]}. Check the file") from exc
 
 
 def _what_it_is(path: Path) -> str:
