@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy, linear, pad, rms_norm, scaled_dot
 
 from gptoss_cli.demo.mxfp4 import rounded
 
-
 UNEMBEDDING_SCALE = 0.2  # of the direction of a row that was not trained
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.engine.cache import CacheMark
 from gptoss_cli.engine.config import ModelConfig, load_config
 from gptoss_cli.engine.interface import Sampling
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.model import Model
 from gptoss_cli.engine.sampler import Sampler
-from gptoss_cli.engine.weights import load_weights, weights_folder
+from gptoss_cli.engine.weights import load_weights
 from gptoss_cli.errors import IntegrityError, ResourceError, UsageError
 from gptoss_cli.settings import Dtype
 

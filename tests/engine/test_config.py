@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gptoss_cli.engine.config import LayerKind, ModelConfig, Rope, Yarn, load_config, load_json
+from gptoss_cli.checkpoint.folder import load_json
+from gptoss_cli.engine.config import LayerKind, ModelConfig, Rope, Yarn, load_config
 from gptoss_cli.errors import IntegrityError, NotInstalledError
 from tests.engine.checkpoints import FULL, REAL_20B, SLIDING, ConfigStyle, Shape, config_json, write_config
 

@@ -215,9 +215,7 @@ def test_a_failure_in_a_later_chunk_does_not_spoil_the_ring(
     assert decode(generator, 8) == fresh(folder, ids, 8)
 
 
-def test_a_failure_in_the_first_prefill_leaves_an_empty_cache(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_in_the_first_prefill_leaves_an_empty_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = open_generator(folder)
     monkeypatch.setattr(reference, "mix_experts", _out_of_memory)
     with pytest.raises(ResourceError):

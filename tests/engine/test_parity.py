@@ -206,9 +206,7 @@ def test_bfloat16_is_no_further_from_float32_than_transformers_own(
         logits = read_in_chunks(ours, ours.new_cache(1000), expected.prompt, cycle([512]))
         pair = (logits, expected.bfloat16_logits)
         errors.append([float((got - expected.logits).square().mean().sqrt()) / expected.logit_std for got in pair])
-        agreements.append(
-            [float((got.argmax(-1) == expected.logits.argmax(-1)).double().mean()) for got in pair]
-        )
+        agreements.append([float((got.argmax(-1) == expected.logits.argmax(-1)).double().mean()) for got in pair])
     our_error, their_error = np.mean(errors, axis=0)
     our_agreement, their_agreement = np.mean(agreements, axis=0)
     print(f"bf16 rms {our_error:.4f}, transformers {their_error:.4f}; top-1 {our_agreement:.3f}, {their_agreement:.3f}")

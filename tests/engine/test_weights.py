@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.engine import weights as engine_weights
 from gptoss_cli.engine.config import load_config
 from gptoss_cli.engine.layout import Layout, expected_tensors
-from gptoss_cli.engine.weights import ModelWeights, load_weights, weights_folder
+from gptoss_cli.engine.weights import ModelWeights, load_weights
 from gptoss_cli.errors import GptossError, IntegrityError, NotInstalledError
 from tests.engine.checkpoints import (
     REAL_20B,
