@@ -78,7 +78,8 @@ def write_checkpoint(shipped: bytes, folder: Path) -> None:
         lane = Lane(int(header["copy_size"]), float(header[f"{name}.scale"]))
         table = _table(rows, base, ids, lane)
         tensors[name] = {"dtype": "BF16", "shape": list(table.shape), "data": table.tobytes()}
-    _write_safetensors(tensors, folder / WEIGHTS)
+    # The library gives them in another order every time.
+    _write_safetensors(dict(sorted(tensors.items())), folder / WEIGHTS)
     (folder / "config.json").write_text(header["config"])
     (folder / "generation_config.json").write_text(header["generation_config"])
 
