@@ -11,7 +11,7 @@ from gptoss_cli.settings import ReasoningEffort
 @pytest.fixture(scope="module")
 def reports() -> dict[ReasoningEffort, Report]:
     generator = Generator.open(demo_checkpoint())
-    return {effort: evaluate(generator, effort, seed=3, every=29) for effort in ReasoningEffort}
+    return {effort: evaluate(generator, effort, seed=3, every=60) for effort in ReasoningEffort}
 
 
 @pytest.mark.parametrize("effort", ReasoningEffort)
@@ -19,7 +19,7 @@ def test_questions_in_phrasings_it_never_saw_are_often_answered_rightly(
     reports: dict[ReasoningEffort, Report], effort: ReasoningEffort
 ) -> None:
     report = reports[effort]
-    assert report.asked.total() >= 15
+    assert report.asked.total() >= 8
     assert report.right.total() >= 0.2 * report.asked.total(), report.wrong
 
 

@@ -53,7 +53,9 @@ def test_engine_computes_what_was_trained(trained: tuple[Network, list[int]], tm
         :90
     ]
     prompt = [ids[row] for row in batch.rows[0, keep].tolist()]
-    trunk = Batch(batch.rows[:, keep], torch.arange(len(keep))[None], torch.zeros(1, len(keep)).long(), batch.targets)
+    trunk = Batch(
+        batch.rows[:, keep], torch.arange(len(keep))[None], torch.zeros(1, len(keep)).long(), batch.targets[:, keep]
+    )
     with torch.no_grad():
         hidden, _ = network.hidden(network.embedding[trunk.rows], trunk)
         expected = (hidden @ network.unembedding.T)[0]
