@@ -9,8 +9,9 @@ import platformdirs
 
 
 class ReasoningEffort(StrEnum):
-    """How long the model reasons; part of the system message."""
+    """How long the model reasons; low, medium and high as it was trained to, none by opening the answer for it."""
 
+    NONE = "none"
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"

@@ -23,6 +23,8 @@ from tests.terminal.streams import Streams
 
 _MESSAGE_END = MessageEnd(Message(Role.ASSISTANT, ""))
 _END = TurnEnd(
+    answered=True,
+    cuts=(),
     reason=EndReason.COMPLETE,
     prompt_tokens=9,
     prefilled_tokens=9,
