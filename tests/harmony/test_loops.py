@@ -40,8 +40,7 @@ LOOPS = {
     "a long sentence": [_HALF] * 90,
     "two sentences": ["Wait, that is not right. Let me count the letters once more from the start. "] * 100,
     "a paragraph": [_LEAD] * 30,
-    "a paragraph of 150 tokens": [_LEAD * 2 + "So far so good, and now the whole of it once more from the beginning. "]
-    * 12,
+    "a long paragraph": [_LEAD + _HALF + _DOUBT + "So far so good, and now the whole of it once more. "] * 12,
     "a word": [" again"] * 900,
     "a letter": ["a b "] * 400,
     "a line": ["- check the total\n"] * 200,
