@@ -1,20 +1,17 @@
 """Finds the checkpoints on this machine. Opens no weights and never touches the network."""
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from gptoss_cli import settings
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.checkpoint.catalog import Model, Published
+from gptoss_cli.checkpoint.folder import INDEX, load_json, read_index
 from gptoss_cli.errors import IntegrityError, NotInstalledError, UsageError
 
-_INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-# The published indexes are below 100 kB; a larger one is refused before it is parsed.
-_LARGEST_JSON_BYTES = 16 << 20
 
 
 def find_checkpoint(name_or_path: str) -> Path:
@@ -115,8 +112,8 @@ def _missing_files(folder: Path) -> list[str]:
     if not (folder / "config.json").is_file():
         inner = folder / "original"
         return _missing_files(inner) if (inner / "config.json").is_file() else ["config.json"]
-    if (folder / _INDEX).is_file():
-        return [name for name in _shards_of_index(folder / _INDEX) if not (folder / name).is_file()]
+    if (folder / INDEX).is_file():
+        return [name for name in sorted(set(read_index(folder / INDEX).values())) if not (folder / name).is_file()]
     if (folder / _SINGLE).is_file():
         return []
     if (folder / "original").is_dir():
@@ -129,21 +126,10 @@ def _missing_numbered(folder: Path) -> list[str]:
     names = {file.name for file in folder.glob("model--*-of-*.safetensors")}
     counts = {match[1] for name in names if (match := re.fullmatch(r"model--\d{5}-of-(\d{5})\.safetensors", name))}
     if len(counts) != 1:
-        return [_INDEX]
+        return [INDEX]
     count = counts.pop()
     expected = (f"model--{number:05d}-of-{count}.safetensors" for number in range(1, int(count) + 1))
     return [name for name in expected if name not in names]
-
-
-def _shards_of_index(index: Path) -> list[str]:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise IntegrityError(f"{index} names no shards. Download the checkpoint again.")
-    shards = {str(shard) for shard in weight_map.values()}
-    for shard in shards:
-        if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard):
-            raise IntegrityError(f"{index} names {shard[:80]!r}, which is no shard. Download the checkpoint again.")
-    return sorted(shards)
 
 
 def _check_identity(folder: Path, model: Model) -> None:
@@ -153,26 +139,12 @@ def _check_identity(folder: Path, model: Model) -> None:
     config = folder / "config.json"
     if not config.is_file():
         config = folder / "original" / "config.json"
-    values = _read_json(config)
+    values = load_json(config)
     experts = values.get("num_local_experts", values.get("num_experts"))
     found = values.get("num_hidden_layers"), experts
     if found != (model.published.layers, model.published.experts):
         expected = f"{model.published.layers} layers of {model.published.experts} experts"
         raise IntegrityError(f"{config} is not {model.name}'s: it should have {expected}. Download it again.")
-
-
-def _read_json(file: Path) -> Mapping[str, object]:
-    try:
-        if file.stat().st_size > _LARGEST_JSON_BYTES:
-            raise IntegrityError(f"{file} is far too large to be what its name says. Download the checkpoint again.")
-        values = json.loads(file.read_bytes())
-    except OSError as exc:
-        raise NotInstalledError(f"{file} cannot be read: {exc.strerror}.") from exc
-    except (ValueError, RecursionError) as exc:
-        raise IntegrityError(f"{file} is not JSON. Download the checkpoint again.") from exc
-    if not isinstance(values, dict):
-        raise IntegrityError(f"{file} holds no JSON object. Download the checkpoint again.")
-    return values
 
 
 def _listed(missing: list[str]) -> str:

@@ -1,6 +1,7 @@
 """`gptoss chat`: a conversation at the terminal."""
 
 import difflib
+import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,12 +49,12 @@ def chat(
         console.notice(problem)
     prompt = ChatPrompt(history)
     text: str | None = whole_characters(" ".join(words or []))
-    while text is not None:
+    # One Ctrl-C too many, between an answer's end and the prompt, must not end the chat.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    while text is not None and text.strip() != "/exit":
         if text.strip() and not _obey(text, console):
             _answer(session, text, options=options, console=console)
         text = prompt.read()
-        if text is not None and text.strip() == "/exit":
-            return
 
 
 def _obey(text: str, console: Console) -> bool:

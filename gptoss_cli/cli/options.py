@@ -114,7 +114,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     groups: list[type[Any]] = [TurnOptions, CommonOptions] if takes_options else [CommonOptions]
 
     def invoke(invocation: typer.Context, **values: Any) -> None:
-        _apply(_collect(CommonOptions, values), invocation.obj)
+        _apply(_collect(CommonOptions, values), invocation)
         if takes_options:
             values["options"] = _collect(TurnOptions, values)
         if takes_invocation:
@@ -140,10 +140,14 @@ def _collect(group: type[_Group], values: dict[str, Any]) -> _Group:
     return group(**{field.name: values.pop(field.name) for field in fields(group)})  # type: ignore[arg-type]
 
 
-def _apply(common: CommonOptions, console: Console) -> None:
+def _apply(common: CommonOptions, invocation: typer.Context) -> None:
+    console: Console = invocation.obj
     console.quiet |= common.quiet
     console.debug |= common.debug
-    console.color = common.color or console.color
+    source = invocation.get_parameter_source("color")
+    # The variable is read for `gptoss` and again for its command: there it must not undo a flag given before.
+    if console.color is None or (source is not None and source.name == "COMMANDLINE"):
+        console.color = common.color
     if common.verbose or common.debug:
         import logging
 

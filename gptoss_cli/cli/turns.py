@@ -1,20 +1,21 @@
 """What `ask` and `chat` have in common: choosing and loading a model, and running one turn."""
 
+import logging
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.harmony.events import Event, TurnEnd
+    from gptoss_cli.harmony.events import TurnEnd
     from gptoss_cli.session import ChatSession
 
 _LARGEST_INSTRUCTIONS_BYTES = 1 << 20
@@ -34,6 +35,8 @@ def open_session(options: TurnOptions, console: Console) -> "ChatSession":
     Says on stderr when the demo model stands in for a real one. Raises whatever is wrong with the options before
     anything is loaded.
     """
+    # Without a handler of its own a warning would reach stderr even where nobody asked for it.
+    logging.getLogger("gptoss_cli").addHandler(logging.NullHandler())
     instructions = instructions_text(options.instructions)
     name, folder = choose_checkpoint(options.model, console)
     with console.activity() as activity:
@@ -64,7 +67,7 @@ def run_turn(session: "ChatSession", text: str, *, options: TurnOptions, console
     """
     from gptoss_cli.terminal.turn import show_turn
 
-    with stops(session), closing(cast("Generator[Event, None, None]", session.turn(text))) as events:
+    with stops(session), closing(session.turn(text)) as events:
         end = show_turn(events, console, reasoning=options.reasoning)
     return _shortfall(end)
 

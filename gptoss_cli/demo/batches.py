@@ -12,8 +12,9 @@ from functools import lru_cache
 
 import torch
 
-from gptoss_cli.demo.conversations import FIRST_KNOWN, FIRST_PLACEHOLDER, KNOWN, PLACEHOLDERS, Turn, conversation
+from gptoss_cli.demo.conversations import FIRST_KNOWN, FIRST_PLACEHOLDER, KNOWN, PLACEHOLDERS, conversation
 from gptoss_cli.demo.network import Batch
+from gptoss_cli.demo.turns import Turn
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.vocabulary import (
     ANALYSIS,
@@ -31,7 +32,18 @@ from gptoss_cli.settings import ReasoningEffort
 
 EFFORTS = (ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)
 _PLACEHOLDER = re.compile(f" ?([{chr(FIRST_PLACEHOLDER)}-{chr(FIRST_KNOWN + KNOWN - 1)}])")
-INSTRUCTIONS = ("Be brief.", "Answer in French.", "You are a helpful assistant.", "Answer in one sentence.", "Speak like a pirate.", "Be polite.", "Answer in German.", "Use simple words.", "You are an expert.", "Never use lists.")
+INSTRUCTIONS = (
+    "Be brief.",
+    "Answer in French.",
+    "You are a helpful assistant.",
+    "Answer in one sentence.",
+    "Speak like a pirate.",
+    "Be polite.",
+    "Answer in German.",
+    "Use simple words.",
+    "You are an expert.",
+    "Never use lists.",
+)
 
 Piece = int | str  # a token id, or a placeholder character
 
@@ -81,7 +93,18 @@ def tree(turns: list[Turn], head: tuple[int, ...], *, limit: int, gaps: Iterator
     for number, turn in enumerate(turns, 1):
         user = (START, *encoded("user"), MESSAGE, *encoded(turn.user), END)
         answer = encoded(turn.answer)
-        reply = (CHANNEL, *ANALYSIS, MESSAGE, *encoded(turn.reasoning), END, START, ASSISTANT, *answer_head, *answer, RETURN)
+        reply = (
+            CHANNEL,
+            *ANALYSIS,
+            MESSAGE,
+            *encoded(turn.reasoning),
+            END,
+            START,
+            ASSISTANT,
+            *answer_head,
+            *answer,
+            RETURN,
+        )
         if len(made.pieces) + len(user) + len(reply) + len(answer) + 8 > limit:
             break
         # A jump in positions stands for turns that are not here, so that long chats are nothing new.
@@ -151,6 +174,11 @@ class Batcher:
             row = self.row_of.get(piece, -1) if isinstance(piece, int) else known.get(piece, -1)
             if row < 0:
                 is_known = isinstance(piece, str) and ord(piece) >= FIRST_KNOWN
-                row = known.setdefault(piece, self.rng.choice(self.copyable) if is_known else self.first_placeholder + spare[len(known) % PLACEHOLDERS])
+                row = known.setdefault(
+                    piece,
+                    self.rng.choice(self.copyable)
+                    if is_known
+                    else self.first_placeholder + spare[len(known) % PLACEHOLDERS],
+                )
             rows.append(row)
         return rows

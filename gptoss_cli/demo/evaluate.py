@@ -12,27 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gptoss_cli.demo.conversations import Turn, held_out_turns
+from gptoss_cli.demo.conversations import held_out_pair
 from gptoss_cli.demo.layout import demo_checkpoint
+from gptoss_cli.demo.phrases import phrases, topics
+from gptoss_cli.demo.turns import Turn, ask_turn, cannot_turn, sum_turn, tell_turn, topic_turn
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.events import AnswerDelta, TurnEnd
 from gptoss_cli.session import ChatSession
 from gptoss_cli.settings import ReasoningEffort
-
-NAMES = "Zofia Mateusz Priya Aleksander Nguyen Oluwaseun Bjarne Saoirse Tim Anna Li Fatima Giuseppe Xochitl Ravi Tom Ingrid Kwame Yuki Dmitri Chloe Hans Maria Leo".split()
-VALUES = {
-    "colour": "teal crimson green ultramarine ochre",
-    "color": "magenta blue turquoise ivory",
-    "food": "lasagna pierogi ramen curry",
-    "animal": "otter axolotl hedgehog dog",
-    "city": "Lisbon Kyoto Gdansk Nairobi",
-    "number": "7 42 13 99",
-    "season": "autumn spring winter",
-    "day": "Friday Sunday",
-    "sport": "badminton judo curling",
-    "drink": "lemonade kombucha espresso",
-}
-ANYTHING = "Zanzibar marzipan Casablanca bluebells saxophone tiramisu Solitaire Portuguese mango Dune".split()
 
 
 @dataclass(slots=True)
@@ -54,7 +41,7 @@ def evaluate(generator: Generator, effort: ReasoningEffort, *, seed: int, every:
     """Ask every `every`-th held-out conversation at `effort`."""
     rng = random.Random(seed)
     report = Report()
-    for turns in list(held_out_turns(rng, effort, lambda category: _value(rng, category)))[::every]:
+    for turns in list(held_out_conversations(rng, effort))[::every]:
         for turn, answer, end in _play(generator, turns, effort, seed=seed):
             report.asked[turn.kind] += 1
             report.reasoning_tokens.append(end.reasoning_tokens)
@@ -65,12 +52,48 @@ def evaluate(generator: Generator, effort: ReasoningEffort, *, seed: int, every:
     return report
 
 
-def _value(rng: random.Random, category: str) -> str:
-    return rng.choice(NAMES if category == "name" else VALUES[category].split() if category in VALUES else ANYTHING)
+def held_out_conversations(rng: random.Random, effort: ReasoningEffort) -> Iterator[list[Turn]]:
+    """Every question in a phrasing, every sum in a pair, every name and favourite that training never saw."""
+    for topic in topics():
+        for question in topic.held_out:
+            yield [topic_turn(topic, question, effort)]
+    for question in phrases("held_out")["chatter"]:
+        yield [cannot_turn(question, effort)]
+    pairs = [(a, b) for a in range(100) for b in range(100) if held_out_pair(a, b)]
+    for a, b in rng.sample(pairs, 60):
+        yield [sum_turn(a, b, rng.choice(phrases("held_out")["sums"]), effort)]
+    for _ in range(40):
+        yield _memory_conversation(rng, effort)
 
 
-def _play(generator: Generator, turns: list[Turn], effort: ReasoningEffort, *, seed: int) -> Iterator[tuple[Turn, str, TurnEnd]]:
-    session = ChatSession(generator, instructions=None, effort=effort, date=datetime.date(2027, 3, 9), seed=seed, max_tokens=400)
+def _memory_conversation(rng: random.Random, effort: ReasoningEffort) -> list[Turn]:
+    """Two things are told, something else is asked, then both and a third are asked for."""
+    told: dict[str, str] = {}
+    first, second, third = rng.sample(sorted({"name", *phrases("memory")["favourites"]}), 3)
+    if rng.random() < 0.5:
+        first = "name" if "name" not in (second, third) else first
+    turns = [_tell(rng, told, category, effort) for category in (first, second)]
+    topic = rng.choice(topics())
+    turns.append(topic_turn(topic, rng.choice(topic.held_out), effort))
+    for category in (first, second, third):
+        templates = phrases("held_out")["ask_name" if category == "name" else "ask_favourite"]
+        turns.append(ask_turn(told, category, template=rng.choice(templates), effort=effort))
+    return turns
+
+
+def _tell(rng: random.Random, told: dict[str, str], category: str, effort: ReasoningEffort) -> Turn:
+    values = phrases("values")
+    value = rng.choice(values.get(category, values["anything"]))
+    templates = phrases("held_out")["tell_name" if category == "name" else "tell_favourite"]
+    return tell_turn(told, category, value, template=rng.choice(templates), effort=effort)
+
+
+def _play(
+    generator: Generator, turns: list[Turn], effort: ReasoningEffort, *, seed: int
+) -> Iterator[tuple[Turn, str, TurnEnd]]:
+    session = ChatSession(
+        generator, instructions=None, effort=effort, date=datetime.date(2027, 3, 9), seed=seed, max_tokens=400
+    )
     for turn in turns:
         answer, end = "", None
         for event in session.turn(turn.user):

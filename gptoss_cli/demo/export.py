@@ -35,14 +35,17 @@ def export(state_file: Path, out: Path) -> None:
         metadata[f"{name}.scale"] = repr(state[f"{table}_scale"].item())
     for n in range(shape.num_hidden_layers):
         tensors.update(_layer(shape, state, n))
-    stored = {k: v.contiguous() if v.dtype in (torch.uint8, torch.int32) else v.bfloat16().contiguous() for k, v in tensors.items()}
+    stored = {
+        k: v.contiguous() if v.dtype in (torch.uint8, torch.int32) else v.bfloat16().contiguous()
+        for k, v in tensors.items()
+    }
     save_file(stored, out, metadata)
 
 
 def _layer(shape: Shape, state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
     attention, experts, prefix = f"attention.{n}.", f"experts.{n}.", f"model.layers.{n}."
     kv = shape.num_key_value_heads * shape.head_dim
-    widths = (shape.num_attention_heads * shape.head_dim, kv, kv)
+    ends = (heads := shape.num_attention_heads * shape.head_dim, heads + kv)
     made = {
         "input_layernorm.weight": state[attention + "norm"],
         "self_attn.sinks": state[attention + "sinks"],
@@ -52,15 +55,29 @@ def _layer(shape: Shape, state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
         "mlp.router.weight": state[experts + "router"],
         "mlp.router.bias": state[experts + "router_bias"],
     }
-    for part, weight, bias in zip("qkv", state[attention + "qkv"].split(widths), state[attention + "qkv_bias"].split(widths), strict=True):
+    for part, weight, bias in zip(
+        "qkv",
+        state[attention + "qkv"].tensor_split(ends),
+        state[attention + "qkv_bias"].tensor_split(ends),
+        strict=True,
+    ):
         made |= {f"self_attn.{part}_proj.weight": weight, f"self_attn.{part}_proj.bias": bias}
     for ours, theirs in (("gate_up", "gate_up_proj"), ("down", "down_proj")):
         blocks, scales = pack(state[experts + ours])
-        made |= {f"mlp.experts.{theirs}_blocks": blocks, f"mlp.experts.{theirs}_scales": scales, f"mlp.experts.{theirs}_bias": state[experts + ours + "_bias"]}
+        made |= {
+            f"mlp.experts.{theirs}_blocks": blocks,
+            f"mlp.experts.{theirs}_scales": scales,
+            f"mlp.experts.{theirs}_bias": state[experts + ours + "_bias"],
+        }
     return {prefix + name: tensor for name, tensor in made.items()}
 
 
-GENERATION = {"bos_token_id": 199998, "do_sample": True, "eos_token_id": [200002, 199999, 200012], "pad_token_id": 199999}
+GENERATION = {
+    "bos_token_id": 199998,
+    "do_sample": True,
+    "eos_token_id": [200002, 199999, 200012],
+    "pad_token_id": 199999,
+}
 
 
 def config(shape: Shape) -> dict[str, Any]:
@@ -86,7 +103,12 @@ def config(shape: Shape) -> dict[str, Any]:
         "num_local_experts": shape.num_local_experts,
         "quantization_config": {
             "quant_method": "mxfp4",
-            "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+            "modules_to_not_convert": [
+                "model.layers.*.self_attn",
+                "model.layers.*.mlp.router",
+                "model.embed_tokens",
+                "lm_head",
+            ],
         },
         "rms_norm_eps": shape.rms_norm_eps,
         "rope_scaling": {

@@ -32,7 +32,8 @@ def demo_checkpoint() -> Path:
         try:
             _lay_out(shipped, folder)
         except OSError as exc:
-            raise ResourceError(f"The demo model cannot be unpacked into {folder} ({exc.strerror}). Set GPTOSS_HOME to a folder with room.") from exc
+            message = f"The demo model cannot be unpacked into {folder} ({exc.strerror}). Set GPTOSS_HOME elsewhere"
+            raise ResourceError(message) from exc
     return folder
 
 
@@ -66,7 +67,7 @@ def write_checkpoint(shipped: bytes, folder: Path) -> None:
     from safetensors import deserialize
 
     header = json.loads(shipped[8 : 8 + int.from_bytes(shipped[:8], "little")])["__metadata__"]
-    tensors: dict[str, Any] = dict(deserialize(shipped))
+    tensors: dict[str, Any] = dict(deserialize(shipped))  # type: ignore[no-untyped-call]
     ids = _int32(tensors.pop("trained_ids"))
     for name in TABLES:
         rows, base = tensors.pop(name), tensors.pop(f"{name}.base")

@@ -9,7 +9,7 @@ SCALE_BIAS = 127  # of E8M0
 
 
 def exponents(weights: Tensor) -> Tensor:
-    """Scale exponents [..., G] for `weights` [..., G, 32]: of the two that can hold the largest value, the more exact."""
+    """Scale exponents [..., G] for `weights` [..., G, 32]: of the two that suit the largest value, the more exact."""
     largest = weights.abs().amax(-1).clamp_min(2.0**-100)
     low = torch.floor(torch.log2(largest)) - 2
     error_low, error_high = (
@@ -28,7 +28,7 @@ def _grid(x: Tensor) -> Tensor:
 
 def rounded(weights: Tensor) -> Tensor:
     """`weights` [..., K] as MXFP4 will hold them; the gradient passes straight through."""
-    blocks = weights.detach().unflatten(-1, (-1, BLOCK))
+    blocks = weights.detach().reshape(*weights.shape[:-1], -1, BLOCK)
     scale = torch.exp2(exponents(blocks))[..., None]
     near = (_grid(blocks / scale) * scale).flatten(-2)
     return weights + (near - weights.detach())
@@ -36,7 +36,7 @@ def rounded(weights: Tensor) -> Tensor:
 
 def pack(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Blocks [..., G, 16] uint8, low nibble first, and scales [..., G] uint8 of `weights` [..., K]."""
-    blocks = weights.detach().unflatten(-1, (-1, BLOCK))
+    blocks = weights.detach().reshape(*weights.shape[:-1], -1, BLOCK)
     exponent = exponents(blocks)
     grid = _grid(blocks / torch.exp2(exponent)[..., None])
     size = grid.abs()

@@ -6,12 +6,15 @@ placeholder: see `Vocabulary rows` in `Network.rows`.
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, linear, pad, rms_norm, scaled_dot_product_attention
 
 from gptoss_cli.demo.mxfp4 import rounded
+
+UNEMBEDDING_SCALE = 0.2  # of the direction of a row that was not trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def cut(visible: Tensor, block: int = 144) -> list[Span]:
         rows = visible[:, first : first + block]
         end = first + rows.shape[1]
         begin = int(rows.flatten(0, 1).any(0).int().argmax())
-        mask = F.pad(rows[:, None, :, begin:end], (1, 0), value=True)
+        mask = pad(rows[:, None, :, begin:end], (1, 0), value=True)
         made.append(Span(slice(first, end), slice(begin, end), mask))
     return made
 
@@ -91,25 +94,27 @@ class Attention(nn.Module):
         """[B, T, C] -> [B, T, C]."""
         shape = self.shape
         heads, kv, width = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
-        qkv = F.linear(F.rms_norm(x, (shape.hidden_size,), self.norm, shape.rms_norm_eps), self.qkv, self.qkv_bias)
-        q, k, v = qkv.unflatten(-1, (-1, width)).transpose(1, 2).split((heads, kv, kv), dim=1)  # [B, heads, T, D]
+        qkv = linear(rms_norm(x, (shape.hidden_size,), self.norm, shape.rms_norm_eps), self.qkv, self.qkv_bias)
+        q, k, v = (
+            qkv.view(*x.shape[:2], -1, width).transpose(1, 2).tensor_split((heads, heads + kv), dim=1)
+        )  # [B, heads, T, D]
         q, k = _rotate(q, *rope), _rotate(k, *rope)
         k, v = (t.repeat_interleave(heads // kv, dim=1) for t in (k, v))
         # The sink is one more key that only a constant dimension of the query sees, with a value of zero.
         q = torch.cat((q * width**-0.5, torch.ones_like(q[..., :1])), -1)
-        sink = F.pad(self.sinks[None, :, None, None].expand(len(x), -1, 1, 1), (width, 0))
-        k = F.pad(k, (0, 1))
+        sink = pad(self.sinks[None, :, None, None].expand(len(x), -1, 1, 1), (width, 0))
+        k = pad(k, (0, 1))
         parts = [
-            F.scaled_dot_product_attention(
+            scaled_dot_product_attention(
                 q[:, :, span.queries],
                 torch.cat((sink, k[:, :, span.keys]), 2),
-                F.pad(v[:, :, span.keys], (0, 1, 1, 0)),
+                pad(v[:, :, span.keys], (0, 1, 1, 0)),
                 attn_mask=span.mask,
                 scale=1.0,
             )
             for span in spans
         ]
-        return F.linear(torch.cat(parts, 2)[..., :width].transpose(1, 2).flatten(2), self.out, self.out_bias)
+        return linear(torch.cat(parts, 2)[..., :width].transpose(1, 2).flatten(2), self.out, self.out_bias)
 
 
 class Experts(nn.Module):
@@ -130,8 +135,8 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, C] -> [B, T, C], and a scalar that is 1 when the experts share the tokens evenly."""
         s = self.shape
-        flat = F.rms_norm(x, (s.hidden_size,), self.norm, s.rms_norm_eps).flatten(0, 1)
-        logits = F.linear(flat, self.router, self.router_bias)
+        flat = rms_norm(x, (s.hidden_size,), self.norm, s.rms_norm_eps).flatten(0, 1)
+        logits = linear(flat, self.router, self.router_bias)
         best, chosen = logits.topk(s.num_experts_per_tok, dim=-1)
         share = best.softmax(-1).flatten()
         order = chosen.flatten().argsort(stable=True)
@@ -140,17 +145,17 @@ class Experts(nn.Module):
         gate_up, down = (rounded(w) if self.packed else w for w in (self.gate_up, self.down))
         parts = [
             self._expert(part, gate_up[e], down[e], e)
-            for e, part in enumerate(flat[tokens].split(counts.tolist()))
+            for e, part in enumerate(flat[tokens].tensor_split(counts.cumsum(0)[:-1].tolist()))
         ]
         y = torch.zeros_like(flat).index_add(0, tokens, torch.cat(parts) * share[order, None])
         even = (logits.softmax(-1).mean(0) * counts / counts.sum()).sum() * s.num_local_experts
         return y.view_as(x), even
 
     def _expert(self, x: Tensor, gate_up: Tensor, down: Tensor, expert: int) -> Tensor:
-        h = F.linear(x, gate_up, self.gate_up_bias[expert])
+        h = linear(x, gate_up, self.gate_up_bias[expert])
         gate = h[:, 0::2].clamp(max=self.shape.swiglu_limit)
         up = h[:, 1::2].clamp(-self.shape.swiglu_limit, self.shape.swiglu_limit)
-        return F.linear((up + 1) * gate * torch.sigmoid(1.702 * gate), down, self.down_bias[expert])
+        return linear((up + 1) * gate * torch.sigmoid(1.702 * gate), down, self.down_bias[expert])
 
 
 class Network(nn.Module):
@@ -166,7 +171,8 @@ class Network(nn.Module):
         self.embedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
         self.unembedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
         self.embedding_scale = nn.Parameter(torch.tensor(0.5))
-        self.unembedding_scale = nn.Parameter(torch.tensor(0.05))
+        # Not learned: before the model can copy, the least loss is at zero, and there it would never learn to.
+        self.unembedding_scale = nn.Parameter(torch.tensor(UNEMBEDDING_SCALE), requires_grad=False)
         self.norm = nn.Parameter(torch.ones(shape.hidden_size))
         self.attention = nn.ModuleList(
             Attention(shape, shape.sliding_window if n % 2 == 0 else None) for n in range(shape.num_hidden_layers)
@@ -186,9 +192,9 @@ class Network(nn.Module):
         embedding, unembedding = self.tables()
         x, uneven = self.hidden(embedding[batch.rows], batch)
         wanted = batch.targets >= 0
-        logits = F.linear(x[wanted], unembedding)
+        logits = linear(x[wanted], unembedding)
         logits[:, -self.placeholders :] += math.log(self.stands_for)
-        return F.cross_entropy(logits, batch.targets[wanted], label_smoothing=0.0), uneven
+        return cross_entropy(logits, batch.targets[wanted]), uneven
 
     def hidden(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embedded tokens [B, T, C] -> normed hidden states [B, T, C]."""
@@ -197,16 +203,20 @@ class Network(nn.Module):
         near = visible & (batch.positions[:, :, None] - batch.positions[:, None, :] < self.shape.sliding_window)
         spans = [cut(near), cut(visible)]
         uneven = x.new_zeros(())
-        for n, (attention, experts) in enumerate(zip(self.attention, self.experts, strict=True)):
+        for n, (attention, experts) in enumerate(self.layers()):
             x = x + attention(x, rope, spans[n % 2])
             y, even = experts(x)
             x, uneven = x + y, uneven + even - 1
-        return F.rms_norm(x, (self.shape.hidden_size,), self.norm, self.shape.rms_norm_eps), uneven
+        return rms_norm(x, (self.shape.hidden_size,), self.norm, self.shape.rms_norm_eps), uneven
 
     def pack_experts(self) -> None:
         """From now on the experts' weights are rounded to MXFP4 in every forward pass."""
-        for experts in self.experts:
+        for _, experts in self.layers():
             experts.packed = True
+
+    def layers(self) -> list[tuple[Attention, Experts]]:
+        """The two halves of every layer."""
+        return [(cast(Attention, a), cast(Experts, e)) for a, e in zip(self.attention, self.experts, strict=True)]
 
 
 def rotation(shape: Shape, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,11 @@ VOCABULARY = 201088
 class Recipe:
     """How the training goes. Learning rates fall linearly to a twentieth."""
 
+    start: Path | None = None  # a state to go on from
+
     minutes: float = 100.0
     seed: int = 20260101
-    batch_trees: int = 8
+    batch_trees: int = 4
     tree_pieces: int = 576
     matrix_rate: float = 0.02
     vector_rate: float = 3e-3
@@ -59,7 +61,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = torch.add(3.4445 * x, (2.0315 * gram @ gram - 4.7750 * gram) @ x)
     return x if wide else x.mT
 
 
@@ -69,18 +71,18 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=Recipe().minutes)
     parser.add_argument("--seed", type=int, default=Recipe().seed)
+    parser.add_argument("--start", type=Path, help="go on from a state written earlier")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.out, Recipe(minutes=arguments.minutes, seed=arguments.seed))
+    train(arguments.out, Recipe(arguments.start, minutes=arguments.minutes, seed=arguments.seed))
 
 
 def train(out: Path, recipe: Recipe) -> None:
     """Train for `recipe.minutes` and write the state to `out`, also every ten minutes on the way."""
     torch.manual_seed(recipe.seed)
-    ids = trained_ids(random.Random(recipe.seed), 12000, 8)
+    network, ids = _begin(recipe)
     batches = Batcher(ids, seed=recipe.seed + 1, size=recipe.batch_trees, limit=recipe.tree_pieces)
-    network = Network(Shape(), len(ids), PLACEHOLDERS, VOCABULARY - len(ids))
     weights = sum(p.numel() for p in network.parameters())
     print(f"{len(ids)} trained rows, {weights} weights", flush=True)
     optimizers = _optimizers(network, recipe)
@@ -95,7 +97,10 @@ def train(out: Path, recipe: Recipe) -> None:
         recent.append(loss)
         if step % 50 == 0:
             rate = tokens / (time.monotonic() - began)
-            print(f"{step} {done:.3f} {tokens / 1e6:.2f}M tokens {rate:.0f}/s loss {sum(recent) / len(recent):.4f}", flush=True)
+            print(
+                f"{step} {done:.3f} {tokens / 1e6:.2f}M tokens {rate:.0f}/s loss {sum(recent) / len(recent):.4f}",
+                flush=True,
+            )
             recent.clear()
         if time.monotonic() - saved > 600:
             saved = time.monotonic()
@@ -104,11 +109,24 @@ def train(out: Path, recipe: Recipe) -> None:
     save(out, network, ids)
 
 
+def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
+    """A fresh network and the ids it gets rows for, or both from `recipe.start`."""
+    saved = torch.load(recipe.start, weights_only=True) if recipe.start else None
+    ids = saved["ids"] if saved else trained_ids(random.Random(recipe.seed), 12000, 8)
+    network = Network(Shape(), len(ids), PLACEHOLDERS, VOCABULARY - len(ids))
+    if saved:
+        network.load_state_dict(saved["state"])
+    return network, ids
+
+
 def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in network.named_parameters() if name.endswith((".qkv", ".out", ".gate_up", ".down"))]
     chosen = {id(p) for p in matrices}
     others = [p for p in network.parameters() if id(p) not in chosen]
-    return [Muon(matrices, recipe.matrix_rate), torch.optim.Adam(others, recipe.vector_rate, betas=(0.9, 0.98), eps=1e-10)]
+    return [
+        Muon(matrices, recipe.matrix_rate),
+        torch.optim.Adam(others, recipe.vector_rate, betas=(0.9, 0.98), eps=1e-10),
+    ]
 
 
 def _step(network: Network, optimizers: list[torch.optim.Optimizer], batch: object, *, rate: float) -> float:
@@ -122,7 +140,7 @@ def _step(network: Network, optimizers: list[torch.optim.Optimizer], batch: obje
             group["lr"] = rate * group.setdefault("peak", group["lr"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return loss.item()
+    return float(loss.detach())
 
 
 def save(out: Path, network: Network, ids: list[int]) -> None:

@@ -13,14 +13,15 @@ FIRST_SPECIAL_ID = 199998
 def directions(ids: NDArray[np.int64], hidden: int) -> NDArray[np.float32]:
     """Signs [N, hidden] (each +1 or -1) for token `ids` [N], from a counter-based hash (splitmix64)."""
     words = -(-hidden // 64)
-    counter = ids.astype(np.uint64)[:, None] * np.uint64(words) + np.arange(words, dtype=np.uint64)
+    counter = np.add.outer(ids.astype(np.uint64) * np.uint64(words), np.arange(words, dtype=np.uint64))
     with np.errstate(over="ignore"):
         x = (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x ^= x >> np.uint64(31)
     bits = (x[:, :, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
-    return (bits.reshape(len(ids), -1)[:, :hidden].astype(np.float32) * 2 - 1).astype(np.float32)
+    bits = bits.reshape(len(ids), -1)[:, :hidden]
+    return np.where(bits, np.float32(1), np.float32(-1))
 
 
 def untrained_rows(ids: NDArray[np.int64], base: NDArray[np.float32], scale: float) -> NDArray[np.float32]:

@@ -112,7 +112,7 @@ class Cache:
 
     def __init__(self, config: ModelConfig, *, context_tokens: int, dtype: torch.dtype, device: str) -> None:
         self._length = 0
-        self._reached = 0  # the length the rings were last written up to: truncating does not bring slots back
+        self._reached = 0  # the length after the last advance: truncating does not bring slots back
         self._window = min(config.sliding_window, context_tokens)
         heads, head_dim = config.kv_heads, config.head_dim
         self.layers: Sequence[LayerCache] = [
@@ -129,7 +129,7 @@ class Cache:
     def advance(self, tokens: int) -> None:
         """Count `tokens` positions that every layer has written."""
         self._length += tokens
-        self._reached = max(self._reached, self._length)
+        self._reached = self._length
 
     def mark(self) -> CacheMark:
         """Copy the rings. The mark is good for as long as the positions before it stay cached and unchanged."""

@@ -4,7 +4,6 @@ Three ways of writing the same facts are read: the one gpt-oss was published wit
 transformers 5's (`rope_parameters`), and OpenAI's own `original/config.json` (`rope_scaling_factor`, `rope_ntk_beta`).
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from gptoss_cli.errors import IntegrityError, NotInstalledError
+from gptoss_cli.checkpoint.folder import load_json
+from gptoss_cli.errors import IntegrityError
 
-_MAX_JSON_BYTES = 1_000_000
 _ALPHA = 1.702
 _MXFP4_BLOCK = 32
 # The largest of each that is taken for a number rather than for nonsense; about ten times gpt-oss-120b.
@@ -84,37 +83,6 @@ def load_config(path: Path) -> ModelConfig:
     if "rope_scaling_factor" in values:
         return _checked(reader, _original_config(reader))
     return _checked(reader, _hugging_face_config(reader))
-
-
-def load_json(path: Path) -> dict[str, object]:
-    """Read an untrusted JSON object of at most 1 MB. Raises NotInstalledError, or IntegrityError naming the file."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_JSON_BYTES + 1)
-    except FileNotFoundError as exc:
-        raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
-    except OSError as exc:
-        raise IntegrityError(f"{path} cannot be read: {exc.strerror}. Check the folder and its permissions") from exc
-    if len(raw) > _MAX_JSON_BYTES:
-        raise IntegrityError(f"{path} is over {_MAX_JSON_BYTES:,} bytes, too large for what it should be")
-    try:
-        values = json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as exc:
-        raise IntegrityError(f"{path} is not valid JSON: {ascii(str(exc))[1:-1][:160]}") from exc
-    if not isinstance(values, dict):
-        raise IntegrityError(f"{path} should hold a JSON object")
-    return values
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return values
 
 
 class _Reader:

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.engine.cache import CacheMark
 from gptoss_cli.engine.config import ModelConfig, load_config
 from gptoss_cli.engine.interface import Forced, Sampling, Steering
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.model import Model
 from gptoss_cli.engine.sampler import Sampler
-from gptoss_cli.engine.weights import load_weights, weights_folder
+from gptoss_cli.engine.weights import load_weights
 from gptoss_cli.errors import IntegrityError, ResourceError, UsageError
 from gptoss_cli.settings import Dtype
 
@@ -152,13 +153,13 @@ class Generator:
         finished = False
         try:
             self._hidden = self._model.read(chunk, self._cache)[-1:].clone()
+            self._cached += chunk
             finished = True
         except torch.OutOfMemoryError as exc:
             raise ResourceError("The device is out of memory. Use a smaller --context, or --device cpu") from exc
         finally:
             if not finished:
                 self._recover()
-        self._cached += chunk
 
     def _recover(self) -> None:
         """Restore the last mark, for a failure in mid-chunk spoils the rings; what followed it becomes pending."""

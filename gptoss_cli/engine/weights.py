@@ -7,19 +7,19 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gptoss_cli.engine.config import ModelConfig, load_json
+from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files
+from gptoss_cli.engine.config import ModelConfig
 from gptoss_cli.engine.layout import Layout, Names, TensorSpec, expected_tensors, names
 from gptoss_cli.errors import IntegrityError, NotInstalledError, ResourceError
 
 _log = logging.getLogger(__name__)
-_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +82,6 @@ class ModelWeights:
     unembedding: Tensor
 
 
-def weights_folder(folder: Path) -> Path:
-    """The folder that holds config and weights: `folder`, or `folder/original` when only that has weights.
-
-    Raises NotInstalledError if neither has.
-    """
-    for candidate in (folder, folder / "original"):
-        if (candidate / _INDEX).exists() or _safetensors_files(candidate):
-            return candidate
-    raise NotInstalledError(f"{folder} holds no safetensors files. Run: gptoss download")
-
-
 def load_weights(folder: Path, config: ModelConfig, *, device: str = "cpu") -> ModelWeights:
     """Map the tensors of `folder`, in whichever layout its names are; on another device than the CPU, copy them there.
 
@@ -138,14 +127,14 @@ class _Found:
 
 
 def _open_all(folder: Path) -> dict[str, _Found]:
-    index = folder / _INDEX
+    index = folder / INDEX
     if not index.exists():
-        return _open_files(_safetensors_files(folder))
-    shard_of = _read_index(index)
+        return _open_files(safetensors_files(folder))
+    shard_of = read_index(index)
     found = _open_files([folder / shard for shard in sorted(set(shard_of.values()))])
     for name, shard in shard_of.items():
         if name not in found:
-            raise IntegrityError(f"{folder / shard}: tensor {name!a} is missing, though {_INDEX} promises it")
+            raise IntegrityError(f"{folder / shard}: tensor {name!a} is missing, though {INDEX} promises it")
         if found[name].path.name != shard:
             raise IntegrityError(f"{index}: tensor {name!a} is in {found[name].path.name}, not in {shard}")
     return found
@@ -171,8 +160,8 @@ def _open(path: Path) -> Iterator[tuple[str, _Found]]:
         raise IntegrityError(f"{path} {_what_it_is(path)}: {ascii(str(exc))[1:-1]}. Get it again") from exc
     except FileNotFoundError as exc:
         raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
-    except OSError as exc:
-        raise IntegrityError(f"{path} cannot be mapped: {exc.strerror or exc}. Check the file") from exc
+    except (OSError, RuntimeError) as exc:
+        raise IntegrityError(f"{path} cannot be mapped: {ascii(str(exc))[1:-1]}. Check the file") from exc
 
 
 def _what_it_is(path: Path) -> str:
@@ -186,28 +175,6 @@ def _what_it_is(path: Path) -> str:
     if start.startswith((b"<!doctype", b"<html")):
         return "is a web page, not the weights"
     return "is not a whole safetensors file"
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    """Tensor -> file name. A name that could lead out of the folder is refused before it is opened."""
-    shard_of = load_json(path).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise IntegrityError(f"{path}: weight_map should map tensors to files")
-    for name, shard in shard_of.items():
-        if not isinstance(shard, str) or not _is_plain_file_name(shard):
-            sends = f"{ascii(name)[:80]} to {ascii(shard)[:80]}"
-            raise IntegrityError(f"{path}: weight_map sends {sends}, which is not the name of a shard")
-    return shard_of
-
-
-def _is_plain_file_name(shard: str) -> bool:
-    if not shard.endswith(".safetensors") or not shard.isprintable() or len(shard) > 255:
-        return False
-    return PurePosixPath(shard).name == shard and PureWindowsPath(shard).name == shard
-
-
-def _safetensors_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
 
 
 def _check(folder: Path, found: dict[str, _Found], expected: dict[str, TensorSpec]) -> None:

@@ -76,7 +76,7 @@ class Activity:
 
     def say(self, text: str) -> None:
         """Show `text` from now on."""
-        self._text = text
+        self._text = one_line(text)
         if self._thread is None and self._output.is_terminal:
             self._thread = threading.Thread(target=self._draw, daemon=True)
             self._thread.start()
@@ -119,7 +119,7 @@ class Console:
         self.stderr = Output(stderr)
         self.quiet = False
         self.debug = False
-        self.color = ColorChoice.AUTO
+        self.color: ColorChoice | None = None
         self._environment = environment
 
     @classmethod
@@ -138,7 +138,7 @@ class Console:
 
     @property
     def _colors(self) -> bool:
-        if self.color is ColorChoice.AUTO:
+        if self.color in (None, ColorChoice.AUTO):
             return self._draws and not self._environment.get("NO_COLOR")
         return self.color is ColorChoice.ALWAYS
 

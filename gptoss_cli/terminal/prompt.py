@@ -94,6 +94,7 @@ def _keys() -> KeyBindings:
         event.current_buffer.insert_text("\n")
 
     @keys.add("c-c")
+    @keys.add("<sigint>")
     def clear(event: KeyPressEvent) -> None:
         event.current_buffer.reset()
 

@@ -1,11 +1,17 @@
-"""Turns for the scripted program."""
+"""Turns for the scripted program, and what running the program inside the tests needs."""
 
 import json
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from gptoss_cli.cli import main
+from tests.terminal.streams import KeptStream
+
+Run = Callable[..., tuple[int, str, str]]
 Script = Callable[..., str]
 
 
@@ -13,6 +19,20 @@ def turn(answer: str, *, reasoning: str = "") -> list[str | float]:
     """The pieces of one whole turn."""
     reasoned = f"<|channel|>analysis<|message|>{reasoning}<|end|><|start|>assistant" if reasoning else ""
     return [f"{reasoned}<|channel|>final<|message|>{answer}<|return|>"]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs a command line in this process, with an empty stdin; returns exit status, stdout and stderr."""
+    monkeypatch.setattr(sys, "stdin", KeptStream())
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run_in_process(*arguments: str) -> tuple[int, str, str]:
+        status = main.run(arguments)
+        return (status, *capsys.readouterr())
+
+    yield run_in_process
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture

@@ -63,6 +63,13 @@ class Terminal:
             assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n{self.text}"
             self._read()
 
+    def wait_without(self, text: str) -> None:
+        """Until `text` no longer stands on the screen."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while text in self.text:
+            assert time.monotonic() < deadline, f"{text!r} is still on the screen:\n{self.text}"
+            self._read()
+
     def wait(self) -> int:
         """The exit status."""
         deadline = time.monotonic() + _PATIENCE_SECONDS

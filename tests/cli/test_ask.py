@@ -196,7 +196,9 @@ def test_on_a_terminal_the_answer_is_neutralised(script: Script) -> None:
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_without_colour_a_terminal_gets_no_escape(variables, script: Script, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_without_colour_a_terminal_gets_no_escape(
+    variables: dict[str, str], script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with Terminal([str(SCRIPTED_PROGRAM), script(turn("Blue.", reasoning="Hm.")), "ask", "x"]) as terminal:

@@ -13,12 +13,6 @@ from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
 _CTRL_C, _CTRL_D = "\x03", "\x04"
 
 
-@pytest.fixture(autouse=True)
-def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return tmp_path
-
-
 def _chat(script: str, *arguments: str) -> Terminal:
     return Terminal([str(SCRIPTED_PROGRAM), script, "chat", *arguments])
 
@@ -129,11 +123,31 @@ def test_sigterm_ends_the_chat_with_143(script: Script) -> None:
         assert terminal.restored()
 
 
+def test_sigterm_at_the_prompt_restores_the_terminal(script: Script) -> None:
+    with _chat(script(turn("Blue."))) as terminal:
+        terminal.wait_for(">")
+        terminal.signal(signal.SIGTERM)
+        assert terminal.wait() == 143
+        assert "Traceback" not in terminal.text
+        assert terminal.restored()
+
+
+def test_an_interrupt_from_outside_clears_the_line_as_ctrl_c_does(script: Script) -> None:
+    with _chat(script(turn("Heard."))) as terminal:
+        terminal.wait_for(">")
+        terminal.type("wrong")
+        terminal.wait_for("wrong")
+        terminal.signal(signal.SIGINT)
+        terminal.wait_without("wrong")
+        terminal.type("right\r")
+        terminal.wait_for("Heard.")
+        assert terminal.text.startswith("> right\nHeard.")
+
+
 def test_a_history_that_cannot_be_kept_is_said_and_the_chat_goes_on(
-    script: Script, _own_home: Path, monkeypatch
-) -> None:  # type: ignore[no-untyped-def]
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GPTOSS_HOME", "/dev/null")
-    monkeypatch.setenv("TMPDIR", str(_own_home))
     with _chat(script(turn("Blue.")), "Sky?") as terminal:
         terminal.wait_for("history is not kept")
         terminal.wait_for("Blue.")

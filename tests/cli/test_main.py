@@ -11,16 +11,20 @@ import pytest
 from gptoss_cli import __version__
 from gptoss_cli.cli import main, turns
 from gptoss_cli.errors import GptossError, IntegrityError, NotInstalledError, ResourceError, UsageError
-from tests.terminal.streams import KeptStream
+from tests.cli.conftest import Run
 
 Capture = pytest.CaptureFixture[str]
+Failing = Callable[[BaseException], None]
+
+
+@pytest.fixture(autouse=True)
+def _in_process(run: Run) -> None:
+    """stdin is empty, and signal handlers are put back."""
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
     """Makes opening a session fail."""
-
-    monkeypatch.setattr(sys, "stdin", KeptStream())
 
     def fail_with(error: BaseException) -> None:
         def fail(*_: object) -> None:
@@ -92,13 +96,13 @@ def test_a_wrong_variable_is_named(capsys: Capture, monkeypatch: pytest.MonkeyPa
         (ResourceError("it failed"), 6),
     ],
 )
-def test_each_error_has_its_status(error, status, failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+def test_each_error_has_its_status(error: GptossError, status: int, failing: Failing, capsys: Capture) -> None:
     failing(error)
     assert main.run(["ask", "x"]) == status
     assert capsys.readouterr().err == "gptoss: it failed\n"
 
 
-def test_an_error_nobody_foresaw_is_one_line_that_points_to_debug(failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+def test_an_error_nobody_foresaw_is_one_line_that_points_to_debug(failing: Failing, capsys: Capture) -> None:
     failing(RuntimeError("odd\n\x1b[2Jthing"))
     assert main.run(["ask", "x"]) == 1
     line = "gptoss: An error in gptoss itself, RuntimeError: odd ␛[2Jthing. To see where: gptoss --debug ...\n"
@@ -106,30 +110,44 @@ def test_an_error_nobody_foresaw_is_one_line_that_points_to_debug(failing, capsy
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "ask", "x"], ["ask", "--debug", "x"]])
-def test_debug_shows_where_the_error_arose(arguments, failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+def test_debug_shows_where_the_error_arose(arguments: list[str], failing: Failing, capsys: Capture) -> None:
     failing(NotInstalledError("it failed"))
     assert main.run(arguments) == 3
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_no_memory_exits_6(failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+def test_no_memory_exits_6(failing: Failing, capsys: Capture) -> None:
     failing(MemoryError())
     assert main.run(["ask", "x"]) == 6
     assert "not enough memory" in capsys.readouterr().err
 
 
-def test_ctrl_c_while_loading_exits_130_silently(failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+def test_ctrl_c_while_loading_exits_130_silently(failing: Failing, capsys: Capture) -> None:
     failing(KeyboardInterrupt())
     assert main.run(["ask", "x"]) == 130
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("arguments", "colored"), [(["--color", "always"], True), (["--color", "never"], False)])
-def test_colour_may_be_chosen_before_and_after_the_command(arguments, colored, failing, capsys: Capture) -> None:  # type: ignore[no-untyped-def]
+def test_colour_may_be_chosen_before_and_after_the_command(
+    arguments: list[str], colored: bool, failing: Failing, capsys: Capture
+) -> None:
     failing(UsageError("no"))
     for line in ([*arguments, "ask", "x"], ["ask", *arguments, "x"]):
         main.run(line)
         assert ("\x1b[31m" in capsys.readouterr().err) is colored
+
+
+@pytest.mark.parametrize("arguments", [["--color", "never", "ask", "x"], ["ask", "--color", "never", "x"]])
+def test_a_flag_wins_over_the_variable(
+    arguments: list[str], failing: Failing, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_COLOR", "always")
+    failing(UsageError("no"))
+    main.run(["ask", "x"])
+    assert "\x1b[31m" in capsys.readouterr().err
+    main.run(arguments)
+    assert "\x1b[31m" not in capsys.readouterr().err
 
 
 def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from gptoss_cli.cli import turns
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.cli.turns import instructions_text
 from gptoss_cli.errors import UsageError
+from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal
 from tests.engine.checkpoints import Shape, write_checkpoint
 from tests.terminal.streams import Streams
@@ -30,46 +29,38 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gptoss_cli", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=cwd, env=environment)
-
-
-def test_a_random_checkpoint_speaks_the_same_words_for_the_same_seed(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_random_checkpoint_speaks_the_same_words_for_the_same_seed(checkpoint: Path, run: Run) -> None:
     arguments = ("ask", "-m", str(checkpoint), "--seed", "7", "--max-tokens", "12", "hello")
-    first, second = (_run(*arguments, cwd=tmp_path) for _ in range(2))
-    assert first.returncode == 7, first.stderr
-    assert (first.stdout, first.stderr) == (second.stdout, second.stderr)
-    assert "--max-tokens is used up" in first.stderr
-    assert "demo" not in first.stderr
+    status, answer, asides = run(*arguments)
+    assert status == 7, asides
+    assert "--max-tokens is used up" in asides
+    assert "demo" not in asides
+    assert run(*arguments) == (status, answer, asides)
 
 
-def test_a_prompt_over_the_context_exits_6(checkpoint: Path, tmp_path: Path) -> None:
-    done = _run("ask", "-m", str(checkpoint), "--context", "100", "word " * 200, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (6, "")
-    assert done.stderr.count("\n") == 1
+def test_a_prompt_over_the_context_exits_6(checkpoint: Path, run: Run) -> None:
+    status, answer, asides = run("ask", "-m", str(checkpoint), "--context", "100", "word " * 200)
+    assert (status, answer, asides.count("\n")) == (6, "", 1)
 
 
-def test_a_context_the_model_does_not_have_exits_2(checkpoint: Path, tmp_path: Path) -> None:
-    done = _run("ask", "-m", str(checkpoint), "--context", "131072", "x", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
+def test_a_context_the_model_does_not_have_exits_2(checkpoint: Path, run: Run) -> None:
+    status, answer, asides = run("ask", "-m", str(checkpoint), "--context", "131072", "x")
+    assert (status, answer, asides.count("\n")) == (2, "", 1)
 
 
-def test_the_checkpoint_may_be_named_in_the_environment(checkpoint: Path, tmp_path: Path) -> None:
-    done = _run("ask", "--max-tokens", "3", "x", cwd=tmp_path, GPTOSS_MODEL=str(checkpoint))
-    assert done.returncode == 7, done.stderr
+def test_the_checkpoint_may_be_named_in_the_environment(
+    checkpoint: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_MODEL", str(checkpoint))
+    assert run("ask", "--max-tokens", "3", "x")[0] == 7
 
 
-def test_a_shard_that_is_cut_off_exits_4_and_is_named(checkpoint: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
-    (broken / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:-1])
-    done = _run("ask", "-m", str(broken), "x", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (4, "")
-    assert "model.safetensors" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_shard_that_is_cut_off_exits_4_and_is_named(checkpoint: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes()[:-1])
+    status, answer, asides = run("ask", "-m", str(tmp_path), "x")
+    assert (status, answer, asides.count("\n")) == (4, "", 1)
+    assert "model.safetensors" in asides
 
 
 def test_chat_on_a_terminal_runs_the_whole_chain(checkpoint: Path, tmp_path: Path) -> None:
@@ -85,7 +76,9 @@ def test_chat_on_a_terminal_runs_the_whole_chain(checkpoint: Path, tmp_path: Pat
         assert terminal.restored()
 
 
-def test_without_a_model_that_is_wished_for_the_installed_one_is_taken(monkeypatch, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_without_a_model_that_is_wished_for_the_installed_one_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
     for name, layers, experts in (("gpt-oss-120b", 36, 128), ("gpt-oss-20b", 24, 32)):
         folder = tmp_path / "data" / "checkpoints" / name
@@ -99,18 +92,18 @@ def test_without_a_model_that_is_wished_for_the_installed_one_is_taken(monkeypat
 
 
 @needs_demo
-def test_without_any_model_the_demo_answers_and_says_so(tmp_path: Path) -> None:
-    done = _run("ask", "--seed", "1", "What is gptoss?", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_without_any_model_the_demo_answers_and_says_so(run: Run) -> None:
+    status, answer, asides = run("ask", "--seed", "1", "What is gptoss?")
+    assert status == 0, asides
+    assert answer.strip()
     notice = "The built-in demo model answers. Get the real one with: gptoss download 20b"
-    assert done.stderr.splitlines()[0] == notice
+    assert asides.splitlines()[0] == notice
 
 
 @needs_demo
-def test_a_demo_that_was_asked_for_is_not_announced(tmp_path: Path) -> None:
-    done = _run("ask", "-m", "demo", "--reasoning", "hide", "--seed", "1", "What is gptoss?", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_a_demo_that_was_asked_for_is_not_announced(run: Run) -> None:
+    status, _, asides = run("ask", "-m", "demo", "--reasoning", "hide", "--seed", "1", "What is gptoss?")
+    assert (status, asides) == (0, "")
 
 
 def test_plain_instructions_are_taken_as_they_are() -> None:

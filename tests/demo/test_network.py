@@ -32,7 +32,7 @@ def trained() -> tuple[Network, list[int]]:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(parameter.bfloat16())
-        for experts in network.experts:
+        for _, experts in network.layers():
             for weights in (experts.gate_up, experts.down):
                 weights.copy_(rounded(weights))
     return network, ids
@@ -45,7 +45,9 @@ def test_engine_computes_what_was_trained(trained: tuple[Network, list[int]], tm
     (folder := tmp_path / "checkpoint").mkdir()
     write_checkpoint((tmp_path / "demo.safetensors").read_bytes(), folder)
     batch = next(Batcher(ids, seed=1, size=1, limit=300))
-    keep = [i for i, branch in enumerate(batch.branches[0].tolist()) if branch == 0 and batch.rows[0, i] < len(ids)][:90]
+    keep = [i for i, branch in enumerate(batch.branches[0].tolist()) if branch == 0 and batch.rows[0, i] < len(ids)][
+        :90
+    ]
     prompt = [ids[row] for row in batch.rows[0, keep].tolist()]
     trunk = Batch(batch.rows[:, keep], torch.arange(len(keep))[None], torch.zeros(1, len(keep)).long(), batch.targets)
     with torch.no_grad():

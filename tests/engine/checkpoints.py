@@ -19,6 +19,39 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 SLIDING, FULL = "sliding_attention", "full_attention"
 
+# The config.json that gpt-oss-20b was published with.
+REAL_20B: dict[str, Any] = {
+    "model_type": "gpt_oss",
+    "num_hidden_layers": 24,
+    "num_local_experts": 32,
+    "num_experts_per_tok": 4,
+    "experts_per_token": 4,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 201_088,
+    "sliding_window": 128,
+    "layer_types": [SLIDING, FULL] * 12,
+    "max_position_embeddings": 131_072,
+    "initial_context_length": 4096,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 150_000,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "original_max_position_embeddings": 4096,
+        "truncate": False,
+    },
+    "swiglu_limit": 7.0,
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+    "quantization_config": {"quant_method": "mxfp4"},
+}
+
 
 class ConfigStyle(StrEnum):
     """The three ways of writing config.json."""
@@ -40,7 +73,7 @@ class Shape:
     experts: int = 6
     active: int = 4
     vocabulary: int = 331
-    layer_types: tuple[str, ...] = (SLIDING, FULL, SLIDING, FULL)
+    layer_types: tuple[str, ...] = (SLIDING, FULL, SLIDING)
     window: int = 11
     limit: float = 1.75
     theta: float = 9_500.0
@@ -159,7 +192,7 @@ def _tensors(shape: Shape, random: np.random.Generator) -> Iterator[tuple[str, A
     def normal(*size: int, std: float = 1.0, mean: float = 0.0) -> Array:
         return bf16(random.normal(mean, std, size))
 
-    hidden, query = shape.hidden, shape.heads * shape.head_dim
+    hidden, query, key_value = shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     yield "model.embed_tokens.weight", normal(shape.vocabulary, hidden)
     yield "model.norm.weight", normal(hidden, std=0.3, mean=1.0)
     yield "lm_head.weight", normal(shape.vocabulary, hidden, std=3 / math.sqrt(hidden))
@@ -167,7 +200,7 @@ def _tensors(shape: Shape, random: np.random.Generator) -> Iterator[tuple[str, A
         name = f"model.layers.{layer}"
         yield f"{name}.input_layernorm.weight", normal(hidden, std=0.3, mean=1.0)
         yield f"{name}.post_attention_layernorm.weight", normal(hidden, std=0.3, mean=1.0)
-        for part, rows in (("q", query), ("k", shape.kv_heads * shape.head_dim), ("v", shape.kv_heads * shape.head_dim)):
+        for part, rows in (("q", query), ("k", key_value), ("v", key_value)):
             yield f"{name}.self_attn.{part}_proj.weight", normal(rows, hidden, std=1.3 / math.sqrt(hidden))
             yield f"{name}.self_attn.{part}_proj.bias", normal(rows, std=0.5)
         yield f"{name}.self_attn.o_proj.weight", normal(hidden, query, std=1.5 / math.sqrt(query))

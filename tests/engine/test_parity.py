@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import GptOssForCausalLM, Mxfp4Config
+from transformers import GptOssForCausalLM
+from transformers.utils.quantization_config import Mxfp4Config
 
 from gptoss_cli.engine.cache import Cache
 from gptoss_cli.engine.config import load_config
@@ -39,7 +40,7 @@ class Case:
     shape: Shape
     style: ConfigStyle = ConfigStyle.PUBLISHED
     shards: int = 1
-    prompt_tokens: int = 83
+    prompt_tokens: int = 67
     seed: int = 0
 
 
@@ -47,22 +48,20 @@ WIDE = Shape(hidden=224, intermediate=288, kv_heads=4, queries_per_head=5, head_
 
 CASES = [
     Case("published-style", Shape()),
-    Case("transformers-5-style", Shape(), ConfigStyle.TRANSFORMERS_5, shards=3, seed=1),
+    Case("transformers-5-style", Shape(layer_types=(SLIDING, FULL)), ConfigStyle.TRANSFORMERS_5, shards=3, seed=1),
     Case("3-experts-top-2", replace(WIDE, layer_types=(SLIDING, FULL)), seed=2),
     Case("window-over-the-prompt", Shape(window=211), seed=3),
-    Case("window-of-2", Shape(window=2), seed=4),
-    Case("unusual-layer-types", Shape(layer_types=(FULL, FULL, SLIDING, FULL, SLIDING)), shards=2, seed=5),
-    Case("sliding-only", Shape(layer_types=(SLIDING,) * 3, window=29), seed=6),
+    Case("window-of-2", Shape(window=2, layer_types=(SLIDING, FULL)), seed=4),
+    Case("unusual-layer-types", Shape(layer_types=(FULL, FULL, SLIDING, FULL)), shards=2, seed=5),
+    Case("sliding-only", Shape(layer_types=(SLIDING, SLIDING), window=29), seed=6),
     Case("small-limit", Shape(limit=0.4, eps=0.05), seed=7),
     Case("other-theta-and-factor", Shape(theta=777.0, yarn=YARN | {"factor": 3.5, "truncate": False}), seed=8),
     Case("yarn-off", Shape(yarn=None), seed=9),
-    Case("yarn-off-5", Shape(yarn=None), ConfigStyle.TRANSFORMERS_5, seed=10),
     Case("truncated-range", Shape(yarn=YARN | {"truncate": True}), seed=11),
-    Case("truncated-by-silence", Shape(yarn=YARN), ConfigStyle.TRANSFORMERS_5, seed=12),
+    Case("truncated-by-silence", Shape(yarn=YARN, layer_types=(FULL,)), ConfigStyle.TRANSFORMERS_5, seed=12),
     Case("given-concentration", Shape(yarn=YARN | {"truncate": False, "attention_factor": 1.9}), seed=13),
-    Case("far-past-the-original-length", Shape(layer_types=(SLIDING, FULL, FULL)), prompt_tokens=421, seed=14),
+    Case("far-past-the-original-length", Shape(layer_types=(SLIDING, FULL)), prompt_tokens=263, seed=14),
     Case("original-layout", Shape(eps=1e-5), ConfigStyle.ORIGINAL, seed=15),
-    Case("original-layout-sharded", Shape(eps=1e-5, limit=0.9), ConfigStyle.ORIGINAL, shards=2, seed=16),
 ]
 
 
@@ -163,7 +162,7 @@ def test_one_prefill_gives_transformers_logits(expected: Expected) -> None:
     assert_equal(logits, expected)
 
 
-@pytest.mark.parametrize("sizes", [[1], [7], [64], [5, 1, 1, 40, 2]], ids=str)
+@pytest.mark.parametrize("sizes", [[1], [7], [64]], ids=str)
 def test_chunks_give_transformers_logits_and_text(expected: Expected, sizes: list[int]) -> None:
     model = open_model(expected.folder)
     cache = model.new_cache(1000)
@@ -180,21 +179,21 @@ def test_rewinding_to_a_mark_gives_transformers_logits_and_text(expected: Expect
     mark = cache.mark()
     read_in_chunks(model, cache, expected.prompt[::-1], cycle([13, 1]))
     cache.rewind(mark)
-    logits = torch.cat((first, read_in_chunks(model, cache, expected.prompt[half:], cycle([64]))))
+    logits = torch.cat((first, read_in_chunks(model, cache, expected.prompt[half:], cycle([5, 1, 1, 19, 2]))))
     assert_equal(logits, expected)
     assert greedy_after(model, cache, logits[-1]) == expected.greedy
 
 
-@pytest.mark.parametrize("chunk_tokens", [512, 7])
-def test_the_generator_decodes_transformers_text_and_again_after_rewinding(
-    expected: Expected, chunk_tokens: int
-) -> None:
-    generator = Generator.open(expected.folder, dtype=Dtype.FLOAT32, chunk_tokens=chunk_tokens)
+def test_the_generator_decodes_transformers_text_and_again_after_rewinding(expected: Expected) -> None:
+    generator = Generator.open(expected.folder, dtype=Dtype.FLOAT32, chunk_tokens=32)
     half = len(expected.prompt) // 2
-    for prompt in (expected.prompt, expected.prompt, expected.prompt[:half], expected.prompt):
-        list(generator.prefill(prompt))
-        text = list(generator.decode(Sampling(0, temperature=0), stop_ids=(), banned_ids=(), max_tokens=GREEDY_TOKENS))
-        assert text == expected.greedy or prompt is not expected.prompt
+    greedy = Sampling(0, temperature=0)
+    list(generator.prefill(expected.prompt[:half]))
+    assert len(list(generator.decode(greedy, stop_ids=(), banned_ids=(), max_tokens=5))) == 5
+    for _ in range(2):
+        list(generator.prefill(expected.prompt))
+        text = list(generator.decode(greedy, stop_ids=(), banned_ids=(), max_tokens=GREEDY_TOKENS))
+        assert text == expected.greedy
 
 
 def test_bfloat16_is_no_further_from_float32_than_transformers_own(
@@ -207,9 +206,7 @@ def test_bfloat16_is_no_further_from_float32_than_transformers_own(
         logits = read_in_chunks(ours, ours.new_cache(1000), expected.prompt, cycle([512]))
         pair = (logits, expected.bfloat16_logits)
         errors.append([float((got - expected.logits).square().mean().sqrt()) / expected.logit_std for got in pair])
-        agreements.append(
-            [float((got.argmax(-1) == expected.logits.argmax(-1)).double().mean()) for got in pair]
-        )
+        agreements.append([float((got.argmax(-1) == expected.logits.argmax(-1)).double().mean()) for got in pair])
     our_error, their_error = np.mean(errors, axis=0)
     our_agreement, their_agreement = np.mean(agreements, axis=0)
     print(f"bf16 rms {our_error:.4f}, transformers {their_error:.4f}; top-1 {our_agreement:.3f}, {their_agreement:.3f}")

@@ -59,7 +59,9 @@ def test_a_terminal_gets_the_answer_neutralised() -> None:
         (False, ColorChoice.ALWAYS, {}, True),
     ],
 )
-def test_colour_follows_the_flag_then_the_terminal_and_its_variables(terminal, choice, environment, colored) -> None:  # type: ignore[no-untyped-def]
+def test_colour_follows_the_flag_then_the_terminal_and_its_variables(
+    terminal: bool, choice: ColorChoice, environment: dict[str, str], colored: bool
+) -> None:
     streams = Streams(terminal=terminal, environment=environment)
     streams.console.color = choice
     streams.console.aside("x", Style.DIM)

@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
@@ -13,7 +13,7 @@ from gptoss_cli.terminal.prompt import ChatPrompt, open_history
 _ENTER, _ALT_ENTER, _CTRL_C, _CTRL_D, _CTRL_J, _UP = "\r", "\x1b\r", "\x03", "\x04", "\n", "\x1b[A"
 
 
-def _read(keys: str, history: FileHistory | None = None) -> str | None:
+def _read(keys: str, history: History | None = None) -> str | None:
     with create_pipe_input() as pipe:
         prompt = ChatPrompt(history or InMemoryHistory(), input=pipe, output=DummyOutput())
         pipe.send_text(keys)
@@ -53,12 +53,10 @@ def test_bytes_that_are_no_text_are_sent_and_kept(tmp_path: Path) -> None:
 
 
 def test_up_recalls_what_an_earlier_chat_sent(tmp_path: Path) -> None:
-    for _ in range(2):
-        history, problem = open_history(tmp_path / "history")
-        assert problem is None
-        assert isinstance(history, FileHistory)
-        if _ == 0:
-            _read(f"first{_ENTER}", history)
+    _read(f"first{_ENTER}", open_history(tmp_path / "history")[0])
+    history, problem = open_history(tmp_path / "history")
+    assert problem is None
+    assert isinstance(history, FileHistory)
     assert _read(f"{_UP}{_ENTER}", history) == "first"
 
 

@@ -70,7 +70,11 @@ def test_reasoning_can_be_hidden() -> None:
 
 
 def test_a_preamble_and_a_call_are_no_part_of_the_answer() -> None:
-    events = [PreambleDelta("I will look."), CallDelta("functions.find", '{"q":'), CallDelta("functions.find", "1}")]
+    events: list[Event] = [
+        PreambleDelta("I will look."),
+        CallDelta("functions.find", '{"q":'),
+        CallDelta("functions.find", "1}"),
+    ]
     streams = _show([*events, _MESSAGE_END, AnswerDelta("Done."), _MESSAGE_END, _END])
     assert streams.answer == "Done.\n"
     assert streams.asides == 'I will look.\ncall of functions.find: {"q":1}\n'

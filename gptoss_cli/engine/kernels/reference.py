@@ -67,15 +67,17 @@ def route(x: Tensor, weights: MlpWeights, *, active: int, eps: float) -> tuple[T
 def mix_experts(
     x: Tensor, routed: tuple[Tensor, Tensor, Tensor], weights: MlpWeights, *, limit: float, dtype: torch.dtype
 ) -> Tensor:
-    """See Kernels.mix_experts. One expert at a time is dequantized."""
+    """See Kernels.mix_experts. Of several tokens one expert at a time is dequantized, of one token its A experts."""
     normed, experts, shares = routed
-    mixed = torch.zeros_like(x)
     inputs = normed.to(dtype)
+    if len(x) == 1:
+        made = _run_experts(inputs.expand(experts.shape[1], 1, -1), experts[0], weights, limit)  # [A, 1, C]
+        return x + shares @ made.squeeze(1)
+    mixed = torch.zeros_like(x)
     for expert in sorted(set(experts.flatten().tolist())):
         tokens, slots = torch.where(experts == expert)
-        gate_up = _linear(inputs[tokens], _one_expert(weights.gate_up, expert, dtype))
-        down = _linear(_swiglu(gate_up, limit).to(dtype), _one_expert(weights.down, expert, dtype))
-        mixed.index_add_(0, tokens, down * shares[tokens, slots, None])
+        made = _run_experts(inputs[tokens].unsqueeze(0), slice(expert, expert + 1), weights, limit)
+        mixed.index_add_(0, tokens, made.squeeze(0) * shares[tokens, slots, None])
     return x + mixed
 
 
@@ -115,8 +117,17 @@ def _scale_values(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor([*factors, torch.nan], dtype=dtype, device=device)
 
 
-def _one_expert(packed: PackedExperts, expert: int, dtype: torch.dtype) -> Linear:
-    return Linear(dequantize(packed.blocks[expert], packed.scales[expert], dtype), packed.bias[expert])
+def _run_experts(inputs: Tensor, which: Tensor | slice, weights: MlpWeights, limit: float) -> Tensor:
+    """N experts, each on its own inputs [N, T, C] -> [N, T, C] float32."""
+    hidden = _swiglu(_expert_products(inputs, which, weights.gate_up), limit)
+    return _expert_products(hidden.to(inputs.dtype), which, weights.down)
+
+
+def _expert_products(inputs: Tensor, which: Tensor | slice, packed: PackedExperts) -> Tensor:
+    """[N, T, columns] -> [N, T, rows] float32, in the dtype of `inputs`."""
+    weight = dequantize(packed.blocks[which], packed.scales[which], inputs.dtype)
+    bias = packed.bias[which].to(inputs.dtype).unsqueeze(1)
+    return torch.baddbmm(bias, inputs, weight.transpose(1, 2)).float()
 
 
 def _linear(x: Tensor, linear: Linear) -> Tensor:
@@ -129,8 +140,8 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _swiglu(gate_up: Tensor, limit: float) -> Tensor:
-    gate = gate_up[:, 0::2].clamp(max=limit)
-    up = gate_up[:, 1::2].clamp(-limit, limit)
+    gate = gate_up[..., 0::2].clamp(max=limit)
+    up = gate_up[..., 1::2].clamp(-limit, limit)
     return (up + 1) * gate * torch.sigmoid(_SWIGLU_ALPHA * gate)
 
 

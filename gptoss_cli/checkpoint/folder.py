@@ -1,0 +1,75 @@
+"""What a checkpoint's folder holds, by name: JSON files, index, shards. Trusts no file and opens no weights."""
+
+import json
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NoReturn
+
+from gptoss_cli.errors import IntegrityError, NotInstalledError
+
+INDEX = "model.safetensors.index.json"
+_MAX_JSON_BYTES = 1_000_000
+
+
+def weights_folder(folder: Path) -> Path:
+    """The folder that holds config and weights: `folder`, or `folder/original` when only that has weights.
+
+    Raises NotInstalledError if neither has.
+    """
+    for candidate in (folder, folder / "original"):
+        if (candidate / INDEX).exists() or safetensors_files(candidate):
+            return candidate
+    raise NotInstalledError(f"{folder} holds no safetensors files. Run: gptoss download")
+
+
+def safetensors_files(folder: Path) -> list[Path]:
+    """The shards that lie in a folder, whatever its index says."""
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor -> file name. Raises IntegrityError for a name that could lead out of the folder, before it is opened."""
+    shard_of = load_json(path).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise IntegrityError(f"{path}: weight_map should map tensors to files. Get the checkpoint again")
+    for name, shard in shard_of.items():
+        if not isinstance(shard, str) or not _is_plain_file_name(shard):
+            sends = f"{ascii(name)[:80]} to {ascii(shard)[:80]}"
+            raise IntegrityError(f"{path}: weight_map sends {sends}, which is not the name of a shard")
+    return shard_of
+
+
+def load_json(path: Path) -> dict[str, object]:
+    """Read an untrusted JSON object of at most 1 MB. Raises NotInstalledError, or IntegrityError naming the file."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_JSON_BYTES + 1)
+    except FileNotFoundError as exc:
+        raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
+    except OSError as exc:
+        raise IntegrityError(f"{path} cannot be read: {exc.strerror}. Check the folder and its permissions") from exc
+    if len(raw) > _MAX_JSON_BYTES:
+        raise IntegrityError(f"{path} is over {_MAX_JSON_BYTES:,} bytes, too large for what it should be")
+    try:
+        values = json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as exc:
+        raise IntegrityError(f"{path} is not valid JSON: {ascii(str(exc))[1:-1][:160]}") from exc
+    if not isinstance(values, dict):
+        raise IntegrityError(f"{path} should hold a JSON object")
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return values
+
+
+def _is_plain_file_name(shard: str) -> bool:
+    if not shard.endswith(".safetensors") or not shard.isprintable() or len(shard) > 255:
+        return False
+    return PurePosixPath(shard).name == shard and PureWindowsPath(shard).name == shard

@@ -1,0 +1,78 @@
+"""What the demo model knows and how people ask for it, read from the files in `data/`. Computes nothing else."""
+
+import random
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One thing the demo can say. `about` and `point` make its reasoning; `proof` is in every right answer."""
+
+    kind: str
+    about: str
+    answer: str
+    point: str
+    proof: str
+    questions: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cannot:
+    """What the demo says to everything else."""
+
+    answer: str
+    proof: str
+
+
+@cache
+def topics() -> tuple[Topic, ...]:
+    """Every topic, in the order of the file."""
+    return tuple(_topic(entry) for entry in _knowledge()["topics"])
+
+
+@cache
+def cannot() -> Cannot:
+    """The answer to what is not in the guide."""
+    return Cannot(**_knowledge()["cannot"])
+
+
+@cache
+def phrases(section: str) -> Mapping[str, tuple[str, ...]]:
+    """The lists of one section of phrases.toml."""
+    return {name: tuple(items) for name, items in _read("phrases.toml")[section].items()}
+
+
+@cache
+def held_out_questions() -> frozenset[str]:
+    """Whole questions that must never be trained on."""
+    return frozenset(q for topic in topics() for q in topic.held_out) | frozenset(phrases("held_out")["chatter"])
+
+
+def expand(template: str, rng: random.Random) -> str:
+    """Pick one of every `{a|b}` and of every `<FRAME>`."""
+    frames = _knowledge()["frames"]
+    template = re.sub(r"<(\w+)>", lambda m: "{" + "|".join(frames[m[1]]) + "}", template)
+    text = re.sub(r"\{([^{}]*)\}", lambda m: rng.choice(m[1].split("|")), template)
+    return re.sub(r" +", " ", text).strip()
+
+
+def _topic(entry: dict[str, Any]) -> Topic:
+    lists = {name: tuple(entry[name]) for name in ("questions", "held_out")}
+    return Topic(**(entry | lists))
+
+
+@cache
+def _knowledge() -> dict[str, Any]:
+    return _read("topics.toml")
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads(resources.files("gptoss_cli.demo").joinpath("data", name).read_text("utf-8"))

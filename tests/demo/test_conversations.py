@@ -1,0 +1,103 @@
+"""The demo's training text: reproducible, honest about what is held out, longer at higher effort."""
+
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from gptoss_cli.demo.batches import encoded, training_trees
+from gptoss_cli.demo.conversations import conversation, held_out_pair
+from gptoss_cli.demo.evaluate import held_out_conversations
+from gptoss_cli.demo.phrases import cannot, held_out_questions, phrases, topics
+from gptoss_cli.demo.turns import Turn, sum_turn
+from gptoss_cli.harmony.vocabulary import END, RETURN
+from gptoss_cli.settings import ReasoningEffort
+
+
+def many_turns(seed: int, effort: ReasoningEffort, count: int = 250) -> list[Turn]:
+    rng = random.Random(seed)
+    return [turn for _ in range(count) for turn in conversation(rng, effort, turns=9)]
+
+
+@pytest.fixture(scope="module")
+def turns() -> list[Turn]:
+    return many_turns(1, ReasoningEffort.MEDIUM)
+
+
+def plain(question: str) -> str:
+    return question.lower().rstrip("?.! ")
+
+
+def test_same_seed_gives_the_same_text() -> None:
+    assert many_turns(5, ReasoningEffort.HIGH, 20) == many_turns(5, ReasoningEffort.HIGH, 20)
+    assert many_turns(5, ReasoningEffort.HIGH, 20) != many_turns(6, ReasoningEffort.HIGH, 20)
+
+
+def test_no_held_out_question_is_trained_on_in_any_spelling(turns: list[Turn]) -> None:
+    held_out = {plain(question) for question in held_out_questions()}
+    assert not held_out & {plain(turn.user) for turn in turns}
+    for topic in topics():
+        choices = " ".join(topic.questions)
+        assert not [question for question in topic.held_out if question in choices]
+
+
+def test_no_held_out_sum_is_trained_on(turns: list[Turn]) -> None:
+    sums = [match for turn in turns if (match := re.search(r"so (\d+) \+ (\d+) = ", turn.answer))]
+    assert len(sums) > 100
+    assert not [match for match in sums if held_out_pair(int(match[1]), int(match[2]))]
+
+
+def test_no_name_or_favourite_is_trained_on(turns: list[Turn]) -> None:
+    told = " ".join(turn.answer for turn in turns if turn.kind == "memory")
+    # Of real values only numbers occur; everything else is made of private-use characters.
+    values = {word for words in phrases("values").values() for word in words if not word.isdigit()}
+    assert not values & set(re.findall(r"\w+", told))
+
+
+def test_every_kind_occurs_and_every_answer_holds_its_proof(turns: list[Turn]) -> None:
+    kinds = Counter(turn.kind for turn in turns)
+    assert set(kinds) == {"guide", "concept", "identity", "greeting", "memory", "sum", "unknown"}
+    assert min(kinds.values()) > 0.02 * len(turns)
+    assert not [turn for turn in turns if turn.proof not in turn.answer]
+
+
+def test_proofs_tell_the_answers_apart() -> None:
+    answers = [topic.answer for topic in topics()] + [cannot().answer]
+    for topic in topics():
+        assert [answer for answer in answers if topic.proof in answer] == [topic.answer]
+
+
+def test_higher_effort_reasons_half_as_long_again() -> None:
+    means = []
+    for effort in ReasoningEffort:
+        lengths = [len(encoded(turn.reasoning)) for turn in many_turns(2, effort, 60)]
+        means.append(sum(lengths) / len(lengths))
+    assert means[1] > 1.5 * means[0]
+    assert means[2] > 1.5 * means[1]
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 0), (9, 1), (47, 38), (99, 99), (50, 5)])
+def test_sums_are_right_at_every_step(a: int, b: int) -> None:
+    turn = sum_turn(a, b, "A + B", ReasoningEffort.HIGH)
+    steps = re.findall(r"(\d+) \+ (\d+) = (\d+)", turn.reasoning + turn.answer)
+    assert len(steps) == 8
+    assert all(int(x) + int(y) == int(total) for x, y, total in steps)
+
+
+def test_evaluation_asks_every_held_out_question_once() -> None:
+    asked = Counter(turns[0].user for turns in held_out_conversations(random.Random(1), ReasoningEffort.LOW))
+    assert all(asked[question] >= 1 for question in held_out_questions())
+
+
+def test_branches_end_with_return_and_the_trunk_never_holds_reasoning() -> None:
+    made = next(training_trees(random.Random(3), limit=600))
+    branches = max(made.branches)
+    assert branches >= 2
+    for number in range(1, branches + 1):
+        branch = [piece for piece, b in zip(made.pieces, made.branches, strict=True) if b == number]
+        assert branch[-1] == RETURN
+    trunk = [piece for piece, b in zip(made.pieces, made.branches, strict=True) if b == 0]
+    assert trunk[-1] == END
+    assert RETURN not in trunk
+    assert encoded("analysis")[0] not in trunk[80:]

@@ -1,0 +1,29 @@
+"""The demo model answers what it was not trained on. The whole evaluation stands in the README; this asks a part."""
+
+import pytest
+
+from gptoss_cli.demo.evaluate import Report, evaluate
+from gptoss_cli.demo.layout import demo_checkpoint
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.settings import ReasoningEffort
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[ReasoningEffort, Report]:
+    generator = Generator.open(demo_checkpoint())
+    return {effort: evaluate(generator, effort, seed=3, every=17) for effort in ReasoningEffort}
+
+
+@pytest.mark.parametrize("effort", ReasoningEffort)
+def test_most_held_out_questions_are_answered_rightly(
+    reports: dict[ReasoningEffort, Report], effort: ReasoningEffort
+) -> None:
+    report = reports[effort]
+    assert report.asked.total() >= 25
+    assert report.right.total() >= 0.8 * report.asked.total(), report.wrong
+
+
+def test_higher_effort_reasons_half_as_long_again(reports: dict[ReasoningEffort, Report]) -> None:
+    low, medium, high = (reports[effort].mean_reasoning_tokens for effort in ReasoningEffort)
+    assert medium >= 1.5 * low
+    assert high >= 1.5 * medium

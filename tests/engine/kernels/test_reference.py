@@ -1,0 +1,116 @@
+"""The plain operations say what the formulas say: checked against numpy in float64, written without looking at them."""
+
+import numpy as np
+import pytest
+import torch
+
+from gptoss_cli.engine.cache import FullLayer
+from gptoss_cli.engine.kernels import Kernels, reference
+from gptoss_cli.engine.weights import Linear, MlpWeights, PackedExperts
+from tests.engine.checkpoints import Array
+
+E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
+
+
+def numpy_dequantized(blocks: Array, scales: Array) -> Array:
+    """[..., G, 16] and [..., G] -> [..., G * 32] float64, element by element."""
+    values = np.empty((*scales.shape, 32))
+    for byte in range(16):
+        values[..., 2 * byte] = np.take(E2M1, blocks[..., byte] % 16)
+        values[..., 2 * byte + 1] = np.take(E2M1, blocks[..., byte] // 16)
+    values *= 2.0 ** (scales.astype(np.float64) - 127)[..., None]
+    return values.reshape(*scales.shape[:-1], -1)
+
+
+def test_reference_has_every_operation() -> None:
+    kernels: Kernels = reference
+    assert callable(kernels.embed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_byte_under_every_scale_is_dequantized_exactly(dtype: torch.dtype) -> None:
+    """Elements past the largest float32 (scales 253 and 254 with a 4 or 6) are infinite, as IEEE has it."""
+    blocks = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(16, 16), (255, 16, 16)).copy()
+    scales = np.broadcast_to(np.arange(255, dtype=np.uint8)[:, None], (255, 16)).copy()
+    got = reference.dequantize(torch.from_numpy(blocks), torch.from_numpy(scales), dtype)
+    with np.errstate(over="ignore"):
+        expected = numpy_dequantized(blocks, scales).astype(np.float32)
+    assert got.dtype is dtype
+    assert np.array_equal(got.float().numpy(), expected)
+
+
+def test_scale_255_is_not_a_number() -> None:
+    scales = torch.full((1, 1), 255, dtype=torch.uint8)
+    assert reference.dequantize(torch.zeros(1, 1, 16, dtype=torch.uint8), scales, torch.float32).isnan().all()
+
+
+def test_gate_is_clamped_above_only_and_up_on_both_sides() -> None:
+    """One expert whose products are its biases: even rows gate, odd rows up."""
+    gate, up, limit = np.array([-50.0, -2.0, 0.5, 9.0]), np.array([-9.0, 0.25, 9.0, 1.0]), 1.5
+    bias = np.stack((gate, up), 1).reshape(1, -1)
+    ones = 0x22  # two elements of 1.0
+    weights = MlpWeights(
+        norm=torch.ones(32),
+        router=Linear(torch.zeros(1, 32), torch.zeros(1)),
+        gate_up=PackedExperts(
+            torch.zeros(1, 8, 1, 16, dtype=torch.uint8),
+            torch.full((1, 8, 1), 127, dtype=torch.uint8),
+            torch.tensor(bias, dtype=torch.float32),
+        ),
+        down=PackedExperts(
+            torch.full((1, 3, 1, 16), ones, dtype=torch.uint8),
+            torch.full((1, 3, 1), 127, dtype=torch.uint8),
+            torch.zeros(1, 3),
+        ),
+    )
+    wide = _padded(weights, 32)
+    routed = (torch.ones(1, 32), torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), 0.5))
+    got = reference.mix_experts(torch.ones(1, 3), routed, wide, limit=limit, dtype=torch.float32)
+    clamped = np.minimum(gate, limit)
+    made = (np.clip(up, -limit, limit) + 1) * clamped / (1 + np.exp(-1.702 * clamped))
+    assert np.allclose(got.numpy(), 1 + 0.5 * made.sum(), rtol=1e-5)
+
+
+def _padded(weights: MlpWeights, intermediate: int) -> MlpWeights:
+    """Rows of gate and up that are 0, so that there are `intermediate` of each."""
+    rows = 2 * intermediate - weights.gate_up.bias.shape[1]
+    padded = PackedExperts(
+        torch.nn.functional.pad(weights.gate_up.blocks, (0, 0, 0, 0, 0, rows)),
+        torch.nn.functional.pad(weights.gate_up.scales, (0, 0, 0, rows)),
+        torch.nn.functional.pad(weights.gate_up.bias, (0, rows)),
+    )
+    return MlpWeights(weights.norm, weights.router, padded, weights.down)
+
+
+def test_shares_are_the_softmax_of_the_chosen_logits_alone() -> None:
+    router = Linear(torch.zeros(4, 32), torch.tensor([1.0, 3.0, -2.0, 2.0]))
+    nothing = PackedExperts(*(torch.empty(0) for _ in range(3)))
+    weights = MlpWeights(torch.ones(32), router, nothing, nothing)
+    _, experts, shares = reference.route(torch.ones(1, 32), weights, active=2, eps=1e-5)
+    assert experts.tolist() == [[1, 3]]
+    assert torch.allclose(shares, torch.tensor([[3.0, 2.0]]).softmax(-1))
+
+
+@pytest.mark.parametrize("rows", [5, 16_384, 16_385, 40_000])
+def test_unembedding_in_slices_covers_every_row(rows: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    unembedding = torch.randn(rows, 32, generator=random).bfloat16()
+    x = torch.randn(3, 32, generator=random)
+    logits = reference.unembed(x, torch.ones(32), unembedding, eps=0.0, dtype=torch.float32)
+    normed = x / x.square().mean(-1, keepdim=True).sqrt()
+    assert torch.allclose(logits, normed @ unembedding.float().T, atol=1e-4)
+
+
+def test_queries_in_slices_attend_as_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    qkv = (torch.randn(9, 84, generator=random), *torch.randn(2, 9, 28, generator=random))
+    rotation = (torch.ones(9, 7), torch.zeros(9, 7))
+    sinks = torch.randn(6, generator=random)
+
+    def attended() -> torch.Tensor:
+        layer = FullLayer(2, 14, context_tokens=9, dtype=torch.float32, device="cpu")
+        return reference.attend((qkv[0], qkv[1], qkv[2]), rotation, sinks, layer, position=0)
+
+    whole = attended()
+    monkeypatch.setattr(reference, "_MAX_SCORES", 6 * 9 * 2)
+    assert torch.allclose(attended(), whole, atol=1e-6)

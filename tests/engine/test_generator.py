@@ -1,0 +1,317 @@
+"""A generator reads nothing twice, stops where it should, and always continues as a fresh one would."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.interface import Sampling, TokenGenerator
+from gptoss_cli.engine.kernels import reference
+from gptoss_cli.errors import IntegrityError, NumericalError, ResourceError, UsageError
+from gptoss_cli.settings import Dtype
+from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+
+SHAPE = Shape(layer_types=(SLIDING, FULL), window=11)
+GREEDY = Sampling(seed=0, temperature=0)
+PROMPT = [(7 * i * i + 3) % SHAPE.vocabulary for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Generator:
+    """One generator for every test: what a test leaves in it must not matter to the next."""
+    return open_generator(folder)
+
+
+def open_generator(folder: Path, *, context_tokens: int | None = 200, chunk_tokens: int = 16) -> Generator:
+    return Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=context_tokens, chunk_tokens=chunk_tokens)
+
+
+def prefilled(generator: Generator, ids: list[int]) -> int:
+    """Prefill `ids` to the end -> how many of them were read."""
+    steps = list(generator.prefill(ids))
+    assert steps[0] == (0, steps[-1][1])
+    assert steps[-1][0] == steps[-1][1]
+    return steps[-1][1]
+
+
+def decode(
+    generator: Generator, count: int | None, *, stop: tuple[int, ...] = (), sampling: Sampling = GREEDY
+) -> list[int]:
+    return list(generator.decode(sampling, stop_ids=stop, banned_ids=(), max_tokens=count))
+
+
+def fresh(folder: Path, ids: list[int], count: int) -> list[int]:
+    """What a generator says that has read nothing else."""
+    generator = open_generator(folder, chunk_tokens=512)
+    prefilled(generator, ids)
+    return decode(generator, count)
+
+
+def test_it_is_a_token_generator(shared: Generator) -> None:
+    generator: TokenGenerator = shared
+    assert generator.context_tokens == 200
+
+
+def test_prefill_reports_chunk_by_chunk(folder: Path) -> None:
+    assert list(open_generator(folder).prefill(PROMPT)) == [(0, 40), (16, 40), (32, 40), (40, 40)]
+
+
+def test_decoding_after_the_logits_is_their_argmax(folder: Path, shared: Generator) -> None:
+    prefilled(shared, PROMPT)
+    (first,) = decode(shared, 1)
+    assert first == int(shared.logits(PROMPT)[-1].argmax())
+
+
+def test_logits_leave_the_sequence_unchanged(folder: Path) -> None:
+    generator = open_generator(folder)
+    prefilled(generator, PROMPT)
+    text = decode(generator, 5)
+    assert generator.logits(PROMPT[::-1]).shape == (40, SHAPE.vocabulary)
+    assert text + decode(generator, 5) == fresh(folder, PROMPT, 10)
+
+
+def test_a_second_decode_continues_the_first(folder: Path) -> None:
+    generator = open_generator(folder)
+    prefilled(generator, PROMPT)
+    assert decode(generator, 4) + decode(generator, 4) == fresh(folder, PROMPT, 8)
+
+
+def test_the_second_turn_reads_only_the_last_answer_and_the_new_message(folder: Path) -> None:
+    """As in Harmony: reasoning is dropped, so the second prompt leaves the sequence where the first prompt ended."""
+    generator = open_generator(folder)
+    assert prefilled(generator, PROMPT) == 40
+    answer = decode(generator, 30)[20:]
+    second = [*PROMPT, *answer, 1, 2, 3]
+    assert prefilled(generator, second) == 10 + 3
+    assert decode(generator, 6) == fresh(folder, second, 6)
+
+
+def test_three_turns_each_read_only_what_is_new(folder: Path) -> None:
+    generator, ids = open_generator(folder), PROMPT
+    for _ in range(3):
+        assert prefilled(generator, ids) in (40, 9)
+        ids = [*ids, *decode(generator, 25)[-6:], 5, 6, 7]
+
+
+def test_an_answer_that_is_kept_whole_is_not_read_again(folder: Path) -> None:
+    generator = open_generator(folder)
+    prefilled(generator, PROMPT)
+    text = decode(generator, 25)
+    assert prefilled(generator, [*PROMPT, *text, 8, 9]) == 3  # the last id was yielded but not yet run
+
+
+def test_the_same_prompt_again_is_not_read_again(folder: Path) -> None:
+    generator = open_generator(folder)
+    prefilled(generator, PROMPT)
+    text = decode(generator, 30)
+    assert prefilled(generator, PROMPT) == 0
+    assert decode(generator, 30) == text
+
+
+def test_the_same_prompt_twice_without_an_answer_is_not_read_again(folder: Path) -> None:
+    generator = open_generator(folder)
+    assert [prefilled(generator, PROMPT) for _ in range(3)] == [40, 0, 0]
+    assert decode(generator, 3) == fresh(folder, PROMPT, 3)
+
+
+def test_going_back_two_turns_uses_that_turns_mark(folder: Path) -> None:
+    generator = open_generator(folder)
+    prefilled(generator, PROMPT)
+    decode(generator, 20)
+    second = [*PROMPT, *range(30)]
+    prefilled(generator, second)
+    decode(generator, 20)
+    other = [*PROMPT, 99, 98]
+    assert prefilled(generator, other) == 2
+    assert decode(generator, 5) == fresh(folder, other, 5)
+
+
+def test_another_conversation_is_read_from_its_start(folder: Path) -> None:
+    generator = open_generator(folder)
+    prefilled(generator, PROMPT)
+    decode(generator, 20)
+    assert prefilled(generator, PROMPT[::-1]) == 40
+    assert decode(generator, 5) == fresh(folder, PROMPT[::-1], 5)
+
+
+def test_a_prefix_of_what_was_read_needs_its_last_token_at_most(folder: Path) -> None:
+    generator = open_generator(folder)
+    prefilled(generator, PROMPT[:9])
+    assert prefilled(generator, PROMPT[:6]) == 1
+    assert decode(generator, 5) == fresh(folder, PROMPT[:6], 5)
+
+
+def test_a_prefill_closed_between_chunks_is_taken_up_again(folder: Path) -> None:
+    generator = open_generator(folder)
+    steps = generator.prefill(PROMPT)
+    assert [next(steps), next(steps)] == [(0, 40), (16, 40)]
+    assert isinstance(steps, Iterator)
+    steps.close()  # type: ignore[attr-defined]
+    assert prefilled(generator, PROMPT) == 24
+    assert decode(generator, 5) == fresh(folder, PROMPT, 5)
+
+
+def test_a_closed_decode_keeps_every_yielded_id(folder: Path) -> None:
+    generator = open_generator(folder)
+    prefilled(generator, PROMPT)
+    steps = generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=None)
+    said = [next(steps) for _ in range(7)]
+    steps.close()  # type: ignore[attr-defined]
+    assert said + decode(generator, 3) == fresh(folder, PROMPT, 10)
+    assert prefilled(generator, [*PROMPT, *said, 4]) <= 8
+
+
+@pytest.mark.parametrize("when", [0, 1, 3])
+def test_a_failure_inside_a_layer_leaves_a_sound_sequence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    """The second layer fails after the first has overwritten its ring."""
+    generator = open_generator(folder)
+    prefilled(generator, PROMPT)
+    said = decode(generator, 14)
+    calls = iter(range(100))
+    route = reference.route
+
+    def failing(*arguments: object, **options: object) -> object:
+        if next(calls) == when:
+            raise KeyboardInterrupt
+        return route(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reference, "route", failing)
+    with pytest.raises(KeyboardInterrupt):
+        said.extend(generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=14))
+    monkeypatch.undo()
+    assert said + decode(generator, 20 - len(said)) == fresh(folder, PROMPT, 20)
+    assert prefilled(generator, [*PROMPT, 1]) == 1
+    assert decode(generator, 5) == fresh(folder, [*PROMPT, 1], 5)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_failure_in_a_later_chunk_does_not_spoil_the_ring(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """The failing chunk of 16 has overwritten keys that its own first query needs."""
+    generator = open_generator(folder)
+    ids = [*PROMPT, *range(100, 140)]
+    if turns:
+        prefilled(generator, PROMPT)
+    steps = generator.prefill(ids)
+    read = [next(steps)[0], next(steps)[0]]
+    monkeypatch.setattr(reference, "mix_experts", _out_of_memory)
+    with pytest.raises(ResourceError):
+        next(steps)
+    monkeypatch.undo()
+    assert read == [0, 16]
+    assert prefilled(generator, ids) == len(ids) - turns * len(PROMPT)
+    assert decode(generator, 8) == fresh(folder, ids, 8)
+
+
+def test_a_failure_in_the_first_prefill_leaves_an_empty_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = open_generator(folder)
+    monkeypatch.setattr(reference, "mix_experts", _out_of_memory)
+    with pytest.raises(ResourceError):
+        prefilled(generator, PROMPT)
+    monkeypatch.undo()
+    assert prefilled(generator, PROMPT) == 40
+    assert decode(generator, 5) == fresh(folder, PROMPT, 5)
+
+
+def _out_of_memory(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("device full")
+
+
+def test_decode_ends_with_a_stop_id_included(folder: Path, shared: Generator) -> None:
+    text = fresh(folder, PROMPT, 12)
+    prefilled(shared, PROMPT)
+    assert decode(shared, None, stop=(text[6],)) == text[: text.index(text[6]) + 1]
+
+
+def test_decode_ends_when_the_context_is_full(folder: Path) -> None:
+    generator = open_generator(folder, context_tokens=45)
+    prefilled(generator, PROMPT)
+    assert len(decode(generator, None)) == 5
+    assert decode(generator, None) == []
+
+
+def test_a_prompt_without_room_for_one_token_is_refused_before_any_work(folder: Path) -> None:
+    generator = open_generator(folder, context_tokens=40)
+    with pytest.raises(ResourceError, match="at least 41 tokens, and the context holds 40"):
+        generator.prefill(PROMPT)
+    assert prefilled(generator, PROMPT[:39]) == 39
+
+
+def test_banned_ids_are_not_decoded(folder: Path, shared: Generator) -> None:
+    banned = fresh(folder, PROMPT, 3)
+    prefilled(shared, PROMPT)
+    said = list(shared.decode(GREEDY, stop_ids=(), banned_ids=banned, max_tokens=10))
+    assert not set(said) & set(banned)
+
+
+def test_the_same_seed_says_the_same(shared: Generator) -> None:
+    def said(seed: int) -> list[int]:
+        prefilled(shared, PROMPT)
+        return decode(shared, 12, sampling=Sampling(seed))
+
+    assert said(5) == said(5) != said(6)
+
+
+def test_an_id_without_a_row_is_refused(shared: Generator) -> None:
+    with pytest.raises(IntegrityError, match="no row for token 200006"):
+        shared.prefill([1, 200_006])
+
+
+@pytest.mark.parametrize("context_tokens", [0, 1, 4_001, 10**9])
+def test_a_context_the_model_does_not_have_is_refused(folder: Path, context_tokens: int) -> None:
+    with pytest.raises(UsageError, match="2 to 4000 tokens"):
+        open_generator(folder, context_tokens=context_tokens)
+
+
+def test_without_a_wish_the_context_is_the_models_own(folder: Path) -> None:
+    assert open_generator(folder, context_tokens=None).context_tokens == 4_000
+
+
+def test_a_scale_that_is_no_number_is_a_numerical_error(tmp_path: Path) -> None:
+    """E8M0 255 is NaN: a checkpoint may hold it, and the answer must end."""
+    write_checkpoint(tmp_path, SHAPE)
+    path = tmp_path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    spoiled = torch.frombuffer(data, dtype=torch.uint8)
+    name = b'"model.layers.1.mlp.experts.down_proj_scales"'
+    start = data.index(b'"data_offsets": [', data.index(name)) + len(b'"data_offsets": [')
+    first, last = (int(part) for part in bytes(data[start : data.index(b"]", start)]).split(b","))
+    base = 8 + int.from_bytes(data[:8], "little")
+    spoiled[base + first : base + last] = 255
+    path.write_bytes(data)
+    generator = open_generator(tmp_path)
+    prefilled(generator, PROMPT)
+    with pytest.raises(NumericalError):
+        decode(generator, 5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 40), st.lists(st.integers(0, 3), max_size=20), st.integers(0, 16)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_after_any_history_it_continues_as_a_fresh_one(
+    shared: Generator, turns: list[tuple[int, list[int], int]]
+) -> None:
+    """Prompts that share prefixes of every length, with answers of every length between."""
+    for kept, added, answered in turns:
+        prompt = [*PROMPT[:kept], *added]
+        prefilled(shared, prompt)
+        said = decode(shared, answered)
+        assert len(said) == answered
+    assert decode(shared, 1) == [int(shared.logits([*prompt, *said])[-1].argmax())]

@@ -1,0 +1,135 @@
+"""Ids are drawn as the settings say, banned ones never, and from numbers only."""
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gptoss_cli.engine.interface import Sampling
+from gptoss_cli.engine.sampler import Sampler
+from gptoss_cli.errors import NumericalError, UsageError
+
+LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15]))
+
+
+def draws(logits: Tensor, count: int = 4000, *, banned: Collection[int] = (), **settings: Any) -> Tensor:
+    """How often each id is drawn, as a share."""
+    sampler = Sampler(Sampling(**{"seed": 7} | settings), banned_ids=banned, vocabulary_size=len(logits))
+    drawn = torch.tensor([sampler.draw(logits) for _ in range(count)])
+    return drawn.bincount(minlength=len(logits)) / count
+
+
+def test_temperature_0_takes_the_largest() -> None:
+    assert draws(LOGITS, 5, temperature=0)[1] == 1
+
+
+def test_by_default_ids_are_drawn_in_proportion() -> None:
+    assert torch.allclose(draws(LOGITS), LOGITS.exp(), atol=0.03)
+
+
+def test_temperature_flattens_by_its_power() -> None:
+    flattened = LOGITS.exp().sqrt()
+    assert torch.allclose(draws(LOGITS, temperature=2.0), flattened / flattened.sum(), atol=0.03)
+
+
+def test_top_k_keeps_the_k_largest_in_proportion() -> None:
+    assert torch.allclose(draws(LOGITS, top_k=2), torch.tensor([0, 4 / 7, 0, 3 / 7, 0]), atol=0.03)
+
+
+def test_top_k_beyond_the_vocabulary_keeps_all() -> None:
+    assert (draws(LOGITS, top_k=99) > 0).all()
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.3, {1}), (0.41, {1, 3}), (0.69, {1, 3}), (0.71, {1, 3, 4})])
+def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, kept: set[int]) -> None:
+    assert set(draws(LOGITS, 500, top_p=top_p).nonzero().flatten().tolist()) == kept
+
+
+def test_top_p_counts_after_top_k() -> None:
+    assert set(draws(LOGITS, 500, top_k=2, top_p=0.5).nonzero().flatten().tolist()) == {1}
+
+
+def test_a_nucleus_wider_than_the_short_list_is_whole() -> None:
+    logits = torch.zeros(5000)
+    logits[4321] = 0.1
+    ids = draws(logits, 3000, top_p=0.9).nonzero().flatten()
+    assert ids.max() > 1024
+    assert len(ids) > 1500
+
+
+def test_banned_ids_are_never_drawn_and_unknown_ones_do_no_harm() -> None:
+    shares = draws(LOGITS, banned=[1, 3, 77, 10**9])
+    assert torch.allclose(shares, torch.tensor([1 / 3, 0, 1 / 6, 0, 1 / 2]), atol=0.03)
+    assert draws(LOGITS, 5, banned=[1], temperature=0)[3] == 1
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-6, 1.0, 1e9])
+def test_no_temperature_breaks_the_arithmetic(temperature: float) -> None:
+    assert draws(torch.tensor([-3e38, 3e38, 0.0]), 20, temperature=temperature, banned=[2])[2] == 0
+
+
+def test_the_same_seed_draws_the_same_ids() -> None:
+    def ids(seed: int) -> list[int]:
+        sampler = Sampler(Sampling(seed), banned_ids=(), vocabulary_size=len(LOGITS))
+        return [sampler.draw(LOGITS) for _ in range(50)]
+
+    assert ids(3) == ids(3) != ids(4)
+    assert ids(2**63 + 3) == ids(3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_an_error_even_if_banned(bad: float, temperature: float) -> None:
+    sampler = Sampler(Sampling(0, temperature=temperature), banned_ids=[2], vocabulary_size=5)
+    logits = LOGITS.clone()
+    logits[2] = bad
+    with pytest.raises(NumericalError):
+        sampler.draw(logits)
+
+
+def test_drawing_leaves_the_logits_alone() -> None:
+    before = LOGITS.clone()
+    draws(LOGITS, 3, banned=[1], top_p=0.5)
+    assert torch.equal(LOGITS, before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": -1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_p": math.nan},
+        {"top_k": 0},
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Sampler(Sampling(**{"seed": 0} | settings), banned_ids=(), vocabulary_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    logits=st.lists(st.floats(-80, 80, width=32), min_size=3, max_size=12),
+    banned=st.sets(st.integers(0, 2), max_size=2),
+    temperature=st.sampled_from([0.0, 0.01, 0.7, 1.0, 30.0]),
+    top_p=st.floats(0.001, 1.0),
+    top_k=st.none() | st.integers(1, 15),
+)
+def test_whatever_is_drawn_was_allowed(
+    logits: list[float], banned: set[int], temperature: float, top_p: float, top_k: int | None
+) -> None:
+    sampling = Sampling(1, temperature=temperature, top_p=top_p, top_k=top_k)
+    sampler = Sampler(sampling, banned_ids=banned, vocabulary_size=len(logits))
+    id_ = sampler.draw(torch.tensor(logits))
+    better = sum(other > logits[id_] for index, other in enumerate(logits) if index not in banned)
+    assert id_ not in banned
+    assert better < (len(logits) if top_k is None else top_k)
+    assert better == 0 or temperature > 0
