@@ -64,8 +64,8 @@ class ScriptedGenerator:
     ) -> Iterator[int]:
         """Yield the next turn up to a stop id, its end, `max_tokens` or a full context.
 
-        What is forced comes first; the script goes on after it, and if it was about to say just that, says it once.
-        Bans and restrictions do not change a script.
+        What is forced comes first, and the script goes on after it; as far as it was about to say the same, it is said
+        once. Bans and restrictions do not change a script.
         """
         turn = next(self._turns, None)
         assert turn is not None, "the script is over"
@@ -83,8 +83,7 @@ def _steered(script: Iterator[int], steering: Steering | None) -> Iterator[int]:
         wish = steering.next() if steering else None
         if isinstance(wish, Forced):
             coming = list(islice(script, len(wish.ids)))
-            if tuple(coming) != wish.ids:
-                script = chain(coming, script)
+            script = chain(coming[_common_prefix(coming, wish.ids) :], script)
             yield from wish.ids
             continue
         token = next(script, None)

@@ -148,9 +148,16 @@ def test_a_script_goes_on_after_what_was_forced_into_it() -> None:
     assert decode(scripted, Wishes(None, Forced((40, 41)))) == [4, 40, 41, 5, 6, STOP]
 
 
-def test_a_script_that_says_what_is_forced_says_it_once() -> None:
+@pytest.mark.parametrize("forced", [(5,), (5, 6), (5, 6, 7), (5, 6, 7, STOP)])
+def test_a_script_that_says_what_is_forced_says_it_once(forced: tuple[int, ...]) -> None:
     scripted = ScriptedGenerator([[4, 5, 6, STOP]])
-    assert decode(scripted, Wishes(None, Forced((5, 6)))) == [4, 5, 6, STOP]
+    steered = decode(scripted, Wishes(None, Forced(forced)))
+    assert steered == [4, 5, 6, *forced[2:3], STOP]
+
+
+def test_what_is_forced_into_a_script_belongs_to_the_sequence() -> None:
+    scripted = ScriptedGenerator([[4, 5, 6, STOP]])
+    decode(scripted, Wishes(None, Forced((5, 6))))
     assert scripted.sequence == (*PROMPT, 4, 5, 6, STOP)
 
 
