@@ -17,6 +17,7 @@ from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.steering import TurnSteering
 
 _LOGGER = logging.getLogger(__name__)
+_Text = Delta | Markup
 
 
 class ChatSession:
@@ -71,8 +72,9 @@ class ChatSession:
 
         Only sets a flag, so a key handler or another thread may call it.
         """
-        if self._steering is not None:
-            self._steering.answer_now()
+        steering = self._steering
+        if steering is not None:
+            steering.answer_now()
 
     def set_effort(self, effort: ReasoningEffort) -> int:
         """Change the effort of the turns that follow; returns how many tokens the next one reads again for that."""
@@ -146,12 +148,12 @@ class ChatSession:
     def _prefill(self, turn: "_Turn") -> Iterator[Event]:
         ids = self.conversation.render()
         turn.prompt_tokens = len(ids)
-        self._last_prompt = ids
         for done, total in self._generator.prefill(ids):
             turn.prefilled_tokens = done
             yield PrefillProgress(done, total)
             if self._stopping:
                 return
+        self._last_prompt = ids
 
     def _decode(self, turn: "_Turn") -> Iterator[Event]:
         sampling = Sampling(turn.seed, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
@@ -230,7 +232,7 @@ class _Turn:
 
     def _noted(self, events: list[Event]) -> list[Event]:
         for event in events:
-            if isinstance(event, Delta | Markup):
+            if isinstance(event, _Text):
                 self._decoded.append(event.text)
                 self._answered |= isinstance(event, AnswerDelta) and not event.text.isspace()
         return events

@@ -136,7 +136,7 @@ class ReasoningCut:
 class TurnEnd:
     """The turn is over. Seconds are wall time since the turn began.
 
-    `answered`: something was said to the user that is not blank. `cuts`: what was done to the reasoning, in order.
+    `answered`: there is an answer, and not a blank one. `cuts`: what was done to the reasoning, in order.
     """
 
     reason: EndReason
