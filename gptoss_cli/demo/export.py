@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptoss_cli.demo.layout import TABLES, VOCABULARY_SIZE
 from gptoss_cli.demo.mxfp4 import pack
-from gptoss_cli.demo.network import Shape
+from gptoss_cli.demo.network import LANE_IN, LANE_OUT, Shape
 
 
 def main() -> None:
@@ -28,11 +28,15 @@ def export(state_file: Path, out: Path) -> None:
     saved = torch.load(state_file, weights_only=True)
     shape, state = Shape(**saved["shape"]), saved["state"]
     tensors = {"model.norm.weight": state["norm"], "trained_ids": torch.tensor(saved["ids"], dtype=torch.int32)}
-    metadata = {"config": json.dumps(config(shape), indent=2), "generation_config": json.dumps(GENERATION, indent=2)}
-    for name, table in zip(TABLES, ("embedding", "unembedding"), strict=True):
+    metadata = {
+        "copy_size": str(shape.copy_size),
+        "config": json.dumps(config(shape), indent=2),
+        "generation_config": json.dumps(GENERATION, indent=2),
+    }
+    for name, table, scale in zip(TABLES, ("embedding", "unembedding"), (LANE_IN, LANE_OUT), strict=True):
         tensors[name] = state[table]
         tensors[f"{name}.base"] = state[f"{table}_base"]
-        metadata[f"{name}.scale"] = repr(state[f"{table}_scale"].item())
+        metadata[f"{name}.scale"] = repr(scale)
     for n in range(shape.num_hidden_layers):
         tensors.update(_layer(shape, state, n))
     stored = {

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gptoss_cli.demo.vocabulary import Lane
+
 VOCABULARY_SIZE = 201088
 WEIGHTS = "model.safetensors"
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
@@ -66,12 +68,15 @@ def write_checkpoint(shipped: bytes, folder: Path) -> None:
     """Expand the bytes of `data/demo.safetensors` to config.json, generation_config.json and model.safetensors."""
     from safetensors import deserialize
 
+    from gptoss_cli.demo.vocabulary import Lane
+
     header = json.loads(shipped[8 : 8 + int.from_bytes(shipped[:8], "little")])["__metadata__"]
     tensors: dict[str, Any] = dict(deserialize(shipped))  # type: ignore[no-untyped-call]
     ids = _int32(tensors.pop("trained_ids"))
     for name in TABLES:
         rows, base = tensors.pop(name), tensors.pop(f"{name}.base")
-        table = _table(rows, base, ids, float(header[f"{name}.scale"]))
+        lane = Lane(int(header["copy_size"]), float(header[f"{name}.scale"]))
+        table = _table(rows, base, ids, lane)
         tensors[name] = {"dtype": "BF16", "shape": list(table.shape), "data": table.tobytes()}
     _write_safetensors(tensors, folder / WEIGHTS)
     (folder / "config.json").write_text(header["config"])
@@ -99,7 +104,7 @@ def _int32(tensor: dict[str, Any]) -> "NDArray[np.int64]":
     return np.frombuffer(tensor["data"], np.int32).astype(np.int64)
 
 
-def _table(rows: dict[str, Any], base: dict[str, Any], ids: "NDArray[np.int64]", scale: float) -> "NDArray[np.uint16]":
+def _table(rows: dict[str, Any], base: dict[str, Any], ids: "NDArray[np.int64]", lane: "Lane") -> "NDArray[np.uint16]":
     """[V, C] bfloat16 bits: trained rows where there are any, made ones elsewhere."""
     import numpy as np
 
@@ -110,6 +115,6 @@ def _table(rows: dict[str, Any], base: dict[str, Any], ids: "NDArray[np.int64]",
     table = np.empty((VOCABULARY_SIZE, hidden), np.uint16)
     for start in range(0, VOCABULARY_SIZE, 1 << 14):
         part = np.arange(start, min(start + (1 << 14), VOCABULARY_SIZE))
-        table[part] = to_bfloat16(untrained_rows(part, centre, scale))
+        table[part] = to_bfloat16(untrained_rows(part, centre, lane))
     table[ids] = np.frombuffer(rows["data"], np.uint16).reshape(-1, hidden)
     return table

@@ -14,18 +14,24 @@ from torch.nn.functional import cross_entropy, linear, pad, rms_norm, scaled_dot
 
 from gptoss_cli.demo.mxfp4 import rounded
 
-UNEMBEDDING_SCALE = 0.2  # of the direction of a row that was not trained
+EVENNESS, POINTING = 0.01, 0.05  # weights of the two losses that help
+LANE_IN, LANE_OUT = 0.375, 2.0  # what an untrained row has in each dimension of the copy lane
+LANE_GAIN = 127.0  # of the values and of the output of the heads that copy
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The dimensions and constants of the demo model, by the names of config.json."""
+    """The dimensions and constants of the demo model, by the names of config.json.
 
-    hidden_size: int = 128
+    The last `copy_size` dimensions of the hidden state are the copy lane: see `Network.hold_copy_lane`.
+    """
+
+    hidden_size: int = 192
+    copy_size: int = 64
     intermediate_size: int = 128
     num_hidden_layers: int = 6
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 2
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
     head_dim: int = 32
     num_local_experts: int = 8
     num_experts_per_tok: int = 2
@@ -37,6 +43,11 @@ class Shape:
     yarn_factor: float = 4.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+
+    @property
+    def copying_heads(self) -> int:
+        """How many query heads of the last layer copy."""
+        return self.copy_size // self.head_dim * (self.num_attention_heads // self.num_key_value_heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +101,8 @@ class Attention(nn.Module):
         self.out_bias = nn.Parameter(torch.zeros(shape.hidden_size))
         self.sinks = nn.Parameter(torch.zeros(heads))
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], spans: list[Span]) -> Tensor:
-        """[B, T, C] -> [B, T, C]."""
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], spans: list[Span]) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, C] -> [B, T, C], and the queries and keys [B, H, T, D + 1] it was made with, scale included."""
         shape = self.shape
         heads, kv, width = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
         qkv = linear(rms_norm(x, (shape.hidden_size,), self.norm, shape.rms_norm_eps), self.qkv, self.qkv_bias)
@@ -114,7 +125,24 @@ class Attention(nn.Module):
             )
             for span in spans
         ]
-        return linear(torch.cat(parts, 2)[..., :width].transpose(1, 2).flatten(2), self.out, self.out_bias)
+        y = torch.cat(parts, 2)[..., :width].transpose(1, 2).flatten(2)
+        return linear(y, self.out, self.out_bias), q, k
+
+
+def pointing_loss(q: Tensor, k: Tensor, sinks: Tensor, batch: Batch, first_placeholder: int) -> Tensor:
+    """How little the copying heads look at what they should copy: -log of the weight on it, mean over copies and heads.
+
+    A copy is a placeholder that is to be said. `q` and `k` [B, H, T, D + 1] are Attention's.
+    """
+    visible, losses = batch.visible(), []
+    for row, targets in enumerate(batch.targets):
+        at = (targets >= first_placeholder).nonzero().squeeze(1)
+        source = visible[row, at] & (batch.rows[row] == targets[at, None])  # [N, T]
+        at, source = at[source.any(-1)], source[source.any(-1)]
+        scores = (q[row][:, at] @ k[row].mT).masked_fill(~visible[row, at], -math.inf)  # [H, N, T]
+        everything = torch.cat((scores, sinks[:, None, None].expand(-1, len(at), 1)), -1).logsumexp(-1)
+        losses.append((everything - scores.masked_fill(~source, -math.inf).logsumexp(-1)).flatten())
+    return torch.cat(losses).sum() / max(1, sum(map(len, losses)))
 
 
 class Experts(nn.Module):
@@ -170,9 +198,6 @@ class Network(nn.Module):
         self.unembedding = nn.Parameter(self.embedding.detach() * 0.1)
         self.embedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
         self.unembedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
-        self.embedding_scale = nn.Parameter(torch.tensor(0.5))
-        # Not learned: before the model can copy, the least loss is at zero, and there it would never learn to.
-        self.unembedding_scale = nn.Parameter(torch.tensor(UNEMBEDDING_SCALE), requires_grad=False)
         self.norm = nn.Parameter(torch.ones(shape.hidden_size))
         self.attention = nn.ModuleList(
             Attention(shape, shape.sliding_window if n % 2 == 0 else None) for n in range(shape.num_hidden_layers)
@@ -181,38 +206,81 @@ class Network(nn.Module):
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Embedding and unembedding [trained + placeholders, C]; the placeholders' rows are new at every call."""
-        signs = torch.randint(0, 2, (self.placeholders, self.shape.hidden_size)).float() * 2 - 1
+        signs = torch.randint(0, 2, (self.placeholders, self.shape.copy_size)).float() * 2 - 1
+        lane = pad(signs, (self.shape.hidden_size - self.shape.copy_size, 0))
         return (
-            torch.cat((self.embedding, self.embedding_base + self.embedding_scale * signs)),
-            torch.cat((self.unembedding, self.unembedding_base + self.unembedding_scale * signs)),
+            torch.cat((self.embedding, self.embedding_base + LANE_IN * lane)),
+            torch.cat((self.unembedding, self.unembedding_base + LANE_OUT * lane)),
         )
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss per target token, and how unevenly the experts are used beyond 1."""
+        """Loss per target token, and what helps training: even use of the experts, and heads that look at copies."""
         embedding, unembedding = self.tables()
-        x, uneven = self.hidden(embedding[batch.rows], batch)
+        x, helping = self.hidden(embedding[batch.rows], batch)
         wanted = batch.targets >= 0
         logits = linear(x[wanted], unembedding)
         logits[:, -self.placeholders :] += math.log(self.stands_for)
-        return cross_entropy(logits, batch.targets[wanted]), uneven
+        return cross_entropy(logits, batch.targets[wanted]), helping
 
     def hidden(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Embedded tokens [B, T, C] -> normed hidden states [B, T, C]."""
+        """Embedded tokens [B, T, C] -> normed hidden states [B, T, C], and a loss that helps training."""
         rope = rotation(self.shape, batch.positions)
         visible = batch.visible()
         near = visible & (batch.positions[:, :, None] - batch.positions[:, None, :] < self.shape.sliding_window)
         spans = [cut(near), cut(visible)]
-        uneven = x.new_zeros(())
+        helping = x.new_zeros(())
         for n, (attention, experts) in enumerate(self.layers()):
-            x = x + attention(x, rope, spans[n % 2])
+            y, q, k = attention(x, rope, spans[n % 2])
+            x = x + y
             y, even = experts(x)
-            x, uneven = x + y, uneven + even - 1
-        return rms_norm(x, (self.shape.hidden_size,), self.norm, self.shape.rms_norm_eps), uneven
+            x, helping = x + y, helping + EVENNESS * (even - 1)
+        # Left alone, the last layer would take millions of tokens to find what to copy.
+        copying = slice(-self.shape.copying_heads, None)
+        pointing = pointing_loss(q[:, copying], k[:, copying], attention.sinks[copying], batch, len(self.embedding))
+        helping = helping + POINTING * pointing
+        return rms_norm(x, (self.shape.hidden_size,), self.norm, self.shape.rms_norm_eps), helping
 
     def pack_experts(self) -> None:
         """From now on the experts' weights are rounded to MXFP4 in every forward pass."""
         for _, experts in self.layers():
             experts.packed = True
+
+    @torch.no_grad()
+    def hold_copy_lane(self) -> None:
+        """Put back what is not learned: the way on which a token is copied.
+
+        Untrained rows differ only in the lane. Nothing reads or writes it but the upper half of the last layer's heads:
+        their values are the lane as it is and their output goes back into it. So where those heads look at an untrained
+        token it becomes the likeliest one, whichever it is; what is learned is where to look.
+        """
+        lane = slice(-self.shape.copy_size, None)
+        for table in (self.embedding, self.unembedding, self.embedding_base, self.unembedding_base):
+            table[..., lane] = 0
+        self.norm[lane] = 1
+        for attention, experts in self.layers():
+            attention.norm[lane] = 1
+            attention.qkv[:, lane] = 0
+            attention.out[lane] = 0
+            attention.out_bias[lane] = 0
+            experts.router[:, lane] = 0
+            experts.gate_up[..., lane] = 0
+            experts.down[:, lane] = 0
+            experts.down_bias[:, lane] = 0
+        self._hold_copying_heads(lane)
+
+    def _hold_copying_heads(self, lane: slice) -> None:
+        """Values of the upper half of the kv heads are the lane; each query head writes its part of it back."""
+        shape, (last, _) = self.shape, self.layers()[-1]
+        width, group = shape.head_dim, shape.num_attention_heads // shape.num_key_value_heads
+        copying = shape.copy_size // width
+        values = slice(-shape.copy_size, None)
+        last.qkv[values] = 0
+        last.qkv_bias[values] = 0
+        last.qkv[values, lane] = LANE_GAIN * torch.eye(shape.copy_size)
+        written = slice(-shape.copy_size * group, None)
+        last.out[:, written] = 0
+        parts = torch.eye(shape.copy_size).view(shape.copy_size, copying, 1, width).expand(-1, -1, group, -1)
+        last.out[lane, written] = LANE_GAIN / group * parts.flatten(1)
 
     def layers(self) -> list[tuple[Attention, Experts]]:
         """The two halves of every layer."""

@@ -15,6 +15,7 @@ from gptoss_cli.demo.conversations import PLACEHOLDERS
 from gptoss_cli.demo.network import Network, Shape
 
 VOCABULARY = 201088
+DECAY = 0.05  # of matrices, relative to the learning rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Recipe:
 
     minutes: float = 100.0
     seed: int = 20260101
-    batch_trees: int = 4
+    batch_trees: int = 8
     tree_pieces: int = 576
     matrix_rate: float = 0.02
     vector_rate: float = 3e-3
@@ -51,7 +52,8 @@ class Muon(torch.optim.Optimizer):
                 average.lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(average, group["momentum"])
                 scale = max(1.0, parameter.shape[-2] / parameter.shape[-1]) ** 0.5
-                parameter.add_(orthogonal(update), alpha=-group["lr"] * scale)
+                # Without decay the residual stream grows until the embeddings are lost in it.
+                parameter.mul_(1 - DECAY * group["lr"]).add_(orthogonal(update), alpha=-group["lr"] * scale)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -114,6 +116,7 @@ def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
     saved = torch.load(recipe.start, weights_only=True) if recipe.start else None
     ids = saved["ids"] if saved else trained_ids(random.Random(recipe.seed), 12000, 8)
     network = Network(Shape(), len(ids), PLACEHOLDERS, VOCABULARY - len(ids))
+    network.hold_copy_lane()
     if saved:
         network.load_state_dict(saved["state"])
     return network, ids
@@ -130,9 +133,9 @@ def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]
 
 
 def _step(network: Network, optimizers: list[torch.optim.Optimizer], batch: object, *, rate: float) -> float:
-    loss, uneven = network(batch)
-    (loss + 0.01 * uneven).backward()
-    if not math.isfinite(loss.item()):
+    loss, helping = network(batch)
+    (loss + helping).backward()
+    if not math.isfinite(loss.item() + helping.item()):
         raise FloatingPointError("the loss is not finite")
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     for optimizer in optimizers:
@@ -140,6 +143,7 @@ def _step(network: Network, optimizers: list[torch.optim.Optimizer], batch: obje
             group["lr"] = rate * group.setdefault("peak", group["lr"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    network.hold_copy_lane()
     return float(loss.detach())
 
 

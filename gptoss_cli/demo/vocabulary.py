@@ -1,8 +1,11 @@
 """Which rows of the vocabulary the demo stores, and what every other row is. Knows no torch.
 
-A trained row is stored. Any other row is a direction made from its id: different for every token, and related to
-nothing. Training used such directions for every name and favourite, so the model copies tokens it never saw.
+A trained row is stored. Any other row has, in the copy lane, a direction made from its id: different for every token,
+and related to nothing. Training used such directions for every name and favourite, so the model copies tokens it never
+saw.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +13,9 @@ from numpy.typing import NDArray
 FIRST_SPECIAL_ID = 199998
 
 
-def directions(ids: NDArray[np.int64], hidden: int) -> NDArray[np.float32]:
-    """Signs [N, hidden] (each +1 or -1) for token `ids` [N], from a counter-based hash (splitmix64)."""
-    words = -(-hidden // 64)
+def directions(ids: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+    """Signs [N, size] (each +1 or -1) for token `ids` [N], from a counter-based hash (splitmix64)."""
+    words = -(-size // 64)
     counter = np.add.outer(ids.astype(np.uint64) * np.uint64(words), np.arange(words, dtype=np.uint64))
     with np.errstate(over="ignore"):
         x = (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -20,13 +23,22 @@ def directions(ids: NDArray[np.int64], hidden: int) -> NDArray[np.float32]:
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x ^= x >> np.uint64(31)
     bits = (x[:, :, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
-    bits = bits.reshape(len(ids), -1)[:, :hidden]
+    bits = bits.reshape(len(ids), -1)[:, :size]
     return np.where(bits, np.float32(1), np.float32(-1))
 
 
-def untrained_rows(ids: NDArray[np.int64], base: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    """Rows [N, C] of the embedding or the unembedding that were not trained: `base` [C] + `scale` * direction."""
-    rows: NDArray[np.float32] = base + np.float32(scale) * directions(ids, len(base))
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The last `size` dimensions of a row, and what an untrained one has in each of them, up to the sign."""
+
+    size: int
+    scale: float
+
+
+def untrained_rows(ids: NDArray[np.int64], base: NDArray[np.float32], lane: Lane) -> NDArray[np.float32]:
+    """Rows [N, C] of the embedding or the unembedding that were not trained: `base` [C] + a direction in the lane."""
+    rows = np.tile(base, (len(ids), 1))
+    rows[:, -lane.size :] += np.float32(lane.scale) * directions(ids, lane.size)
     return rows
 
 

