@@ -4,7 +4,8 @@ _gptoss() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
-        --context --dtype --reasoning"
+        --think-budget --free-headers --context --dtype --reasoning"
+    local ask="--efforts --json"
     local command="" word index
 
     # --color=never arrives as three words.
@@ -28,7 +29,7 @@ _gptoss() {
     case $previous in
         --color) COMPREPLY=($(compgen -W "auto always never" -- "$current")) ;;
         -m | --model) COMPREPLY=($(compgen -W "20b 120b demo" -- "$current") $(compgen -d -- "$current")) ;;
-        -e | --effort) COMPREPLY=($(compgen -W "low medium high" -- "$current")) ;;
+        -e | --effort) COMPREPLY=($(compgen -W "none low medium high" -- "$current")) ;;
         --dtype) COMPREPLY=($(compgen -W "float32 bfloat16" -- "$current")) ;;
         --reasoning) COMPREPLY=($(compgen -W "show hide" -- "$current")) ;;
         -s | --instructions)
@@ -36,10 +37,11 @@ _gptoss() {
                 COMPREPLY=($(compgen -f -P @ -- "${current#@}"))
             fi
             ;;
-        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --context) ;;
+        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
         *)
             case $command in
-                ask | chat) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$turn $common" -- "$current")) ;;
+                ask) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$ask $turn $common" -- "$current")) ;;
+                chat) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$turn $common" -- "$current")) ;;
                 *) COMPREPLY=($(compgen -W "ask chat $common" -- "$current")) ;;
             esac
             ;;

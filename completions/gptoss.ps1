@@ -5,12 +5,13 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
-        '--seed', '--max-tokens', '--context', '--dtype', '--reasoning'
-    $options = @{ 'ask' = $turn + $common; 'chat' = $turn + $common }
+        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--dtype', '--reasoning'
+    $ask = '--efforts', '--json'
+    $options = @{ 'ask' = $ask + $turn + $common; 'chat' = $turn + $common }
     $values = @{
         '--color' = 'auto', 'always', 'never'
         '--model' = '20b', '120b', 'demo'
-        '--effort' = 'low', 'medium', 'high'
+        '--effort' = 'none', 'low', 'medium', 'high'
         '--dtype' = 'float32', 'bfloat16'
         '--reasoning' = 'show', 'hide'
         '--instructions' = @()
@@ -19,7 +20,9 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--top-k' = @()
         '--seed' = @()
         '--max-tokens' = @()
+        '--think-budget' = @()
         '--context' = @()
+        '--efforts' = @()
     }
     $longForms = @{ '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature' }
 

@@ -9,7 +9,7 @@ Who imports whom (tests/test_imports.py holds it):
         harmony.events harmony engine
                                |
                            checkpoint
-        errors, settings: below everything
+        steering: part of session; errors, settings: below everything
 """
 
 __version__ = "0.1.0"

@@ -4,24 +4,28 @@ import datetime
 import logging
 import secrets
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from gptoss_cli.engine.interface import Sampling, TokenGenerator
 from gptoss_cli.errors import GptossError, NumericalError
 from gptoss_cli.harmony.conversation import Conversation
-from gptoss_cli.harmony.events import EndReason, Event, PrefillProgress, TurnEnd
+from gptoss_cli.harmony.events import AnswerDelta, Delta, EndReason, Event, Markup, PrefillProgress, TurnEnd
+from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.parser import TurnParser
-from gptoss_cli.harmony.vocabulary import CALL, RESERVED_IDS, STOP_IDS
+from gptoss_cli.harmony.vocabulary import RESERVED_IDS, STOP_IDS
 from gptoss_cli.settings import ReasoningEffort
+from gptoss_cli.steering import TurnSteering
 
 _LOGGER = logging.getLogger(__name__)
+_Text = Delta | Markup
 
 
 class ChatSession:
     """Sends a conversation to a generator and adds what comes back to it.
 
-    `seed` None draws one for each turn; `TurnEnd.seed` tells which. The sampling settings and `max_tokens` (per turn)
-    are plain attributes and may be changed between turns, as may `conversation.effort`.
+    `seed` None draws one for each turn; `TurnEnd.seed` tells which. The sampling settings, `max_tokens` and
+    `think_budget` (both per turn; see TurnSteering) and `free_headers` are plain attributes and may be changed between
+    turns. `recipients` are the tools that may be called. `last_raw` is the last turn as it was decoded, markup and all.
     """
 
     def __init__(
@@ -36,6 +40,9 @@ class ChatSession:
         top_p: float = 1.0,
         top_k: int | None = None,
         max_tokens: int | None = None,
+        think_budget: int | None = None,
+        free_headers: bool = False,
+        recipients: Iterable[str] = (),
     ) -> None:
         self.conversation = Conversation(instructions, date, effort)
         self.seed = seed
@@ -43,9 +50,15 @@ class ChatSession:
         self.top_p = top_p
         self.top_k = top_k
         self.max_tokens = max_tokens
+        self.think_budget = think_budget
+        self.free_headers = free_headers
         self.last_end: TurnEnd | None = None
+        self.last_raw = ""
         self._generator = generator
+        self._grammar = Grammar(recipients)
         self._stopping = False
+        self._steering: TurnSteering | None = None
+        self._last_prompt: list[int] = []
 
     def stop(self) -> None:
         """End the running turn at the next token or prefill chunk, in order: it still yields its TurnEnd.
@@ -53,6 +66,21 @@ class ChatSession:
         Only sets a flag, so a signal handler or another thread may call it.
         """
         self._stopping = True
+
+    def answer_now(self) -> None:
+        """Make the running turn stop reasoning and answer, from its next token on. If it is answering, nothing changes.
+
+        Only sets a flag, so a key handler or another thread may call it.
+        """
+        steering = self._steering
+        if steering is not None:
+            steering.answer_now()
+
+    def set_effort(self, effort: ReasoningEffort) -> int:
+        """Change the effort of the turns that follow; returns how many tokens the next one reads again for that."""
+        lost = self._lost_tokens()
+        self.conversation.effort = effort
+        return max(0, self._lost_tokens() - lost)
 
     def turn(self, text: str) -> Generator[Event]:
         """Say `text` and yield the answer's events, TurnEnd last.
@@ -81,16 +109,32 @@ class ChatSession:
         """
         self._stopping = False
         self.last_end = None
-        turn = _Turn(secrets.randbits(32) if self.seed is None else self.seed)
+        turn = self._new_turn()
+        self._steering = turn.steering
         try:
             yield from self._generate(turn)
-            yield from turn.parser.close()
+            yield from turn.close()
         finally:
-            turn.parser.close()
+            self._steering = None
+            turn.close()
             for message in turn.parser.messages:
                 self.conversation.add(message)
             self.last_end = turn.end()
+            self.last_raw = turn.raw
         yield self.last_end
+
+    def _new_turn(self) -> "_Turn":
+        parser = TurnParser(answering=self.conversation.effort is ReasoningEffort.NONE)
+        steering = TurnSteering(parser, self._grammar, think_budget=self.think_budget, free_headers=self.free_headers)
+        return _Turn(secrets.randbits(32) if self.seed is None else self.seed, parser, steering)
+
+    def _lost_tokens(self) -> int:
+        """How many tokens of the last prompt are not the beginning of the next one."""
+        ids = self.conversation.render()
+        for i, (read, token) in enumerate(zip(self._last_prompt, ids, strict=False)):
+            if read != token:
+                return len(self._last_prompt) - i
+        return max(0, len(self._last_prompt) - len(ids))
 
     def _generate(self, turn: "_Turn") -> Iterator[Event]:
         try:
@@ -109,43 +153,74 @@ class ChatSession:
             yield PrefillProgress(done, total)
             if self._stopping:
                 return
+        self._last_prompt = ids
 
     def _decode(self, turn: "_Turn") -> Iterator[Event]:
         sampling = Sampling(turn.seed, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
-        tokens = 0
-        for token in self._generator.decode(
-            sampling, stop_ids=STOP_IDS, banned_ids=RESERVED_IDS, max_tokens=self.max_tokens
-        ):
-            tokens += 1
-            turn.note_token(token)
-            yield from turn.parser.feed(token)
+        tokens = self._generator.decode(
+            sampling,
+            stop_ids=STOP_IDS,
+            banned_ids=RESERVED_IDS,
+            max_tokens=self.max_tokens,
+            steering=turn.steering,
+        )
+        for token in tokens:
+            yield from turn.feed(token)
             if token in STOP_IDS or self._stopping:
                 return
-        out_of_tokens = self.max_tokens is not None and tokens >= self.max_tokens
+            if turn.steering.is_endless:
+                turn.reason = EndReason.LOOP
+                return
+        out_of_tokens = self.max_tokens is not None and turn.tokens >= self.max_tokens
         turn.reason = EndReason.TOKEN_LIMIT if out_of_tokens else EndReason.CONTEXT_FULL
 
 
 class _Turn:
     """What is known of a turn while it runs. Until something else is known, it was interrupted."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, parser: TurnParser, steering: TurnSteering) -> None:
         self.seed = seed
-        self.parser = TurnParser()
+        self.parser = parser
+        self.steering = steering
         self.reason = EndReason.INTERRUPTED
         self.prompt_tokens = 0
         self.prefilled_tokens = 0
+        self.tokens = 0
+        self._cuts = 0
+        self._answered = False
+        self._decoded: list[str] = []
         self._began = time.perf_counter()
         self._first_token_seconds: float | None = None
 
-    def note_token(self, token: int) -> None:
+    @property
+    def raw(self) -> str:
+        """All that was decoded."""
+        return "".join(self._decoded)
+
+    def feed(self, token: int) -> Iterator[Event]:
+        """The events of one more id, after those of what was done to the reasoning to make it come."""
+        self.tokens += 1
         if self._first_token_seconds is None:
             self._first_token_seconds = time.perf_counter() - self._began
+        events = self._noted(self.parser.feed(token))
         if token in STOP_IDS:
-            self.reason = EndReason.CALL if token == CALL else EndReason.COMPLETE
+            # Not by the token: a model may end a call like an answer, and the other way about.
+            last = self.parser.messages[-1:]
+            self.reason = EndReason.CALL if last and last[0].is_call else EndReason.COMPLETE
+        self.steering.see(token)
+        yield from self.steering.cuts[self._cuts :]
+        self._cuts = len(self.steering.cuts)
+        yield from events
+
+    def close(self) -> list[Event]:
+        """The events of what was still held."""
+        return self._noted(self.parser.close())
 
     def end(self) -> TurnEnd:
         return TurnEnd(
             reason=self.reason,
+            answered=self._answered,
+            cuts=self.steering.cuts,
             prompt_tokens=self.prompt_tokens,
             prefilled_tokens=self.prefilled_tokens,
             reasoning_tokens=self.parser.reasoning_tokens,
@@ -154,3 +229,10 @@ class _Turn:
             first_token_seconds=self._first_token_seconds,
             total_seconds=time.perf_counter() - self._began,
         )
+
+    def _noted(self, events: list[Event]) -> list[Event]:
+        for event in events:
+            if isinstance(event, _Text):
+                self._decoded.append(event.text)
+                self._answered |= isinstance(event, AnswerDelta) and not event.text.isspace()
+        return events

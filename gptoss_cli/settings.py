@@ -4,16 +4,21 @@ import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import platformdirs
 
 
 class ReasoningEffort(StrEnum):
-    """How long the model reasons; part of the system message."""
+    """How long the model reasons; low, medium and high as it was trained to, none by opening the answer for it."""
 
+    NONE = "none"
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
+
+
+TRAINED_EFFORTS: Final = (ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)
 
 
 class Dtype(StrEnum):

@@ -14,6 +14,7 @@ from gptoss_cli.harmony.events import (
     AnswerDelta,
     EndReason,
     Event,
+    Markup,
     Message,
     MessageEnd,
     PrefillProgress,
@@ -42,7 +43,14 @@ def script(*turns: str | Iterable[int], context_tokens: int = 4096, chunk_tokens
     return ScriptedGenerator(played, context_tokens=context_tokens, chunk_tokens=chunk_tokens)
 
 
-def session(generator: TokenGenerator, *, max_tokens: int | None = None, seed: int | None = None) -> ChatSession:
+def session(
+    generator: TokenGenerator,
+    *,
+    max_tokens: int | None = None,
+    seed: int | None = None,
+    free_headers: bool = False,
+    recipients: Iterable[str] = (),
+) -> ChatSession:
     return ChatSession(
         generator,
         instructions="Be kind.",
@@ -50,6 +58,8 @@ def session(generator: TokenGenerator, *, max_tokens: int | None = None, seed: i
         date=DATE,
         max_tokens=max_tokens,
         seed=seed,
+        free_headers=free_headers,
+        recipients=recipients,
     )
 
 
@@ -77,7 +87,7 @@ def failing(ids: list[int]) -> Iterator[int]:
 
 def test_a_turn_yields_progress_then_text_then_its_end() -> None:
     events = list(session(script(GREETING)).turn("Hi"))
-    order = [kind for kind, _ in itertools.groupby(events, type)]
+    order = [kind for kind, _ in itertools.groupby(events, type) if kind is not Markup]
     assert order == [PrefillProgress, ReasoningDelta, MessageEnd, AnswerDelta, MessageEnd, TurnEnd]
     assert answer(events) == "Hello 🙂 to you!"
 
@@ -235,10 +245,24 @@ def test_a_numerical_failure_ends_the_turn_and_keeps_what_was_said() -> None:
     assert answer(list(chat.turn("And now?"))) == "Nothing."
 
 
-def test_a_call_ends_the_turn() -> None:
-    chat = session(script("<|channel|>commentary to=functions.f json<|message|>{}<|call|>"))
+@pytest.mark.parametrize("free_headers", [False, True])
+def test_a_call_ends_the_turn(free_headers: bool) -> None:
+    call = "<|channel|>commentary to=functions.f json<|message|>{}<|call|>"
+    chat = session(script(call), free_headers=free_headers, recipients=["functions.f"])
     assert end(list(chat.turn("Hi"))).reason is EndReason.CALL
     assert chat.conversation.messages[-1].recipient == "functions.f"
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ("<|channel|>commentary to=functions.f json<|message|>{}<|return|>", EndReason.CALL),
+        (f"{SAY}Yes<|call|>", EndReason.COMPLETE),
+        ("<|call|>", EndReason.COMPLETE),
+    ],
+)
+def test_what_was_said_tells_a_call_from_an_answer(turn: str, reason: EndReason) -> None:
+    assert end(list(session(script(turn), free_headers=True).turn("Hi"))).reason is reason
 
 
 def test_end_of_text_completes_the_turn() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from gptoss_cli.cli.efforts import ask_at_efforts, parse_efforts
 from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions, command
 from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
 from gptoss_cli.terminal.console import Console
@@ -23,6 +24,13 @@ def ask(
         list[str] | None, typer.Argument(metavar="PROMPT", help="The words of the prompt.", show_default=False)
     ] = None,
     *,
+    efforts: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GPTOSS_EFFORTS", show_envvar=False, metavar="LIST", help="Answer at each: low,medium,high."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --efforts: JSON, on a terminal too.")] = False,
     console: Console,
     options: TurnOptions,
 ) -> None:
@@ -33,7 +41,13 @@ def ask(
     """
     from gptoss_cli.cli import turns
 
+    if as_json and efforts is None:
+        raise UsageError("--json goes with --efforts. Name some: --efforts low,medium,high")
+    chosen = [] if efforts is None else parse_efforts(efforts)
     text = prompt_text(words or [], console)
+    if chosen:
+        ask_at_efforts(text, chosen, as_json=as_json, options=options, console=console)
+        return
     session = turns.open_session(options, console)
     shortfall = turns.run_turn(session, text, options=options, console=console)
     if shortfall is not None:

@@ -15,7 +15,13 @@ from gptoss_cli.terminal.console import Console
 if TYPE_CHECKING:
     from gptoss_cli.session import ChatSession
 
-_COMMANDS = {"/help": "this list", "/exit": "leave, as Ctrl-D does"}
+_COMMANDS = {
+    "/help": "this list",
+    "/effort LEVEL": "how long it reasons from now on: none, low, medium or high",
+    "/set think-budget N": "answer after N tokens of reasoning at the latest; off for no limit",
+    "/raw": "the last turn as the model wrote it, markup and all",
+    "/exit": "leave, as Ctrl-D does",
+}
 _KEYS = {
     "Enter": "send",
     "Alt-Enter, Ctrl-J": "a new line",
@@ -52,23 +58,53 @@ def chat(
     # One Ctrl-C too many, between an answer's end and the prompt, must not end the chat.
     signal.signal(signal.SIGINT, lambda number, frame: None)
     while text is not None and text.strip() != "/exit":
-        if text.strip() and not _obey(text, console):
+        if text.strip() and not _obey(text, session, console):
             _answer(session, text, options=options, console=console)
         text = prompt.read()
 
 
-def _obey(text: str, console: Console) -> bool:
+def _obey(text: str, session: "ChatSession", console: Console) -> bool:
     """Carry out a slash command; whether `text` was meant as one. What was so meant never reaches the model."""
-    word = text.split(maxsplit=1)[0]
+    word, *arguments = text.split()
     if not word.startswith("/") or word.startswith("//"):
         return False
-    if word == "/help":
-        for name, meaning in (_COMMANDS | _KEYS).items():
-            console.aside(f"  {name:<18} {meaning}\n")
-        return True
-    close = difflib.get_close_matches(word, _COMMANDS, n=1) or ["/help"]
-    console.error(f"There is no command {word}. Did you mean {close[0]}?")
+    match word, arguments:
+        case "/help", _:
+            for name, meaning in (_COMMANDS | _KEYS).items():
+                console.aside(f"  {name:<20} {meaning}\n")
+        case "/effort", _:
+            _set_effort(arguments, session, console)
+        case "/set", _:
+            _set(arguments, session, console)
+        case "/raw", _:
+            console.aside(f"{session.last_raw}\n")
+        case _:
+            names = [name.split()[0] for name in _COMMANDS]
+            close = difflib.get_close_matches(word, names, n=1) or ["/help"]
+            console.error(f"There is no command {word}. Did you mean {close[0]}?")
     return True
+
+
+def _set_effort(arguments: list[str], session: "ChatSession", console: Console) -> None:
+    if len(arguments) != 1 or arguments[0] not in list(settings.ReasoningEffort):
+        console.error(f"The effort is {session.conversation.effort}. To change it: /effort none|low|medium|high")
+        return
+    effort = settings.ReasoningEffort(arguments[0])
+    cost = session.set_effort(effort)
+    price = f" The next turn reads {cost:,} tokens of the conversation again for it." if cost else ""
+    console.notice(f"The effort is {effort} from now on.{price}")
+
+
+def _set(arguments: list[str], session: "ChatSession", console: Console) -> None:
+    match arguments:
+        case ["think-budget", "off"]:
+            session.think_budget = None
+            console.notice("The reasoning has no budget from now on.")
+        case ["think-budget", number] if number.isdecimal():
+            session.think_budget = int(number)
+            console.notice(f"The reasoning is at most {session.think_budget:,} tokens from now on.")
+        case _:
+            console.error("That cannot be set. Try: /set think-budget 500, or /set think-budget off")
 
 
 def _answer(session: "ChatSession", text: str, *, options: TurnOptions, console: Console) -> None:

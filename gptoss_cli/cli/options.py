@@ -57,9 +57,9 @@ class TurnOptions:
         str | None,
         _preference("GPTOSS_MODEL", "--model", "-m", metavar="20b|120b|demo|PATH", help="Which model answers."),
     ] = None
-    effort: Annotated[ReasoningEffort, _preference("GPTOSS_EFFORT", "--effort", "-e", help="How long it reasons.")] = (
-        ReasoningEffort.MEDIUM
-    )
+    effort: Annotated[
+        ReasoningEffort, _preference("GPTOSS_EFFORT", "--effort", "-e", help="How long it reasons; none is untrained.")
+    ] = ReasoningEffort.MEDIUM
     instructions: Annotated[
         str | None,
         _preference(
@@ -91,6 +91,13 @@ class TurnOptions:
         int | None,
         _preference("GPTOSS_MAX_TOKENS", metavar="N", min=1, help="Cut a turn short after N, reasoning included."),
     ] = None
+    think_budget: Annotated[
+        int | None,
+        _preference("GPTOSS_THINK_BUDGET", metavar="N", min=0, help="Answer after N tokens of reasoning."),
+    ] = None
+    free_headers: Annotated[
+        bool, typer.Option("--free-headers", help="Let the model write its headers as it likes.")
+    ] = False
     context: Annotated[
         int | None,
         _preference(

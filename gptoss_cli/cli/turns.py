@@ -15,6 +15,7 @@ from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
+    from gptoss_cli.engine.interface import TokenGenerator
     from gptoss_cli.harmony.events import TurnEnd
     from gptoss_cli.session import ChatSession
 
@@ -45,19 +46,27 @@ def open_session(options: TurnOptions, console: Console) -> "ChatSession":
             from gptoss_cli.engine.generator import Generator
         except (ImportError, OSError) as exc:
             raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
-        from gptoss_cli.session import ChatSession
+        generator = Generator.open(folder, dtype=options.dtype, context_tokens=options.context)
+        return begin(generator, instructions, options)
 
-        return ChatSession(
-            Generator.open(folder, dtype=options.dtype, context_tokens=options.context),
-            instructions=instructions,
-            effort=options.effort,
-            date=date.today(),
-            seed=options.seed,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            top_k=options.top_k,
-            max_tokens=options.max_tokens,
-        )
+
+def begin(generator: "TokenGenerator", instructions: str | None, options: TurnOptions) -> "ChatSession":
+    """An empty conversation with a model that is loaded."""
+    from gptoss_cli.session import ChatSession
+
+    return ChatSession(
+        generator,
+        instructions=instructions,
+        effort=options.effort,
+        date=date.today(),
+        seed=options.seed,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        max_tokens=options.max_tokens,
+        think_budget=options.think_budget,
+        free_headers=options.free_headers,
+    )
 
 
 def run_turn(session: "ChatSession", text: str, *, options: TurnOptions, console: Console) -> Shortfall | None:
@@ -69,7 +78,7 @@ def run_turn(session: "ChatSession", text: str, *, options: TurnOptions, console
 
     with stops(session), closing(session.turn(text)) as events:
         end = show_turn(events, console, reasoning=options.reasoning)
-    return _shortfall(end)
+    return shortfall(end)
 
 
 @contextmanager
@@ -125,21 +134,25 @@ def choose_checkpoint(model: str | None, console: Console) -> tuple[str, Path]:
     return model, store.find_checkpoint(model)
 
 
-def _shortfall(end: "TurnEnd") -> Shortfall | None:
+def shortfall(end: "TurnEnd") -> Shortfall | None:
+    """What a turn that ended so lacks, and the exit status for it; None if it gave a whole answer."""
     from gptoss_cli.harmony.events import EndReason
 
     cut, failed = ExitStatus.CUT_SHORT, ExitStatus.FAILED
+    what = "The answer is cut short" if end.answered else "There is no answer"
     match end.reason:
-        case EndReason.COMPLETE if end.answer_tokens == 0:
-            return Shortfall(failed, "The model ended its turn without an answer. Ask again.")
-        case EndReason.COMPLETE:
+        case EndReason.COMPLETE if end.answered:
             return None
+        case EndReason.COMPLETE:
+            return Shortfall(failed, "The model ended its turn without an answer. Ask again.")
         case EndReason.CALL:
             return Shortfall(failed, "The model called a tool, and there are none here. Ask again.")
         case EndReason.TOKEN_LIMIT:
-            return Shortfall(cut, "The answer is cut short: --max-tokens is used up.")
+            return Shortfall(cut, f"{what}: --max-tokens is used up.")
         case EndReason.CONTEXT_FULL:
-            return Shortfall(cut, "The answer is cut short: the context is full. Use a larger --context.")
+            return Shortfall(cut, f"{what}: the context is full. Use a larger --context.")
+        case EndReason.LOOP:
+            return Shortfall(cut, f"{what}: it went round in circles and was stopped. Ask in another way.")
         case EndReason.NUMERICAL_FAILURE:
             return Shortfall(failed, "The model's numbers are not finite: the answer ends here. Try --dtype float32.")
         case EndReason.INTERRUPTED:

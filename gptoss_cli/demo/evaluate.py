@@ -19,7 +19,7 @@ from gptoss_cli.demo.turns import Turn, ask_turn, cannot_turn, sum_turn, tell_tu
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.events import AnswerDelta, TurnEnd
 from gptoss_cli.session import ChatSession
-from gptoss_cli.settings import ReasoningEffort
+from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--wrong", action="store_true", help="print the wrong answers")
     arguments = parser.parse_args()
     generator = Generator.open(arguments.checkpoint or demo_checkpoint())
-    for effort in ReasoningEffort:
+    for effort in TRAINED_EFFORTS:
         report = evaluate(generator, effort, seed=1, every=arguments.every)
         scores = "  ".join(f"{kind} {report.right[kind]}/{asked}" for kind, asked in sorted(report.asked.items()))
         print(f"{effort:7}{scores}  mean reasoning {report.mean_reasoning_tokens:.1f} tokens", flush=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.engine.cache import CacheMark
 from gptoss_cli.engine.config import ModelConfig, load_config
-from gptoss_cli.engine.interface import Sampling
+from gptoss_cli.engine.interface import Forced, Sampling, Steering
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.model import Model
 from gptoss_cli.engine.sampler import Sampler
@@ -86,13 +87,20 @@ class Generator:
         return self._prefill(ids)
 
     def decode(
-        self, sampling: Sampling, *, stop_ids: Collection[int], banned_ids: Collection[int], max_tokens: int | None
+        self,
+        sampling: Sampling,
+        *,
+        stop_ids: Collection[int],
+        banned_ids: Collection[int],
+        max_tokens: int | None,
+        steering: Steering | None = None,
     ) -> Iterator[int]:
         """See TokenGenerator.decode."""
         vocabulary_size = self.config.vocabulary_size
         sampler = Sampler(sampling, banned_ids=banned_ids, vocabulary_size=vocabulary_size)
         room = self._context_tokens - len(self._cached) - len(self._pending)
-        return self._decode(sampler, frozenset(stop_ids), room if max_tokens is None else min(room, max_tokens))
+        most = room if max_tokens is None else min(room, max_tokens)
+        return self._decode(self._new_ids(sampler, steering), frozenset(stop_ids), most)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Logits [T, V] float32 after each of `ids` [T], from position 0. The generator's own sequence is untouched."""
@@ -115,9 +123,17 @@ class Generator:
                 self._mark()
             yield done, len(unread)
 
-    def _decode(self, sampler: Sampler, stop_ids: frozenset[int], most: int) -> Iterator[int]:
-        for _ in range(most):
-            id_ = sampler.draw(self._next_logits())
+    def _new_ids(self, sampler: Sampler, steering: Steering | None) -> Iterator[int]:
+        """What comes next, forced or drawn, for ever; whoever asks makes each id pending before the next."""
+        while True:
+            wish = steering.next() if steering else None
+            if isinstance(wish, Forced):
+                yield from wish.ids
+            else:
+                yield sampler.draw(self._next_logits(), wish)
+
+    def _decode(self, new_ids: Iterator[int], stop_ids: frozenset[int], most: int) -> Iterator[int]:
+        for id_ in islice(new_ids, most):
             # Pending before it is yielded: whoever closes the iterator now has seen it.
             self._pending.append(id_)
             yield id_

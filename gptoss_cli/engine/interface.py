@@ -19,6 +19,39 @@ class Sampling:
     top_k: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """`ids` come next, whatever the logits say: none are computed for them. They are yielded like any other."""
+
+    ids: tuple[int, ...]
+
+
+# By identity: a steering hands out the same instance again and again, and what a sampler makes of it is kept.
+@dataclass(frozen=True, slots=True, eq=False)
+class Allowed:
+    """Only `ids` may be drawn now, those in `banned_ids` included."""
+
+    ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Barred:
+    """`ids` may not be drawn now, in addition to `banned_ids`."""
+
+    ids: frozenset[int]
+
+
+class Steering(Protocol):
+    """Says what may come next. The single place where a consumer of `decode` reaches into it."""
+
+    def next(self) -> Forced | Allowed | Barred | None:
+        """Asked before every draw; None leaves the draw free.
+
+        The consumer of `decode` has seen every earlier id by then. After Forced it is asked again when all its ids
+        were yielded.
+        """
+
+
 class TokenGenerator(Protocol):
     """Continues a sequence of token ids and remembers what it has read.
 
@@ -37,10 +70,16 @@ class TokenGenerator(Protocol):
         """
 
     def decode(
-        self, sampling: Sampling, *, stop_ids: Collection[int], banned_ids: Collection[int], max_tokens: int | None
+        self,
+        sampling: Sampling,
+        *,
+        stop_ids: Collection[int],
+        banned_ids: Collection[int],
+        max_tokens: int | None,
+        steering: Steering | None = None,
     ) -> Iterator[int]:
         """Yield one new id at a time, a stop id included as the last.
 
-        Ends after a stop id, after `max_tokens`, or when the context is full. Raises NumericalError on NaN or
-        infinite logits. Closing the iterator stops; every yielded id belongs to the sequence.
+        Ends after a stop id, after `max_tokens`, or when the context is full; forced ids count. Raises NumericalError
+        on NaN or infinite logits. Closing the iterator stops; every yielded id belongs to the sequence.
         """

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from gptoss_cli.engine.interface import Sampling
+from gptoss_cli.engine.interface import Allowed, Barred, Sampling
 from gptoss_cli.errors import NumericalError, UsageError
 
 _TOP_CANDIDATES = 1_024
@@ -20,21 +20,47 @@ class Sampler:
         _refuse_nonsense(sampling)
         self._sampling = sampling
         self._random = torch.Generator().manual_seed(sampling.seed % 2**63)
-        self._banned = torch.tensor(sorted(id_ for id_ in set(banned_ids) if 0 <= id_ < vocabulary_size)).long()
+        self._vocabulary_size = vocabulary_size
+        self._banned = self._indices(banned_ids)
+        self._restricted: dict[Allowed | Barred, Tensor] = {}
         assert len(self._banned) < vocabulary_size, "some token must be left to draw"
 
-    def draw(self, logits: Tensor) -> int:
-        """One id from logits [V] float32. Raises NumericalError if any of them is NaN or infinite."""
+    def draw(self, logits: Tensor, restriction: Allowed | Barred | None = None) -> int:
+        """One id from logits [V] float32. Raises NumericalError if any of them is NaN or infinite.
+
+        Top-k and top-p count only what `restriction` leaves.
+        """
         logits = logits.cpu()
         # One pass: a sum in float64 is finite if and only if every float32 summand is.
         if not logits.sum(dtype=torch.float64).isfinite():
             raise NumericalError("The model's output is not a number (NaN or infinite). Check the checkpoint's files")
-        logits = logits.index_fill(0, self._banned, -torch.inf)
+        if isinstance(restriction, Allowed):
+            allowed = self._tensor_of(restriction)
+            return int(allowed[self._choose(logits[allowed])])
+        banned = self._banned if restriction is None else self._tensor_of(restriction)
+        return self._choose(logits.index_fill(0, banned, -torch.inf))
+
+    def _choose(self, logits: Tensor) -> int:
+        """An index into logits [N]."""
         if self._sampling.temperature == 0:
             return int(logits.argmax())
         ids, probabilities = self._candidates(logits)
         chosen = _draw_index(probabilities, self._random)
         return chosen if ids is None else int(ids[chosen])
+
+    def _tensor_of(self, restriction: Allowed | Barred) -> Tensor:
+        """The ids that are left by Allowed, or the ones that are not by Barred; made once for each instance."""
+        kept = self._restricted.get(restriction)
+        if kept is None:
+            kept = self._indices(restriction.ids)
+            if isinstance(restriction, Barred):
+                kept = torch.cat([self._banned, kept])
+            assert len(kept), "some token must be left to draw"
+            self._restricted[restriction] = kept
+        return kept
+
+    def _indices(self, ids: Collection[int]) -> Tensor:
+        return torch.tensor(sorted(id_ for id_ in set(ids) if 0 <= id_ < self._vocabulary_size)).long()
 
     def _candidates(self, logits: Tensor) -> tuple[Tensor | None, Tensor]:
         """The ids that may be drawn (None: all, in order) and their probabilities, which need not add up to 1."""

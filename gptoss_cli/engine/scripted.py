@@ -1,8 +1,9 @@
 """A generator that plays prepared turns. Reads no weights and imports no torch."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain, islice
 
-from gptoss_cli.engine.interface import Sampling
+from gptoss_cli.engine.interface import Forced, Sampling, Steering
 from gptoss_cli.errors import ResourceError
 
 
@@ -53,19 +54,42 @@ class ScriptedGenerator:
             yield len(self._sequence) - reused, total
 
     def decode(
-        self, sampling: Sampling, *, stop_ids: Collection[int], banned_ids: Collection[int], max_tokens: int | None
+        self,
+        sampling: Sampling,
+        *,
+        stop_ids: Collection[int],
+        banned_ids: Collection[int],
+        max_tokens: int | None,
+        steering: Steering | None = None,
     ) -> Iterator[int]:
-        """Yield the next turn up to a stop id, its end, `max_tokens` or a full context; bans do not change a script."""
+        """Yield the next turn up to a stop id, its end, `max_tokens` or a full context.
+
+        What is forced comes first, and the script goes on after it; as far as it was about to say the same, it is said
+        once. Bans and restrictions do not change a script.
+        """
         turn = next(self._turns, None)
         assert turn is not None, "the script is over"
         self.samplings.append(sampling)
         room = self._context_tokens - len(self._sequence)
-        limit = room if max_tokens is None else min(room, max_tokens)
-        for count, token in enumerate(turn, start=1):
+        for token in islice(_steered(iter(turn), steering), room if max_tokens is None else min(room, max_tokens)):
             self._sequence.append(token)
             yield token
-            if token in stop_ids or count >= limit:
+            if token in stop_ids:
                 return
+
+
+def _steered(script: Iterator[int], steering: Steering | None) -> Iterator[int]:
+    while True:
+        wish = steering.next() if steering else None
+        if isinstance(wish, Forced):
+            coming = list(islice(script, len(wish.ids)))
+            script = chain(coming[_common_prefix(coming, wish.ids) :], script)
+            yield from wish.ids
+            continue
+        token = next(script, None)
+        if token is None:
+            return
+        yield token
 
 
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from openai_harmony import Author, DeveloperContent, SystemContent
 from openai_harmony import ReasoningEffort as HarmonyEffort
 
 from gptoss_cli.harmony.events import Message, Role
-from gptoss_cli.harmony.vocabulary import ASSISTANT, START, load_encoding
+from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding
 from gptoss_cli.settings import ReasoningEffort
 
 
@@ -17,13 +17,16 @@ class Conversation:
     """All messages of one conversation, in order, and how they are rendered.
 
     The date is fixed: another one would change the system message near its front and void every cached token after
-    it. `effort` may be changed between turns at that price. The system and developer messages are made from
-    `instructions`, `date` and `effort`; they are not in `messages`.
+    it. `effort` may be changed between turns at that price, save to NONE and back: the model was not trained on that
+    word, so the system message goes on naming the effort before it, or medium. The system and developer messages are
+    made from `instructions`, `date` and `effort`; they are not in `messages`.
     """
 
     def __init__(self, instructions: str | None, date: datetime.date, effort: ReasoningEffort) -> None:
         self.instructions = instructions
         self.date = date
+        self._effort = effort
+        self._written_effort = ReasoningEffort.MEDIUM
         self.effort = effort
         self._messages: list[Message] = []
         self._rendered: dict[Message, list[int]] = {}
@@ -32,6 +35,17 @@ class Conversation:
     def messages(self) -> tuple[Message, ...]:
         """Every message that was added, reasoning and partial ones included."""
         return tuple(self._messages)
+
+    @property
+    def effort(self) -> ReasoningEffort:
+        """How long the next turn reasons."""
+        return self._effort
+
+    @effort.setter
+    def effort(self, effort: ReasoningEffort) -> None:
+        self._effort = effort
+        if effort is not ReasoningEffort.NONE:
+            self._written_effort = effort
 
     def add(self, message: Message) -> None:
         """Append a message; what cannot be written as UTF-8 in it (a lone surrogate) becomes U+FFFD."""
@@ -49,8 +63,10 @@ class Conversation:
     def render(self) -> list[int]:
         """The ids of the prompt for the next assistant message; they end with `<|start|>assistant`.
 
-        Equal to `render_conversation_for_completion` of the library on the messages that `prompted` yields. A turn
-        that was cut before it said anything but reasoning leaves no message: the user's messages then follow each
+        With effort NONE the header of the answer follows that, so that the model begins in its content.
+
+        Otherwise equal to `render_conversation_for_completion` of the library on the messages that `prompted` yields. A
+        turn that was cut before it said anything but reasoning leaves no message: the user's messages then follow each
         other, since an empty answer would teach the model to answer nothing. Each message is encoded once.
         """
         ids = self._preface()
@@ -58,7 +74,8 @@ class Conversation:
             if message not in self._rendered:
                 self._rendered[message] = load_encoding().render(_to_library(message))
             ids.extend(self._rendered[message])
-        ids.extend((START, ASSISTANT))
+        no_reasoning = self.effort is ReasoningEffort.NONE
+        ids.extend(ANSWER_HEADER if no_reasoning else ANSWER_HEADER[:2])
         return ids
 
     def prompted(self) -> Iterator[Message]:
@@ -74,7 +91,7 @@ class Conversation:
                 yield message
 
     def _preface(self) -> list[int]:
-        system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self.effort.name])
+        system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self._written_effort.name])
         contents: list[tuple[Role, SystemContent | DeveloperContent]] = [
             (Role.SYSTEM, system.with_conversation_start_date(self.date.isoformat()))
         ]

@@ -51,14 +51,23 @@ class Message:
 
 
 class EndReason(StrEnum):
-    """Why a turn ended."""
+    """Why a turn ended. LOOP: what it said to the user went round in circles."""
 
     COMPLETE = "complete"
     CALL = "call"
     TOKEN_LIMIT = "token limit"
     CONTEXT_FULL = "context full"
+    LOOP = "loop"
     INTERRUPTED = "interrupted"
     NUMERICAL_FAILURE = "numerical failure"
+
+
+class Cut(StrEnum):
+    """Why the reasoning was cut short and the answer begun."""
+
+    ANSWER_NOW = "answer now"
+    BUDGET = "budget"
+    LOOP = "loop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,16 @@ class AnswerDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Markup:
+    """Harmony's own text: headers and the ends of messages. A screen shows none of it.
+
+    With it, the texts of a turn's events are all that was decoded, in order.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class MessageEnd:
     """One message of the assistant is over."""
 
@@ -106,10 +125,23 @@ class MessageEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningCut:
+    """The reasoning ends here, after `reasoning_tokens`: the ids that open the answer are being forced."""
+
+    cut: Cut
+    reasoning_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The turn is over. Seconds are wall time since the turn began."""
+    """The turn is over. Seconds are wall time since the turn began.
+
+    `answered`: there is an answer, and not a blank one. `cuts`: what was done to the reasoning, in order.
+    """
 
     reason: EndReason
+    answered: bool
+    cuts: tuple[ReasoningCut, ...]
     prompt_tokens: int
     prefilled_tokens: int
     reasoning_tokens: int
@@ -119,4 +151,5 @@ class TurnEnd:
     total_seconds: float
 
 
-Event = PrefillProgress | ReasoningDelta | PreambleDelta | CallDelta | AnswerDelta | MessageEnd | TurnEnd
+Delta = ReasoningDelta | PreambleDelta | CallDelta | AnswerDelta
+Event = PrefillProgress | Delta | Markup | MessageEnd | ReasoningCut | TurnEnd

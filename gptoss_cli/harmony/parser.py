@@ -10,11 +10,15 @@ from openai_harmony import StreamableParser, TextContent
 from gptoss_cli.harmony.events import (
     AnswerDelta,
     CallDelta,
+    Channel,
+    Delta,
     Event,
+    Markup,
     Message,
     MessageEnd,
     PreambleDelta,
     ReasoningDelta,
+    Role,
 )
 from gptoss_cli.harmony.header import ANSWER, REASONING, may_become_header, read_header, split_unfinished
 from gptoss_cli.harmony.vocabulary import CHANNEL, END, MESSAGE, START, STOP_IDS, VOCABULARY_SIZE, load_encoding
@@ -25,7 +29,7 @@ _HEADER_LIMIT_TOKENS: Final = 64
 
 
 class TurnParser:
-    """Reads what follows the prompt's `<|start|>assistant`.
+    """Reads what follows the prompt's `<|start|>assistant`, or its `<|channel|>final<|message|>` if `answering`.
 
     What is malformed, and what becomes of it:
 
@@ -37,7 +41,7 @@ class TurnParser:
     - bytes that are not UTF-8: U+FFFD, as `bytes.decode` places it
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, answering: bool = False) -> None:
         self._messages: list[Message] = []
         self._tokens = 0
         self._reasoning_tokens = 0
@@ -47,11 +51,23 @@ class TurnParser:
         self._otherwise = ANSWER
         self._message = ANSWER
         self._content: _Content | None = None
+        if answering:
+            self._open(Message(Role.ASSISTANT, "", channel=Channel.FINAL))
 
     @property
     def messages(self) -> Sequence[Message]:
         """The messages that are over."""
         return tuple(self._messages)
+
+    @property
+    def open_message(self) -> Message | None:
+        """The message whose content is being read, its text still empty; None in a header."""
+        return None if self._content is None else self._message
+
+    @property
+    def header_tokens(self) -> int:
+        """How many ids of a header were read whose message has not begun: whose they are is not known yet."""
+        return self._header_tokens
 
     @property
     def reasoning_tokens(self) -> int:
@@ -76,21 +92,22 @@ class TurnParser:
             return self._restart_header()
         self._reasoning_tokens += _counts_as_reasoning(self._message)
         if token in _MESSAGE_ENDS:
-            return self._finish(complete=True)
+            return self._finish(complete=True) + _markup(token)
         text = self._content.feed(token)
         return [_delta(self._message, text)] if text else []
 
     def close(self) -> list[Event]:
         """The stream was cut: deliver what is still held, as a message that is not complete.
 
-        The beginning of a well-formed header is no speech and is dropped; so is a message without a character.
+        The beginning of a well-formed header is no speech but markup; a message without a character is dropped.
         """
         if self._content is not None:
             return self._finish(complete=False)
-        if self._header_ids and not may_become_header(load_encoding().decode(self._header_ids)):
+        if not may_become_header(load_encoding().decode(self._header_ids)):
             return self._settle_header(complete=False)
+        events = _markup(*self._header_ids)
         self._expect_header(names_role=False)
-        return []
+        return events
 
     def _begin_header(self) -> list[Event]:
         """`<|start|>`: what is open is over, even if its end is missing."""
@@ -98,7 +115,7 @@ class TurnParser:
         events = over(complete=True)
         self._expect_header(names_role=True)
         self._header_tokens = 1
-        return events
+        return events + _markup(START)
 
     def _restart_header(self) -> list[Event]:
         """`<|channel|>` in content: the end, the start and the role are missing."""
@@ -114,7 +131,7 @@ class TurnParser:
         if token == MESSAGE:
             return self._open_message()
         if token in _MESSAGE_ENDS:
-            return self._settle_header(complete=True)
+            return self._settle_header(complete=True) + _markup(token)
         self._header_ids.append(token)
         if len(self._header_ids) < _HEADER_LIMIT_TOKENS:
             return []
@@ -123,27 +140,29 @@ class TurnParser:
     def _open_message(self) -> list[Event]:
         text = load_encoding().decode(self._header_ids)
         header = read_header(text, names_role=self._names_role, otherwise=self._otherwise)
-        events: list[Event] = []
+        events = _markup(*self._header_ids, MESSAGE)
         if header.stray:
             raw = replace(REASONING, text=text, complete=False)
             self._messages.append(raw)
-            events = [ReasoningDelta(text), MessageEnd(raw)]
+            events = [ReasoningDelta(text), MessageEnd(raw), *_markup(MESSAGE)]
         self._open(header.message)
         return events
 
     def _open_unfinished(self) -> list[Event]:
         message, content_ids = split_unfinished(self._header_ids, self._otherwise)
+        events = _markup(*self._header_ids[: len(self._header_ids) - len(content_ids)])
         content = self._open(message)
         text = "".join(content.feed(token) for token in content_ids)
-        return [_delta(message, text)] if text else []
+        return [*events, _delta(message, text)] if text else events
 
     def _settle_header(self, *, complete: bool) -> list[Event]:
         """End a header that never came to `<|message|>`: what it says besides its channel is a message."""
         _, content_ids = split_unfinished(self._header_ids, self._otherwise)
-        if not load_encoding().decode(content_ids).strip():
-            self._expect_header(names_role=False)
-            return []
-        return self._open_unfinished() + self._finish(complete=complete)
+        if load_encoding().decode(content_ids).strip():
+            return self._open_unfinished() + self._finish(complete=complete)
+        events = _markup(*self._header_ids)
+        self._expect_header(names_role=False)
+        return events
 
     def _open(self, message: Message) -> "_Content":
         self._reasoning_tokens += self._header_tokens * _counts_as_reasoning(message)
@@ -208,7 +227,11 @@ def _counts_as_reasoning(message: Message) -> bool:
     return message.is_reasoning and not message.is_call
 
 
-def _delta(message: Message, text: str) -> Event:
+def _markup(*ids: int) -> list[Event]:
+    return [Markup(load_encoding().decode(ids))] if ids else []
+
+
+def _delta(message: Message, text: str) -> Delta:
     if message.is_call:
         assert message.recipient is not None
         return CallDelta(message.recipient, text)

@@ -33,6 +33,10 @@ ANALYSIS: Final = (35644,)
 COMMENTARY: Final = (12606, 815)
 FINAL: Final = (17196,)
 
+ANSWER_HEADER: Final = (START, ASSISTANT, CHANNEL, *FINAL, MESSAGE)
+# Harmony guide; after a mere `<|end|>` the model opens analysis again.
+ANSWER_NOW: Final = (END, *ANSWER_HEADER)
+
 FIRST_SPECIAL_ID: Final = 199998
 VOCABULARY_SIZE: Final = 201088
 

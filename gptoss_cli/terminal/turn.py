@@ -6,15 +6,23 @@ from enum import Enum, auto
 from gptoss_cli.harmony.events import (
     AnswerDelta,
     CallDelta,
+    Cut,
     Event,
     MessageEnd,
     PreambleDelta,
     PrefillProgress,
+    ReasoningCut,
     ReasoningDelta,
     TurnEnd,
 )
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Activity, Console, Style
+
+_NOTICES = {
+    Cut.ANSWER_NOW: "The reasoning ends here: the answer follows.",
+    Cut.BUDGET: "The reasoning has used up its budget: the answer follows.",
+    Cut.LOOP: "The reasoning went round in circles: the answer follows.",
+}
 
 
 def show_turn(events: Iterable[Event], console: Console, *, reasoning: ReasoningDisplay) -> TurnEnd:
@@ -71,6 +79,10 @@ class _Screen:
             case AnswerDelta(text):
                 self._begin(_Part.ANSWER)
                 self._console.answer(text)
+            case ReasoningCut(cut):
+                self._activity.close()
+                self.end_part()
+                self._console.notice(_NOTICES[cut])
             case MessageEnd() | TurnEnd():
                 self.end_part()
 

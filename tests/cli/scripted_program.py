@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 from gptoss_cli.cli import main, turns
@@ -31,11 +30,7 @@ def _ids(turn: list[str | float]) -> Iterator[int]:
 
 def _open_scripted(options: TurnOptions, console: Console) -> ChatSession:
     played = [_ids(turn) for turn in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
-    generator = ScriptedGenerator(played)
-    instructions = turns.instructions_text(options.instructions)
-    return ChatSession(
-        generator, instructions=instructions, effort=options.effort, date=date.today(), max_tokens=options.max_tokens
-    )
+    return turns.begin(ScriptedGenerator(played), turns.instructions_text(options.instructions), options)
 
 
 if __name__ == "__main__":

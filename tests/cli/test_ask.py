@@ -127,9 +127,53 @@ def test_a_turn_without_an_answer_exits_1_and_leaves_stdout_empty(script: Script
     assert (done.returncode, done.stdout) == (1, b"")
 
 
+_SQUARES = "<|channel|>analysis<|message|>" + " ".join(str(n * n) for n in range(300)) + "<|return|>"
+
+
+def test_a_think_budget_ends_the_reasoning_and_says_so(script: Script) -> None:
+    done = _ask(script([_SQUARES]), "--think-budget", "40", "x")
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    assert done.stderr.endswith(b"\nThe reasoning has used up its budget: the answer follows.\n")
+
+
+def test_reasoning_that_goes_in_circles_is_ended(script: Script) -> None:
+    circles = "<|channel|>analysis<|message|>" + "Let me check again. " * 200 + "<|return|>"
+    done = _ask(script([circles]), "--reasoning", "hide", "x")
+    assert (done.returncode, done.stderr) == (0, b"The reasoning went round in circles: the answer follows.\n")
+
+
+def test_an_answer_that_goes_in_circles_is_stopped(script: Script) -> None:
+    done = _ask(script(turn("All work and no play. " * 2_000)), "x")
+    assert done.returncode == 7
+    assert done.stderr.startswith(b"gptoss: The answer is cut short: it went round in circles")
+
+
+def test_without_reasoning_the_answer_comes_at_once(script: Script) -> None:
+    done = _ask(script(["Blue.<|return|>"]), "-e", "none", "x")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"Blue.\n", b"")
+
+
+def test_an_empty_answer_is_none(script: Script) -> None:
+    done = _ask(script(turn(" \n")), "x")
+    assert (done.returncode, done.stderr) == (1, b"gptoss: The model ended its turn without an answer. Ask again.\n")
+
+
+def test_a_limit_that_falls_into_the_reasoning_leaves_no_answer(script: Script) -> None:
+    done = _ask(script([_SQUARES]), "--max-tokens", "20", "x")
+    assert (done.returncode, done.stdout) == (7, b"")
+    assert done.stderr.endswith(b"gptoss: There is no answer: --max-tokens is used up.\n")
+
+
+def test_headers_that_are_free_may_be_malformed_and_the_answer_comes(script: Script) -> None:
+    malformed = "<|channel|>commentary 2?<|end|><|start|>assistant<|channel|>final<|message|>Blue.<|return|>"
+    done = _ask(script([malformed]), "--free-headers", "x")
+    assert (done.returncode, done.stdout) == (0, b"Blue.\n")
+
+
 def test_a_tool_call_exits_1(script: Script) -> None:
     call = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
-    done = _ask(script([call]), "x")
+    done = _ask(script([call]), "--free-headers", "x")
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"The model called a tool" in done.stderr
 

@@ -62,6 +62,38 @@ def test_ctrl_c_ten_times_is_as_good_as_once(script: Script) -> None:
         assert "Traceback" not in terminal.text
 
 
+def test_the_effort_can_be_changed_and_its_cost_is_told(script: Script) -> None:
+    with _chat(script(turn("Blue.", reasoning="Light."), ["Red.<|return|>"]), "Sky?") as terminal:
+        terminal.wait_for("Blue.\n\n>")
+        terminal.type("/effort high\r")
+        terminal.wait_for("The effort is high from now on. The next turn reads")
+        terminal.type("/effort none\r")
+        terminal.wait_for("The effort is none from now on.\n")
+        terminal.type("Evening?\r")
+        terminal.wait_for("Evening?\nRed.\n")
+        terminal.type("/effort hgh\r")
+        terminal.wait_for("The effort is none. To change it:")
+
+
+def test_the_reasoning_can_be_given_a_budget(script: Script) -> None:
+    endless: list[str | float] = ["<|channel|>analysis<|message|>" + " ".join(str(n * n) for n in range(300))]
+    with _chat(script(endless), "--max-tokens", "120") as terminal:
+        terminal.wait_for(">")
+        terminal.type("/set think-budget 20\r")
+        terminal.wait_for("The reasoning is at most 20 tokens from now on.")
+        terminal.type("/set think-budget x\r")
+        terminal.wait_for("That cannot be set.")
+        terminal.type("Count\r")
+        terminal.wait_for("The reasoning has used up its budget")
+
+
+def test_raw_shows_the_last_turn_as_it_was_written(script: Script) -> None:
+    with _chat(script(turn("Blue.", reasoning="Light.")), "Sky?") as terminal:
+        terminal.wait_for("Blue.\n\n>")
+        terminal.type("/raw\r")
+        terminal.wait_for("<|channel|>analysis<|message|>Light.<|end|><|start|>assistant<|channel|>final")
+
+
 def test_ctrl_c_at_the_prompt_clears_the_line(script: Script) -> None:
     with _chat(script(turn("Heard."))) as terminal:
         terminal.wait_for(">")

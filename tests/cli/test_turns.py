@@ -9,10 +9,12 @@ import pytest
 from gptoss_cli.cli import turns
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.cli.turns import instructions_text
+from gptoss_cli.engine.scripted import ScriptedGenerator
 from gptoss_cli.errors import UsageError
 from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal
 from tests.engine.checkpoints import Shape, write_checkpoint
+from tests.harmony.malformed import MALFORMED
 from tests.terminal.streams import Streams
 
 _DEMO_DATA = Path(turns.__file__).parents[1] / "demo" / "data" / "demo.safetensors"
@@ -127,3 +129,15 @@ def test_instructions_that_are_too_long_are_refused(tmp_path: Path) -> None:
 def test_options_have_the_model_cards_defaults() -> None:
     options = TurnOptions()
     assert (options.temperature, options.top_p, options.top_k, options.seed) == (1.0, 1.0, None, None)
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_turn_ends_in_an_answer_or_a_plain_statement(name: str) -> None:
+    session = turns.begin(ScriptedGenerator([MALFORMED[name].ids]), None, TurnOptions(free_headers=True))
+    for _ in session.turn("x"):
+        pass
+    assert session.last_end is not None
+    told = turns.shortfall(session.last_end)
+    answered = bool(MALFORMED[name].answer.strip())
+    assert session.last_end.answered == answered
+    assert answered or (told is not None and told.message.endswith("."))

@@ -10,8 +10,8 @@ from openai_harmony import ReasoningEffort as LibraryEffort
 
 from gptoss_cli.harmony.conversation import Conversation, without_surrogates
 from gptoss_cli.harmony.events import Message, Role
-from gptoss_cli.harmony.vocabulary import load_encoding
-from gptoss_cli.settings import ReasoningEffort
+from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding
+from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
 
 DATE = datetime.date(2025, 8, 5)
 
@@ -93,7 +93,7 @@ open_turn = st.builds(lambda text, calls: [user(text), *calls], texts, steps_wit
     finished=st.lists(finished_turn, max_size=4),
     last=open_turn,
     instructions=st.none() | texts.filter(str.strip),
-    effort=st.sampled_from(ReasoningEffort),
+    effort=st.sampled_from(TRAINED_EFFORTS),
 )
 def test_a_prompt_is_what_the_library_renders_without_finished_reasoning(
     finished: list[list[Message]], last: list[Message], instructions: str | None, effort: ReasoningEffort
@@ -115,7 +115,7 @@ def test_the_prompt_of_the_hugging_face_template() -> None:
     )
 
 
-@pytest.mark.parametrize("effort", ReasoningEffort)
+@pytest.mark.parametrize("effort", TRAINED_EFFORTS)
 def test_effort_stands_in_the_system_message(effort: ReasoningEffort) -> None:
     assert f"\n\nReasoning: {effort}\n\n" in rendered(conversation(user("hi"), effort=effort))
 
@@ -124,6 +124,23 @@ def test_effort_may_change_between_turns() -> None:
     made = conversation(user("hi"))
     made.effort = ReasoningEffort.HIGH
     assert made.render() == conversation(user("hi"), effort=ReasoningEffort.HIGH).render()
+
+
+@pytest.mark.parametrize("effort", TRAINED_EFFORTS)
+def test_without_reasoning_the_answer_is_open_and_the_effort_before_it_stays_written(effort: ReasoningEffort) -> None:
+    made = conversation(user("hi"), effort=effort)
+    before = made.render()
+    made.effort = ReasoningEffort.NONE
+    assert made.render() == [*before, *ANSWER_HEADER[2:]]
+    made.effort = effort
+    assert made.render() == before
+
+
+def test_a_conversation_without_reasoning_from_the_start_names_the_medium_effort() -> None:
+    made = conversation(user("hi"), effort=ReasoningEffort.NONE)
+    assert made.effort is ReasoningEffort.NONE
+    assert "\n\nReasoning: medium\n\n" in rendered(made)
+    assert rendered(made).endswith("<|start|>assistant<|channel|>final<|message|>")
 
 
 def test_instructions_are_the_developer_message() -> None:

@@ -2,15 +2,19 @@
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openai_harmony import StreamableParser
 
 from gptoss_cli.harmony.events import (
     AnswerDelta,
     CallDelta,
+    Delta,
     Event,
+    Markup,
     Message,
     MessageEnd,
     PreambleDelta,
@@ -19,20 +23,16 @@ from gptoss_cli.harmony.events import (
 )
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, END_OF_TEXT, FINAL, MESSAGE, START, VOCABULARY_SIZE, load_encoding
-
-FIRST_FINAL = "<|channel|>final<|message|>"
-ANALYSIS = "<|channel|>analysis<|message|>"
-THEN_FINAL = "<|start|>assistant<|channel|>final<|message|>"
-GOOD_TURNS = [
-    f"{ANALYSIS}The user greets.<|end|>{THEN_FINAL}Hello 🙂 there!<|return|>",
-    f"{ANALYSIS}Look.<|end|><|start|>assistant<|channel|>commentary<|message|>One moment.<|end|>"
-    '<|start|>assistant<|channel|>commentary to=functions.look <|constrain|>json<|message|>{"a":1}<|call|>',
-    "<|message|>I cannot help with that.<|return|>",
-]
-
-
-def ids_of(text: str) -> list[int]:
-    return load_encoding().encode(text, allowed_special="all")
+from tests.harmony.malformed import (
+    ANALYSIS,
+    FIRST_FINAL,
+    GOOD_TURNS,
+    LOOK,
+    MALFORMED,
+    THEN_FINAL,
+    Malformed,
+    ids_of,
+)
 
 
 def parse(ids: Iterable[int]) -> tuple[TurnParser, list[Event]]:
@@ -45,12 +45,19 @@ def shown(events: Iterable[Event], kind: type[AnswerDelta | ReasoningDelta | Pre
     return "".join(event.text for event in events if isinstance(event, kind))
 
 
-def assert_consistent(parser: TurnParser, events: list[Event]) -> None:
-    """Every message is announced once, and its deltas are its text."""
+def decoded(ids: Iterable[int]) -> str:
+    return load_encoding().decode([token if 0 <= token < VOCABULARY_SIZE else VOCABULARY_SIZE for token in ids])
+
+
+def assert_consistent(parser: TurnParser, events: list[Event], ids: Iterable[int]) -> None:
+    """Every message is announced once, its deltas are its text, and with the markup they are all that was decoded."""
+    assert "".join(event.text for event in events if isinstance(event, Delta | Markup)) == decoded(ids)
     delivered = ""
     ends = []
     for event in events:
-        if isinstance(event, MessageEnd):
+        if isinstance(event, Markup):
+            assert event.text
+        elif isinstance(event, MessageEnd):
             assert event.message.text == delivered
             ends.append(event.message)
             delivered = ""
@@ -67,18 +74,23 @@ def test_a_turn_of_reasoning_and_answer() -> None:
     thought = Message(Role.ASSISTANT, "Short.", channel="analysis")
     answer = Message(Role.ASSISTANT, "Yes.", channel="final")
     assert events == [
+        Markup(ANALYSIS),
         ReasoningDelta("Short"),
         ReasoningDelta("."),
         MessageEnd(thought),
+        Markup("<|end|>"),
+        Markup("<|start|>"),
+        Markup("assistant<|channel|>final<|message|>"),
         AnswerDelta("Yes"),
         AnswerDelta("."),
         MessageEnd(answer),
+        Markup("<|return|>"),
     ]
     assert parser.messages == (thought, answer)
 
 
 def test_a_call_says_whom_it_is_for() -> None:
-    parser, events = parse(ids_of(GOOD_TURNS[1]))
+    parser, events = parse(ids_of(GOOD_TURNS["call"]))
     assert shown(events, PreambleDelta) == "One moment."
     assert next(event.recipient for event in events if isinstance(event, CallDelta)) == "functions.look"
     assert parser.messages[-1] == Message(
@@ -101,7 +113,7 @@ def test_a_character_of_several_tokens_arrives_whole() -> None:
     ids = ids_of("🫨")
     assert len(ids) > 1
     _, events = parse([*ids_of(FIRST_FINAL), *ids, *ids_of("<|return|>")])
-    assert events[0] == AnswerDelta("🫨")
+    assert events[1] == AnswerDelta("🫨")
 
 
 def test_bytes_held_back_at_a_message_end_are_delivered() -> None:
@@ -123,63 +135,13 @@ def test_every_token_is_reasoning_or_answer() -> None:
     assert parser.answer_tokens == len(ids_of(answer))
 
 
-MALFORMED = {
-    "text after the end without a start": (f"{ANALYSIS}Hm.<|end|>Sure thing.<|return|>", "Sure thing.", "Hm."),
-    "role after the end without a start": (f"{ANALYSIS}Hm.<|end|>assistant{FIRST_FINAL}Yes.<|return|>", "Yes.", "Hm."),
-    "channel after the end without a start": (f"{ANALYSIS}Hm.<|end|>{FIRST_FINAL}Yes.<|return|>", "Yes.", "Hm."),
-    "message after the end without a header": (f"{ANALYSIS}Hm.<|end|><|message|>Yes.<|return|>", "Yes.", "Hm."),
-    "a second return": (f"{FIRST_FINAL}Yes.<|return|><|return|>", "Yes.", ""),
-    "a second end": (f"{ANALYSIS}Hm.<|end|><|end|>{THEN_FINAL}Yes.<|return|>", "Yes.", "Hm."),
-    "a second start": (f"{ANALYSIS}Hm.<|end|><|start|>{THEN_FINAL}Yes.<|return|>", "Yes.", "Hm."),
-    "extra words in a header": (
-        "<|channel|>final some extra words<|message|>Yes.<|return|>",
-        "Yes.",
-        "<|channel|>final some extra words",
-    ),
-    "a channel marker without a name": ("<|channel|><|message|>Yes.<|return|>", "Yes.", ""),
-    "a channel marker without a name or a message": (f"<|channel|><|end|>{THEN_FINAL}Yes.<|return|>", "Yes.", ""),
-    "two channels": (
-        "<|channel|>analysis<|channel|>final<|message|>Yes.<|return|>",
-        "Yes.",
-        "<|channel|>analysis<|channel|>final",
-    ),
-    "an unknown role": (
-        f"{ANALYSIS}Hm.<|end|><|start|>asistant<|channel|>final<|message|>Yes.<|return|>",
-        "Yes.",
-        "Hm.asistant<|channel|>final",
-    ),
-    "somebody else's role": (
-        f"{FIRST_FINAL}Yes.<|end|><|start|>user<|message|>And now?<|end|>",
-        "Yes.",
-        "userAnd now?",
-    ),
-    "no message marker": ("<|channel|>final Yes.<|return|>", " Yes.", ""),
-    "no header at all": ("Yes, of course.<|return|>", "Yes, of course.", ""),
-    "no channel marker": (f"{ANALYSIS}Hm.<|end|><|start|>assistantfinal<|message|>Yes.<|return|>", "Yes.", "Hm."),
-    "no channel": ("<|message|>I cannot.<|return|>", "I cannot.", ""),
-    "an unknown channel": (f"<|channel|>musing<|message|>Hm.<|end|>{THEN_FINAL}Yes.<|return|>", "Yes.", "Hm."),
-    "no end before a start": (f"{ANALYSIS}Hm.{THEN_FINAL}Yes.<|return|>", "Yes.", "Hm."),
-    "no end before a channel": (f"{ANALYSIS}Hm.{FIRST_FINAL}Yes.<|return|>", "Yes.", "Hm."),
-    "a lone channel marker in reasoning": (
-        f"{ANALYSIS}Hm.<|channel|> right<|end|>{THEN_FINAL}Yes.<|return|>",
-        "Yes.",
-        "Hm. right",
-    ),
-    "a message marker in content": (f"{FIRST_FINAL}a<|message|>b<|return|>", "a<|message|>b", ""),
-    "a reserved token in content": (f"{FIRST_FINAL}a<|reserved_200013|>b<|return|>", "a<|reserved_200013|>b", ""),
-    "end of text instead of return": (f"{FIRST_FINAL}Yes.<|endoftext|>", "Yes.", ""),
-    "end of text in a header": ("<|channel|>final<|endoftext|>", "", ""),
-    "nothing but an end": ("<|return|>", "", ""),
-    "an empty answer": (f"{FIRST_FINAL}<|return|>", "", ""),
-}
-
-
-@pytest.mark.parametrize(("text", "answer", "reasoning"), MALFORMED.values(), ids=MALFORMED)
-def test_malformed_turns_keep_their_answer(text: str, answer: str, reasoning: str) -> None:
-    parser, events = parse(ids_of(text))
-    assert shown(events, AnswerDelta) == answer
-    assert shown(events, ReasoningDelta) == reasoning
-    assert_consistent(parser, events)
+@pytest.mark.parametrize("case", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_turns_keep_everything_that_was_said(case: Malformed) -> None:
+    parser, events = parse(case.ids)
+    assert shown(events, AnswerDelta) == case.answer
+    assert shown(events, ReasoningDelta) == case.reasoning
+    assert shown(events, PreambleDelta) + shown(events, CallDelta) == case.other
+    assert_consistent(parser, events, case.ids)
 
 
 def test_a_header_that_never_ends_becomes_content_before_long() -> None:
@@ -199,22 +161,17 @@ def test_text_in_a_header_that_is_cut_is_delivered(text: str) -> None:
 @pytest.mark.parametrize("text", ["<|channel|>", "<|channel|>comment", "<|channel|>final", " to=functions"])
 def test_a_header_that_is_cut_says_nothing(text: str) -> None:
     parser, events = parse(ids_of(text))
-    assert events == []
+    assert events == [Markup(text)]
     assert parser.messages == ()
 
 
-def test_ids_outside_the_vocabulary_are_shown_as_such() -> None:
-    _, events = parse([*ids_of(FIRST_FINAL), VOCABULARY_SIZE, VOCABULARY_SIZE + 5, -1, *ids_of("ok<|return|>")])
-    assert shown(events, AnswerDelta) == f"<|reserved_{VOCABULARY_SIZE}|>" * 3 + "ok"
-
-
-@pytest.mark.parametrize("turn", GOOD_TURNS, ids=["answer", "call", "no channel"])
+@pytest.mark.parametrize("turn", GOOD_TURNS.values(), ids=GOOD_TURNS)
 def test_a_cut_anywhere_keeps_what_was_said(turn: str) -> None:
     ids = ids_of(turn)
     whole = "".join(message.text for message in parse(ids)[0].messages)
     for length in range(len(ids)):
         parser, events = parse(ids[:length])
-        assert_consistent(parser, events)
+        assert_consistent(parser, events, ids[:length])
         kept = "".join(message.text for message in parser.messages)
         assert whole.startswith(kept.removesuffix("\ufffd"))
         assert all(message.complete for message in parser.messages[:-1])
@@ -231,33 +188,86 @@ def test_closing_twice_says_nothing_twice() -> None:
     assert len(parser.messages) == 1
 
 
+def test_an_answer_may_be_open_from_the_start() -> None:
+    parser = TurnParser(answering=True)
+    assert parser.open_message == Message(Role.ASSISTANT, "", channel="final")
+    ids = ids_of("Yes.<|return|>")
+    events = [event for token in ids for event in parser.feed(token)]
+    assert shown(events, AnswerDelta) == "Yes."
+    assert_consistent(parser, events, ids)
+    assert parser.answer_tokens == len(ids)
+
+
 format_ids = st.integers(199_998, VOCABULARY_SIZE)
+broken = st.text("🫨🙂äß漢", min_size=1, max_size=3).flatmap(
+    lambda text: st.integers(1, 3).map(lambda cut: load_encoding().encode(text)[:-cut])
+)
 pieces = st.one_of(
     st.text(max_size=8).map(lambda text: load_encoding().encode(text, disallowed_special=())),
     st.sampled_from([MESSAGE, START, END, END_OF_TEXT, 200_005, 200_002, 200_012, 200_003, 173_781, *FINAL]).map(
         lambda token: [token]
     ),
+    st.sampled_from([ANALYSIS, FIRST_FINAL, THEN_FINAL, LOOK, "<|end|>"]).map(ids_of),
+    broken,
     st.integers(0, 199_997).map(lambda token: [token]),
     format_ids.map(lambda token: [token]),
     st.integers(0, 255).map(lambda count: [220] * count),
+    st.integers(1, 3).map(lambda count: ids_of("<|channel|>" + "analysis " * 64 * count)),
 )
 streams = st.lists(pieces, max_size=30).map(lambda parts: [token for part in parts for token in part])
 
 
-@settings(max_examples=400, deadline=None)
-@given(streams)
-def test_any_stream_is_parsed(ids: list[int]) -> None:
-    parser, events = parse(ids)
-    assert_consistent(parser, events)
+class CheapParser:
+    """The library's parser without its reads that cost more with every token."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._real = StreamableParser(*arguments, **options)
+        self.process = self._real.process
+
+    @property
+    def last_content_delta(self) -> str | None:
+        return self._real.last_content_delta
+
+    @property
+    def messages(self) -> list[Any]:
+        return self._real.messages
+
+
+def check_stream(ids: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gptoss_cli.harmony.parser.StreamableParser", CheapParser)
+        parser, events = parse(ids)
+    assert_consistent(parser, events, ids)
     assert parser.reasoning_tokens + parser.answer_tokens == len(ids)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
+@given(streams)
+def test_any_stream_is_parsed_and_nothing_of_it_is_lost(ids: list[int]) -> None:
+    check_stream(ids)
+
+
+@pytest.mark.slow
+@settings(max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(streams)
+def test_a_hundred_thousand_streams_are_parsed_and_nothing_of_them_is_lost(ids: list[int]) -> None:
+    check_stream(ids)
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 199_997), max_size=40))
 def test_content_is_what_the_ids_decode_to(ids: list[int]) -> None:
-    parser, events = parse([MESSAGE, *ids, END])
+    _, events = parse([MESSAGE, *ids, END])
     assert shown(events, AnswerDelta) == load_encoding().decode(ids)
-    assert_consistent(parser, events)
+
+
+def test_no_header_holds_more_than_its_limit_back() -> None:
+    parser = TurnParser()
+    most = 0
+    for token in ids_of("<|channel|>" + "commentary to=" * 5_000):
+        parser.feed(token)
+        most = max(most, parser.header_tokens)
+    assert most < 100
 
 
 def test_a_token_costs_the_same_late_in_a_message() -> None:

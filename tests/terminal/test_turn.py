@@ -7,12 +7,15 @@ import pytest
 from gptoss_cli.harmony.events import (
     AnswerDelta,
     CallDelta,
+    Cut,
     EndReason,
     Event,
+    Markup,
     Message,
     MessageEnd,
     PreambleDelta,
     PrefillProgress,
+    ReasoningCut,
     ReasoningDelta,
     Role,
     TurnEnd,
@@ -23,6 +26,8 @@ from tests.terminal.streams import Streams
 
 _MESSAGE_END = MessageEnd(Message(Role.ASSISTANT, ""))
 _END = TurnEnd(
+    answered=True,
+    cuts=(),
     reason=EndReason.COMPLETE,
     prompt_tokens=9,
     prefilled_tokens=9,
@@ -115,3 +120,14 @@ def test_a_turn_that_fails_still_ends_its_line() -> None:
 def test_markup_and_escapes_in_the_reasoning_are_shown_as_text() -> None:
     streams = _show([ReasoningDelta("[/x]\x1b"), ReasoningDelta("[2J"), _END], terminal=True)
     assert streams.asides.replace("\x1b[2m", "").replace("\x1b[0m", "") == "[/x]␛[2J\n"
+
+
+@pytest.mark.parametrize("cut", Cut)
+def test_a_cut_is_told_on_a_line_of_its_own(cut: Cut) -> None:
+    streams = Streams()
+    after: list[Event] = [_MESSAGE_END, Markup("<|end|>"), AnswerDelta("Yes."), _END]
+    show_turn([ReasoningDelta("Hm"), ReasoningCut(cut, 9), *after], streams.console, reasoning=ReasoningDisplay.SHOW)
+    assert streams.answer == "Yes.\n"
+    thought, told = streams.asides.splitlines()
+    assert thought == "Hm"
+    assert told.endswith(": the answer follows.")
