@@ -93,20 +93,13 @@ def tree(turns: list[Turn], head: tuple[int, ...], *, limit: int, gaps: Iterator
     for number, turn in enumerate(turns, 1):
         user = (START, *encoded("user"), MESSAGE, *encoded(turn.user), END)
         answer = encoded(turn.answer)
-        reply = (
-            CHANNEL,
-            *ANALYSIS,
-            MESSAGE,
-            *encoded(turn.reasoning),
-            END,
-            START,
-            ASSISTANT,
-            *answer_head,
-            *answer,
-            RETURN,
-        )
+        reply = _reply(turn)
         if len(made.pieces) + len(user) + len(reply) + len(answer) + 8 > limit:
             break
+        if turn.aside:
+            branch = made.add((*user, START, ASSISTANT), start=position, branch=number)
+            made.add(reply, start=branch, branch=number, said=True)
+            continue
         # A jump in positions stands for turns that are not here, so that long chats are nothing new.
         position = made.add(user, start=position + next(gaps))
         branch = made.add((START, ASSISTANT), start=position, branch=number)
@@ -115,10 +108,19 @@ def tree(turns: list[Turn], head: tuple[int, ...], *, limit: int, gaps: Iterator
     return made
 
 
+def _reply(turn: Turn) -> tuple[Piece, ...]:
+    """What the model says. In an aside, only the first sentence where all the rest follows from it."""
+    head = (CHANNEL, *ANALYSIS, MESSAGE)
+    if turn.aside and turn.kind not in ("sum", "memory"):
+        return *head, *encoded(turn.reasoning[: turn.reasoning.index(".") + 1])
+    answer = (START, ASSISTANT, CHANNEL, *FINAL, MESSAGE, *encoded(turn.answer), RETURN)
+    return *head, *encoded(turn.reasoning), END, *answer
+
+
 def training_trees(rng: random.Random, *, limit: int) -> Iterator[Tree]:
     """Trees of fresh conversations, for ever."""
     while True:
-        effort = rng.choices(EFFORTS, (50, 30, 20))[0]
+        effort = rng.choices(EFFORTS, (40, 30, 30))[0]
         date = datetime.date(2025, 1, 1) + datetime.timedelta(days=rng.randrange(3000))
         instructions = rng.choice(INSTRUCTIONS) if rng.random() < 0.1 else None
         turns = conversation(rng, effort, turns=9)

@@ -5,8 +5,11 @@ rows that mean nothing. So the model can only learn to copy them, and every real
 """
 
 import random
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from gptoss_cli.demo.phrases import expand, held_out_questions, phrases, topics
 from gptoss_cli.demo.turns import Turn, ask_turn, cannot_turn, sum_turn, tell_turn, topic_turn
@@ -16,7 +19,9 @@ FIRST_PLACEHOLDER, PLACEHOLDERS = 0xE000, 256  # any row
 FIRST_KNOWN, KNOWN = 0xE400, 1024  # a trained row, drawn anew for every conversation
 
 _TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 2.2, "greeting": 2.2}
-_DECORATED = ("guide", "concept", "identity", "unknown")
+_DECORATED = ("guide", "concept", "identity", "greeting", "unknown")
+_OF_TURNS, _OF_ASIDES = (38, 14, 16, 20, 12), (56, 10, 5, 8, 21)  # weights of guide, sums, telling, asking, unknown
+_ASIDES = (0, 2, 4, 6, 9)  # turns that hang off every turn of a conversation: one of these
 
 
 @dataclass(slots=True)
@@ -29,9 +34,21 @@ class _State:
 
 
 def conversation(rng: random.Random, effort: ReasoningEffort, *, turns: int) -> list[Turn]:
-    """One conversation: about half its turns are from the guide, the others sums, memory and what it cannot do."""
-    state = _State(rng, effort)
-    return [_respell(_draw(state), rng) for _ in range(turns)]
+    """One conversation: about half its turns are from the guide, the others sums, memory and what it cannot do.
+
+    `turns` counts those that are kept; before each come asides, which teach the model many questions cheaply.
+    """
+    state, made, asides = _State(rng, effort), list[Turn](), rng.choice(_ASIDES)
+    for _ in range(turns):
+        for _ in range(asides):
+            made.append(replace(_phrased(replace(state, told=dict(state.told)), _OF_ASIDES), aside=True))
+        made.append(_phrased(state, _OF_TURNS))
+    return made
+
+
+def plain(question: str) -> str:
+    """`question` as far as its spelling does not matter."""
+    return question.lower().rstrip("?.! ")
 
 
 def held_out_pair(a: int, b: int) -> bool:
@@ -39,19 +56,32 @@ def held_out_pair(a: int, b: int) -> bool:
     return (a * 31 + b * 17) % 8 == 3
 
 
-def _draw(state: _State) -> Turn:
+def _phrased(state: _State, weights: tuple[int, ...]) -> Turn:
+    """A turn whose question is not, in any spelling, one of those that are held out."""
+    while True:
+        told = dict(state.told)
+        turn = _respell(_draw(state, weights), state.rng)
+        if plain(turn.user) not in _held_out():
+            return turn
+        state.told = told
+
+
+@cache
+def _held_out() -> frozenset[str]:
+    return frozenset(map(plain, held_out_questions()))
+
+
+def _draw(state: _State, weights: tuple[int, ...]) -> Turn:
     kinds: list[Callable[[_State], Turn]] = [_topic, _sum, _tell, _ask, _cannot]
-    return state.rng.choices(kinds, [42, 13, 13, 18, 14])[0](state)
+    return state.rng.choices(kinds, weights)[0](state)
 
 
 def _topic(state: _State) -> Turn:
     topic = state.rng.choices(topics(), [_TOPIC_WEIGHTS[topic.kind] for topic in topics()])[0]
     # Templates with more choices come up more often.
     weights = [1 + template.count("|") ** 0.5 for template in topic.questions]
-    while True:
-        question = expand(state.rng.choices(topic.questions, weights)[0], state.rng)
-        if question not in held_out_questions():
-            return topic_turn(topic, question, state.effort)
+    question = expand(state.rng.choices(topic.questions, weights)[0], state.rng)
+    return topic_turn(topic, question, state.effort)
 
 
 def _sum(state: _State) -> Turn:
@@ -59,7 +89,7 @@ def _sum(state: _State) -> Turn:
     while True:
         a, b = rng.randrange(100), rng.randrange(100)
         if not held_out_pair(a, b):
-            return sum_turn(a, b, rng.choice(phrases("sums")["sums"]), state.effort)
+            return sum_turn(a, b, expand(rng.choice(phrases("sums")["sums"]), rng), state.effort)
 
 
 def _tell(state: _State) -> Turn:
@@ -99,7 +129,7 @@ def _placeholder(rng: random.Random) -> str:
 def _cannot(state: _State) -> Turn:
     rng = state.rng
     if rng.random() < 0.1:
-        template = rng.choice(phrases("sums")["others"])
+        template = expand(rng.choice(phrases("sums")["others"]), rng)
         question = template.replace("A", str(rng.randrange(2, 100))).replace("B", str(rng.randrange(2, 100)))
         return cannot_turn(question, state.effort)
     return cannot_turn(_chatter(rng), state.effort)
@@ -111,13 +141,11 @@ def _chatter(rng: random.Random) -> str:
     if rng.random() < 0.06:
         count = rng.randrange(1, 24)
         return " ".join(_placeholder(rng) if rng.random() < 0.7 else rng.choice(data["things"]) for _ in range(count))
-    while True:
-        text = rng.choice(data["frames"])
-        for name, words in (("THING", data["things"]), ("PERSON", data["people"]), ("PLACE", data["places"])):
-            while name in text:
-                text = text.replace(name, _unseen(rng) if rng.random() < 0.45 else rng.choice(words), 1)
-        if text not in held_out_questions():
-            return text
+    text = rng.choice(data["frames"])
+    for name, words in (("THING", data["things"]), ("PERSON", data["people"]), ("PLACE", data["places"])):
+        while name in text:
+            text = text.replace(name, _unseen(rng) if rng.random() < 0.45 else rng.choice(words), 1)
+    return text
 
 
 def _unseen(rng: random.Random) -> str:
@@ -128,24 +156,38 @@ def _unseen(rng: random.Random) -> str:
 def _respell(turn: Turn, rng: random.Random) -> Turn:
     """The same turn as other people would type it."""
     text, decorations = turn.user, phrases("decorations")
-    if rng.random() < 0.15 and turn.kind in _DECORATED:
+    if turn.kind in _DECORATED:
+        if turn.kind in ("guide", "concept", "identity"):
+            text = _loosely(text, rng)
+        if rng.random() < 0.2:
+            text = rng.choice(decorations["prefixes"]) + text
+        if rng.random() < 0.15:
+            text += rng.choice(decorations["suffixes"])
+    elif rng.random() < 0.1:
         text = rng.choice(decorations["prefixes"]) + text
-    if rng.random() < 0.1 and turn.kind in _DECORATED:
-        text += rng.choice(decorations["suffixes"])
-    if rng.random() < 0.06 and turn.kind in ("guide", "concept"):
-        text = _without_a_word(text, rng)
     if rng.random() < 0.5:
         text = text[0].upper() + text[1:]
     if rng.random() < 0.55 and text[-1] not in "?!.=":
         is_question = turn.kind in ("sum", *_DECORATED) or turn.proof.startswith(("is ", "not "))
         text += rng.choice("???." if is_question else "..!")
-    if rng.random() < 0.02:
-        text += " " + _placeholder(rng)
     return replace(turn, user=text)
 
 
-def _without_a_word(text: str, rng: random.Random) -> str:
+def _loosely(text: str, rng: random.Random) -> str:
+    """`text` with a common word left out, a word nobody knows in its place, or one put in somewhere."""
+    if (chance := rng.random()) > 0.3:
+        return text
     words = text.split(" ")
-    if len(words) >= 5:
-        del words[rng.randrange(len(words))]
-    return " ".join(words)
+    common = [n for n, word in enumerate(words) if word in common_words()]
+    if chance < 0.1:
+        words.insert(rng.randrange(len(words) + 1), _placeholder(rng))
+    elif len(words) >= 4 and common:
+        words[rng.choice(common)] = _placeholder(rng) if chance < 0.2 else ""
+    return " ".join(filter(None, words))
+
+
+@cache
+def common_words() -> frozenset[str]:
+    """Words that say nothing about what is asked: those in the questions of half the topics."""
+    spread = Counter(word for topic in topics() for word in set(re.findall(r"[\w']+", " ".join(topic.questions))))
+    return frozenset(word for word, count in spread.items() if count >= len(topics()) / 2)

@@ -8,14 +8,16 @@ import math
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, pad, rms_norm, scaled_dot_product_attention
 
 from gptoss_cli.demo.mxfp4 import rounded
+from gptoss_cli.demo.vocabulary import trained_lane
 
 EVENNESS, POINTING = 0.01, 0.05  # weights of the two losses that help
-LANE_IN, LANE_OUT = 0.375, 2.0  # what an untrained row has in each dimension of the copy lane
+LANE_IN, LANE_OUT = 0.375, 2.0  # what a row has in each dimension of the copy lane, up to the sign
 LANE_GAIN = 127.0  # of the values and of the output of the heads that copy
 
 
@@ -187,11 +189,13 @@ class Experts(nn.Module):
 
 
 class Network(nn.Module):
-    """The whole model over rows of the vocabulary: `trained` of them, then `placeholders`."""
+    """The whole model over rows of the vocabulary: those of the token `ids`, then `placeholders`."""
 
-    def __init__(self, shape: Shape, trained: int, placeholders: int, untrained: int) -> None:
+    def __init__(self, shape: Shape, ids: list[int], placeholders: int, vocabulary: int) -> None:
         super().__init__()
         self.shape, self.placeholders = shape, placeholders
+        self.lane = torch.from_numpy(trained_lane(np.array(ids), shape.copy_size))
+        trained, untrained = len(ids), vocabulary - len(ids)
         # One placeholder stands for this many rows of the real vocabulary in the softmax.
         self.stands_for = untrained / placeholders
         self.embedding = nn.Parameter(torch.randn(trained, shape.hidden_size) * 0.5)
@@ -249,13 +253,16 @@ class Network(nn.Module):
     def hold_copy_lane(self) -> None:
         """Put back what is not learned: the way on which a token is copied.
 
-        Untrained rows differ only in the lane. Nothing reads or writes it but the upper half of the last layer's heads:
-        their values are the lane as it is and their output goes back into it. So where those heads look at an untrained
-        token it becomes the likeliest one, whichever it is; what is learned is where to look.
+        Every token has a direction of its own in the lane, and untrained ones differ in nothing else. Nothing reads or
+        writes the lane but the upper half of the last layer's heads: their values are the lane as it is and their output
+        goes back into it. So the token which those heads look at becomes the likeliest one, whichever it is; what is
+        learned is where to look.
         """
         lane = slice(-self.shape.copy_size, None)
-        for table in (self.embedding, self.unembedding, self.embedding_base, self.unembedding_base):
-            table[..., lane] = 0
+        self.embedding[:, lane] = LANE_IN * self.lane
+        self.unembedding[:, lane] = LANE_OUT * self.lane
+        for base in (self.embedding_base, self.unembedding_base):
+            base[lane] = 0
         self.norm[lane] = 1
         for attention, experts in self.layers():
             attention.norm[lane] = 1

@@ -113,13 +113,25 @@ def train(out: Path, recipe: Recipe) -> None:
 
 def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
     """A fresh network and the ids it gets rows for, or both from `recipe.start`."""
-    saved = torch.load(recipe.start, weights_only=True) if recipe.start else None
-    ids = saved["ids"] if saved else trained_ids(random.Random(recipe.seed), 12000, 8)
-    network = Network(Shape(), len(ids), PLACEHOLDERS, VOCABULARY - len(ids))
+    ids = trained_ids(random.Random(recipe.seed), 3000, 8)
+    if not recipe.start:
+        network = Network(Shape(), ids, PLACEHOLDERS, VOCABULARY)
+    else:
+        saved = torch.load(recipe.start, weights_only=True)
+        ids = saved["ids"] + sorted(set(ids) - set(saved["ids"]))
+        network = Network(Shape(**saved["shape"]), ids, PLACEHOLDERS, VOCABULARY)
+        network.load_state_dict(_with_new_rows(saved["state"], len(ids)))
     network.hold_copy_lane()
-    if saved:
-        network.load_state_dict(saved["state"])
     return network, ids
+
+
+def _with_new_rows(state: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """`state` with tables of `rows` rows: the new ones begin as what the model knows as an untrained token."""
+    made = dict(state)
+    for table in ("embedding", "unembedding"):
+        new = state[f"{table}_base"].expand(rows - len(state[table]), -1)
+        made[table] = torch.cat((state[table], new + 0.02 * torch.randn(new.shape)))
+    return made
 
 
 def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]:

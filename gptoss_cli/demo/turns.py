@@ -8,13 +8,17 @@ from gptoss_cli.settings import ReasoningEffort
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One user message and what a right turn looks like. `proof` must occur in a right answer."""
+    """One user message and what a right turn looks like. `proof` must occur in a right answer.
+
+    An `aside` is a turn of which later ones know nothing.
+    """
 
     kind: str
     user: str
     reasoning: str
     answer: str
     proof: str
+    aside: bool = False
 
 
 def topic_turn(topic: Topic, question: str, effort: ReasoningEffort) -> Turn:

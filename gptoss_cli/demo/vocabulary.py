@@ -1,8 +1,8 @@
 """Which rows of the vocabulary the demo stores, and what every other row is. Knows no torch.
 
-A trained row is stored. Any other row has, in the copy lane, a direction made from its id: different for every token,
-and related to nothing. Training used such directions for every name and favourite, so the model copies tokens it never
-saw.
+In the copy lane every row but those of special tokens has a direction made from its id: different for every token, and
+related to nothing. A trained row is stored; any other row is this direction and nothing else. Training used such
+directions for every name and favourite, so the model copies tokens it never saw.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,11 @@ def directions(ids: NDArray[np.int64], size: int) -> NDArray[np.float32]:
     bits = (x[:, :, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
     bits = bits.reshape(len(ids), -1)[:, :size]
     return np.where(bits, np.float32(1), np.float32(-1))
+
+
+def trained_lane(ids: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+    """What trained rows have in the lane: directions [N, size], and zeros for special tokens."""
+    return directions(ids, size) * (ids < FIRST_SPECIAL_ID)[:, None].astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ SHAPE = Shape(
 def trained() -> tuple[Network, list[int]]:
     torch.manual_seed(3)
     ids = trained_ids(random.Random(3), 20, 1)
-    network = Network(SHAPE, len(ids), PLACEHOLDERS, VOCABULARY_SIZE - len(ids))
+    network = Network(SHAPE, ids, PLACEHOLDERS, VOCABULARY_SIZE)
     for name, parameter in network.named_parameters():
         if name.endswith(("bias", "sinks", "base")):
             torch.nn.init.normal_(parameter, std=0.3)
