@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,7 +108,9 @@ def carry_out(
             raise NotInstalledError(_incomplete_offline(plan))
         plan.check_space()
         _fetch(plan, Line(connect(), plan.manifest, patience, watcher, stop))
-    _install(plan)
+    # What was installed and is right stays so on a disk that can only be read.
+    with suppress(ResourceError) if plan.place.manifest_path.is_file() else nullcontext():
+        _install(plan)
     return Outcome(tuple(file.name for file in missing), tuple(wrong))
 
 

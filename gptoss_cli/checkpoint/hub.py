@@ -4,7 +4,6 @@ Endpoint, proxies and token are huggingface_hub's own. The token goes to the end
 a server redirects to is ever shown, logged or written down.
 """
 
-import logging
 import os
 import re
 import threading
@@ -15,14 +14,13 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+from gptoss_cli import __version__
 from gptoss_cli.checkpoint.folder import is_plain_file_name
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, is_commit
 from gptoss_cli.errors import IntegrityError, NetworkError
 
 if TYPE_CHECKING:
     import httpx2
-
-_log = logging.getLogger(__name__)
 
 WANTED = ("config.json", "generation_config.json", "model.safetensors.index.json")
 _MOST_REDIRECTS = 5
@@ -97,9 +95,7 @@ class Hub:
             return api.model_info(repository, revision=revision, files_metadata=True, timeout=self._connect_seconds)
         except HfHubHTTPError as exc:
             status = exc.response.status_code
-            if status == 401 and self._token:
-                self._token = None
-                self._notice("The Hub rejects your token (HF_TOKEN). Public models need none: going on without.")
+            if status == 401 and self._drop_token():
                 return self._ask(repository, revision)
             raise self._refusal(status, exc.response.headers, f"{repository} at {revision or 'main'}") from exc
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as exc:
@@ -134,11 +130,12 @@ class Hub:
 
     def _request(self, address: str, start_byte: int, end_byte: int) -> Any:
         import httpx2
-        from huggingface_hub.utils import build_hf_headers, get_session
+        from huggingface_hub import get_session
 
-        token = self._token if self._is_ours(address) and self._token else False
-        headers = build_hf_headers(token=token, library_name="gptoss")
-        headers |= {"Range": f"bytes={start_byte}-{end_byte - 1}", "Accept-Encoding": "identity"}
+        headers = {"Range": f"bytes={start_byte}-{end_byte - 1}", "Accept-Encoding": "identity"}
+        headers["User-Agent"] = f"gptoss/{__version__}"
+        if self._token and self._is_ours(address):
+            headers["Authorization"] = f"Bearer {self._token}"
         timeout = httpx2.Timeout(self._stall_seconds, connect=self._connect_seconds)
         return get_session().stream("GET", address, headers=headers, timeout=timeout, follow_redirects=False)
 
@@ -161,6 +158,8 @@ class Hub:
                 with self._lock:
                     self._places[file.name] = following
             return following
+        if status == 401 and self._drop_token():
+            raise PassingError(f"{self.host} rejects the token")
         if status not in (200, 206):
             raise self._refusal(status, response.headers, where)
         self._check_identity(response.headers, manifest, file)
@@ -176,6 +175,14 @@ class Hub:
                 f"{self.host} has another {file.name} than it listed for {manifest.commit[:12]}. "
                 "Try again later, or choose a --revision"
             )
+
+    def _drop_token(self) -> bool:
+        """Go on without the token; False if there was none."""
+        with self._lock:
+            token, self._token = self._token, None
+        if token:
+            self._notice("The Hub rejects your token (HF_TOKEN). Public models need none: going on without.")
+        return bool(token)
 
     def _refusal(self, status: int, headers: Mapping[str, str], what: str) -> Exception:
         """What to raise for an answer that is no success. `what` names the thing that was asked for."""

@@ -37,7 +37,7 @@ class Patience:
 
     def pause_seconds(self, failures: int, asked_seconds: float | None) -> float:
         """How long to wait after so many failures in a row; at least what the server asked for."""
-        return max(asked_seconds or 0.0, self.first_pause_seconds * 2 ** (failures - 1))
+        return max(asked_seconds or 0.0, self.first_pause_seconds * 2.0 ** (failures - 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """`gptoss download`: gets a checkpoint, after saying what, how large and where."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,23 +52,31 @@ class _Download:
         self._hub: Hub | None = None
 
     def run(self, *, dry_run: bool, yes: bool) -> None:
-        from gptoss_cli.checkpoint.lock import locked
-        from gptoss_cli.checkpoint.partial import writing
-
         if dry_run:
             self._show(self._plan())
             return
-        lock = self._place.lock_path
-        with writing(lock):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            lock.touch()
-        with locked(lock, waiting=self._waiting()):
+        with self._lock():
             plan = self._plan()
             self._say(plan)
             plan.check_space()
             if plan.missing and not confirm("Fetch it?", self._console, yes=yes, needs_yes=False):
                 raise typer.Exit(ExitStatus.INTERRUPTED)
             self._finish(plan, self._carry_out(plan))
+
+    def _lock(self) -> AbstractContextManager[None]:
+        from gptoss_cli.checkpoint.lock import locked
+        from gptoss_cli.checkpoint.partial import writing
+
+        lock = self._place.lock_path
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+        except OSError:
+            if self._place.manifest_path.is_file():
+                return nullcontext()  # a disk that can only be read is no reason not to prove what is on it
+            with writing(lock):
+                raise
+        return locked(lock, waiting=self._waiting())
 
     def _plan(self) -> "Plan":
         from gptoss_cli.checkpoint.download import choose_files, known_files, make_plan
@@ -83,8 +92,12 @@ class _Download:
         from gptoss_cli.checkpoint.download import carry_out
         from gptoss_cli.terminal.progress import FileProgress
 
-        with stopping() as stop, FileProgress(self._console, plan.manifest.size_bytes, done="right") as watcher:
-            return carry_out(plan, connect=self._connect, patience=patience(), watcher=watcher, stop=stop)
+        try:
+            with stopping() as stop, FileProgress(self._console, plan.manifest.size_bytes, done="right") as watcher:
+                return carry_out(plan, connect=self._connect, patience=patience(), watcher=watcher, stop=stop)
+        except KeyboardInterrupt:
+            self._console.notice("Stopped. What has arrived is kept: the same command goes on from there.")
+            raise
 
     def _connect(self) -> "Hub":
         from gptoss_cli.checkpoint.hub import Hub
@@ -97,7 +110,7 @@ class _Download:
         return self._hub
 
     def _waiting(self) -> Callable[[], None]:
-        told = []
+        told: list[bool] = []
 
         def wait() -> None:
             if not told:

@@ -68,15 +68,16 @@ def _find(name: str) -> _Subject:
 
         return _Subject(name, demo_checkpoint(), (), None, "Delete that folder: it is made again")
     folder = store.find_checkpoint(name)
-    if not Path(name).is_dir():
+    remedy = "Get it again from where it came"
+    if not Path(name).expanduser().is_dir():
         place = find_place(name)
         if folder == place.folder:
             manifest = place.manifest()
             assert manifest is not None, "what is installed has a manifest"
             return _Subject(place.name, folder, manifest.files, place, f"Run: gptoss download {place.short_name}")
-        name = place.name
+        name, remedy = place.name, f"Delete it, and run: gptoss download {place.short_name}"
     files = tuple(cached_files(folder))
-    return _Subject(name, folder, files, None, "Get it again from where it came")
+    return _Subject(name, folder, files, None, remedy)
 
 
 def _installed() -> list[_Subject]:
