@@ -64,7 +64,7 @@ class FileProgress:
     def end(self, name: str) -> None:
         with self._lock:
             _, total_bytes = self._files.pop(name)
-            self._finished.append(f"{one_line(name)}  {size_words(total_bytes)}, {self._done}")
+            self._finished.append(f"{one_line(name)}: {size_words(total_bytes)}, {self._done}")
         if self._thread is None:
             self._report()
 
@@ -94,16 +94,20 @@ class FileProgress:
     def _lines(self) -> list[str]:
         with self._lock:
             files = [(one_line(name), done, total) for name, (done, total) in self._files.items()]
-            now, all_bytes = time.monotonic(), self._all_bytes
-        self._speeds.append((now, all_bytes))
+            all_bytes, speed = self._all_bytes, self._speed(time.monotonic())
+        width = max((len(name) for name, _, _ in files), default=0)
+        lines = [f"{name:{width}}  {_bar(done, total)}  {_of(done, total)}" for name, done, total in files]
+        left_bytes = max(0, self._total_bytes - all_bytes)
+        left = f", {duration_words(left_bytes / speed)} left" if speed >= 1 else ""
+        return [*lines, f"In all {_of(all_bytes, self._total_bytes)}, {size_words(int(speed))}/s{left}"]
+
+    def _speed(self, now: float) -> float:
+        """Bytes a second, lately."""
+        self._speeds.append((now, self._all_bytes))
         while now - self._speeds[0][0] > _SPEED_SECONDS:
             self._speeds.popleft()
         since, earlier_bytes = self._speeds[0]
-        speed = (all_bytes - earlier_bytes) / (now - since) if now > since else 0.0
-        width = max((len(name) for name, _, _ in files), default=0)
-        lines = [f"{name:{width}}  {_bar(done, total)}  {_of(done, total)}" for name, done, total in files]
-        left = f", {duration_words((self._total_bytes - all_bytes) / speed)} left" if speed >= 1 else ""
-        return [*lines, f"In all {_of(all_bytes, self._total_bytes)}, {size_words(int(speed))}/s{left}"]
+        return (self._all_bytes - earlier_bytes) / (now - since) if now > since else 0.0
 
 
 def _bar(done: int, total: int) -> str:

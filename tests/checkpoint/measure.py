@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from queue import Queue
 
 from gptoss_cli.checkpoint.hub import Hub
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest
@@ -41,7 +41,8 @@ def _serve(megabytes: int, addresses: "Queue[str]", done: Event) -> None:
 
 
 def _transfer(megabytes: int, folder: Path) -> None:
-    addresses, done = multiprocessing.Queue(), multiprocessing.Event()
+    addresses: Queue[str] = multiprocessing.Queue()
+    done = multiprocessing.Event()
     server = multiprocessing.Process(target=_serve, args=(megabytes, addresses, done))
     server.start()
     os.environ["HF_ENDPOINT"] = addresses.get()

@@ -23,8 +23,8 @@ def test_each_finished_file_is_one_line_that_stays(terminal: bool) -> None:
     streams = Streams(terminal=terminal)
     _fetch_two(streams)
     plain = streams.asides.replace("\x1b[2m", "").replace("\x1b[0m", "")
-    assert "a␛[2J.json  1.0 MB, right\n" in plain
-    assert plain.endswith("b  2.0 MB, right\n")
+    assert "a␛[2J.json: 1.0 MB, right\n" in plain
+    assert plain.endswith("b: 2.0 MB, right\n")
 
 
 def test_quiet_shows_nothing() -> None:
