@@ -4,8 +4,10 @@ _gptoss() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
-        --think-budget --free-headers --context --dtype --reasoning"
+        --think-budget --free-headers --context --execution --device --dtype --reasoning"
     local ask="--efforts --json"
+    local plan="--gpu-memory --ram --execution --device --context --json"
+    local doctor="--json"
     local command="" word index
 
     # --color=never arrives as three words.
@@ -18,7 +20,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat)
+            ask | chat | plan | doctor)
                 command=$word
                 break
                 ;;
@@ -30,6 +32,8 @@ _gptoss() {
         --color) COMPREPLY=($(compgen -W "auto always never" -- "$current")) ;;
         -m | --model) COMPREPLY=($(compgen -W "20b 120b demo" -- "$current") $(compgen -d -- "$current")) ;;
         -e | --effort) COMPREPLY=($(compgen -W "none low medium high" -- "$current")) ;;
+        --execution) COMPREPLY=($(compgen -W "auto mxfp4 offload cpu" -- "$current")) ;;
+        --device) COMPREPLY=($(compgen -W "auto cpu cuda" -- "$current")) ;;
         --dtype) COMPREPLY=($(compgen -W "float32 bfloat16" -- "$current")) ;;
         --reasoning) COMPREPLY=($(compgen -W "show hide" -- "$current")) ;;
         -s | --instructions)
@@ -37,12 +41,21 @@ _gptoss() {
                 COMPREPLY=($(compgen -f -P @ -- "${current#@}"))
             fi
             ;;
-        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
+        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | \
+            --gpu-memory | --ram) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$ask $turn $common" -- "$current")) ;;
                 chat) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$turn $common" -- "$current")) ;;
-                *) COMPREPLY=($(compgen -W "ask chat $common" -- "$current")) ;;
+                plan)
+                    if [[ $current == -* ]]; then
+                        COMPREPLY=($(compgen -W "$plan $common" -- "$current"))
+                    else
+                        COMPREPLY=($(compgen -W "20b 120b" -- "$current") $(compgen -d -- "$current"))
+                    fi
+                    ;;
+                doctor) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$doctor $common" -- "$current")) ;;
+                *) COMPREPLY=($(compgen -W "ask chat plan doctor $common" -- "$current")) ;;
             esac
             ;;
     esac

@@ -4,6 +4,8 @@ complete -c gptoss -f
 
 complete -c gptoss -n __fish_use_subcommand -a ask -d 'Ask one thing'
 complete -c gptoss -n __fish_use_subcommand -a chat -d 'Talk with the model'
+complete -c gptoss -n __fish_use_subcommand -a plan -d 'Tell how a model would run'
+complete -c gptoss -n __fish_use_subcommand -a doctor -d 'Look at what gptoss needs'
 
 complete -c gptoss -s v -l verbose -d 'Say what the program does'
 complete -c gptoss -s q -l quiet -d 'No notices and no progress'
@@ -23,10 +25,20 @@ complete -c gptoss -n $turn -l seed -x -d 'The same draws every time'
 complete -c gptoss -n $turn -l max-tokens -x -d 'Cut a turn short after this many'
 complete -c gptoss -n $turn -l think-budget -x -d 'Answer after this many tokens of reasoning'
 complete -c gptoss -n $turn -l free-headers -d 'Let the model write its headers as it likes'
-complete -c gptoss -n $turn -l context -x -d 'Most tokens of a conversation'
 complete -c gptoss -n $turn -l dtype -x -a 'float32 bfloat16' -d 'The arithmetic it runs in'
 complete -c gptoss -n $turn -l reasoning -x -a 'show hide' -d 'Whether its reasoning is shown'
 
 set -l ask '__fish_seen_subcommand_from ask'
 complete -c gptoss -n $ask -l efforts -x -a 'low,medium,high none,low,medium,high' -d 'Answer at each of these efforts'
 complete -c gptoss -n $ask -l json -d 'With --efforts: JSON, on a terminal too'
+
+set -l place '__fish_seen_subcommand_from ask chat plan'
+complete -c gptoss -n $place -l context -x -d 'Most tokens of a conversation'
+complete -c gptoss -n $place -l execution -x -a 'auto mxfp4 offload cpu' -d 'Where the weights lie'
+complete -c gptoss -n $place -l device -x -a 'auto cpu cuda' -d 'What computes'
+
+set -l plan '__fish_seen_subcommand_from plan'
+complete -c gptoss -n $plan -a '20b 120b (__fish_complete_directories)' -d 'Which model to plan for'
+complete -c gptoss -n $plan -l gpu-memory -x -d 'As if a GPU had so much to give'
+complete -c gptoss -n $plan -l ram -x -d 'As if the machine had so much memory'
+complete -c gptoss -n '__fish_seen_subcommand_from plan doctor' -l json -d 'One JSON object, on a terminal too'

@@ -5,14 +5,22 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
-        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--dtype', '--reasoning'
+        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
+        '--dtype', '--reasoning'
+    $plan = '--gpu-memory', '--ram', '--execution', '--device', '--context', '--json'
+    $doctor = @('--json')
     $ask = '--efforts', '--json'
-    $options = @{ 'ask' = $ask + $turn + $common; 'chat' = $turn + $common }
+    $options = @{ 'ask' = $ask + $turn + $common; 'chat' = $turn + $common
+        'plan' = $plan + $common; 'doctor' = $doctor + $common }
     $values = @{
         '--color' = 'auto', 'always', 'never'
         '--model' = '20b', '120b', 'demo'
         '--effort' = 'none', 'low', 'medium', 'high'
         '--dtype' = 'float32', 'bfloat16'
+        '--execution' = 'auto', 'mxfp4', 'offload', 'cpu'
+        '--device' = 'auto', 'cpu', 'cuda'
+        '--gpu-memory' = @()
+        '--ram' = @()
         '--reasoning' = 'show', 'hide'
         '--instructions' = @()
         '--temperature' = @()
@@ -36,7 +44,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $candidates = if ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }
-        else { @('ask', 'chat') + $common }
+        else { @('ask', 'chat', 'plan', 'doctor') + $common }
     $candidates | Where-Object { $_ -clike "$wordToComplete*" } | ForEach-Object {
         [System.Management.Automation.CompletionResult]::new($_, $_, 'ParameterValue', $_)
     }

@@ -35,7 +35,7 @@ def take_gpu(machine: Machine, wishes: Wishes) -> TakenGpu | Reason:
     gpu, device = machine.gpus[number], f"cuda:{number}"
     reasons = []
     if len(machine.gpus) > 1 and wishes.gpu_number is None:
-        text = f"Of {len(machine.gpus)} GPUs {device} has the most free memory; only that one is used."
+        text = f"Of {len(machine.gpus)} GPUs {device} has the most free memory; a model uses one at most."
         reasons.append(Reason(Code.ROOMIEST_GPU, text))
     busy = _busy(gpu, device, wishes)
     return TakenGpu(
@@ -99,7 +99,7 @@ def _slow(machine: Machine, gpu: Gpu) -> Reason | None:
         version = ".".join(map(str, gpu.capability))
         return Reason(Code.OLD_GPU, f"{gpu.name} has compute capability {version}; the fast kernels need 7.5.")
     if not machine.triton:
-        return Reason(Code.NO_TRITON, f"Triton is not installed. {lost} Run: pip install triton")
+        return Reason(Code.NO_TRITON, f"Triton is not installed. {lost} Install it with pip.")
     if not machine.compiler:
         text = f"Triton finds no C compiler, or no Python headers. {lost} Install gcc and Python's development files."
         return Reason(Code.NO_COMPILER, text)

@@ -141,13 +141,14 @@ def choose(config: ModelConfig, machine: Machine, wishes: Wishes | None = None) 
     placement = _place(_Demand(sizes, wishes), machine, wishes)
     reasons = (*_about_memory(machine), *placement.reasons)
     if placement.execution not in PERFORMED:
-        text = "This version of gptoss computes on the CPU only: it does not use the GPU."
+        held = f"though {placement.device} could hold the model ({placement.execution})"
+        text = f"This version of gptoss computes on the CPU only, {held}."
         reasons = (*reasons, Reason(Code.ENGINE_ON_CPU, text))
     return replace(placement, reasons=reasons)
 
 
 def choose_performed(config: ModelConfig, machine: Machine, wishes: Wishes | None = None) -> Placement:
-    """As `choose`, but a placement that this version performs; its reasons also tell what the machine could hold.
+    """As `choose`, but a placement that this version performs; if that is not the best one, its first reason says so.
 
     Raises ResourceError for a wish that this version does not meet, too.
     """
@@ -158,8 +159,9 @@ def choose_performed(config: ModelConfig, machine: Machine, wishes: Wishes | Non
     if wishes.gpu_flag is not None:
         raise ResourceError(f"{wishes.gpu_flag} cannot be met: this version computes on the CPU only. Leave it out")
     usable = choose(config, machine, replace(wishes, execution=Execution.CPU, gpu_memory_bytes=None))
+    unused = [reason for reason in possible.reasons if reason.code is Code.ENGINE_ON_CPU]
     own = [reason for reason in usable.reasons if reason.code is not Code.WISHED]
-    return replace(usable, reasons=tuple(dict.fromkeys((*possible.reasons, *own))))
+    return replace(usable, reasons=(*unused, *own))
 
 
 def _about_memory(machine: Machine) -> list[Reason]:
@@ -368,7 +370,7 @@ def _about_locking(machine: Machine, pinned: int) -> list[Reason]:
     lockable = machine.lockable_bytes
     if lockable is None or lockable >= pinned:
         return []
-    text = f"Programs may lock {gib(lockable)} of memory here, so pinning experts may fail. See: ulimit -l"
+    text = f"Programs may lock {gib(lockable)} of memory here, so pinning experts may fail: raise it with ulimit -l."
     return [Reason(Code.LOCKED_MEMORY, text, pinned - lockable)]
 
 
