@@ -16,6 +16,7 @@ class TakenGpu:
     """A GPU that torch can use. `slow` is why the fast kernels cannot be built for it; `reasons` has all else."""
 
     device: str
+    total_bytes: int
     budget_bytes: int
     slow: Reason | None
     reasons: tuple[Reason, ...]
@@ -40,6 +41,7 @@ def take_gpu(machine: Machine, wishes: Wishes) -> TakenGpu | Reason:
     busy = _busy(gpu, device, wishes)
     return TakenGpu(
         device=device,
+        total_bytes=gpu.total_bytes,
         budget_bytes=_budget(gpu, device, wishes),
         slow=_slow(machine, gpu),
         reasons=(*reasons, *([busy] if busy else [])),

@@ -261,7 +261,7 @@ def _resident(demand: _Demand, taken: TakenGpu, machine: Machine, shortest: int)
         experts=sizes.experts,
         gpu_experts=sizes.experts,
         bound=DecodeBound(
-            gpu_bytes=sizes.dense_bytes + sizes.active_bytes, gpu_bytes_per_second=_usual_bandwidth(budget)
+            gpu_bytes=sizes.dense_bytes + sizes.active_bytes, gpu_bytes_per_second=_usual_bandwidth(taken)
         ),
         reasons=(*reasons, *demand.shortened(context)),
     )
@@ -305,7 +305,7 @@ def _offloaded(demand: _Demand, taken: TakenGpu, machine: Machine) -> Placement 
         bound=DecodeBound(
             gpu_bytes=sizes.dense_bytes + sizes.active_bytes - link,
             link_bytes=link,
-            gpu_bytes_per_second=_usual_bandwidth(budget),
+            gpu_bytes_per_second=_usual_bandwidth(taken),
         ),
         reasons=(
             Reason(
@@ -379,5 +379,5 @@ def _gpu_too_small(taken: TakenGpu, what: str, missing: int) -> Reason:
     return Reason(Code.GPU_TOO_SMALL, text, missing)
 
 
-def _usual_bandwidth(memory_bytes: int) -> float:
-    return next(speed for size, speed in _GPU_BYTES_PER_SECOND if memory_bytes <= size << 30)
+def _usual_bandwidth(taken: TakenGpu) -> float:
+    return next(speed for size, speed in _GPU_BYTES_PER_SECOND if taken.total_bytes <= size << 30)

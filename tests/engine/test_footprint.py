@@ -20,7 +20,7 @@ from tests.engine.machines import GPT_OSS_20B, GPT_OSS_120B, machine
 _SHAPES = {
     "alternating": Shape(),
     "no sliding layer": Shape(layer_types=(FULL, FULL)),
-    "wide experts": Shape(hidden=64, intermediate=320, experts=9, active=3),
+    "wide experts": Shape(hidden=160, intermediate=352, experts=9, active=3),
     "large vocabulary": Shape(vocabulary=5_003, layer_types=(SLIDING, FULL, FULL, SLIDING)),
 }
 
