@@ -28,6 +28,15 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Execution(StrEnum):
+    """Where the weights lie and who computes: all on the GPU, experts in host memory too, or the CPU alone."""
+
+    AUTO = "auto"
+    MXFP4 = "mxfp4"
+    OFFLOAD = "offload"
+    CPU = "cpu"
+
+
 class ReasoningDisplay(StrEnum):
     """What is shown of the analysis channel."""
 

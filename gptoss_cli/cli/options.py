@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from gptoss_cli import __version__
-from gptoss_cli.settings import ColorChoice, Dtype, ReasoningDisplay, ReasoningEffort
+from gptoss_cli.settings import ColorChoice, Dtype, Execution, ReasoningDisplay, ReasoningEffort
 from gptoss_cli.terminal.console import Console
 
 LONGEST_CONTEXT_TOKENS = 131_072
@@ -32,6 +32,18 @@ def _refuse_zero(value: float) -> float:
 def _preference(variable: str, *flags: str, **details: Any) -> Any:
     """An option that a standing preference in the environment can set."""
     return typer.Option(*flags, envvar=variable, show_envvar=False, **details)
+
+
+ContextOption = Annotated[
+    int | None,
+    _preference(
+        "GPTOSS_CONTEXT", metavar="N", min=2, max=LONGEST_CONTEXT_TOKENS, help="Most tokens of a conversation."
+    ),
+]
+ExecutionOption = Annotated[Execution, _preference("GPTOSS_EXECUTION", help="Where the weights lie; auto chooses.")]
+DeviceOption = Annotated[
+    str, _preference("GPTOSS_DEVICE", metavar="auto|cpu|cuda[:N]", help="What computes; auto chooses.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +110,9 @@ class TurnOptions:
     free_headers: Annotated[
         bool, typer.Option("--free-headers", help="Let the model write its headers as it likes.")
     ] = False
-    context: Annotated[
-        int | None,
-        _preference(
-            "GPTOSS_CONTEXT", metavar="N", min=2, max=LONGEST_CONTEXT_TOKENS, help="Most tokens of a conversation."
-        ),
-    ] = None
+    context: ContextOption = None
+    execution: ExecutionOption = Execution.AUTO
+    device: DeviceOption = "auto"
     dtype: Annotated[Dtype, _preference("GPTOSS_DTYPE", help="The arithmetic it runs in.")] = Dtype.BFLOAT16
     reasoning: Annotated[ReasoningDisplay, _preference("GPTOSS_REASONING", help="Whether its reasoning is shown.")] = (
         ReasoningDisplay.SHOW

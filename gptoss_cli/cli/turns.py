@@ -10,12 +10,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from gptoss_cli import settings
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from gptoss_cli.engine.interface import TokenGenerator
+    from gptoss_cli.engine.placement import Placement
     from gptoss_cli.harmony.events import TurnEnd
     from gptoss_cli.session import ChatSession
 
@@ -40,14 +42,39 @@ def open_session(options: TurnOptions, console: Console) -> "ChatSession":
     logging.getLogger("gptoss_cli").addHandler(logging.NullHandler())
     instructions = instructions_text(options.instructions)
     name, folder = choose_checkpoint(options.model, console)
+    placement = place(name, folder, options, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
         try:
             from gptoss_cli.engine.generator import Generator
         except (ImportError, OSError) as exc:
             raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
-        generator = Generator.open(folder, dtype=options.dtype, context_tokens=options.context)
+        generator = Generator.open(folder, dtype=options.dtype, context_tokens=placement.context_tokens)
         return begin(generator, instructions, options)
+
+
+def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "Placement":
+    """Decide how the checkpoint in `folder` runs here, and say so: all of it at a terminal, else only what is amiss.
+
+    Raises what choose_performed raises, and what is wrong with the checkpoint's config.
+    """
+    from gptoss_cli.checkpoint import catalog
+    from gptoss_cli.checkpoint.folder import weights_folder
+    from gptoss_cli.engine import machine
+    from gptoss_cli.engine.config import load_config
+    from gptoss_cli.engine.placement import choose_performed
+    from gptoss_cli.engine.wishes import Wishes
+
+    wishes = Wishes(
+        execution=options.execution, device=options.device, context_tokens=options.context, dtype=options.dtype
+    )
+    config = load_config(weights_folder(folder) / "config.json")
+    placement = choose_performed(config, machine.detect(settings.data_folder()), wishes)
+    reasons = placement.reasons if console.reads_terminal else placement.warnings
+    # The demo is so small that nothing is lost wherever it runs.
+    if reasons and name != catalog.DEMO.name:
+        console.notice(" ".join((f"{name} runs {placement.summary}.", *(reason.text for reason in reasons))))
+    return placement
 
 
 def begin(generator: "TokenGenerator", instructions: str | None, options: TurnOptions) -> "ChatSession":
