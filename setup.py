@@ -1,4 +1,4 @@
-"""Builds the CPU kernels where there is a C compiler; where there is none the package installs and runs without them."""
+"""Builds the CPU kernels where there is a C compiler; without one the package installs and runs all the same."""
 
 import sys
 from pathlib import Path

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from gptoss_cli import __version__
-from gptoss_cli.settings import ColorChoice, Dtype, ReasoningDisplay, ReasoningEffort
+from gptoss_cli.settings import ColorChoice, Dense, Dtype, ReasoningDisplay, ReasoningEffort
 from gptoss_cli.terminal.console import Console
 
 LONGEST_CONTEXT_TOKENS = 131_072
@@ -32,6 +32,14 @@ def _refuse_zero(value: float) -> float:
 def _preference(variable: str, *flags: str, **details: Any) -> Any:
     """An option that a standing preference in the environment can set."""
     return typer.Option(*flags, envvar=variable, show_envvar=False, **details)
+
+
+DenseOption = Annotated[
+    Dense, _preference("GPTOSS_DENSE", help="Attention and unembedding as they are, or smaller and faster.")
+]
+ThreadsOption = Annotated[
+    int | None, _preference("GPTOSS_THREADS", metavar="N", min=1, max=1024, help="Threads; else one for each core.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +113,11 @@ class TurnOptions:
         ),
     ] = None
     dtype: Annotated[Dtype, _preference("GPTOSS_DTYPE", help="The arithmetic it runs in.")] = Dtype.BFLOAT16
+    dense: DenseOption = Dense.BF16
+    threads: ThreadsOption = None
+    no_prefix_cache: Annotated[
+        bool, typer.Option("--no-prefix-cache", help="Read the first messages anew in every chat.")
+    ] = False
     reasoning: Annotated[ReasoningDisplay, _preference("GPTOSS_REASONING", help="Whether its reasoning is shown.")] = (
         ReasoningDisplay.SHOW
     )

@@ -32,6 +32,10 @@ class Int8Matrix:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.factors.nbytes
+
 
 Rows = Tensor | Int8Matrix  # a matrix [rows, columns], bf16 or int8
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gptoss_cli.engine.cache import LayerCache
-from gptoss_cli.engine.kernels.native import Attention, Experts, Matrix, Native
+from gptoss_cli.engine.kernels.library import Attention, Experts, Matrix, Native, find_library
 from gptoss_cli.engine.weights import (
     AttentionWeights,
     Int8Matrix,
@@ -31,11 +31,22 @@ _CONVERTED_ROWS = 1024  # rows of weights that are float32 at once
 _Linear = tuple[Rows, Tensor | None]  # a matrix and its bias
 
 
+def find_kernels() -> "CpuKernels | str":
+    """The kernels as they were installed, or why there are none."""
+    path = find_library()
+    if path is None:
+        return "The CPU kernels were not built. Install a C compiler, for example gcc, and then gptoss again"
+    try:
+        return CpuKernels(Native(path))
+    except OSError as exc:
+        return f"The CPU kernels cannot be loaded: {exc}. Install gptoss again"
+
+
 class CpuKernels:
-    """See Kernels. Runs on as many threads as torch."""
+    """See Kernels. Runs on as many threads as torch. `native` may be exchanged, to watch the calls."""
 
     def __init__(self, native: Native) -> None:
-        self._native = native
+        self.native = native
 
     def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
         """See Kernels.embed."""
@@ -77,7 +88,7 @@ class CpuKernels:
         assert seen.values.is_contiguous()
         out = torch.empty(len(queries), queries.shape[1] * head_dim)
         tensors = (out, queries, seen.keys, seen.values, sinks)
-        self._native.attend(*(part.data_ptr() for part in tensors), byref(shape), torch.get_num_threads())
+        self.native.attend(*(part.data_ptr() for part in tensors), byref(shape), torch.get_num_threads())
         return out
 
     def project_output(self, x: Tensor, attended: Tensor, weights: AttentionWeights, *, dtype: torch.dtype) -> Tensor:
@@ -106,13 +117,13 @@ class CpuKernels:
         if len(x) == 1:
             out = torch.empty_like(x)
             tensors = (out, x, normed, experts, shares)
-            self._native.mix_one(*(part.data_ptr() for part in tensors), experts.shape[1], *packed, *numerics)
+            self.native.mix_one(*(part.data_ptr() for part in tensors), experts.shape[1], *packed, *numerics)
             return out
         mixed = x.clone()
         for expert, tokens, slots in _by_expert(experts):
             share = shares[tokens, slots]
             pointers = (part.data_ptr() for part in (mixed, normed, tokens, share))
-            self._native.mix_many(*pointers, len(tokens), expert, *packed, *numerics)
+            self.native.mix_many(*pointers, len(tokens), expert, *packed, *numerics)
         return mixed
 
     def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
@@ -146,14 +157,14 @@ class CpuKernels:
         x = x.contiguous()
         matrices = (Matrix * len(linears))(*(_matrix(weight, bias) for weight, bias in linears))
         pointers = (None if part is None else part.data_ptr() for part in (out, normed, x, norm, residual))
-        self._native.dense(*pointers, matrices, len(linears), tokens, columns, eps, torch.get_num_threads())
+        self.native.dense(*pointers, matrices, len(linears), tokens, columns, eps, torch.get_num_threads())
 
     def _rotated(self, flat: Tensor, rotation: tuple[Tensor, Tensor], head_dim: int) -> Tensor:
         """[T, heads * D] -> [T, heads, D], rotated."""
         heads = flat.view(len(flat), -1, head_dim)
         out = torch.empty_like(heads)
         tensors = (out, heads.contiguous(), *rotation)
-        self._native.rotate(*(part.data_ptr() for part in tensors), len(heads), heads.shape[1], head_dim)
+        self.native.rotate(*(part.data_ptr() for part in tensors), len(heads), heads.shape[1], head_dim)
         return out
 
 

@@ -6,6 +6,7 @@ loaded after torch, so that both share one pool of threads.
 
 import ctypes
 import importlib.machinery
+import time
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
@@ -68,6 +69,7 @@ class Native:
 
     def __init__(self, path: Path) -> None:
         library = ctypes.CDLL(str(path))
+        self.path = path
         self.dense = _checked(library, "dense")
         self.mix_one = _checked(library, "mix_one")
         self.mix_many = _checked(library, "mix_many")
@@ -86,6 +88,24 @@ class Native:
     def select(self, name: str) -> bool:
         """Use other instructions from now on, "" for the best; whether this machine has them."""
         return bool(self._select(name.encode()))
+
+
+class WatchedNative(Native):
+    """The same, and counts in `seconds` how long its functions ran."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.seconds = 0.0
+        for name in ("dense", "mix_one", "mix_many", "attend", "rotate"):
+            setattr(self, name, self._timed(getattr(self, name)))
+
+    def _timed(self, function: Callable[..., None]) -> Callable[..., None]:
+        def timed(*arguments: object) -> None:
+            began = time.perf_counter()
+            function(*arguments)
+            self.seconds += time.perf_counter() - began
+
+        return timed
 
 
 def find_library() -> Path | None:
