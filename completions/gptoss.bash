@@ -4,8 +4,9 @@ _gptoss() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
-        --think-budget --free-headers --context --dtype --reasoning"
+        --think-budget --free-headers --context --dtype --dense --threads --no-prefix-cache --reasoning"
     local ask="--efforts --json"
+    local bench="--prompt --generate --repeat --json --dense --threads"
     local command="" word index
 
     # --color=never arrives as three words.
@@ -18,7 +19,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat)
+            ask | bench | chat)
                 command=$word
                 break
                 ;;
@@ -31,6 +32,7 @@ _gptoss() {
         -m | --model) COMPREPLY=($(compgen -W "20b 120b demo" -- "$current") $(compgen -d -- "$current")) ;;
         -e | --effort) COMPREPLY=($(compgen -W "none low medium high" -- "$current")) ;;
         --dtype) COMPREPLY=($(compgen -W "float32 bfloat16" -- "$current")) ;;
+        --dense) COMPREPLY=($(compgen -W "bf16 int8" -- "$current")) ;;
         --reasoning) COMPREPLY=($(compgen -W "show hide" -- "$current")) ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
@@ -38,11 +40,19 @@ _gptoss() {
             fi
             ;;
         -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
+        --threads | --prompt | --generate | --repeat) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$ask $turn $common" -- "$current")) ;;
+                bench)
+                    if [[ $current == -* ]]; then
+                        COMPREPLY=($(compgen -W "$bench $common" -- "$current"))
+                    else
+                        COMPREPLY=($(compgen -W "20b 120b demo" -- "$current") $(compgen -d -- "$current"))
+                    fi
+                    ;;
                 chat) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$turn $common" -- "$current")) ;;
-                *) COMPREPLY=($(compgen -W "ask chat $common" -- "$current")) ;;
+                *) COMPREPLY=($(compgen -W "ask bench chat $common" -- "$current")) ;;
             esac
             ;;
     esac

@@ -3,6 +3,7 @@
 complete -c gptoss -f
 
 complete -c gptoss -n __fish_use_subcommand -a ask -d 'Ask one thing'
+complete -c gptoss -n __fish_use_subcommand -a bench -d 'Measure how fast a model is here'
 complete -c gptoss -n __fish_use_subcommand -a chat -d 'Talk with the model'
 
 complete -c gptoss -s v -l verbose -d 'Say what the program does'
@@ -25,8 +26,20 @@ complete -c gptoss -n $turn -l think-budget -x -d 'Answer after this many tokens
 complete -c gptoss -n $turn -l free-headers -d 'Let the model write its headers as it likes'
 complete -c gptoss -n $turn -l context -x -d 'Most tokens of a conversation'
 complete -c gptoss -n $turn -l dtype -x -a 'float32 bfloat16' -d 'The arithmetic it runs in'
+complete -c gptoss -n $turn -l no-prefix-cache -d 'Read the first messages anew in every chat'
 complete -c gptoss -n $turn -l reasoning -x -a 'show hide' -d 'Whether its reasoning is shown'
 
 set -l ask '__fish_seen_subcommand_from ask'
 complete -c gptoss -n $ask -l efforts -x -a 'low,medium,high none,low,medium,high' -d 'Answer at each of these efforts'
 complete -c gptoss -n $ask -l json -d 'With --efforts: JSON, on a terminal too'
+
+set -l bench '__fish_seen_subcommand_from bench'
+complete -c gptoss -n $bench -a '20b 120b demo (__fish_complete_directories)'
+complete -c gptoss -n $bench -l prompt -x -d 'Tokens to read'
+complete -c gptoss -n $bench -l generate -x -d 'Tokens to decode'
+complete -c gptoss -n $bench -l repeat -x -d 'Repetitions after one to warm up'
+complete -c gptoss -n $bench -l json -d 'JSON, on a terminal too'
+
+set -l runs '__fish_seen_subcommand_from ask chat bench'
+complete -c gptoss -n $runs -l dense -x -a 'bf16 int8' -d 'Attention and unembedding as they are, or smaller'
+complete -c gptoss -n $runs -l threads -x -d 'Threads; else one for each core'

@@ -5,14 +5,17 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
-        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--dtype', '--reasoning'
+        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--dtype', '--dense',
+        '--threads', '--no-prefix-cache', '--reasoning'
     $ask = '--efforts', '--json'
-    $options = @{ 'ask' = $ask + $turn + $common; 'chat' = $turn + $common }
+    $bench = '--prompt', '--generate', '--repeat', '--json', '--dense', '--threads'
+    $options = @{ 'ask' = $ask + $turn + $common; 'bench' = $bench + $common; 'chat' = $turn + $common }
     $values = @{
         '--color' = 'auto', 'always', 'never'
         '--model' = '20b', '120b', 'demo'
         '--effort' = 'none', 'low', 'medium', 'high'
         '--dtype' = 'float32', 'bfloat16'
+        '--dense' = 'bf16', 'int8'
         '--reasoning' = 'show', 'hide'
         '--instructions' = @()
         '--temperature' = @()
@@ -23,6 +26,10 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--think-budget' = @()
         '--context' = @()
         '--efforts' = @()
+        '--threads' = @()
+        '--prompt' = @()
+        '--generate' = @()
+        '--repeat' = @()
     }
     $longForms = @{ '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature' }
 
@@ -36,7 +43,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $candidates = if ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }
-        else { @('ask', 'chat') + $common }
+        else { @('ask', 'bench', 'chat') + $common }
     $candidates | Where-Object { $_ -clike "$wordToComplete*" } | ForEach-Object {
         [System.Management.Automation.CompletionResult]::new($_, $_, 'ParameterValue', $_)
     }
