@@ -65,6 +65,8 @@ AVX2_INLINE void multiply(float *sums, int16_t panel[PAIRS][HALVES][2 * LANES], 
             __m256i x = _mm256_set1_epi32(two);
             parts[t][0] = _mm256_add_epi32(parts[t][0], _mm256_madd_epi16(first, x));
             parts[t][1] = _mm256_add_epi32(parts[t][1], _mm256_madd_epi16(second, x));
+            /* gcc else multiplies for all tokens first, for which the registers are too few. */
+            __asm__ volatile("" : "+x"(parts[t][0]), "+x"(parts[t][1]));
         }
     }
     for (int t = 0; t < tokens; t++)
