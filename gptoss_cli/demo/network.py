@@ -254,9 +254,9 @@ class Network(nn.Module):
         """Put back what is not learned: the way on which a token is copied.
 
         Every token has a direction of its own in the lane, and untrained ones differ in nothing else. Nothing reads or
-        writes the lane but the upper half of the last layer's heads: their values are the lane as it is and their output
-        goes back into it. So the token which those heads look at becomes the likeliest one, whichever it is; what is
-        learned is where to look.
+        writes the lane but the upper half of the last layer's heads: their values are the lane as it is and their
+        output goes back into it. So the token which those heads look at becomes the likeliest one, whichever it is;
+        what is learned is where to look.
         """
         lane = slice(-self.shape.copy_size, None)
         self.embedding[:, lane] = LANE_IN * self.lane
