@@ -15,9 +15,9 @@ _ROOT = Path(gptoss_cli.__file__).parents[1]
 
 def _build(folder: Path, compiler: str) -> list[Path]:
     """What the installation builds with `compiler`; it must succeed in any case."""
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder]
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder)]
     environment = {**os.environ, "CC": compiler, "LDSHARED": f"{compiler} -shared"}
-    subprocess.run(command, cwd=_ROOT, check=True, env=environment, capture_output=True)
+    subprocess.run([*command, "--build-temp", str(folder)], cwd=_ROOT, check=True, env=environment, capture_output=True)
     return [path for path in folder.rglob("_native*") if path.is_file()]
 
 

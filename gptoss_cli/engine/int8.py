@@ -10,14 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptoss_cli.engine.layout import BLOCK_VALUES
-from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, LayerWeights, Linear, ModelWeights
+from gptoss_cli.engine.weights import Int8Matrix, LayerWeights, Linear, ModelWeights
 from gptoss_cli.errors import ResourceError
 
 _FORMAT = 1
@@ -71,12 +71,15 @@ def _matrices(weights: ModelWeights) -> Iterator[tuple[str, Tensor]]:
 
 
 def _layer(mapped: dict[str, Int8Matrix], index: int, layer: LayerWeights) -> LayerWeights:
-    attention: AttentionWeights = layer.attention
-    converted = {
-        part: Linear(mapped[f"{index}.{part}"], getattr(attention, part).bias)
-        for part in ("query", "key", "value", "output")
-    }
-    return replace(layer, attention=replace(attention, **converted))
+    old = layer.attention
+    attention = replace(
+        old,
+        query=Linear(mapped[f"{index}.query"], old.query.bias),
+        key=Linear(mapped[f"{index}.key"], old.key.bias),
+        value=Linear(mapped[f"{index}.value"], old.value.bias),
+        output=Linear(mapped[f"{index}.output"], old.output.bias),
+    )
+    return replace(layer, attention=attention)
 
 
 def _shapes(matrix: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -122,7 +125,7 @@ def _convert(matrices: dict[str, Tensor], path: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _write(file: BinaryIO, matrices: dict[str, Tensor]) -> None:
+def _write(file: IO[bytes], matrices: dict[str, Tensor]) -> None:
     """The safetensors format: 8 bytes of header length, a JSON header, the data."""
     header, offset = {}, 0
     for name, matrix in matrices.items():
@@ -137,9 +140,9 @@ def _write(file: BinaryIO, matrices: dict[str, Tensor]) -> None:
         factors = []
         for start in range(0, len(matrix), _ROWS):
             values, some = quantize(matrix[start : start + _ROWS])
-            file.write(values.numpy())
+            file.write(values.numpy().tobytes())
             factors.append(some)
-        file.write(torch.cat(factors).view(torch.uint8).numpy())
+        file.write(torch.cat(factors).view(torch.uint8).numpy().tobytes())
 
 
 def _keep_newest(folder: Path) -> None:

@@ -104,8 +104,9 @@ def float_rows(matrix: Rows, start: int, end: int, *, columns: int) -> Tensor:
     """Rows `start` to `end` of a matrix of so many columns, as float32."""
     if isinstance(matrix, Tensor):
         return matrix[start:end].float()
-    factors = matrix.factors[start:end].float().unsqueeze(-1)
-    return (matrix.values[start:end].unflatten(1, (-1, BLOCK_VALUES)) * factors).flatten(1)[:, :columns]
+    factors = matrix.factors[start:end].float()
+    blocks = matrix.values[start:end].view(*factors.shape, BLOCK_VALUES)
+    return (blocks * factors.unsqueeze(-1)).flatten(1)[:, :columns]
 
 
 def load_weights(folder: Path, config: ModelConfig, *, device: str = "cpu") -> ModelWeights:
@@ -272,6 +273,8 @@ def _split_qkv(config: ModelConfig, parts: list[Linear]) -> list[Linear]:
     if len(parts) == 3:
         return parts
     (fused,) = parts
+    weight = fused.weight
+    assert isinstance(weight, Tensor), "a checkpoint holds bf16"
     query, key_value = config.query_heads * config.head_dim, config.kv_heads * config.head_dim
     bounds = pairwise((0, query, query + key_value, query + 2 * key_value))
-    return [Linear(fused.weight[start:end], fused.bias[start:end]) for start, end in bounds]
+    return [Linear(weight[start:end], fused.bias[start:end]) for start, end in bounds]

@@ -36,8 +36,8 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
     folder = tmp_path_factory.mktemp("native")
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder]
-    subprocess.run(command, cwd=_ROOT, check=True)
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder)]
+    subprocess.run([*command, "--build-temp", str(folder)], cwd=_ROOT, check=True)
     return Native(next(folder.rglob("_native*")))
 
 

@@ -139,7 +139,7 @@ class CpuKernels:
         sizes = [len(x) * len(weight) for weight, _ in linears]
         out = torch.empty(sum(sizes))
         self._dense(out, x, linears, norm=norm, eps=eps)
-        return [part.view(len(x), -1) for part in out.split(sizes)]
+        return [part.view(len(x), -1) for part in torch.split(out, sizes)]
 
     def _dense(
         self,
@@ -170,11 +170,9 @@ class CpuKernels:
 
 def _by_expert(experts: Tensor) -> list[tuple[int, Tensor, Tensor]]:
     """Each expert that is chosen in experts [T, A], the tokens that chose it, and in which slot."""
-    active = experts.shape[1]
-    chosen, order = experts.flatten().sort(stable=True)
-    numbers, counts = chosen.unique_consecutive(return_counts=True)
-    places = order.split(counts.tolist())
-    return [(number, place // active, place % active) for number, place in zip(numbers.tolist(), places, strict=True)]
+    active, flat = experts.shape[1], experts.flatten()
+    places = torch.split(flat.argsort(stable=True), flat.bincount().tolist())
+    return [(expert, place // active, place % active) for expert, place in enumerate(places) if len(place)]
 
 
 def _product(x: Tensor, weight: Rows, bias: Tensor | None) -> Tensor:

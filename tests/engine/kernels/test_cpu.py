@@ -80,9 +80,13 @@ def assert_close(got: Tensor, expected: Tensor, tolerance: float) -> None:
 @real_tokens
 @real_columns
 def test_dense_products_with_norm_are_the_references(cpu: CpuKernels, columns: int, tokens: int) -> None:
-    linears = [random_linear(rows, columns, seed) for seed, rows in enumerate((47, 6, 33))]
     weights = AttentionWeights(
-        random_of(columns, seed=9).bfloat16(), *linears, random_linear(columns, 64), torch.empty(0)
+        norm=random_of(columns, seed=9).bfloat16(),
+        query=random_linear(47, columns, seed=1),
+        key=random_linear(6, columns, seed=2),
+        value=random_linear(33, columns, seed=3),
+        output=random_linear(1, 1),
+        sinks=torch.empty(0),
     )
     x = random_of(tokens, columns, seed=5)
     got = cpu.project_qkv(x, weights, eps=1e-5, dtype=torch.float32)
@@ -93,7 +97,8 @@ def test_dense_products_with_norm_are_the_references(cpu: CpuKernels, columns: i
 @pytest.mark.parametrize("columns", [22, 308, 360])
 @pytest.mark.parametrize("tokens", [1, 3, 9])
 def test_columns_need_be_no_multiple_of_anything(cpu: CpuKernels, columns: int, tokens: int) -> None:
-    weights = AttentionWeights(torch.empty(0), *[random_linear(1, 1)] * 3, random_linear(37, columns), torch.empty(0))
+    unused, output = random_linear(1, 1), random_linear(37, columns)
+    weights = AttentionWeights(torch.empty(0), unused, unused, unused, output, torch.empty(0))
     x, attended = random_of(tokens, 37), random_of(tokens, columns, seed=1)
     got = cpu.project_output(x, attended, weights, dtype=torch.float32)
     assert_close(got, reference.project_output(x, attended, weights, dtype=torch.float32), EXACT)
