@@ -12,7 +12,7 @@ from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import AnswerDelta, Delta, EndReason, Event, Markup, PrefillProgress, TurnEnd
 from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.parser import TurnParser
-from gptoss_cli.harmony.vocabulary import RESERVED_IDS, STOP_IDS
+from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.steering import TurnSteering
 
@@ -81,6 +81,12 @@ class ChatSession:
         lost = self._lost_tokens()
         self.conversation.effort = effort
         return max(0, self._lost_tokens() - lost)
+
+    def prefix(self) -> list[int]:
+        """What every prompt of this conversation begins with: its system message and its instructions."""
+        preface = Conversation(self.conversation.instructions, self.conversation.date, self.conversation.effort)
+        ids = preface.render()
+        return ids[: len(ids) - ids[::-1].index(END)]
 
     def turn(self, text: str) -> Generator[Event]:
         """Say `text` and yield the answer's events, TurnEnd last.

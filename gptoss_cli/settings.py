@@ -37,6 +37,13 @@ class Execution(StrEnum):
     CPU = "cpu"
 
 
+class Dense(StrEnum):
+    """How attention projections and unembedding are kept: as in the checkpoint, or with 8 bits a weight."""
+
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
 class ReasoningDisplay(StrEnum):
     """What is shown of the analysis channel."""
 
@@ -58,7 +65,7 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """What can be made again: the unpacked vocabulary and demo model."""
+    """What can be made again: the unpacked vocabulary and demo model, 8-bit weights, the first messages' KV cache."""
     return _folder("cache", platformdirs.user_cache_path)
 
 

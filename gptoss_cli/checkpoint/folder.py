@@ -1,5 +1,6 @@
 """What a checkpoint's folder holds, by name: JSON files, index, shards. Trusts no file and opens no weights."""
 
+import hashlib
 import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
@@ -8,6 +9,7 @@ from gptoss_cli.errors import IntegrityError, NotInstalledError
 
 INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 1_000_000
+_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 def weights_folder(folder: Path) -> Path:
@@ -24,6 +26,26 @@ def weights_folder(folder: Path) -> Path:
 def safetensors_files(folder: Path) -> list[Path]:
     """The shards that lie in a folder, whatever its index says."""
     return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells checkpoints apart without reading weights: by config and index, and by each shard's size, time and header.
+
+    Raises IntegrityError if a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in (folder / "config.json", folder / INDEX):
+            digest.update(path.read_bytes() if path.exists() else b"")
+        for path in safetensors_files(folder):
+            status = path.stat()
+            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                digest.update(file.read(min(length, _MAX_HEADER_BYTES)))
+    except OSError as exc:
+        raise IntegrityError(f"{exc.filename} cannot be read: {exc.strerror}. Check its permissions") from exc
+    return digest.hexdigest()
 
 
 def read_index(path: Path) -> dict[str, str]:

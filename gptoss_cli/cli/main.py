@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from gptoss_cli.cli import ask, chat, doctor, download, models, plan, verify
+from gptoss_cli.cli import ask, bench, chat, doctor, download, models, plan, verify
 from gptoss_cli.cli.options import command
 from gptoss_cli.errors import ExitStatus, GptossError
 from gptoss_cli.terminal.console import Console
@@ -31,7 +31,7 @@ def gptoss(*, invocation: typer.Context, console: Console) -> None:
         typer.echo(invocation.get_help())
 
 
-for _command in (ask.ask, chat.chat, plan.plan, doctor.doctor):
+for _command in (ask.ask, chat.chat, bench.bench, plan.plan, doctor.doctor):
     app.command(epilog=_PREFERENCES)(_command)
 for _command in (download.download, verify.verify, models.remove):
     app.command()(_command)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from gptoss_cli import __version__
-from gptoss_cli.settings import ColorChoice, Dtype, Execution, ReasoningDisplay, ReasoningEffort
+from gptoss_cli.settings import ColorChoice, Dense, Dtype, Execution, ReasoningDisplay, ReasoningEffort
 from gptoss_cli.terminal.console import Console
 
 LONGEST_CONTEXT_TOKENS = 131_072
@@ -43,6 +43,12 @@ ContextOption = Annotated[
 ExecutionOption = Annotated[Execution, _preference("GPTOSS_EXECUTION", help="Where the weights lie; auto chooses.")]
 DeviceOption = Annotated[
     str, _preference("GPTOSS_DEVICE", metavar="auto|cpu|cuda[:N]", help="What computes; auto chooses.")
+]
+DenseOption = Annotated[
+    Dense, _preference("GPTOSS_DENSE", help="Attention and unembedding as they are, or smaller and faster.")
+]
+ThreadsOption = Annotated[
+    int | None, _preference("GPTOSS_THREADS", metavar="N", min=1, max=1024, help="Threads; else one for each core.")
 ]
 
 
@@ -114,6 +120,11 @@ class TurnOptions:
     execution: ExecutionOption = Execution.AUTO
     device: DeviceOption = "auto"
     dtype: Annotated[Dtype, _preference("GPTOSS_DTYPE", help="The arithmetic it runs in.")] = Dtype.BFLOAT16
+    dense: DenseOption = Dense.BF16
+    threads: ThreadsOption = None
+    no_prefix_cache: Annotated[
+        bool, typer.Option("--no-prefix-cache", help="Read the first messages anew in every chat.")
+    ] = False
     reasoning: Annotated[ReasoningDisplay, _preference("GPTOSS_REASONING", help="Whether its reasoning is shown.")] = (
         ReasoningDisplay.SHOW
     )

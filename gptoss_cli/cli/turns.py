@@ -49,8 +49,19 @@ def open_session(options: TurnOptions, console: Console) -> "ChatSession":
             from gptoss_cli.engine.generator import Generator
         except (ImportError, OSError) as exc:
             raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
-        generator = Generator.open(folder, dtype=options.dtype, context_tokens=placement.context_tokens)
-        return begin(generator, instructions, options)
+        generator = Generator.open(
+            folder,
+            dtype=options.dtype,
+            context_tokens=placement.context_tokens,
+            dense=options.dense,
+            threads=options.threads,
+        )
+        session = begin(generator, instructions, options)
+        if not options.no_prefix_cache:
+            generator.keep_prefix(session.prefix())
+    if generator.numerics is not None and generator.numerics.shortcoming is not None:
+        console.notice(f"{generator.numerics.shortcoming}. Until then it is slow.")
+    return session
 
 
 def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "Placement":
