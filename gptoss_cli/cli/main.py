@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from gptoss_cli.cli import ask, chat
-from gptoss_cli.cli.options import command
+from gptoss_cli.cli.options import BareExtractCommand, command
 from gptoss_cli.errors import ExitStatus, GptossError
 from gptoss_cli.terminal.console import Console
 
@@ -31,8 +31,8 @@ def gptoss(*, invocation: typer.Context, console: Console) -> None:
         typer.echo(invocation.get_help())
 
 
-for _command in (ask.ask, chat.chat):
-    app.command(epilog=_PREFERENCES)(_command)
+app.command(epilog=_PREFERENCES, cls=BareExtractCommand)(ask.ask)
+app.command(epilog=_PREFERENCES)(chat.chat)
 
 
 def run(argv: Sequence[str]) -> int:
