@@ -43,7 +43,6 @@ class Said:
             if isinstance(event, AnswerDelta):
                 if self._is_over and self._answer:
                     self._answer.append("\n")
-                    yield AnswerDelta("\n")
                 self._is_over = False
                 self._answer.append(event.text)
             elif isinstance(event, ReasoningDelta):

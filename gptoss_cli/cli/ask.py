@@ -10,7 +10,7 @@ import typer
 
 from gptoss_cli.cli.answers import Said, code_block, refuse_unwritable, without_answer, write_whole
 from gptoss_cli.cli.efforts import ask_at_efforts, parse_efforts
-from gptoss_cli.cli.inputs import prompt_text, whole_characters
+from gptoss_cli.cli.inputs import answer_form, prompt_text, whole_characters
 from gptoss_cli.cli.limits import limited
 from gptoss_cli.cli.options import AnswerOptions, TurnOptions, command
 from gptoss_cli.cli.records import JsonLines, answer_record, json_line
@@ -19,8 +19,9 @@ from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.cli.turns import Opened
+    from gptoss_cli.cli.turns import Opened, Shortfall
     from gptoss_cli.harmony.events import Event, TurnEnd
+    from gptoss_cli.harmony.forms import AnswerForm
 
 __all__ = ["ask", "whole_characters"]
 
@@ -50,7 +51,8 @@ def ask(
         if efforts:
             ask_at_efforts(text, efforts, as_json=form.as_json, options=options, console=console)
         else:
-            _Reply(form, options, console, lines).give(text, began=began)
+            held_to = answer_form(form.schema, form.choice, console)
+            _Reply(form, options, console, lines).give(text, held_to, began=began)
 
 
 class _Reply:
@@ -63,13 +65,18 @@ class _Reply:
         self._lines = lines
         self._said = Said()
 
-    def give(self, text: str, *, began: float) -> None:
+    def give(self, text: str, held_to: "AnswerForm | None", *, began: float) -> None:
         """Ask and answer. Raises typer.Exit if the answer is not whole."""
         from gptoss_cli.cli import turns
 
         opened = turns.open_model(self._options, self._console)
+        if held_to is not None:
+            opened.session.form = held_to
+            conversation = opened.session.conversation
+            told = (conversation.instructions, held_to.description)
+            conversation.instructions = "\n\n".join(each for each in told if each)
         end = self._turn(opened, text, began)
-        shortfall = turns.shortfall(end)
+        shortfall = turns.shortfall(end) or self._misshapen(held_to)
         if self._lines:
             self._lines.end(end, shortfall)
         elif self._form.is_buffered and (shortfall is None or shortfall.status is ExitStatus.CUT_SHORT):
@@ -78,6 +85,14 @@ class _Reply:
             if shortfall.status is not ExitStatus.INTERRUPTED:
                 self._console.error(shortfall.message)
             raise typer.Exit(shortfall.status)
+
+    def _misshapen(self, held_to: "AnswerForm | None") -> "Shortfall | None":
+        """What a whole answer lacks that was to have a form: one may be lost to a header that was left free."""
+        from gptoss_cli.cli.turns import Shortfall
+
+        if held_to is None or held_to.accepts(self._said.answer):
+            return None
+        return Shortfall(ExitStatus.FAILED, "The answer has not the form that was asked for. Ask again.")
 
     def _turn(self, opened: "Opened", text: str, began: float) -> "TurnEnd":
         from gptoss_cli.cli import turns
@@ -95,9 +110,10 @@ class _Reply:
 
     def _shown(self, events: Iterable["Event"]) -> Iterable["Event"]:
         """What of `events` is for the screen; the rest is kept or told in lines."""
+        events = self._said.watch(events)
         if self._lines:
-            return without_answer(self._lines.tell(self._said.watch(events)))
-        return without_answer(self._said.watch(events)) if self._form.is_buffered else events
+            return without_answer(self._lines.tell(events))
+        return without_answer(events) if self._form.is_buffered else events
 
     @property
     def _display(self) -> ReasoningDisplay:
@@ -108,9 +124,7 @@ class _Reply:
         form, said = self._form, self._said
         if form.as_json:
             reasoning = said.reasoning if _keeps_reasoning(self._options) else None
-            record = answer_record(
-                opened.running, self._options.effort, end, answer=said.answer, reasoning=reasoning
-            )
+            record = answer_record(opened.running, self._options.effort, end, answer=said.answer, reasoning=reasoning)
             write_whole(json_line(record), form.output, self._console)
         elif said.answer:
             text = f"{said.answer}\n" if form.extract is None else code_block(said.answer, form.extract)
@@ -131,11 +145,15 @@ def _refuse_contradictions(form: AnswerOptions) -> None:
         "--efforts": form.efforts is not None,
         "--timeout": form.timeout is not None,
         "--stop": bool(form.stop),
+        "--schema": form.schema is not None,
+        "--choice": form.choice is not None,
     }
     alone = {
         "--stream-json": ("--json", "--no-stream", "--extract", "--output", "--efforts"),
         "--extract": ("--json", "--efforts"),
-        "--efforts": ("--no-stream", "--output", "--timeout", "--stop"),
+        "--efforts": ("--no-stream", "--output", "--timeout", "--stop", "--schema", "--choice"),
+        "--schema": ("--choice", "--extract", "--stop"),
+        "--choice": ("--extract", "--stop"),
     }
     for option, others in alone.items():
         clash = next((other for other in others if given[option] and given[other]), None)

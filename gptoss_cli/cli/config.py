@@ -142,7 +142,8 @@ def _check(file: Path, key: str, entry: Entry, option: Any) -> None:
     try:
         _converted(option, _given(entry.value))
     except typer.BadParameter as exc:
-        raise UsageError(f"{place}: {exc.message.removesuffix('.')}. Run: gptoss config edit") from exc
+        reason = exc.message.removeprefix("Value error, ").removesuffix(".")
+        raise UsageError(f"{place}: {reason}. Run: gptoss config edit") from exc
 
 
 def _converted(option: Any, value: object) -> object:

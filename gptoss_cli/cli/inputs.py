@@ -1,16 +1,20 @@
 """Makes the prompt from words, files and a pipe. Reads no more of anything than some context could hold."""
 
 import codecs
+import json
 import os
 import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from gptoss_cli.harmony.forms import AnswerForm
 
 # No token of the vocabulary is longer than 128 bytes, but text averages four: what is over this fits no context.
 _LARGEST_INPUT_BYTES = LONGEST_CONTEXT_TOKENS * 32
@@ -45,8 +49,34 @@ def read_text_file(file: Path, console: Console) -> str:
             data = stream.read(_LARGEST_INPUT_BYTES + 1)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        raise UsageError(f"{_shown(file)} cannot be read: {reason}. Check -f.") from exc
+        raise UsageError(f"{_shown(file)} cannot be read: {reason}.") from exc
     return _text(data, _shown(file), console)
+
+
+def answer_form(schema: str | None, choice: str | None, console: Console) -> "AnswerForm | None":
+    """The form that --schema (JSON, or a file of it) or --choice (words between commas) demands; None without either.
+
+    Raises UsageError for what is no schema or no choice, or cannot be held to.
+    """
+    if schema is not None:
+        text = schema if schema.lstrip().startswith("{") else read_text_file(Path(schema), console)
+        try:
+            wanted = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise UsageError(f"--schema is not JSON: {exc}. Give a JSON Schema, or a file with one.") from exc
+        if not isinstance(wanted, dict):
+            raise UsageError("--schema should be a JSON object. Give a JSON Schema, or a file with one.")
+        from gptoss_cli.harmony.forms import AnswerForm
+
+        return AnswerForm.of_schema(wanted)
+    if choice is not None:
+        choices = list(dict.fromkeys(whole_characters(each.strip()) for each in choice.split(",")))
+        if not all(choices):
+            raise UsageError("--choice has an empty choice. Write them with commas between: --choice yes,no")
+        from gptoss_cli.harmony.forms import AnswerForm
+
+        return AnswerForm.of_choices(choices)
+    return None
 
 
 def whole_characters(text: str) -> str:

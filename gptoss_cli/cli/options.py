@@ -137,12 +137,13 @@ class AnswerOptions:
     stop: Annotated[
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before TEXT; repeatable.")
     ] = None
-    efforts: Annotated[
-        str | None,
-        typer.Option(
-            envvar="GPTOSS_EFFORTS", show_envvar=False, metavar="LIST", help="Answer at each: low,medium,high."
-        ),
+    schema: Annotated[
+        str | None, typer.Option("--schema", metavar="FILE|JSON", help="The answer is JSON of this JSON Schema.")
     ] = None
+    choice: Annotated[str | None, typer.Option("--choice", metavar="A,B,...", help="The answer is one of these.")] = (
+        None
+    )
+    efforts: Annotated[str | None, typer.Option(metavar="LIST", help="Answer at each: low,medium,high.")] = None
 
     @property
     def is_buffered(self) -> bool:

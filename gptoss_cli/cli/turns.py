@@ -33,7 +33,7 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What answers, and how it is computed. `revision` is the commit of its checkpoint, None where that is not known."""
+    """What answers, and how it is computed. `revision` is the commit of its checkpoint, None where it is not known."""
 
     model: str
     revision: str | None = None
