@@ -25,8 +25,8 @@ class ChatSession:
     """Sends a conversation to a generator and adds what comes back to it.
 
     `seed` None draws one for each turn; `TurnEnd.seed` tells which. The sampling settings, `max_tokens` and
-    `think_budget` (both per turn; see TurnSteering), `free_headers` and `form` (what the text of an answer must be, None
-    for anything) are plain attributes and may be changed between turns. `recipients` are the tools that may be called.
+    `think_budget` (both per turn; see TurnSteering), `free_headers` and `form` (what an answer must be; None
+    is anything) are plain attributes and may be changed between turns. `recipients` are the tools that may be called.
     `last_raw` is the last turn as it was decoded, markup and all.
     """
 

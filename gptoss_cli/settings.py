@@ -108,10 +108,12 @@ def read_config(file: Path) -> dict[str, Entry]:
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         raise UsageError(f"{file}, line {line}: not UTF-8. Run: gptoss config edit") from exc
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
-        place = re.search(r" \(at line (\d+), column \d+\)", str(exc))
+    except RecursionError as exc:
+        raise UsageError(f"{file} is nested too deeply. Run: gptoss config edit") from exc
+    except tomllib.TOMLDecodeError as exc:
+        place = re.search(r"\(at line (\d+), ", str(exc))
         line = int(place[1]) if place else text.count("\n") + 1
-        reason = str(exc).replace(place[0], "") if place else "it ends too early"
+        reason = re.sub(r" \(at .*\)$", "", str(exc))
         raise UsageError(f"{file}, line {line}: {reason}. Run: gptoss config edit") from exc
     return {key: Entry(value, _line_of(key, text)) for key, value in values.items()}
 

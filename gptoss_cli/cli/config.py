@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from pathlib import Path
@@ -61,7 +62,7 @@ def config(
         console.answer(f"{settings.config_file()}\n")
     elif action is ConfigAction.EDIT:
         _edit(program)
-        ConfigFile(program, console).load()
+        ConfigFile(program, console).report()
     else:
         shown = list(_settings(program, console))
         told = {"version": 1, "settings": {each.key: {"value": each.value, "origin": each.origin} for each in shown}}
@@ -69,29 +70,34 @@ def config(
 
 
 class ConfigFile:
-    """config.toml, read when it is first asked for: help, and a file that is being mended, need none of it."""
+    """config.toml, read when it is first asked for: what needs no preference is not hindered by a mistake in it."""
 
     def __init__(self, program: Any, console: Console) -> None:
         self._program = program
         self._console = console
-        self._loaded: dict[str, Entry] | None = None
+        self._entries: dict[str, Entry] | None = None
+        self._unknown: dict[str, Entry] = {}
 
     def load(self) -> dict[str, Entry]:
-        """What is set, checked. Raises UsageError with file and line; warns of a key that nobody knows."""
-        if self._loaded is None:
+        """What is set, checked. Raises UsageError with file and line."""
+        if self._entries is None:
             file = settings.config_file()
             entries = settings.read_config(file)
             known = _preferences(self._program) if entries else {}
-            self._loaded = {}
-            for key, entry in entries.items():
-                if key in known:
-                    _check(file, key, entry, known[key])
-                    self._loaded[key] = entry
-                else:
-                    close = difflib.get_close_matches(key, known, n=1)
-                    hint = f"Did you mean {close[0]}?" if close else "To see those there are: gptoss config"
-                    self._console.notice(f"{file}, line {entry.line}: there is no setting {key}. {hint}")
-        return self._loaded
+            for key in entries.keys() & known.keys():
+                _check(file, key, entries[key], known[key])
+            self._unknown = {key: entry for key, entry in entries.items() if key not in known}
+            self._entries = {key: entry for key, entry in entries.items() if key in known}
+        return self._entries
+
+    def report(self) -> None:
+        """Raise what is wrong with the file, and warn of every key that nobody knows."""
+        self.load()
+        for key, entry in self._unknown.items():
+            close = difflib.get_close_matches(key, _preferences(self._program), n=1)
+            hint = f"Did you mean {close[0]}?" if close else "To see those there are: gptoss config"
+            place = f"{settings.config_file()}, line {entry.line}"
+            self._console.notice(f"{place}: there is no setting {key}. {hint}")
 
     def of_commands(self) -> dict[str, Any]:
         """Command -> its defaults, in the form that Typer reads."""
@@ -107,10 +113,17 @@ class _Defaults:
         self._keys = {parameter.name: _key(parameter) for parameter in command.params if _is_preference(parameter)}
 
     def get(self, name: str, default: object = None) -> object:
-        """What the file sets for a parameter, else `default`."""
+        """What the file sets for a parameter, else `default`. Help asks too, so a mistake is left to `report`."""
         key = self._keys.get(name)
-        entry = self._file.load().get(key) if key else None
-        return default if entry is None else _given(entry.value)
+        with suppress(UsageError):
+            entry = self._file.load().get(key) if key else None
+            return default if entry is None else _given(entry.value)
+        return default
+
+    def report(self) -> None:
+        """Raise or warn of what is wrong with the file, once a command that takes preferences really runs."""
+        if self._keys:
+            self._file.report()
 
 
 def _preferences(program: Any) -> dict[str, Any]:
@@ -137,7 +150,7 @@ def _check(file: Path, key: str, entry: Entry, option: Any) -> None:
     place = f"{file}, line {entry.line}: {key}"
     if not isinstance(entry.value, str | int | float):
         raise UsageError(f"{place} should be one value. Run: gptoss config edit")
-    if option.type_descriptor.annotation is str and not isinstance(entry.value, str):
+    if option.type_descriptor.annotation not in (int, float) and not isinstance(entry.value, str):
         raise UsageError(f"{place} should be text in quotes. Run: gptoss config edit")
     try:
         _converted(option, _given(entry.value))
@@ -152,7 +165,9 @@ def _converted(option: Any, value: object) -> object:
 
 def _settings(program: Any, console: Console) -> Iterator[Setting]:
     file = settings.config_file()
-    entries = ConfigFile(program, console).load()
+    config_toml = ConfigFile(program, console)
+    config_toml.report()
+    entries = config_toml.load()
     for key, option in _preferences(program).items():
         variable = os.environ.get(option.envvar)
         entry = entries.get(key)

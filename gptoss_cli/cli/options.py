@@ -180,6 +180,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     def invoke(invocation: typer.Context, **values: Any) -> None:
         _apply(_collect(CommonOptions, values), invocation)
+        # Only now are the flags known that silence a warning.
+        report = getattr(invocation.default_map, "report", None)
+        if report is not None:
+            report()
         for name, group in groups.items():
             values[name] = _collect(group, values)
         if takes_invocation:

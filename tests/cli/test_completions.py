@@ -11,9 +11,9 @@ import pytest
 import typer
 
 from gptoss_cli.checkpoint import catalog
-from gptoss_cli.cli.main import app
 from gptoss_cli.cli.completions import Shell, find_script
 from gptoss_cli.cli.config import ConfigAction
+from gptoss_cli.cli.main import app
 from gptoss_cli.cli.options import CommonOptions, TurnOptions
 from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal

@@ -72,7 +72,7 @@ def test_what_is_shown_is_a_file_that_sets_the_same(config: Path, run: Run) -> N
         ("temperature = nan", 1, "temperature: "),
         ("context = 1_000_000_000", 1, "context: "),
         ("a = 1\na = 2", 2, "Cannot overwrite"),
-        ("a = 1\nb = [", 2, "it ends too early"),
+        ("a = 1\nb = [", 2, "Unclosed array"),
         ("a = 1\n\x00", 2, "line 2"),
         ("color = 'pink'", 1, "color: "),
     ],
@@ -104,6 +104,12 @@ def test_a_key_nobody_knows_is_a_warning_with_the_closest_one(config: Path, run:
     status, _, asides = run("config")
     assert status == 0
     assert asides == f"{config}, line 1: there is no setting temprature. Did you mean temperature?\n"
+
+
+def test_quiet_silences_the_warning(config: Path, script: Script) -> None:
+    config.write_text("temprature = 1\n")
+    assert "temprature" in _ask(script(turn("Blue."))).stderr
+    assert _ask(script(turn("Blue.")), "-q").stderr == ""
 
 
 def test_a_folder_in_its_place_is_told(config: Path, run: Run) -> None:
