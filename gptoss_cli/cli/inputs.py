@@ -61,7 +61,7 @@ def answer_form(schema: str | None, choice: str | None, console: Console) -> "An
     if schema is not None:
         text = schema if schema.lstrip().startswith("{") else read_text_file(Path(schema), console)
         try:
-            wanted = json.loads(text)
+            wanted = json.loads(whole_characters(text))
         except (ValueError, RecursionError) as exc:
             raise UsageError(f"--schema is not JSON: {exc}. Give a JSON Schema, or a file with one.") from exc
         if not isinstance(wanted, dict):

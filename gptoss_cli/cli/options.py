@@ -157,7 +157,8 @@ class BareExtractCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read `args`; a bare one becomes an empty value."""
         takes_value = {flag for p in self.params if not getattr(p, "is_flag", True) for flag in p.opts}
-        given, before = [], ""
+        given: list[str] = []
+        before = ""
         for i, word in enumerate(args):
             if word == "--":
                 given += args[i:]

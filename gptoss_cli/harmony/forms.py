@@ -48,12 +48,15 @@ class AnswerForm:
 
     @classmethod
     def of_schema(cls, schema: dict[str, Any]) -> "AnswerForm":
-        """JSON that `schema` (JSON Schema) allows."""
+        """JSON that `schema` (JSON Schema) allows. Raises UsageError for one that cannot be followed."""
         library = _library()
-        written = json.dumps(schema, ensure_ascii=False)
-        grammar = library.LLMatcher.grammar_from_json_schema(written, overrides=_JSON_STYLE)
+        try:
+            # Escaped, since a lone surrogate may be written in JSON but in no UTF-8.
+            grammar = library.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON_STYLE)
+        except (ValueError, RecursionError) as exc:
+            raise UsageError(f"Answers cannot be held to that: {' '.join(str(exc).split())[:200]}.") from exc
         # Harmony guide, structured output.
-        return cls(grammar, f"# Response Formats\n\n## answer\n\n{written}")
+        return cls(grammar, f"# Response Formats\n\n## answer\n\n{json.dumps(schema, ensure_ascii=False)}")
 
     def begin(self) -> "FormGuide":
         """A guide for one answer."""

@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_nothing_of_an_answer_that_was_to_be_whole(
     (tmp_path / "answer.txt").write_text("before")
     command = [sys.executable, str(SCRIPTED_PROGRAM), script([1.0, *_SLOW]), "ask", *arguments, "x"]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
-        _wait_for_torchless_start(process)
+        _wait_for_start(process)
         process.send_signal(signal.SIGINT)
         stdout, _ = process.communicate()
     assert (process.returncode, stdout) == (130, b"")
@@ -129,8 +129,8 @@ def test_ctrl_c_leaves_nothing_of_an_answer_that_was_to_be_whole(
     assert (tmp_path / "answer.txt").read_text() == "before"
 
 
-def _wait_for_torchless_start(process: subprocess.Popen[bytes]) -> None:
-    """Until the process sleeps in its script with its handlers set: Linux names what it catches."""
+def _wait_for_start(process: subprocess.Popen[bytes]) -> None:
+    """Until the program has set its handlers: Linux tells which signals it catches."""
     while True:
         status = Path(f"/proc/{process.pid}/status").read_text()
         caught = int(status.split("SigCgt:\t")[1].split()[0], 16)

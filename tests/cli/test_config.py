@@ -72,7 +72,7 @@ def test_what_is_shown_is_a_file_that_sets_the_same(config: Path, run: Run) -> N
         ("temperature = nan", 1, "temperature: "),
         ("context = 1_000_000_000", 1, "context: "),
         ("a = 1\na = 2", 2, "Cannot overwrite"),
-        ("a = 1\nb = [", 2, "Unclosed array"),
+        ("a = 1\nb = [", 2, "Run: gptoss config edit"),
         ("a = 1\n\x00", 2, "line 2"),
         ("color = 'pink'", 1, "color: "),
     ],

@@ -95,6 +95,7 @@ def test_a_closed_pipe_on_stdin_is_a_usage_error() -> None:
         ('{"type": "strang"}', None),
         ('{"type": "string", "pattern": "("}', None),
         ("{" * 100_000, None),
+        ('{"enum": ["\\ud800"]}', None),
         (None, ""),
         (None, "a,,b"),
     ],
