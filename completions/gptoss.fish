@@ -2,12 +2,21 @@
 
 complete -c gptoss -f
 
+# What may be given as a model: a name, an installed checkpoint, any other folder.
+function __gptoss_models
+    set -l data $HOME/.local/share/gptoss
+    set -q XDG_DATA_HOME; and set data $XDG_DATA_HOME/gptoss
+    set -q GPTOSS_HOME; and set data $GPTOSS_HOME/data
+    for folder in $data/checkpoints/*/
+        basename $folder
+    end
+    __fish_complete_directories
+end
+
 complete -c gptoss -n __fish_use_subcommand -a ask -d 'Ask one thing'
 complete -c gptoss -n __fish_use_subcommand -a chat -d 'Talk with the model'
-complete -c gptoss -n __fish_use_subcommand -a download -d 'Get a checkpoint and prove it'
-complete -c gptoss -n __fish_use_subcommand -a verify -d 'Prove a checkpoint, offline'
-complete -c gptoss -n __fish_use_subcommand -a list -d 'List the known and the installed models'
-complete -c gptoss -n __fish_use_subcommand -a remove -d 'Delete the files of a model'
+complete -c gptoss -n __fish_use_subcommand -a config -d 'Show or edit the standing preferences'
+complete -c gptoss -n __fish_use_subcommand -a completions -d 'Print a completion script'
 
 complete -c gptoss -s v -l verbose -d 'Say what the program does'
 complete -c gptoss -s q -l quiet -d 'No notices and no progress'
@@ -17,7 +26,7 @@ complete -c gptoss -s V -l version -d 'Print the version'
 complete -c gptoss -s h -l help -d 'Show help'
 
 set -l turn '__fish_seen_subcommand_from ask chat'
-complete -c gptoss -n $turn -s m -l model -x -a '20b 120b demo (__fish_complete_directories)' -d 'Which model answers'
+complete -c gptoss -n $turn -s m -l model -x -a '20b 120b demo (__gptoss_models)' -d 'Which model answers'
 complete -c gptoss -n $turn -s e -l effort -x -a 'none low medium high' -d 'How long it reasons'
 complete -c gptoss -n $turn -s s -l instructions -r -d 'What it is told to heed, or @FILE'
 complete -c gptoss -n $turn -s t -l temperature -x -d '0 is greedy'
@@ -33,13 +42,18 @@ complete -c gptoss -n $turn -l reasoning -x -a 'show hide' -d 'Whether its reaso
 
 set -l ask '__fish_seen_subcommand_from ask'
 complete -c gptoss -n $ask -l efforts -x -a 'low,medium,high none,low,medium,high' -d 'Answer at each of these efforts'
-complete -c gptoss -n $ask -l json -d 'With --efforts: JSON, on a terminal too'
+complete -c gptoss -n $ask -s f -l file -r -F -d 'A text file to ask about'
+complete -c gptoss -n $ask -l json -d 'One JSON object instead of the text'
+complete -c gptoss -n $ask -l stream-json -d 'JSON lines, as the answer is made'
+complete -c gptoss -n $ask -l no-stream -d 'Print the answer when it is whole'
+complete -c gptoss -n $ask -s x -l extract -d 'Only the first code block'
+complete -c gptoss -n $ask -s o -l output -r -F -d 'Write to a file, all of it or nothing'
+complete -c gptoss -n $ask -l timeout -x -d 'Cut the answer short after this long'
+complete -c gptoss -n $ask -l stop -x -d 'End the answer before this text'
+complete -c gptoss -n $ask -l schema -r -F -d 'The answer is JSON of this JSON Schema'
+complete -c gptoss -n $ask -l choice -x -d 'The answer is one of these'
 
-complete -c gptoss -n '__fish_seen_subcommand_from download remove' -a '20b 120b'
-complete -c gptoss -n '__fish_seen_subcommand_from download remove' -s y -l yes -d 'Do not ask'
-complete -c gptoss -n '__fish_seen_subcommand_from download' -l revision -x -d 'A branch, tag or commit of the repository'
-complete -c gptoss -n '__fish_seen_subcommand_from download' -l dry-run -d 'Say what would be fetched'
-complete -c gptoss -n '__fish_seen_subcommand_from remove' -l partial -d 'Only what a broken download left'
-complete -c gptoss -n '__fish_seen_subcommand_from verify' -a '20b 120b demo (__fish_complete_directories)'
-complete -c gptoss -n '__fish_seen_subcommand_from verify' -l quick -d 'Sizes, headers and shapes only'
-complete -c gptoss -n '__fish_seen_subcommand_from download verify list' -l json -d 'One JSON object on stdout'
+set -l config '__fish_seen_subcommand_from config'
+complete -c gptoss -n $config -a 'show path edit'
+complete -c gptoss -n $config -l json -d 'With show: one JSON object'
+complete -c gptoss -n '__fish_seen_subcommand_from completions' -a 'bash zsh fish powershell'

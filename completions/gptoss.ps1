@@ -6,18 +6,22 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
         '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--dtype', '--reasoning'
-    $ask = '--efforts', '--json'
+    $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
+        '--stop', '--schema', '--choice', '--efforts'
     $options = @{
         'ask' = $ask + $turn + $common
         'chat' = $turn + $common
-        'download' = @('20b', '120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
-        'verify' = @('20b', '120b', 'demo', '--quick', '--json') + $common
-        'list' = @('--json') + $common
-        'remove' = @('20b', '120b', '--partial', '-y', '--yes') + $common
+        'config' = @('show', 'path', 'edit', '--json') + $common
+        'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }
+    $data = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'data' }
+        elseif ($env:XDG_DATA_HOME) { Join-Path $env:XDG_DATA_HOME 'gptoss' }
+        elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
+        else { Join-Path $HOME '.local/share/gptoss' }
+    $installed = @(Get-ChildItem (Join-Path $data 'checkpoints') -Directory -Name -ErrorAction SilentlyContinue)
     $values = @{
         '--color' = 'auto', 'always', 'never'
-        '--model' = '20b', '120b', 'demo'
+        '--model' = @('20b', '120b', 'demo') + $installed
         '--effort' = 'none', 'low', 'medium', 'high'
         '--dtype' = 'float32', 'bfloat16'
         '--reasoning' = 'show', 'hide'
@@ -30,9 +34,16 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--think-budget' = @()
         '--context' = @()
         '--efforts' = @()
-        '--revision' = @()
+        '--timeout' = @()
+        '--stop' = @()
+        '--choice' = @()
     }
-    $longForms = @{ '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature' }
+    # What takes a file has no candidates here: PowerShell then offers its own.
+    foreach ($option in '--file', '--output', '--schema') { $values[$option] = @() }
+    $longForms = @{
+        '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature'
+        '-f' = '--file'; '-o' = '--output'
+    }
 
     $before = @($commandAst.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursorPosition } |
         ForEach-Object { $_.Extent.Text })
@@ -44,7 +55,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $candidates = if ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }
-        else { @('ask', 'chat', 'download', 'verify', 'list', 'remove') + $common }
+        else { @('ask', 'chat', 'config', 'completions') + $common }
     $candidates | Where-Object { $_ -clike "$wordToComplete*" } | ForEach-Object {
         [System.Management.Automation.CompletionResult]::new($_, $_, 'ParameterValue', $_)
     }

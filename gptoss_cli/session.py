@@ -10,6 +10,7 @@ from gptoss_cli.engine.interface import Sampling, TokenGenerator
 from gptoss_cli.errors import GptossError, NumericalError
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import AnswerDelta, Delta, EndReason, Event, Markup, PrefillProgress, TurnEnd
+from gptoss_cli.harmony.forms import AnswerForm
 from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
@@ -24,8 +25,9 @@ class ChatSession:
     """Sends a conversation to a generator and adds what comes back to it.
 
     `seed` None draws one for each turn; `TurnEnd.seed` tells which. The sampling settings, `max_tokens` and
-    `think_budget` (both per turn; see TurnSteering) and `free_headers` are plain attributes and may be changed between
-    turns. `recipients` are the tools that may be called. `last_raw` is the last turn as it was decoded, markup and all.
+    `think_budget` (both per turn; see TurnSteering), `free_headers` and `form` (what an answer must be; None
+    is anything) are plain attributes and may be changed between turns. `recipients` are the tools that may be called.
+    `last_raw` is the last turn as it was decoded, markup and all.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ChatSession:
         self.max_tokens = max_tokens
         self.think_budget = think_budget
         self.free_headers = free_headers
+        self.form: AnswerForm | None = None
         self.last_end: TurnEnd | None = None
         self.last_raw = ""
         self._generator = generator
@@ -131,7 +134,13 @@ class ChatSession:
 
     def _new_turn(self) -> "_Turn":
         parser = TurnParser(answering=self.conversation.effort is ReasoningEffort.NONE)
-        steering = TurnSteering(parser, self._grammar, think_budget=self.think_budget, free_headers=self.free_headers)
+        steering = TurnSteering(
+            parser,
+            self._grammar,
+            think_budget=self.think_budget,
+            free_headers=self.free_headers,
+            guide=self.form.begin() if self.form else None,
+        )
         return _Turn(secrets.randbits(32) if self.seed is None else self.seed, parser, steering)
 
     def _lost_tokens(self) -> int:

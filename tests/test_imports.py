@@ -41,6 +41,7 @@ _ONLY_IN = {
     "torch": {"engine"},
     "safetensors": {"engine", "demo.layout"},
     "openai_harmony": {"harmony"},
+    "llguidance": {"harmony"},
     "huggingface_hub": {"checkpoint"},
     "prompt_toolkit": {"terminal"},
     "rich": {"terminal"},

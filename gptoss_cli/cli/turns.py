@@ -1,6 +1,7 @@
 """What `ask` and `chat` have in common: choosing and loading a model, and running one turn."""
 
 import logging
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -32,7 +33,31 @@ class Shortfall:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What answers, and how it is computed. `revision` is the commit of its checkpoint, None where it is not known."""
+
+    model: str
+    revision: str | None = None
+    execution: str = "cpu"
+    device: str = "cpu"
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A conversation that can begin, and what answers in it."""
+
+    session: "ChatSession"
+    running: Running
+
+
 def open_session(options: TurnOptions, console: Console) -> "ChatSession":
+    """The conversation of `open_model`."""
+    return open_model(options, console).session
+
+
+def open_model(options: TurnOptions, console: Console) -> Opened:
     """Find the model, load it, and begin a conversation.
 
     Says on stderr when the demo model stands in for a real one. Raises whatever is wrong with the options before
@@ -61,7 +86,8 @@ def open_session(options: TurnOptions, console: Console) -> "ChatSession":
             generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
         console.notice(f"{generator.numerics.shortcoming}. Until then it is slow.")
-    return session
+    running = Running(name, revision_of(folder), placement.performed, dtype=options.dtype)
+    return Opened(session, running)
 
 
 def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "Placement":
@@ -172,6 +198,12 @@ def choose_checkpoint(model: str | None, console: Console) -> tuple[str, Path]:
     return model, store.find_checkpoint(model)
 
 
+def revision_of(folder: Path) -> str | None:
+    """The commit a checkpoint was fetched at, if its folder tells: the Hugging Face cache names it so."""
+    told = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
+    return folder.name if told else None
+
+
 def shortfall(end: "TurnEnd") -> Shortfall | None:
     """What a turn that ended so lacks, and the exit status for it; None if it gave a whole answer."""
     from gptoss_cli.harmony.events import EndReason
@@ -189,6 +221,10 @@ def shortfall(end: "TurnEnd") -> Shortfall | None:
             return Shortfall(cut, f"{what}: --max-tokens is used up.")
         case EndReason.CONTEXT_FULL:
             return Shortfall(cut, f"{what}: the context is full. Use a larger --context.")
+        case EndReason.STOP_TEXT:
+            return None
+        case EndReason.TIMEOUT:
+            return Shortfall(cut, f"{what}: its --timeout is over.")
         case EndReason.LOOP:
             return Shortfall(cut, f"{what}: it went round in circles and was stopped. Ask in another way.")
         case EndReason.NUMERICAL_FAILURE:
