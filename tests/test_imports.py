@@ -41,7 +41,9 @@ _ONLY_IN = {
     "safetensors": {"engine", "demo.layout"},
     "openai_harmony": {"harmony"},
     "huggingface_hub": {"checkpoint"},
+    "markdown_it": {"terminal"},
     "prompt_toolkit": {"terminal"},
+    "pygments": {"terminal"},
     "rich": {"terminal"},
     "typer": {"cli"},
 }
