@@ -6,6 +6,7 @@ _gptoss() {
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
         --think-budget --free-headers --context --dtype --reasoning"
     local ask="--efforts --json"
+    local chat="-f --file --plain --vi"
     local command="" word index
 
     # --color=never arrives as three words.
@@ -31,7 +32,8 @@ _gptoss() {
         -m | --model) COMPREPLY=($(compgen -W "20b 120b demo" -- "$current") $(compgen -d -- "$current")) ;;
         -e | --effort) COMPREPLY=($(compgen -W "none low medium high" -- "$current")) ;;
         --dtype) COMPREPLY=($(compgen -W "float32 bfloat16" -- "$current")) ;;
-        --reasoning) COMPREPLY=($(compgen -W "show hide" -- "$current")) ;;
+        --reasoning) COMPREPLY=($(compgen -W "show collapse hide" -- "$current")) ;;
+        -f | --file) COMPREPLY=($(compgen -f -- "$current")) ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
                 COMPREPLY=($(compgen -f -P @ -- "${current#@}"))
@@ -41,7 +43,7 @@ _gptoss() {
         *)
             case $command in
                 ask) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$ask $turn $common" -- "$current")) ;;
-                chat) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$turn $common" -- "$current")) ;;
+                chat) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$chat $turn $common" -- "$current")) ;;
                 *) COMPREPLY=($(compgen -W "ask chat $common" -- "$current")) ;;
             esac
             ;;

@@ -25,8 +25,13 @@ complete -c gptoss -n $turn -l think-budget -x -d 'Answer after this many tokens
 complete -c gptoss -n $turn -l free-headers -d 'Let the model write its headers as it likes'
 complete -c gptoss -n $turn -l context -x -d 'Most tokens of a conversation'
 complete -c gptoss -n $turn -l dtype -x -a 'float32 bfloat16' -d 'The arithmetic it runs in'
-complete -c gptoss -n $turn -l reasoning -x -a 'show hide' -d 'Whether its reasoning is shown'
+complete -c gptoss -n $turn -l reasoning -x -a 'show collapse hide' -d 'Whether its reasoning is shown'
 
 set -l ask '__fish_seen_subcommand_from ask'
 complete -c gptoss -n $ask -l efforts -x -a 'low,medium,high none,low,medium,high' -d 'Answer at each of these efforts'
 complete -c gptoss -n $ask -l json -d 'With --efforts: JSON, on a terminal too'
+
+set -l chat '__fish_seen_subcommand_from chat'
+complete -c gptoss -n $chat -s f -l file -r -F -d 'A text file that goes along'
+complete -c gptoss -n $chat -l plain -d 'No Markdown and no redrawing'
+complete -c gptoss -n $chat -l vi -d "Edit messages with vi's keys"

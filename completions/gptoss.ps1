@@ -7,13 +7,14 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
         '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--dtype', '--reasoning'
     $ask = '--efforts', '--json'
-    $options = @{ 'ask' = $ask + $turn + $common; 'chat' = $turn + $common }
+    $chat = '-f', '--file', '--plain', '--vi'
+    $options = @{ 'ask' = $ask + $turn + $common; 'chat' = $chat + $turn + $common }
     $values = @{
         '--color' = 'auto', 'always', 'never'
         '--model' = '20b', '120b', 'demo'
         '--effort' = 'none', 'low', 'medium', 'high'
         '--dtype' = 'float32', 'bfloat16'
-        '--reasoning' = 'show', 'hide'
+        '--reasoning' = 'show', 'collapse', 'hide'
         '--instructions' = @()
         '--temperature' = @()
         '--top-p' = @()

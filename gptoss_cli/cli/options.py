@@ -105,9 +105,9 @@ class TurnOptions:
         ),
     ] = None
     dtype: Annotated[Dtype, _preference("GPTOSS_DTYPE", help="The arithmetic it runs in.")] = Dtype.BFLOAT16
-    reasoning: Annotated[ReasoningDisplay, _preference("GPTOSS_REASONING", help="Whether its reasoning is shown.")] = (
-        ReasoningDisplay.SHOW
-    )
+    reasoning: Annotated[
+        ReasoningDisplay | None, _preference("GPTOSS_REASONING", help="Whether its reasoning is shown.")
+    ] = None
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
