@@ -142,7 +142,7 @@ def test_two_slashes_send_a_line_that_begins_with_one(script: Script) -> None:
 
 def test_what_the_model_prints_cannot_move_the_cursor(script: Script) -> None:
     attack = turn("a\x1b[2J\x1b]0;owned\x07b", reasoning="\x1b[5;5Hx")
-    with _chat(script(attack), "x") as terminal:
+    with _chat(script(attack), "--reasoning", "show", "x") as terminal:
         terminal.wait_for("a␛[2J␛]0;owned␇b")
         assert b"\x1b[2J" not in terminal.raw
         assert b"\x1b]0;" not in terminal.raw
