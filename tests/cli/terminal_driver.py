@@ -69,10 +69,14 @@ class Terminal:
         self._process.send_signal(number)
 
     def suspend(self) -> None:
-        """Stop the program, give its terminal to a shell with other modes, and go on."""
+        """Stop the program, give its terminal to a shell with other modes, and go on once it has its own again."""
         self.signal(signal.SIGSTOP)
         termios.tcsetattr(self._slave, termios.TCSANOW, self._modes)
         self.signal(signal.SIGCONT)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while termios.tcgetattr(self._slave) == self._modes:
+            assert time.monotonic() < deadline, "it goes on with the shell's modes"
+            self._read()
 
     def wait_for(self, text: str) -> None:
         """Until `text` stands on the screen."""
