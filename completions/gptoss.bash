@@ -22,9 +22,14 @@ _gptoss() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
-        --think-budget --free-headers --context --dtype --reasoning"
+        --think-budget --free-headers --context --execution --device --dtype --dense --threads --no-prefix-cache
+        --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts"
+    local chat="-f --file --plain --vi"
+    local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
+    local plan="--gpu-memory --ram --context --execution --device --json"
+    local bench="--prompt --generate --repeat --dense --threads --json"
     local command="" word index
 
     # --color=never arrives as three words.
@@ -37,7 +42,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat | config | completions)
+            ask | chat | download | verify | list | remove | plan | doctor | bench | config | completions)
                 command=$word
                 break
                 ;;
@@ -49,8 +54,11 @@ _gptoss() {
         --color) _gptoss_words "auto always never" ;;
         -m | --model) _gptoss_models ;;
         -e | --effort) _gptoss_words "none low medium high" ;;
+        --execution) _gptoss_words "auto mxfp4 offload cpu" ;;
+        --device) _gptoss_words "auto cpu cuda" ;;
         --dtype) _gptoss_words "float32 bfloat16" ;;
-        --reasoning) _gptoss_words "show hide" ;;
+        --dense) _gptoss_words "bf16 int8" ;;
+        --reasoning) _gptoss_words "show collapse hide" ;;
         -f | --file | -o | --output | --schema) _gptoss_files "" ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
@@ -58,14 +66,23 @@ _gptoss() {
             fi
             ;;
         -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
-        --timeout | --stop | --choice) ;;
+        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
-                chat) [[ $current == -* ]] && _gptoss_words "$turn $common" ;;
+                chat) [[ $current == -* ]] && _gptoss_words "$chat $turn $common" ;;
+                download | remove) _gptoss_arguments "20b 120b" "${!command} $common" ;;
+                verify | plan | bench)
+                    if [[ $current == -* ]]; then
+                        _gptoss_words "${!command} $common"
+                    else
+                        _gptoss_models
+                    fi
+                    ;;
+                list | doctor) _gptoss_words "--json $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat config completions $common" ;;
+                *) _gptoss_words "ask chat download verify list remove plan doctor bench config completions $common" ;;
             esac
             ;;
     esac

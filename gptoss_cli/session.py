@@ -63,6 +63,11 @@ class ChatSession:
         self._steering: TurnSteering | None = None
         self._last_prompt: list[int] = []
 
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens a conversation may have."""
+        return self._generator.context_tokens
+
     def stop(self) -> None:
         """End the running turn at the next token or prefill chunk, in order: it still yields its TurnEnd.
 

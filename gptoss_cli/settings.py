@@ -51,9 +51,10 @@ class Dense(StrEnum):
 
 
 class ReasoningDisplay(StrEnum):
-    """What is shown of the analysis channel."""
+    """What is shown of the analysis channel; collapsed, one line while it is made and one afterwards."""
 
     SHOW = "show"
+    COLLAPSE = "collapse"
     HIDE = "hide"
 
 

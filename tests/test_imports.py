@@ -43,7 +43,9 @@ _ONLY_IN = {
     "openai_harmony": {"harmony"},
     "llguidance": {"harmony"},
     "huggingface_hub": {"checkpoint"},
+    "markdown_it": {"terminal"},
     "prompt_toolkit": {"terminal"},
+    "pygments": {"terminal"},
     "rich": {"terminal"},
     "typer": {"cli"},
 }

@@ -118,7 +118,7 @@ class _Reply:
     @property
     def _display(self) -> ReasoningDisplay:
         in_json = self._form.as_json or self._form.stream_json
-        return ReasoningDisplay.HIDE if in_json else self._options.reasoning
+        return ReasoningDisplay.HIDE if in_json else self._options.reasoning or ReasoningDisplay.SHOW
 
     def _deliver(self, opened: "Opened", end: "TurnEnd") -> None:
         form, said = self._form, self._said

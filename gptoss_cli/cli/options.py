@@ -128,9 +128,9 @@ class TurnOptions:
     no_prefix_cache: Annotated[
         bool, typer.Option("--no-prefix-cache", help="Read the first messages anew in every chat.")
     ] = False
-    reasoning: Annotated[ReasoningDisplay, _preference("GPTOSS_REASONING", help="Whether its reasoning is shown.")] = (
-        ReasoningDisplay.SHOW
-    )
+    reasoning: Annotated[
+        ReasoningDisplay | None, _preference("GPTOSS_REASONING", help="Whether its reasoning is shown.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

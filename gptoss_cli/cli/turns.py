@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gptoss_cli import settings
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
+from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def run_turn(session: "ChatSession", text: str, *, options: TurnOptions, console
     from gptoss_cli.terminal.turn import show_turn
 
     with stops(session), closing(session.turn(text)) as events:
-        end = show_turn(events, console, reasoning=options.reasoning)
+        end = show_turn(events, console, reasoning=options.reasoning or ReasoningDisplay.SHOW)
     return shortfall(end)
 
 
