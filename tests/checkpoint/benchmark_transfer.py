@@ -1,7 +1,7 @@
 """Measures the transfer against huggingface_hub's, and `verify` against sha256sum. Run by hand; asserts nothing.
 
-python -m tests.checkpoint.measure transfer MEGABYTES FOLDER
-python -m tests.checkpoint.measure verify CHECKPOINT
+python -m tests.checkpoint.benchmark_transfer transfer MEGABYTES FOLDER
+python -m tests.checkpoint.benchmark_transfer verify CHECKPOINT
 """
 
 import multiprocessing
