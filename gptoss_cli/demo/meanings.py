@@ -1,7 +1,7 @@
 """What words are used for, so that training need not find it out: where the demo's embedding begins.
 
-A token that occurs in the questions about few subjects says much about what is asked. The logarithm of how much likelier
-it makes each subject is such a token's meaning; the directions in which those differ most make the first rows.
+A token that occurs in the questions about few subjects says much about what is asked. Its meaning is how much likelier
+it makes each subject, as a logarithm; the directions in which meanings differ most make the first rows.
 """
 
 import random

@@ -17,9 +17,9 @@ from gptoss_cli.demo.mxfp4 import rounded
 from gptoss_cli.demo.vocabulary import trained_lane
 
 EVENNESS, POINTING = 0.01, 0.05  # weights of the two losses that help
-# What a row has in each dimension of the copy lane, up to the sign. The first is small, or every token would be taken for
-# a copy of itself until the rest of the hidden state had grown out of all proportion.
-LANE_IN, LANE_OUT = 0.002, 2.0
+# What a row has in each dimension of the copy lane, up to the sign. The first is small, or every token would be taken
+# for a copy of itself until the rest of the hidden state had grown out of all proportion.
+LANE_IN, LANE_OUT = 2.0**-9, 2.0
 LANE_SHARE = 0.3  # what a copied token has in each dimension of the lane in the end, where the mean square is 1
 
 
