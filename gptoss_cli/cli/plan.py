@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gptoss_cli.engine.wishes import Wishes
 
 _JSON_VERSION = 1
-_UNITS = {
+_UNITS: dict[str, int] = {
     "b": 1,
     **{unit + "ib": 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g", 30), ("t", 40))},
     **{unit + "b": 10**power for unit, power in (("k", 3), ("m", 6), ("g", 9), ("t", 12))},

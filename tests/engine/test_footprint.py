@@ -95,4 +95,4 @@ def _dense(weights: ModelWeights) -> list[Tensor]:
 
 def _allocated(profiled: profile) -> int:
     """Bytes that torch's allocator gave out and has not got back."""
-    return sum(event.self_cpu_memory_usage for event in profiled.key_averages())
+    return int(sum(event.self_cpu_memory_usage for event in profiled.key_averages()))
