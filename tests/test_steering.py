@@ -4,7 +4,7 @@ import datetime
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -23,12 +23,9 @@ from gptoss_cli.harmony.events import (
     Role,
     TurnEnd,
 )
-from gptoss_cli.harmony.grammar import Grammar
-from gptoss_cli.harmony.parser import TurnParser
-from gptoss_cli.harmony.vocabulary import ANSWER_NOW, RETURN, STOP_IDS
+from gptoss_cli.harmony.vocabulary import ANSWER_NOW, RETURN
 from gptoss_cli.session import ChatSession
 from gptoss_cli.settings import ReasoningEffort
-from gptoss_cli.steering import TurnSteering
 from tests.harmony.malformed import ANALYSIS, FIRST_FINAL, NEXT, ids_of
 from tests.random_model import RandomGenerator
 
@@ -314,36 +311,3 @@ def test_a_random_model_without_reasoning_answers() -> None:
     for session, events in random_turns(50, effort=ReasoningEffort.NONE):
         assert end(events).reasoning_tokens == 0
         assert all(message.is_answer for message in session.conversation.messages[1:])
-
-
-# Cost.
-
-
-@pytest.mark.slow
-def test_parser_automaton_and_guards_take_under_20_microseconds_a_token() -> None:
-    ids = [*ids_of(ANALYSIS), *ids_of(PONDER.join(str(n * n) for n in range(600))), *STOP_IDS]
-
-    def bare() -> None:
-        for _ in ids:
-            pass
-
-    def steered() -> None:
-        parser = TurnParser()
-        steering = TurnSteering(parser, Grammar(["functions.look"]), think_budget=1_000_000)
-        for token in ids:
-            steering.next()
-            parser.feed(token)
-            steering.see(token)
-
-    microseconds = (_best(steered) - _best(bare)) / len(ids) * 1e6
-    print(f"{microseconds:.1f} us a token over {len(ids)} tokens")
-    assert microseconds < 20
-
-
-def _best(run: Callable[[], None]) -> float:
-    times = []
-    for _ in range(5):
-        began = time.process_time()
-        run()
-        times.append(time.process_time() - began)
-    return min(times)

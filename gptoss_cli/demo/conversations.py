@@ -21,7 +21,7 @@ FIRST_KNOWN, KNOWN = 0xE400, 1024  # a trained row, drawn anew for every convers
 _TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 2.2, "greeting": 2.2}
 _DECORATED = ("guide", "concept", "identity", "greeting", "unknown")
 _OF_TURNS, _OF_ASIDES = (38, 14, 16, 20, 12), (56, 10, 5, 8, 21)  # weights of guide, sums, telling, asking, unknown
-_ASIDES = (0, 2, 4, 6, 9)  # turns that hang off every turn of a conversation: one of these
+_ASIDES = (0, 4, 8, 12, 16)  # turns that hang off every turn of a conversation: one of these
 
 
 @dataclass(slots=True)
@@ -44,6 +44,11 @@ def conversation(rng: random.Random, effort: ReasoningEffort, *, turns: int) -> 
             made.append(replace(_phrased(replace(state, told=dict(state.told)), _OF_ASIDES), aside=True))
         made.append(_phrased(state, _OF_TURNS))
     return made
+
+
+def lone_turn(rng: random.Random) -> Turn:
+    """One turn of a conversation of which nothing else is known, at low effort."""
+    return _phrased(_State(rng, ReasoningEffort.LOW), _OF_ASIDES)
 
 
 def plain(question: str) -> str:

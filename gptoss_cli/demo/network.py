@@ -17,8 +17,10 @@ from gptoss_cli.demo.mxfp4 import rounded
 from gptoss_cli.demo.vocabulary import trained_lane
 
 EVENNESS, POINTING = 0.01, 0.05  # weights of the two losses that help
-LANE_IN, LANE_OUT = 0.375, 2.0  # what a row has in each dimension of the copy lane, up to the sign
-LANE_GAIN = 127.0  # of the values and of the output of the heads that copy
+# What a row has in each dimension of the copy lane, up to the sign. The first is small, or every token would be taken
+# for a copy of itself until the rest of the hidden state had grown out of all proportion.
+LANE_IN, LANE_OUT = 2.0**-9, 2.0
+LANE_SHARE = 0.3  # what a copied token has in each dimension of the lane in the end, where the mean square is 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Shape:
     hidden_size: int = 192
     copy_size: int = 64
     intermediate_size: int = 128
-    num_hidden_layers: int = 6
+    num_hidden_layers: int = 4
     num_attention_heads: int = 8
     num_key_value_heads: int = 4
     head_dim: int = 32
@@ -194,12 +196,13 @@ class Network(nn.Module):
     def __init__(self, shape: Shape, ids: list[int], placeholders: int, vocabulary: int) -> None:
         super().__init__()
         self.shape, self.placeholders = shape, placeholders
+        self.lane_gain = nn.Buffer(torch.tensor(4.0))  # of the values and of the output of the heads that copy
         self.lane = torch.from_numpy(trained_lane(np.array(ids), shape.copy_size))
         trained, untrained = len(ids), vocabulary - len(ids)
         # One placeholder stands for this many rows of the real vocabulary in the softmax.
         self.stands_for = untrained / placeholders
-        self.embedding = nn.Parameter(torch.randn(trained, shape.hidden_size) * 0.5)
-        self.unembedding = nn.Parameter(self.embedding.detach() * 0.1)
+        self.embedding = nn.Parameter(torch.randn(trained, shape.hidden_size) * 0.1)
+        self.unembedding = nn.Parameter(self.embedding.detach() * 0.5)
         self.embedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
         self.unembedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
         self.norm = nn.Parameter(torch.ones(shape.hidden_size))
@@ -207,6 +210,8 @@ class Network(nn.Module):
             Attention(shape, shape.sliding_window if n % 2 == 0 else None) for n in range(shape.num_hidden_layers)
         )
         self.experts = nn.ModuleList(Experts(shape) for _ in range(shape.num_hidden_layers))
+        # The heads that copy begin by looking at their sinks: nothing is copied yet.
+        self.layers()[-1][0].sinks.data[-shape.copying_heads :] = 3.0
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Embedding and unembedding [trained + placeholders, C]; the placeholders' rows are new at every call."""
@@ -232,8 +237,9 @@ class Network(nn.Module):
         visible = batch.visible()
         near = visible & (batch.positions[:, :, None] - batch.positions[:, None, :] < self.shape.sliding_window)
         spans = [cut(near), cut(visible)]
-        helping = x.new_zeros(())
+        helping, size = x.new_zeros(()), x.new_ones(())
         for n, (attention, experts) in enumerate(self.layers()):
+            size = x.detach().square().mean().sqrt()
             y, q, k = attention(x, rope, spans[n % 2])
             x = x + y
             y, even = experts(x)
@@ -242,6 +248,9 @@ class Network(nn.Module):
         copying = slice(-self.shape.copying_heads, None)
         pointing = pointing_loss(q[:, copying], k[:, copying], attention.sinks[copying], batch, len(self.embedding))
         helping = helping + POINTING * pointing
+        if self.training:
+            gain = (LANE_SHARE / LANE_IN * size * x.detach().square().mean().sqrt()).sqrt()
+            self.lane_gain.lerp_(gain, 0.02)
         return rms_norm(x, (self.shape.hidden_size,), self.norm, self.shape.rms_norm_eps), helping
 
     def pack_experts(self) -> None:
@@ -254,9 +263,9 @@ class Network(nn.Module):
         """Put back what is not learned: the way on which a token is copied.
 
         Every token has a direction of its own in the lane, and untrained ones differ in nothing else. Nothing reads or
-        writes the lane but the upper half of the last layer's heads: their values are the lane as it is and their output
-        goes back into it. So the token which those heads look at becomes the likeliest one, whichever it is; what is
-        learned is where to look.
+        writes the lane but the upper half of the last layer's heads: their values are the lane as it is and their
+        output goes back into it. So the token which those heads look at becomes the likeliest one, whichever it is;
+        what is learned is where to look.
         """
         lane = slice(-self.shape.copy_size, None)
         self.embedding[:, lane] = LANE_IN * self.lane
@@ -283,11 +292,11 @@ class Network(nn.Module):
         values = slice(-shape.copy_size, None)
         last.qkv[values] = 0
         last.qkv_bias[values] = 0
-        last.qkv[values, lane] = LANE_GAIN * torch.eye(shape.copy_size)
+        last.qkv[values, lane] = self.lane_gain * torch.eye(shape.copy_size)
         written = slice(-shape.copy_size * group, None)
         last.out[:, written] = 0
         parts = torch.eye(shape.copy_size).view(shape.copy_size, copying, 1, width).expand(-1, -1, group, -1)
-        last.out[lane, written] = LANE_GAIN / group * parts.flatten(1)
+        last.out[lane, written] = self.lane_gain / group * parts.flatten(1)
 
     def layers(self) -> list[tuple[Attention, Experts]]:
         """The two halves of every layer."""

@@ -12,7 +12,7 @@ from gptoss_cli.demo.conversations import PLACEHOLDERS
 from gptoss_cli.demo.export import export
 from gptoss_cli.demo.layout import VOCABULARY_SIZE, write_checkpoint
 from gptoss_cli.demo.mxfp4 import pack, rounded
-from gptoss_cli.demo.network import LANE_GAIN, LANE_IN, Batch, Network, Shape
+from gptoss_cli.demo.network import LANE_IN, Batch, Network, Shape
 from gptoss_cli.demo.train import save
 from gptoss_cli.demo.vocabulary import Lane, untrained_rows
 from gptoss_cli.engine.generator import Generator
@@ -85,7 +85,7 @@ def test_copying_heads_write_back_what_they_see(trained: tuple[Network, list[int
     heads = written.reshape(len(written), -1, 2, SHAPE.head_dim).sum(2).flatten(1)
     product = heads @ values
     expected = torch.zeros_like(product)
-    expected[lane, lane] = LANE_GAIN**2 * torch.eye(SHAPE.copy_size)
+    expected[lane, lane] = network.lane_gain**2 * torch.eye(SHAPE.copy_size)
     assert torch.allclose(product, expected)
 
 
