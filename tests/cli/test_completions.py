@@ -50,9 +50,8 @@ _CLOSED_ARGUMENTS = {"config": list(ConfigAction), "completions": list(Shell)}
 
 def _named_options(script: str) -> set[str]:
     """Every option the script names, in its shell's own way of naming one; bash is asked instead."""
-    text = "\n".join(
-        line for line in (_FOLDER / script).read_text("utf-8").splitlines() if line.startswith(("complete", " "))
-    )
+    begins = ("complete",) if script == "gptoss.fish" else ("complete", " ")
+    text = "\n".join(line for line in (_FOLDER / script).read_text("utf-8").splitlines() if line.startswith(begins))
     if script == "gptoss.fish":
         found = {f"--{name}" for name in re.findall(r" -l ([\w-]+)", text)}
         return found | {f"-{name}" for name in re.findall(r" -s (\w)\b", text)}
@@ -131,7 +130,7 @@ def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
     (tmp_path / "a file.txt").touch()
     with _shell("bash", "--norc", "-i", cwd=tmp_path) as terminal:
         terminal.type(f"PS1='$ '; source {_FOLDER / 'gptoss.bash'}; gptoss() {{ echo \"<$2>\"; }}; clear\r")
-        terminal.wait_for("$ ")
+        terminal.wait_for("$")
         terminal.type("gptoss ask --reasoning sh\t")
         terminal.wait_for("--reasoning show")
         terminal.type("-f a\t\r")
@@ -144,9 +143,9 @@ def test_zsh_completes_what_is_typed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with _shell("zsh", "-f", "-i", cwd=tmp_path) as terminal:
         terminal.type(f"PS1='$ '; fpath=({_FOLDER} $fpath); autoload -U compinit; compinit -D; clear\r")
-        terminal.wait_for("$ ")
+        terminal.wait_for("$")
         for typed, completed in (
-            ("gptoss compl\t", "gptoss completions "),
+            ("gptoss compl\t", "gptoss completions"),
             ("\x15gptoss ask --reasoning sh\t", "--reasoning show"),
             ("\x15gptoss ask -f no\t", "-f notes.txt"),
             ("\x15gptoss ask -m de\t", "-m demo"),
