@@ -4,12 +4,13 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from gptoss_cli import settings
 from gptoss_cli.cli import turns
-from gptoss_cli.cli.attachments import attachment
+from gptoss_cli.cli.inputs import attachment
 from gptoss_cli.cli.loading import Loading
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.errors import GptossError, ResourceError
@@ -84,8 +85,8 @@ class Chat:
         return self._loading.session()
 
     def attach(self, path: str) -> None:
-        """Let the file at `path` go along with the next message. Raises UsageError."""
-        self.attached.append(attachment(path))
+        """Let the file at `path` go along with the next message. Raises UsageError or ResourceError."""
+        self.attached.append(attachment(Path(path), self.console))
 
     def forget(self, count: int) -> None:
         """Keep the first `count` messages of the conversation."""

@@ -32,7 +32,7 @@ def prompt_text(words: list[str], console: Console, *, files: Sequence[Path] = (
     what was read is no text; ResourceError if it fits no context.
     """
     asked = "" if words == ["-"] else whole_characters(" ".join(words))
-    attached = [f"{_shown(file)}:\n{_fenced(read_text_file(file, console))}" for file in files]
+    attached = [attachment(file, console) for file in files]
     piped = _piped_text(console) if words == ["-"] or not console.reads_terminal else ""
     asked, piped = (text if text.strip() else "" for text in (asked, piped))
     if not (asked or attached or piped):
@@ -40,6 +40,11 @@ def prompt_text(words: list[str], console: Console, *, files: Sequence[Path] = (
     if not (asked or attached):
         return piped
     return "\n\n".join(part for part in (asked, *attached, _fenced(piped) if piped else "") if part)
+
+
+def attachment(file: Path, console: Console) -> str:
+    """The text in `file`, under its name and in a fence it cannot close. Raises what read_text_file raises."""
+    return f"{_shown(file)}:\n{_fenced(read_text_file(file, console))}"
 
 
 def read_text_file(file: Path, console: Console) -> str:

@@ -4,7 +4,7 @@ import logging
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from gptoss_cli import settings
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
-from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -132,18 +131,6 @@ def begin(generator: "TokenGenerator", instructions: str | None, options: TurnOp
         think_budget=options.think_budget,
         free_headers=options.free_headers,
     )
-
-
-def run_turn(session: "ChatSession", text: str, *, options: TurnOptions, console: Console) -> Shortfall | None:
-    """Say `text` and show what comes back; None if it was a whole answer.
-
-    What was said before a stop stays in the session. Raises what the session raises and what Console.answer raises.
-    """
-    from gptoss_cli.terminal.turn import show_turn
-
-    with stops(session), closing(session.turn(text)) as events:
-        end = show_turn(events, console, reasoning=options.reasoning or ReasoningDisplay.SHOW)
-    return shortfall(end)
 
 
 @contextmanager

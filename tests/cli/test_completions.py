@@ -160,7 +160,8 @@ def test_zsh_completes_what_is_typed(tmp_path: Path) -> None:
     ("typed", "offered"),
     [
         ("gptoss ", set(_PROGRAM.commands)),
-        ("gptoss ask --reasoning ", {"show", "hide"}),
+        ("gptoss ask --reasoning ", {"show", "collapse", "hide"}),
+        ("gptoss bench --dense ", {"bf16", "int8"}),
         ("gptoss config ", set(ConfigAction)),
         ("gptoss completions ", set(Shell)),
         ("gptoss ask -m tu", {"tuned"}),
