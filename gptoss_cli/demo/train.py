@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 
 from gptoss_cli.demo.batches import Batcher, trained_ids
 from gptoss_cli.demo.conversations import PLACEHOLDERS
-from gptoss_cli.demo.meanings import meanings
+from gptoss_cli.demo.meanings import digits, meanings
 from gptoss_cli.demo.network import Batch, Network, Shape
 
 VOCABULARY = 201088
@@ -35,6 +35,7 @@ class Recipe:
     vector_rate: float = 1e-2
     embedding_rate: float = 2e-2  # a rare word has few steps in which to become what it means
     embedded_meaning: float = 0.4
+    unembedded_digits: float = 0.05
     packed_from: float = 0.7  # share of the time after which experts are rounded to MXFP4
     warmup_steps: int = 20
 
@@ -131,8 +132,10 @@ def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
     else:
         ids = trained_ids(random.Random(recipe.seed), 1200, 8)
         network = Network(shape := Shape(), ids, PLACEHOLDERS, VOCABULARY)
-        rows = meanings(random.Random(recipe.seed), ids, shape.hidden_size - shape.copy_size, turns=25000)
-        network.embedding.data[:, : rows.shape[1]] += recipe.embedded_meaning * rows
+        free = shape.hidden_size - shape.copy_size
+        numbers, words = digits(ids, free), meanings(random.Random(recipe.seed), ids, free, turns=25000)
+        network.embedding.data[:, :free] += recipe.embedded_meaning * (words + numbers)
+        network.unembedding.data[:, :free] += recipe.unembedded_digits * numbers
     network.hold_copy_lane()
     for parameter in network.parameters():
         distributed.broadcast(parameter.data, 0)
