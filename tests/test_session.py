@@ -308,8 +308,7 @@ def test_return_in_history_is_end() -> None:
 @pytest.mark.parametrize("effort", ReasoningEffort)
 def test_every_prompt_begins_with_the_prefix_and_goes_on_with_the_users_words(effort: ReasoningEffort) -> None:
     generator = script(GREETING, SECOND)
-    chat = session(generator)
-    chat.conversation.effort = effort
+    chat = ChatSession(generator, instructions="Be kind.", effort=effort, date=DATE)
     prefix = chat.prefix()
     list(chat.turn("Hi"))
     list(chat.turn("And now?"))
