@@ -62,26 +62,13 @@ def look(machine: "Machine") -> Iterator[Check]:
     yield Check("gptoss", f"{__version__}, Python {platform.python_version()}, {platform.system()}")
     advice = "" if machine.torch else "Install it: pip install torch"
     yield Check("torch", machine.torch or "not installed", advice)
-    yield from _look_at_kernels()
+    yield _present("CPU kernels", machine.kernels, "Install a C compiler, for example gcc, and then gptoss again.")
     yield from _look_at_gpus(machine)
     yield from _look_at_memory(machine)
     disk = "unknown" if machine.disk_bytes is None else f"{machine.disk_bytes / 1e9:.1f} GB free"
     yield Check("disk", f"{disk} for {settings.data_folder()}")
     for name, folder in (("settings", settings.config_folder()), ("cache", settings.cache_folder())):
         yield Check(name, str(folder))
-
-
-def _look_at_kernels() -> Iterator[Check]:
-    try:
-        from gptoss_cli.engine.kernels.cpu import find_kernels
-    except (ImportError, OSError):
-        return  # what is wrong with torch is told already
-    found = find_kernels()
-    if isinstance(found, str):
-        problem, _, advice = found.partition(". ")
-        yield Check("CPU kernels", problem, f"{advice}.")
-    else:
-        yield Check("CPU kernels", found.native.instructions)
 
 
 def _look_at_gpus(machine: "Machine") -> Iterator[Check]:

@@ -50,7 +50,8 @@ class Machine:
     """What a placement depends on. None stands for what is not known, and for no limit.
 
     `gpus` are in CUDA's order, or in the driver's where torch cannot use them. `available_bytes` is what programs can
-    still get without swapping, within the control group.
+    still get without swapping, within the control group. `kernels` are the CPU's, built when gptoss was
+    installed.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -58,6 +59,7 @@ class Machine:
     cuda_problem: str = ""
     driver: str | None = None
     torch: str | None = None
+    kernels: bool = False
     triton: bool = False
     compiler: bool = False
     memory_bytes: int | None = None
@@ -87,6 +89,7 @@ def detect(data_folder: Path, *, root: Path = Path("/")) -> Machine:
         cuda_problem=problem,
         driver=driver,
         torch=_version("torch"),
+        kernels=any((Path(__file__).parent / "kernels").glob("_native.*")),
         triton=importlib.util.find_spec("triton") is not None,
         compiler=_has_compiler(),
         memory_bytes=total,

@@ -265,6 +265,7 @@ def test_the_catalog_and_the_config_agree() -> None:
         (machine(gpu(24), compiler=False), "Install gcc"),
         (machine(gpu(24), triton=False), "pip install triton"),
         (machine(gpu(24), lockable_bytes=8 << 20), "8 MiB"),
+        (machine(kernels=False), "Install a C compiler"),
         (machine(torch=None), "pip install torch"),
         (machine(available=1, group_limit_bytes=gib(1)), "cannot run here"),
         (machine(available_bytes=None, memory_bytes=None), "Give --context"),

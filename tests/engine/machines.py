@@ -27,6 +27,7 @@ def machine(*gpus: Gpu, ram: float = 64, available: float | None = None, **detai
         "gpus": gpus,
         "cuda": Cuda.USABLE if gpus else Cuda.ABSENT,
         "torch": "2.13.0+cu130",
+        "kernels": True,
         "triton": True,
         "compiler": True,
         "memory_bytes": gib(ram),
