@@ -69,7 +69,8 @@ class AnswerForm:
         return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
     def _matcher(self) -> "LLMatcher":
-        return _library().LLMatcher(_tokenizer(), self._grammar, log_level=0)
+        matcher: LLMatcher = _library().LLMatcher(_tokenizer(), self._grammar, log_level=0)
+        return matcher
 
 
 class FormGuide:
@@ -130,4 +131,6 @@ class _Tokens:
 @cache
 def _tokenizer() -> "LLTokenizer":
     library = _library()
-    return library.LLTokenizer(library.TokenizerWrapper(_Tokens()), n_vocab=VOCABULARY_SIZE, eos_token=RETURN)
+    wrapped = library.TokenizerWrapper(_Tokens())
+    tokenizer: LLTokenizer = library.LLTokenizer(wrapped, n_vocab=VOCABULARY_SIZE, eos_token=RETURN)
+    return tokenizer

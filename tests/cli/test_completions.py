@@ -45,7 +45,7 @@ def _closed_values() -> dict[str, list[str]]:
     return values
 
 
-_CLOSED_ARGUMENTS = {"config": list(ConfigAction), "completions": list(Shell)}
+_CLOSED_ARGUMENTS: dict[str, list[str]] = {"config": [*ConfigAction], "completions": [*Shell]}
 
 
 def _named_options(script: str) -> set[str]:
