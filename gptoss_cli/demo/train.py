@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 from gptoss_cli.demo.batches import Batcher, trained_ids
 from gptoss_cli.demo.conversations import PLACEHOLDERS
-from gptoss_cli.demo.meanings import meanings
+from gptoss_cli.demo.meanings import digits, meanings
 from gptoss_cli.demo.network import Batch, Network, Shape
 
 VOCABULARY = 201088
@@ -35,6 +36,7 @@ class Recipe:
     vector_rate: float = 1e-2
     embedding_rate: float = 2e-2  # a rare word has few steps in which to become what it means
     embedded_meaning: float = 0.4
+    unembedded_digits: float = 0.05
     packed_from: float = 0.7  # share of the time after which experts are rounded to MXFP4
     warmup_steps: int = 20
 
@@ -92,7 +94,7 @@ def train(out: Path, recipe: Recipe) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder, "meeting").as_uri()
-        torch.multiprocessing.spawn(_work, (meeting, out, recipe), nprocs=recipe.workers)  # type: ignore[no-untyped-call]
+        spawn(_work, (meeting, out, recipe), nprocs=recipe.workers)  # type: ignore[no-untyped-call]
 
 
 def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
@@ -131,8 +133,10 @@ def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
     else:
         ids = trained_ids(random.Random(recipe.seed), 1200, 8)
         network = Network(shape := Shape(), ids, PLACEHOLDERS, VOCABULARY)
-        rows = meanings(random.Random(recipe.seed), ids, shape.hidden_size - shape.copy_size, turns=25000)
-        network.embedding.data[:, : rows.shape[1]] += recipe.embedded_meaning * rows
+        free = shape.hidden_size - shape.copy_size
+        numbers, words = digits(ids, free), meanings(random.Random(recipe.seed), ids, free, turns=25000)
+        network.embedding.data[:, :free] += recipe.embedded_meaning * (words + numbers)
+        network.unembedding.data[:, :free] += recipe.unembedded_digits * numbers
     network.hold_copy_lane()
     for parameter in network.parameters():
         distributed.broadcast(parameter.data, 0)
@@ -184,7 +188,7 @@ def _mean_over_workers(network: Network, numbers: list[float]) -> list[float]:
     flat = torch.cat([torch.tensor(numbers), *(gradient.flatten() for gradient in gradients)])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
-    parts = flat[len(numbers) :].split([gradient.numel() for gradient in gradients])
+    parts = torch.split(flat[len(numbers) :], [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
     return flat[: len(numbers)].tolist()

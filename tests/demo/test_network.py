@@ -39,7 +39,7 @@ def trained() -> tuple[Network, list[int]]:
         for _, experts in network.layers():
             for weights in (experts.gate_up, experts.down):
                 weights.copy_(rounded(weights))
-    return network, ids
+    return network.eval(), ids
 
 
 def test_engine_computes_what_was_trained(trained: tuple[Network, list[int]], tmp_path: Path) -> None:
