@@ -37,7 +37,8 @@ def meanings(rng: random.Random, ids: list[int], size: int, *, turns: int) -> Te
     kept = strength[:DIRECTIONS]
     rows = left[:, : len(kept)] * kept.clamp_max(kept[len(kept) // 2])
     turned = torch.linalg.qr(torch.randn(size, rows.shape[1], generator=torch.Generator().manual_seed(0))).Q
-    return rows @ turned.T / rows.square().sum(1).quantile(0.75).div(size).sqrt()
+    scaled: Tensor = rows @ turned.T / rows.square().sum(1).quantile(0.75).div(size).sqrt()
+    return scaled
 
 
 def digits(ids: list[int], size: int) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 from gptoss_cli.demo.batches import Batcher, trained_ids
 from gptoss_cli.demo.conversations import PLACEHOLDERS
@@ -93,7 +94,7 @@ def train(out: Path, recipe: Recipe) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder, "meeting").as_uri()
-        torch.multiprocessing.spawn(_work, (meeting, out, recipe), nprocs=recipe.workers)  # type: ignore[no-untyped-call]
+        spawn(_work, (meeting, out, recipe), nprocs=recipe.workers)  # type: ignore[no-untyped-call]
 
 
 def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
@@ -187,7 +188,7 @@ def _mean_over_workers(network: Network, numbers: list[float]) -> list[float]:
     flat = torch.cat([torch.tensor(numbers), *(gradient.flatten() for gradient in gradients)])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
-    parts = flat[len(numbers) :].split([gradient.numel() for gradient in gradients])
+    parts = torch.split(flat[len(numbers) :], [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
     return flat[: len(numbers)].tolist()

@@ -97,4 +97,4 @@ def test_branches_end_with_return_and_the_trunk_never_holds_reasoning() -> None:
     assert trunk[-1] == END
     assert RETURN not in trunk
     assert encoded("analysis")[0] not in trunk
-    assert len(trunk) == sum(len(encoded(t.user)) + len(encoded(t.answer)) + 11 for t in turns if not t.aside)
+    assert len(trunk) == sum(len(encoded(t.user)) + len(encoded(t.answer)) + 10 for t in turns if not t.aside)
