@@ -1,11 +1,35 @@
 # Completion of gptoss for bash. Install it as share/bash-completion/completions/gptoss, or source it.
 
+_gptoss_words() { COMPREPLY=($(compgen -W "$1" -- "$current")); }
+
+_gptoss_files() {
+    local IFS=$'\n'
+    compopt -o filenames 2> /dev/null
+    COMPREPLY=($(compgen -f -P "$1" -- "${current#"$1"}"))
+}
+
+# What may be given as a model: a name, an installed checkpoint, any other folder.
+_gptoss_models() {
+    local IFS=$'\n' data=${XDG_DATA_HOME:-$HOME/.local/share}/gptoss names="20b 120b demo" installed
+    if [[ -n $GPTOSS_HOME ]]; then
+        data=$GPTOSS_HOME/data
+    fi
+    installed=$(cd "$data/checkpoints" 2> /dev/null && compgen -d)
+    COMPREPLY=($(compgen -W "${names// /$IFS}$IFS$installed" -- "$current") $(compgen -d -- "$current"))
+}
+
 _gptoss() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
-        --think-budget --free-headers --context --dtype --reasoning"
-    local ask="--efforts --json"
+        --think-budget --free-headers --context --execution --device --dtype --dense --threads --no-prefix-cache
+        --reasoning"
+    local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
+        --efforts"
+    local chat="-f --file --plain --vi"
+    local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
+    local plan="--gpu-memory --ram --context --execution --device --json"
+    local bench="--prompt --generate --repeat --dense --threads --json"
     local command="" word index
 
     # --color=never arrives as three words.
@@ -18,7 +42,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat)
+            ask | chat | download | verify | list | remove | plan | doctor | bench | config | completions)
                 command=$word
                 break
                 ;;
@@ -27,26 +51,50 @@ _gptoss() {
 
     COMPREPLY=()
     case $previous in
-        --color) COMPREPLY=($(compgen -W "auto always never" -- "$current")) ;;
-        -m | --model) COMPREPLY=($(compgen -W "20b 120b demo" -- "$current") $(compgen -d -- "$current")) ;;
-        -e | --effort) COMPREPLY=($(compgen -W "none low medium high" -- "$current")) ;;
-        --dtype) COMPREPLY=($(compgen -W "float32 bfloat16" -- "$current")) ;;
-        --reasoning) COMPREPLY=($(compgen -W "show hide" -- "$current")) ;;
+        --color) _gptoss_words "auto always never" ;;
+        -m | --model) _gptoss_models ;;
+        -e | --effort) _gptoss_words "none low medium high" ;;
+        --execution) _gptoss_words "auto mxfp4 offload cpu" ;;
+        --device) _gptoss_words "auto cpu cuda" ;;
+        --dtype) _gptoss_words "float32 bfloat16" ;;
+        --dense) _gptoss_words "bf16 int8" ;;
+        --reasoning) _gptoss_words "show collapse hide" ;;
+        -f | --file | -o | --output | --schema) _gptoss_files "" ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
-                COMPREPLY=($(compgen -f -P @ -- "${current#@}"))
+                _gptoss_files @
             fi
             ;;
         -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
+        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat) ;;
         *)
             case $command in
-                ask) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$ask $turn $common" -- "$current")) ;;
-                chat) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$turn $common" -- "$current")) ;;
-                *) COMPREPLY=($(compgen -W "ask chat $common" -- "$current")) ;;
+                ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
+                chat) [[ $current == -* ]] && _gptoss_words "$chat $turn $common" ;;
+                download | remove) _gptoss_arguments "20b 120b" "${!command} $common" ;;
+                verify | plan | bench)
+                    if [[ $current == -* ]]; then
+                        _gptoss_words "${!command} $common"
+                    else
+                        _gptoss_models
+                    fi
+                    ;;
+                list | doctor) _gptoss_words "--json $common" ;;
+                config) _gptoss_arguments "show path edit" "--json $common" ;;
+                completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
+                *) _gptoss_words "ask chat download verify list remove plan doctor bench config completions $common" ;;
             esac
             ;;
     esac
     return 0
+}
+
+_gptoss_arguments() {
+    if [[ $current == -* ]]; then
+        _gptoss_words "$2"
+    else
+        _gptoss_words "$1"
+    fi
 }
 
 complete -F _gptoss gptoss

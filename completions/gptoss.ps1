@@ -5,15 +5,38 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
-        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--dtype', '--reasoning'
-    $ask = '--efforts', '--json'
-    $options = @{ 'ask' = $ask + $turn + $common; 'chat' = $turn + $common }
+        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
+        '--dtype', '--dense', '--threads', '--no-prefix-cache', '--reasoning'
+    $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
+        '--stop', '--schema', '--choice', '--efforts'
+    $data = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'data' }
+        elseif ($env:XDG_DATA_HOME) { Join-Path $env:XDG_DATA_HOME 'gptoss' }
+        elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
+        else { Join-Path $HOME '.local/share/gptoss' }
+    $installed = @(Get-ChildItem (Join-Path $data 'checkpoints') -Directory -Name -ErrorAction SilentlyContinue)
+    $models = @('20b', '120b', 'demo') + $installed
+    $options = @{
+        'ask' = $ask + $turn + $common
+        'chat' = @('-f', '--file', '--plain', '--vi') + $turn + $common
+        'download' = @('20b', '120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
+        'verify' = $models + @('--quick', '--json') + $common
+        'list' = @('--json') + $common
+        'remove' = @('20b', '120b', '--partial', '-y', '--yes') + $common
+        'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--json') + $common
+        'doctor' = @('--json') + $common
+        'bench' = $models + @('--prompt', '--generate', '--repeat', '--dense', '--threads', '--json') + $common
+        'config' = @('show', 'path', 'edit', '--json') + $common
+        'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
+    }
     $values = @{
         '--color' = 'auto', 'always', 'never'
-        '--model' = '20b', '120b', 'demo'
+        '--model' = $models
         '--effort' = 'none', 'low', 'medium', 'high'
+        '--execution' = 'auto', 'mxfp4', 'offload', 'cpu'
+        '--device' = 'auto', 'cpu', 'cuda'
         '--dtype' = 'float32', 'bfloat16'
-        '--reasoning' = 'show', 'hide'
+        '--dense' = 'bf16', 'int8'
+        '--reasoning' = 'show', 'collapse', 'hide'
         '--instructions' = @()
         '--temperature' = @()
         '--top-p' = @()
@@ -23,8 +46,23 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--think-budget' = @()
         '--context' = @()
         '--efforts' = @()
+        '--timeout' = @()
+        '--stop' = @()
+        '--choice' = @()
+        '--threads' = @()
+        '--revision' = @()
+        '--gpu-memory' = @()
+        '--ram' = @()
+        '--prompt' = @()
+        '--generate' = @()
+        '--repeat' = @()
     }
-    $longForms = @{ '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature' }
+    # What takes a file has no candidates here: PowerShell then offers its own.
+    foreach ($option in '--file', '--output', '--schema') { $values[$option] = @() }
+    $longForms = @{
+        '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature'
+        '-f' = '--file'; '-o' = '--output'
+    }
 
     $before = @($commandAst.CommandElements | Where-Object { $_.Extent.EndOffset -lt $cursorPosition } |
         ForEach-Object { $_.Extent.Text })
@@ -36,7 +74,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $candidates = if ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }
-        else { @('ask', 'chat') + $common }
+        else { @($options.Keys) + $common }
     $candidates | Where-Object { $_ -clike "$wordToComplete*" } | ForEach-Object {
         [System.Management.Automation.CompletionResult]::new($_, $_, 'ParameterValue', $_)
     }

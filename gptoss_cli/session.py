@@ -10,9 +10,10 @@ from gptoss_cli.engine.interface import Sampling, TokenGenerator
 from gptoss_cli.errors import GptossError, NumericalError
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import AnswerDelta, Delta, EndReason, Event, Markup, PrefillProgress, TurnEnd
+from gptoss_cli.harmony.forms import AnswerForm
 from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.parser import TurnParser
-from gptoss_cli.harmony.vocabulary import RESERVED_IDS, STOP_IDS
+from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.steering import TurnSteering
 
@@ -24,8 +25,9 @@ class ChatSession:
     """Sends a conversation to a generator and adds what comes back to it.
 
     `seed` None draws one for each turn; `TurnEnd.seed` tells which. The sampling settings, `max_tokens` and
-    `think_budget` (both per turn; see TurnSteering) and `free_headers` are plain attributes and may be changed between
-    turns. `recipients` are the tools that may be called. `last_raw` is the last turn as it was decoded, markup and all.
+    `think_budget` (both per turn; see TurnSteering), `free_headers` and `form` (what an answer must be; None
+    is anything) are plain attributes and may be changed between turns. `recipients` are the tools that may be called.
+    `last_raw` is the last turn as it was decoded, markup and all.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ChatSession:
         self.max_tokens = max_tokens
         self.think_budget = think_budget
         self.free_headers = free_headers
+        self.form: AnswerForm | None = None
         self.last_end: TurnEnd | None = None
         self.last_raw = ""
         self._generator = generator
@@ -59,6 +62,11 @@ class ChatSession:
         self._stopping = False
         self._steering: TurnSteering | None = None
         self._last_prompt: list[int] = []
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens a conversation may have."""
+        return self._generator.context_tokens
 
     def stop(self) -> None:
         """End the running turn at the next token or prefill chunk, in order: it still yields its TurnEnd.
@@ -81,6 +89,12 @@ class ChatSession:
         lost = self._lost_tokens()
         self.conversation.effort = effort
         return max(0, self._lost_tokens() - lost)
+
+    def prefix(self) -> list[int]:
+        """What every prompt of this conversation begins with: its system message and its instructions."""
+        preface = Conversation(self.conversation.instructions, self.conversation.date, self.conversation.effort)
+        ids = preface.render()
+        return ids[: len(ids) - ids[::-1].index(END)]
 
     def turn(self, text: str) -> Generator[Event]:
         """Say `text` and yield the answer's events, TurnEnd last.
@@ -125,7 +139,13 @@ class ChatSession:
 
     def _new_turn(self) -> "_Turn":
         parser = TurnParser(answering=self.conversation.effort is ReasoningEffort.NONE)
-        steering = TurnSteering(parser, self._grammar, think_budget=self.think_budget, free_headers=self.free_headers)
+        steering = TurnSteering(
+            parser,
+            self._grammar,
+            think_budget=self.think_budget,
+            free_headers=self.free_headers,
+            guide=self.form.begin() if self.form else None,
+        )
         return _Turn(secrets.randbits(32) if self.seed is None else self.seed, parser, steering)
 
     def _lost_tokens(self) -> int:

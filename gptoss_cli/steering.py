@@ -1,13 +1,16 @@
-"""Steers one turn: what a header may say, and when the reasoning has to end. Forces ids, and never changes a word."""
+"""Steers one turn: what a header may say, when the reasoning has to end, and what form the answer has."""
 
 from typing import Final
 
+import numpy as np
+
 from gptoss_cli.engine.interface import Allowed, Barred, Forced
 from gptoss_cli.harmony.events import Cut, ReasoningCut
+from gptoss_cli.harmony.forms import FormGuide
 from gptoss_cli.harmony.grammar import Grammar, State
 from gptoss_cli.harmony.loops import LoopGuard
 from gptoss_cli.harmony.parser import TurnParser
-from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, ANSWER_NOW
+from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, ANSWER_NOW, VOCABULARY_SIZE
 
 # Measured on honest texts (tests/harmony/test_loops.py): none comes near it.
 LONGEST_LOOP_TOKENS: Final = 360
@@ -19,11 +22,18 @@ class TurnSteering:
     """The Steering of one turn, which `parser` reads.
 
     Whoever runs the turn feeds each id to the parser, and then to `see`. `think_budget` is the most ids of reasoning,
-    headers and ends of its messages included, as TurnEnd counts them. With `free_headers` nothing restricts a draw.
+    headers and ends of its messages included, as TurnEnd counts them. With `free_headers` nothing restricts a draw but
+    `guide`, which holds the text of the answer to a form.
     """
 
     def __init__(
-        self, parser: TurnParser, grammar: Grammar, *, think_budget: int | None = None, free_headers: bool = False
+        self,
+        parser: TurnParser,
+        grammar: Grammar,
+        *,
+        think_budget: int | None = None,
+        free_headers: bool = False,
+        guide: FormGuide | None = None,
     ) -> None:
         self._parser = parser
         self._think_budget = think_budget
@@ -34,6 +44,9 @@ class TurnSteering:
         self._loop_tokens = 0
         self._wants_answer = False
         self._cuts: list[ReasoningCut] = []
+        self._guide = guide
+        self._guided = False
+        self._masks: dict[bytes, Forced | Allowed | Barred] = {}
 
     @property
     def cuts(self) -> tuple[ReasoningCut, ...]:
@@ -52,6 +65,8 @@ class TurnSteering:
     def see(self, token: int) -> None:
         """Take notice of `token`; the parser was fed it."""
         self._state = self._state.after(token)
+        if self._guide is not None and self._guided:
+            self._guide.feed(token)
         self._loop_tokens = self._guard.feed(token)
 
     def next(self) -> Forced | Allowed | Barred | None:
@@ -61,7 +76,12 @@ class TurnSteering:
             cut = self._reason_to_cut(way)
             if cut is not None:
                 self._note(cut)
+                self._guided = False
                 return Forced(way)
+        guided = self._guided_wish()
+        self._guided = guided is not None
+        if guided is not None:
+            return guided
         if self._free_headers:
             return None
         state = self._state
@@ -104,3 +124,25 @@ class TurnSteering:
             return None
         self._wishes[state] = wish
         return wish
+
+    def _guided_wish(self) -> Forced | Allowed | Barred | None:
+        """What the form of the answer leaves, while the answer is under way."""
+        message = self._parser.open_message
+        mask = self._guide.mask() if self._guide and message is not None and message.is_answer else None
+        if mask is None:
+            return None
+        # The inside of a string comes again and again: its wish is kept, and so is what the sampler makes of it.
+        if mask not in self._masks:
+            self._masks[mask] = _wish_of(mask)
+        return self._masks[mask]
+
+
+def _wish_of(mask: bytes) -> Forced | Allowed | Barred:
+    """The wish that leaves the ids whose bits are set in `mask`, the lowest first."""
+    bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little", count=VOCABULARY_SIZE)
+    ids = np.flatnonzero(bits)
+    if len(ids) == 1:
+        return Forced((int(ids[0]),))
+    if len(ids) * 2 < VOCABULARY_SIZE:
+        return Allowed(frozenset(ids.tolist()))
+    return Barred(frozenset(np.flatnonzero(bits == 0).tolist()))

@@ -303,3 +303,15 @@ def test_return_in_history_is_end() -> None:
     list(chat.turn("Hi"))
     list(chat.turn("And now?"))
     assert RETURN not in generator.prompts[1]
+
+
+@pytest.mark.parametrize("effort", ReasoningEffort)
+def test_every_prompt_begins_with_the_prefix_and_goes_on_with_the_users_words(effort: ReasoningEffort) -> None:
+    generator = script(GREETING, SECOND)
+    chat = ChatSession(generator, instructions="Be kind.", effort=effort, date=DATE)
+    prefix = chat.prefix()
+    list(chat.turn("Hi"))
+    list(chat.turn("And now?"))
+    for prompt in generator.prompts:
+        assert prompt[: len(prefix)] == prefix
+        assert prompt[len(prefix) :][:3] == ids_of("<|start|>user<|message|>")

@@ -1,21 +1,29 @@
 """`gptoss ask`: one turn, from words or a pipe to an answer on stdout."""
 
-import codecs
-import re
-from typing import Annotated, BinaryIO
+import secrets
+import time
+from collections.abc import Iterable
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptoss_cli.cli.answers import Said, code_block, refuse_unwritable, without_answer, write_whole
 from gptoss_cli.cli.efforts import ask_at_efforts, parse_efforts
-from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions, command
-from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
+from gptoss_cli.cli.inputs import answer_form, prompt_text, whole_characters
+from gptoss_cli.cli.limits import limited
+from gptoss_cli.cli.options import AnswerOptions, TurnOptions, command
+from gptoss_cli.cli.records import JsonLines, answer_record, json_line
+from gptoss_cli.errors import ExitStatus, UsageError
+from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Console
 
-# No token of the vocabulary is longer than 128 bytes, but text averages four: what is over this fits no context.
-_LARGEST_INPUT_BYTES = LONGEST_CONTEXT_TOKENS * 32
-# Bytes that are no text, of a thousand, from which a pipe is taken for binary.
-_BINARY_PER_MILLE = 100
-_BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+if TYPE_CHECKING:
+    from gptoss_cli.cli.turns import Opened, Shortfall
+    from gptoss_cli.harmony.events import Event, TurnEnd
+    from gptoss_cli.harmony.forms import AnswerForm
+
+__all__ = ["ask", "whole_characters"]
 
 
 @command
@@ -24,14 +32,8 @@ def ask(
         list[str] | None, typer.Argument(metavar="PROMPT", help="The words of the prompt.", show_default=False)
     ] = None,
     *,
-    efforts: Annotated[
-        str | None,
-        typer.Option(
-            envvar="GPTOSS_EFFORTS", show_envvar=False, metavar="LIST", help="Answer at each: low,medium,high."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --efforts: JSON, on a terminal too.")] = False,
     console: Console,
+    form: AnswerOptions,
     options: TurnOptions,
 ) -> None:
     """Ask one thing. The answer goes to stdout, all else to stderr.
@@ -39,66 +41,123 @@ def ask(
     Without a PROMPT, or with - for one, the prompt is read from stdin; with both, the piped text follows the PROMPT.
     A prompt that begins with a dash goes after --.
     """
-    from gptoss_cli.cli import turns
-
-    if as_json and efforts is None:
-        raise UsageError("--json goes with --efforts. Name some: --efforts low,medium,high")
-    chosen = [] if efforts is None else parse_efforts(efforts)
-    text = prompt_text(words or [], console)
-    if chosen:
-        ask_at_efforts(text, chosen, as_json=as_json, options=options, console=console)
-        return
-    session = turns.open_session(options, console)
-    shortfall = turns.run_turn(session, text, options=options, console=console)
-    if shortfall is not None:
-        if shortfall.status is not ExitStatus.INTERRUPTED:
-            console.error(shortfall.message)
-        raise typer.Exit(shortfall.status)
+    began = time.monotonic()
+    lines = JsonLines(console, shows_reasoning=_keeps_reasoning(options)) if form.stream_json else None
+    with nullcontext() if lines is None else lines.closing():
+        _refuse_contradictions(form)
+        refuse_unwritable(form.output)
+        efforts = [] if form.efforts is None else parse_efforts(form.efforts)
+        text = prompt_text(words or [], console, files=form.files or ())
+        if efforts:
+            ask_at_efforts(text, efforts, as_json=form.as_json, options=options, console=console)
+        else:
+            held_to = answer_form(form.schema, form.choice, console)
+            _Reply(form, options, console, lines).give(text, held_to, began=began)
 
 
-def prompt_text(words: list[str], console: Console) -> str:
-    """The prompt: the words, the piped text, or both with the piped text in a fence it cannot close.
+class _Reply:
+    """One answer, in the form that was asked for."""
 
-    Raises UsageError if there is nothing to ask or the piped bytes are no text, ResourceError if they fit no context.
-    """
-    asked = "" if words == ["-"] else whole_characters(" ".join(words))
-    piped = _piped_text(console) if words == ["-"] or not console.reads_terminal else ""
-    if not asked.strip() and not piped.strip():
-        raise UsageError('There is no prompt. Try: gptoss ask "Why is the sky blue?", or pipe a text into it.')
-    if not asked.strip() or not piped.strip():
-        return asked if asked.strip() else piped
-    longest = max((len(ticks) for ticks in re.findall("`+", piped)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return "\n".join((asked, "", fence, piped.rstrip("\n"), fence))
+    def __init__(self, form: AnswerOptions, options: TurnOptions, console: Console, lines: JsonLines | None) -> None:
+        self._form = form
+        self._options = options
+        self._console = console
+        self._lines = lines
+        self._said = Said()
+
+    def give(self, text: str, held_to: "AnswerForm | None", *, began: float) -> None:
+        """Ask and answer. Raises typer.Exit if the answer is not whole."""
+        from gptoss_cli.cli import turns
+
+        opened = turns.open_model(self._options, self._console)
+        if held_to is not None:
+            opened.session.form = held_to
+            conversation = opened.session.conversation
+            told = (conversation.instructions, held_to.description)
+            conversation.instructions = "\n\n".join(each for each in told if each)
+        end = self._turn(opened, text, began)
+        shortfall = turns.shortfall(end) or self._misshapen(held_to)
+        if self._lines:
+            self._lines.end(end, shortfall)
+        elif self._form.is_buffered and (shortfall is None or shortfall.status is ExitStatus.CUT_SHORT):
+            self._deliver(opened, end)
+        if shortfall is not None:
+            if shortfall.status is not ExitStatus.INTERRUPTED:
+                self._console.error(shortfall.message)
+            raise typer.Exit(shortfall.status)
+
+    def _misshapen(self, held_to: "AnswerForm | None") -> "Shortfall | None":
+        """What a whole answer lacks that was to have a form: one may be lost to a header that was left free."""
+        from gptoss_cli.cli.turns import Shortfall
+
+        if held_to is None or held_to.accepts(self._said.answer):
+            return None
+        return Shortfall(ExitStatus.FAILED, "The answer has not the form that was asked for. Ask again.")
+
+    def _turn(self, opened: "Opened", text: str, began: float) -> "TurnEnd":
+        from gptoss_cli.cli import turns
+        from gptoss_cli.terminal.turn import show_turn
+
+        session = opened.session
+        if session.seed is None:
+            session.seed = secrets.randbits(32)
+        if self._lines:
+            self._lines.start(opened.running, self._options.effort, session.seed)
+        deadline = None if self._form.timeout is None else began + self._form.timeout
+        with turns.stops(session), closing(session.turn(text)) as turn:
+            events = limited(turn, session.stop, stop_texts=self._form.stop or (), deadline=deadline)
+            return show_turn(self._shown(events), self._console, reasoning=self._display)
+
+    def _shown(self, events: Iterable["Event"]) -> Iterable["Event"]:
+        """What of `events` is for the screen; the rest is kept or told in lines."""
+        events = self._said.watch(events)
+        if self._lines:
+            return without_answer(self._lines.tell(events))
+        return without_answer(events) if self._form.is_buffered else events
+
+    @property
+    def _display(self) -> ReasoningDisplay:
+        in_json = self._form.as_json or self._form.stream_json
+        return ReasoningDisplay.HIDE if in_json else self._options.reasoning or ReasoningDisplay.SHOW
+
+    def _deliver(self, opened: "Opened", end: "TurnEnd") -> None:
+        form, said = self._form, self._said
+        if form.as_json:
+            reasoning = said.reasoning if _keeps_reasoning(self._options) else None
+            record = answer_record(opened.running, self._options.effort, end, answer=said.answer, reasoning=reasoning)
+            write_whole(json_line(record), form.output, self._console)
+        elif said.answer:
+            text = f"{said.answer}\n" if form.extract is None else code_block(said.answer, form.extract)
+            write_whole(text, form.output, self._console)
 
 
-def whole_characters(text: str) -> str:
-    """`text` with what stands for bytes that were no UTF-8 (lone surrogates) replaced."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+def _keeps_reasoning(options: TurnOptions) -> bool:
+    return options.reasoning is not ReasoningDisplay.HIDE
 
 
-def _piped_text(console: Console) -> str:
-    data = _read_limited(console.stdin.buffer) if console.stdin else b""
-    encoding = "utf-8"
-    for mark, name in _BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            data, encoding = data.removeprefix(mark), name
-            break
-    text = data.decode(encoding, "replace")
-    broken = text.count("\ufffd") + text.count("\0")
-    if broken * 1000 > len(text) * _BINARY_PER_MILLE:
-        raise UsageError("What was piped in is not text. Pipe UTF-8 or UTF-16 text into gptoss ask.")
-    if broken:
-        console.notice(f"The piped text is not all UTF-8: {broken} characters of it may be wrong.")
-    return text
-
-
-def _read_limited(stream: BinaryIO) -> bytes:
-    try:
-        data = stream.read(_LARGEST_INPUT_BYTES + 1)
-    except OSError as exc:
-        raise UsageError(f"stdin cannot be read: {exc.strerror or exc}.") from exc
-    if len(data) > _LARGEST_INPUT_BYTES:
-        limit = f"{_LARGEST_INPUT_BYTES // 2**20} MiB"
-        raise ResourceError(f"The piped text is over {limit}: more than any model's context holds. Pipe less of it.")
-    return data
+def _refuse_contradictions(form: AnswerOptions) -> None:
+    given = {
+        "--json": form.as_json,
+        "--stream-json": form.stream_json,
+        "--no-stream": form.no_stream,
+        "--extract": form.extract is not None,
+        "--output": form.output is not None,
+        "--efforts": form.efforts is not None,
+        "--timeout": form.timeout is not None,
+        "--stop": bool(form.stop),
+        "--schema": form.schema is not None,
+        "--choice": form.choice is not None,
+    }
+    alone = {
+        "--stream-json": ("--json", "--no-stream", "--extract", "--output", "--efforts"),
+        "--extract": ("--json", "--efforts"),
+        "--efforts": ("--no-stream", "--output", "--timeout", "--stop", "--schema", "--choice"),
+        "--schema": ("--choice", "--extract", "--stop"),
+        "--choice": ("--extract", "--stop"),
+    }
+    for option, others in alone.items():
+        clash = next((other for other in others if given[option] and given[other]), None)
+        if clash is not None:
+            raise UsageError(f"{option} and {clash} do not go together. Leave one of them out.")
+    if form.stop and not all(form.stop):
+        raise UsageError("--stop needs a text that is not empty.")

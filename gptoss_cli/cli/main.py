@@ -8,12 +8,15 @@ from typing import NoReturn
 
 import typer
 
-from gptoss_cli.cli import ask, chat
-from gptoss_cli.cli.options import command
+from gptoss_cli.cli import ask, bench, chat, completions, config, doctor, download, models, plan, verify
+from gptoss_cli.cli.options import BareExtractCommand, command
 from gptoss_cli.errors import ExitStatus, GptossError
 from gptoss_cli.terminal.console import Console
 
-_PREFERENCES = "Every option with a value can also be set in the environment: GPTOSS_MODEL, GPTOSS_EFFORT and so on."
+_PREFERENCES = (
+    "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or for good"
+    " in a file: gptoss config"
+)
 
 app = typer.Typer(
     add_completion=False,  # the scripts in completions/ are written by hand and start no Python
@@ -31,8 +34,12 @@ def gptoss(*, invocation: typer.Context, console: Console) -> None:
         typer.echo(invocation.get_help())
 
 
-for _command in (ask.ask, chat.chat):
+app.command(epilog=_PREFERENCES, cls=BareExtractCommand)(ask.ask)
+for _command in (chat.chat, bench.bench, plan.plan, doctor.doctor, config.config, completions.completions):
     app.command(epilog=_PREFERENCES)(_command)
+for _command in (download.download, verify.verify, models.remove):
+    app.command()(_command)
+app.command("list")(models.list_models)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -42,7 +49,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         program = typer.main.get_command(app)
         # Not `program.main`: it has statuses of its own for Ctrl-C and for a broken pipe.
-        with program.make_context("gptoss", list(argv), obj=console) as context:
+        defaults = config.ConfigFile(program, console).of_commands()
+        with program.make_context("gptoss", list(argv), obj=console, default_map=defaults) as context:
             program.invoke(context)
         return ExitStatus.DONE
     except (typer.Exit, SystemExit) as exc:

@@ -2,17 +2,20 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from gptoss_cli import __version__
-from gptoss_cli.settings import ColorChoice, Dtype, ReasoningDisplay, ReasoningEffort
+from gptoss_cli.settings import ColorChoice, Dense, Dtype, Execution, ReasoningDisplay, ReasoningEffort
 from gptoss_cli.terminal.console import Console
 
 LONGEST_CONTEXT_TOKENS = 131_072
 _LARGEST_SEED = 2**32 - 1
+_EXTRACT = ("-x", "--extract")
 
 _Group = TypeVar("_Group")
 
@@ -32,6 +35,24 @@ def _refuse_zero(value: float) -> float:
 def _preference(variable: str, *flags: str, **details: Any) -> Any:
     """An option that a standing preference in the environment can set."""
     return typer.Option(*flags, envvar=variable, show_envvar=False, **details)
+
+
+ContextOption = Annotated[
+    int | None,
+    _preference(
+        "GPTOSS_CONTEXT", metavar="N", min=2, max=LONGEST_CONTEXT_TOKENS, help="Most tokens of a conversation."
+    ),
+]
+ExecutionOption = Annotated[Execution, _preference("GPTOSS_EXECUTION", help="Where the weights lie; auto chooses.")]
+DeviceOption = Annotated[
+    str, _preference("GPTOSS_DEVICE", metavar="auto|cpu|cuda[:N]", help="What computes; auto chooses.")
+]
+DenseOption = Annotated[
+    Dense, _preference("GPTOSS_DENSE", help="Attention and unembedding as they are, or smaller and faster.")
+]
+ThreadsOption = Annotated[
+    int | None, _preference("GPTOSS_THREADS", metavar="N", min=1, max=1024, help="Threads; else one for each core.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,39 +119,103 @@ class TurnOptions:
     free_headers: Annotated[
         bool, typer.Option("--free-headers", help="Let the model write its headers as it likes.")
     ] = False
-    context: Annotated[
-        int | None,
-        _preference(
-            "GPTOSS_CONTEXT", metavar="N", min=2, max=LONGEST_CONTEXT_TOKENS, help="Most tokens of a conversation."
-        ),
-    ] = None
+    context: ContextOption = None
+    execution: ExecutionOption = Execution.AUTO
+    device: DeviceOption = "auto"
     dtype: Annotated[Dtype, _preference("GPTOSS_DTYPE", help="The arithmetic it runs in.")] = Dtype.BFLOAT16
-    reasoning: Annotated[ReasoningDisplay, _preference("GPTOSS_REASONING", help="Whether its reasoning is shown.")] = (
-        ReasoningDisplay.SHOW
+    dense: DenseOption = Dense.BF16
+    threads: ThreadsOption = None
+    no_prefix_cache: Annotated[
+        bool, typer.Option("--no-prefix-cache", help="Read the first messages anew in every chat.")
+    ] = False
+    reasoning: Annotated[
+        ReasoningDisplay | None, _preference("GPTOSS_REASONING", help="Whether its reasoning is shown.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOptions:
+    """What `ask` alone takes: what is asked besides the words, when the answer ends, and where it goes."""
+
+    files: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", metavar="PATH", help="A text file to ask about; repeatable.")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the answer's text.")] = False
+    stream_json: Annotated[bool, typer.Option("--stream-json", help="JSON lines, as the answer is made.")] = False
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer when it is whole.")] = False
+    extract: Annotated[
+        str | None,
+        typer.Option("--extract", "-x", metavar="[=LANG]", help="Only the first code block; -xLANG: of that language."),
+    ] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE, all of it or nothing.")
+    ] = None
+    timeout: Annotated[
+        float | None,
+        _preference("GPTOSS_TIMEOUT", metavar="SECONDS", min=0, max=1e6, help="Cut the answer short after this long."),
+    ] = None
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before TEXT; repeatable.")
+    ] = None
+    schema: Annotated[
+        str | None, typer.Option("--schema", metavar="FILE|JSON", help="The answer is JSON of this JSON Schema.")
+    ] = None
+    choice: Annotated[str | None, typer.Option("--choice", metavar="A,B,...", help="The answer is one of these.")] = (
+        None
     )
+    efforts: Annotated[str | None, typer.Option(metavar="LIST", help="Answer at each: low,medium,high.")] = None
+
+    @property
+    def is_buffered(self) -> bool:
+        """Whether nothing is printed before the answer is whole."""
+        return self.no_stream or self.as_json or self.extract is not None or self.output is not None
+
+
+class BareExtractCommand(TyperCommand):
+    """A command whose `-x` and `--extract` take their value in the same word or go without, which Typer cannot."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read `args`; a bare one becomes an empty value."""
+        takes_value = {flag for p in self.params if not getattr(p, "is_flag", True) for flag in p.opts}
+        given: list[str] = []
+        before = ""
+        for i, word in enumerate(args):
+            if word == "--":
+                given += args[i:]
+                break
+            bare = word in _EXTRACT and (before in _EXTRACT or before not in takes_value)
+            given.append("--extract=" if bare else word)
+            before = "" if before in takes_value and before not in _EXTRACT else word
+        return super().parse_args(ctx, given)
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make `function` a command that Typer can read.
 
-    Its parameter `console` gets the Console with CommonOptions applied, `options` (if it has one) a TurnOptions, and
-    `invocation` (if it has one) Typer's context; the others are its own arguments.
+    Its parameter `console` gets the Console with CommonOptions applied, one whose type is a group of options that
+    group, and `invocation` (if it has one) Typer's context; the others are its own arguments.
     """
     parameters = inspect.signature(function, eval_str=True).parameters
-    takes_options, takes_invocation = "options" in parameters, "invocation" in parameters
-    groups: list[type[Any]] = [TurnOptions, CommonOptions] if takes_options else [CommonOptions]
+    annotated = {name: p.annotation for name, p in parameters.items() if isinstance(p.annotation, type)}
+    groups: dict[str, type[Any]] = {name: group for name, group in annotated.items() if is_dataclass(group)}
+    takes_invocation = "invocation" in parameters
 
     def invoke(invocation: typer.Context, **values: Any) -> None:
         _apply(_collect(CommonOptions, values), invocation)
-        if takes_options:
-            values["options"] = _collect(TurnOptions, values)
+        # Only now are the flags known that silence a warning.
+        report = getattr(invocation.default_map, "report", None)
+        if report is not None:
+            report()
+        for name, group in groups.items():
+            values[name] = _collect(group, values)
         if takes_invocation:
             values["invocation"] = invocation
         function(console=invocation.obj, **values)
 
-    own = [p for name, p in parameters.items() if name not in ("console", "options", "invocation")]
+    own = [p for name, p in parameters.items() if name not in ("console", "invocation", *groups)]
     first = inspect.Parameter("invocation", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    everything = [first, *own, *(parameter for group in groups for parameter in _parameters(group))]
+    flags = (parameter for group in (*groups.values(), CommonOptions) for parameter in _parameters(group))
+    everything = [first, *own, *flags]
     invoke.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
     invoke.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
     invoke.__name__, invoke.__doc__ = function.__name__, function.__doc__

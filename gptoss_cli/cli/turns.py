@@ -1,21 +1,24 @@
 """What `ask` and `chat` have in common: choosing and loading a model, and running one turn."""
 
 import logging
+import re
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from gptoss_cli import settings
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from gptoss_cli.engine.interface import TokenGenerator
+    from gptoss_cli.engine.placement import Placement
     from gptoss_cli.harmony.events import TurnEnd
     from gptoss_cli.session import ChatSession
 
@@ -30,7 +33,31 @@ class Shortfall:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What answers, and how it is computed. `revision` is the commit of its checkpoint, None where it is not known."""
+
+    model: str
+    revision: str | None = None
+    execution: str = "cpu"
+    device: str = "cpu"
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A conversation that can begin, and what answers in it."""
+
+    session: "ChatSession"
+    running: Running
+
+
 def open_session(options: TurnOptions, console: Console) -> "ChatSession":
+    """The conversation of `open_model`."""
+    return open_model(options, console).session
+
+
+def open_model(options: TurnOptions, console: Console) -> Opened:
     """Find the model, load it, and begin a conversation.
 
     Says on stderr when the demo model stands in for a real one. Raises whatever is wrong with the options before
@@ -40,14 +67,51 @@ def open_session(options: TurnOptions, console: Console) -> "ChatSession":
     logging.getLogger("gptoss_cli").addHandler(logging.NullHandler())
     instructions = instructions_text(options.instructions)
     name, folder = choose_checkpoint(options.model, console)
+    placement = place(name, folder, options, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
         try:
             from gptoss_cli.engine.generator import Generator
         except (ImportError, OSError) as exc:
             raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
-        generator = Generator.open(folder, dtype=options.dtype, context_tokens=options.context)
-        return begin(generator, instructions, options)
+        generator = Generator.open(
+            folder,
+            dtype=options.dtype,
+            context_tokens=placement.context_tokens,
+            dense=options.dense,
+            threads=options.threads,
+        )
+        session = begin(generator, instructions, options)
+        if not options.no_prefix_cache:
+            generator.keep_prefix(session.prefix())
+    if generator.numerics is not None and generator.numerics.shortcoming is not None:
+        console.notice(f"{generator.numerics.shortcoming}. Until then it is slow.")
+    running = Running(name, revision_of(folder), placement.performed, dtype=options.dtype)
+    return Opened(session, running)
+
+
+def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "Placement":
+    """Decide how the checkpoint in `folder` runs here, and say so: all of it at a terminal, else only what is amiss.
+
+    Raises what choose_performed raises, and what is wrong with the checkpoint's config.
+    """
+    from gptoss_cli.checkpoint import catalog
+    from gptoss_cli.checkpoint.folder import weights_folder
+    from gptoss_cli.engine import machine
+    from gptoss_cli.engine.config import load_config
+    from gptoss_cli.engine.placement import choose_performed
+    from gptoss_cli.engine.wishes import Wishes
+
+    wishes = Wishes(
+        execution=options.execution, device=options.device, context_tokens=options.context, dtype=options.dtype
+    )
+    config = load_config(weights_folder(folder) / "config.json")
+    placement = choose_performed(config, machine.detect(settings.data_folder()), wishes)
+    reasons = placement.reasons if console.reads_terminal else placement.warnings
+    # The demo is so small that nothing is lost wherever it runs.
+    if reasons and name != catalog.DEMO.name:
+        console.notice(" ".join((f"{name} runs {placement.summary}.", *(reason.text for reason in reasons))))
+    return placement
 
 
 def begin(generator: "TokenGenerator", instructions: str | None, options: TurnOptions) -> "ChatSession":
@@ -67,18 +131,6 @@ def begin(generator: "TokenGenerator", instructions: str | None, options: TurnOp
         think_budget=options.think_budget,
         free_headers=options.free_headers,
     )
-
-
-def run_turn(session: "ChatSession", text: str, *, options: TurnOptions, console: Console) -> Shortfall | None:
-    """Say `text` and show what comes back; None if it was a whole answer.
-
-    What was said before a stop stays in the session. Raises what the session raises and what Console.answer raises.
-    """
-    from gptoss_cli.terminal.turn import show_turn
-
-    with stops(session), closing(session.turn(text)) as events:
-        end = show_turn(events, console, reasoning=options.reasoning)
-    return shortfall(end)
 
 
 @contextmanager
@@ -134,6 +186,12 @@ def choose_checkpoint(model: str | None, console: Console) -> tuple[str, Path]:
     return model, store.find_checkpoint(model)
 
 
+def revision_of(folder: Path) -> str | None:
+    """The commit a checkpoint was fetched at, if its folder tells: the Hugging Face cache names it so."""
+    told = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
+    return folder.name if told else None
+
+
 def shortfall(end: "TurnEnd") -> Shortfall | None:
     """What a turn that ended so lacks, and the exit status for it; None if it gave a whole answer."""
     from gptoss_cli.harmony.events import EndReason
@@ -151,6 +209,10 @@ def shortfall(end: "TurnEnd") -> Shortfall | None:
             return Shortfall(cut, f"{what}: --max-tokens is used up.")
         case EndReason.CONTEXT_FULL:
             return Shortfall(cut, f"{what}: the context is full. Use a larger --context.")
+        case EndReason.STOP_TEXT:
+            return None
+        case EndReason.TIMEOUT:
+            return Shortfall(cut, f"{what}: its --timeout is over.")
         case EndReason.LOOP:
             return Shortfall(cut, f"{what}: it went round in circles and was stopped. Ask in another way.")
         case EndReason.NUMERICAL_FAILURE:

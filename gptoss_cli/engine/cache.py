@@ -46,6 +46,19 @@ class FullLayer:
         self._values[position:end] = values
         return Visible(self._keys[:end], self._values[:end], 0, None)
 
+    def contents(self, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `length` positions, as views."""
+        return self._keys[:length], self._values[:length]
+
+    def fits(self, contents: tuple[Tensor, Tensor], length: int) -> bool:
+        """Whether `contents` can be what this layer holds of `length` positions."""
+        shape = (length, *self._keys.shape[1:])
+        return all(part.shape == shape and part.dtype is self._keys.dtype for part in contents)
+
+    def fill(self, contents: tuple[Tensor, Tensor]) -> None:
+        """Hold `contents` from position 0 on."""
+        self.append(*contents, 0)
+
     def _grow(self, needed: int) -> None:
         assert needed <= self._context_tokens, "the generator keeps sequences within the context"
         slots = min(self._context_tokens, max(_FIRST_SLOTS, needed, len(self._keys) * 3 // 2))
@@ -86,6 +99,18 @@ class SlidingLayer:
         self._values[slot : slot + 1] = values
         known = min(position + 1, self._window)
         return Visible(self._keys[:known], self._values[:known], position + 1 - known, None)
+
+    def contents(self, length: int) -> tuple[Tensor, Tensor]:
+        """The ring, as views."""
+        return self._keys, self._values
+
+    def fits(self, contents: tuple[Tensor, Tensor], length: int) -> bool:
+        """Whether `contents` can be this ring."""
+        return all(part.shape == self._keys.shape and part.dtype is self._keys.dtype for part in contents)
+
+    def fill(self, contents: tuple[Tensor, Tensor]) -> None:
+        """Be the ring `contents`."""
+        self.restore(contents)
 
     def copy(self) -> tuple[Tensor, Tensor]:
         return self._keys.clone(), self._values.clone()
@@ -141,6 +166,21 @@ class Cache:
         for layer, copied in zip(self._rings(), mark.rings, strict=True):
             layer.restore(copied)
         self._length, self._reached = mark.length, mark.reached
+
+    def contents(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer, as views; `fill` makes another cache the same."""
+        return [layer.contents(self._length) for layer in self.layers]
+
+    def fill(self, contents: Sequence[tuple[Tensor, Tensor]], length: int) -> bool:
+        """Make this empty cache what another one was with `length` positions; False if the shapes are not its own."""
+        assert self._length == 0, "only an empty cache is filled"
+        layers = list(zip(self.layers, contents, strict=True))
+        if not all(layer.fits(part, length) for layer, part in layers):
+            return False
+        for layer, part in layers:
+            layer.fill(part)
+        self.advance(length)
+        return True
 
     def shortest_truncation(self) -> int:
         """The smallest length, except 0, that `truncate` can go back to.

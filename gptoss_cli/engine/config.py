@@ -85,6 +85,27 @@ def load_config(path: Path) -> ModelConfig:
     return _checked(reader, _hugging_face_config(reader))
 
 
+def published_config(*, layers: int, experts: int) -> ModelConfig:
+    """gpt-oss as it was published; the two sizes differ in nothing but these (source: config.json of both)."""
+    factor = 32.0
+    return ModelConfig(
+        hidden_size=2880,
+        intermediate_size=2880,
+        query_heads=64,
+        kv_heads=8,
+        head_dim=64,
+        experts=experts,
+        active_experts=4,
+        vocabulary_size=201_088,
+        layer_kinds=_alternating(layers),
+        sliding_window=128,
+        max_context_tokens=131_072,
+        norm_eps=1e-5,
+        swiglu_limit=7.0,
+        rope=Rope(150_000.0, Yarn(factor, 32.0, 1.0, 4096, truncate=False, concentration=_concentration(factor))),
+    )
+
+
 class _Reader:
     """Takes checked values out of one JSON object; every refusal names the file and the key."""
 

@@ -8,16 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptoss_cli.checkpoint.folder import weights_folder
+from gptoss_cli import __version__, settings
+from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
 from gptoss_cli.engine.cache import CacheMark
 from gptoss_cli.engine.config import ModelConfig, load_config
-from gptoss_cli.engine.interface import Forced, Sampling, Steering
-from gptoss_cli.engine.kernels import reference
+from gptoss_cli.engine.int8 import int8_weights
+from gptoss_cli.engine.interface import Forced, Numerics, Sampling, Steering
+from gptoss_cli.engine.kernels import Kernels, reference
+from gptoss_cli.engine.kernels.cpu import CpuKernels, find_kernels
 from gptoss_cli.engine.model import Model
+from gptoss_cli.engine.prefix import PrefixStore
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.weights import load_weights
 from gptoss_cli.errors import IntegrityError, ResourceError, UsageError
-from gptoss_cli.settings import Dtype
+from gptoss_cli.settings import Dense, Dtype
 
 _MAX_MARKS = 8
 _TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
@@ -37,10 +41,21 @@ class Generator:
     The sequence is the ids in the cache followed by the pending ones, which have been yielded but not yet run.
     """
 
-    def __init__(self, model: Model, *, context_tokens: int, chunk_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        context_tokens: int,
+        chunk_tokens: int,
+        numerics: Numerics | None = None,
+        prefixes: PrefixStore | None = None,
+    ) -> None:
         assert context_tokens >= 2
         assert chunk_tokens >= 1
+        self.numerics = numerics
         self._model = model
+        self._prefixes = prefixes
+        self._prefix: list[int] = []
         self._context_tokens = context_tokens
         self._chunk_tokens = chunk_tokens
         self._cache = model.new_cache(context_tokens)
@@ -58,8 +73,13 @@ class Generator:
         device: str = "cpu",
         context_tokens: int | None = None,
         chunk_tokens: int = 512,
+        dense: Dense = Dense.BF16,
+        threads: int | None = None,
     ) -> "Generator":
         """Map the checkpoint in `folder`, or in its `original` folder. `context_tokens` None is the model's own length.
+
+        `dense` INT8 converts the dense weights first, where that was not done before. `threads` None is torch's choice,
+        one for each physical core; it holds for the whole process.
 
         Raises NotInstalledError, IntegrityError or ResourceError for what is wrong with the files or the device, and
         UsageError for a context the model does not have.
@@ -68,17 +88,42 @@ class Generator:
         config = load_config(home / "config.json")
         if context_tokens is not None and not 2 <= context_tokens <= config.max_context_tokens:
             raise UsageError(f"The context should be 2 to {config.max_context_tokens} tokens, not {context_tokens}")
-        model = Model(config, load_weights(home, config, device=device), reference, _TORCH_DTYPES[dtype])
-        return cls(model, context_tokens=context_tokens or config.max_context_tokens, chunk_tokens=chunk_tokens)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        kernels, numerics = _choose_kernels(device, dtype, dense)
+        weights = load_weights(home, config, device=device)
+        identity = fingerprint(home)
+        if dense is Dense.INT8:
+            weights = int8_weights(weights, settings.cache_folder() / "int8", identity)
+        return cls(
+            Model(config, weights, kernels, _TORCH_DTYPES[dtype]),
+            context_tokens=context_tokens or config.max_context_tokens,
+            chunk_tokens=chunk_tokens,
+            numerics=numerics,
+            prefixes=PrefixStore(
+                settings.cache_folder() / "prefixes", f"{__version__} {identity} {dtype} {numerics.summary}"
+            ),
+        )
 
     @property
     def config(self) -> ModelConfig:
         return self._model.config
 
     @property
+    def model(self) -> Model:
+        return self._model
+
+    @property
     def context_tokens(self) -> int:
         """The most tokens a sequence may have."""
         return self._context_tokens
+
+    def keep_prefix(self, ids: Sequence[int]) -> None:
+        """From now on take what the cache holds after `ids` from disk, and put it there once they were read.
+
+        Only for a sequence that begins with them, and goes on, while nothing else is cached.
+        """
+        self._prefix = list(ids)
 
     def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
         """See TokenGenerator.prefill. Raises IntegrityError if the checkpoint has no row for an id."""
@@ -111,17 +156,37 @@ class Generator:
 
     def _prefill(self, ids: list[int]) -> Iterator[tuple[int, int]]:
         self._rewind_to_prefix_of(ids)
+        missing = self._take_prefix(ids)
         unread = ids[len(self._cached) :]
         if not unread:
             self._mark()
         done = 0
         yield done, len(unread)
-        for chunk in self._chunks(unread):
+        for chunk in (*self._chunks(unread[:missing]), *self._chunks(unread[missing:])):
             self._read(chunk)
             done += len(chunk)
+            if done == missing:
+                self._save_prefix()
             if done == len(unread):
                 self._mark()
             yield done, len(unread)
+
+    def _take_prefix(self, ids: list[int]) -> int:
+        """Fill the empty cache with the kept prefix, if `ids` begin with it -> how much of it must be read instead."""
+        length = len(self._prefix)
+        if self._prefixes is None or self._cached or not 0 < length < len(ids) or ids[:length] != self._prefix:
+            return 0
+        hidden = self._prefixes.load(self._prefix, self._cache)
+        if hidden is None:
+            return length
+        self._hidden = hidden.to(self._model.device)
+        self._cached = list(self._prefix)
+        self._mark()
+        return 0
+
+    def _save_prefix(self) -> None:
+        if self._prefixes is not None and self._hidden is not None:
+            self._prefixes.save(self._prefix, self._cache, self._hidden)
 
     def _new_ids(self, sampler: Sampler, steering: Steering | None) -> Iterator[int]:
         """What comes next, forced or drawn, for ever; whoever asks makes each id pending before the next."""
@@ -226,6 +291,16 @@ class Generator:
                 f"The checkpoint has no row for token {unknown[0]}: its vocabulary has {self.config.vocabulary_size}. "
                 "Use a checkpoint with the gpt-oss vocabulary"
             )
+
+
+def _choose_kernels(device: str, dtype: Dtype, dense: Dense) -> tuple[Kernels, Numerics]:
+    """The best operations for `device`, and what is to be known of them."""
+    found = find_kernels() if device == "cpu" else None
+    threads = torch.get_num_threads()
+    if isinstance(found, CpuKernels):
+        activations = "float32" if dtype is Dtype.FLOAT32 else "int16"
+        return found, Numerics(found.native.instructions, activations, dense, threads)
+    return reference, Numerics("reference", dtype, dense, threads, shortcoming=found)
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

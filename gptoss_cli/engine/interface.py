@@ -20,6 +20,25 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Numerics:
+    """How a generator computes: which kernels (their instructions), in what the activations and dense weights are.
+
+    `shortcoming` says in one line why the kernels are not the best ones for this device, if they are not.
+    """
+
+    kernels: str
+    activations: str
+    dense: str
+    threads: int
+    shortcoming: str | None = None
+
+    @property
+    def summary(self) -> str:
+        """All but the threads, which change no result."""
+        return f"{self.kernels} kernels, {self.activations} activations, {self.dense} dense weights"
+
+
+@dataclass(frozen=True, slots=True)
 class Forced:
     """`ids` come next, whatever the logits say: none are computed for them. They are yielded like any other."""
 

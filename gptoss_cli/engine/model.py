@@ -16,21 +16,21 @@ class Model:
 
     def __init__(self, config: ModelConfig, weights: ModelWeights, kernels: Kernels, dtype: torch.dtype) -> None:
         self.config = config
+        self.kernels = kernels
         self._weights = weights
-        self._kernels = kernels
         self._dtype = dtype
-        self._device = weights.embedding.device
+        self.device = weights.embedding.device
         self._frequencies, self._concentration = rotary_frequencies(config.rope, config.head_dim)
 
     def new_cache(self, context_tokens: int) -> Cache:
         """An empty cache in this model's arithmetic, on its device."""
-        return Cache(self.config, context_tokens=context_tokens, dtype=self._dtype, device=str(self._device))
+        return Cache(self.config, context_tokens=context_tokens, dtype=self._dtype, device=str(self.device))
 
     def read(self, ids: list[int], cache: Cache) -> Tensor:
         """Run tokens ids [T] at the end of `cache`, and cache them -> hidden states [T, C] float32 for `unembed`."""
         position = cache.length
         rotation = self._rotation(position, len(ids))
-        x = self._kernels.embed(torch.tensor(ids, device=self._device), self._weights.embedding)
+        x = self.kernels.embed(torch.tensor(ids, device=self.device), self._weights.embedding)
         for weights, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
             x = self._layer(x, weights, layer_cache, rotation=rotation, position=position)
         cache.advance(len(ids))
@@ -39,12 +39,23 @@ class Model:
     def unembed(self, hidden: Tensor) -> Tensor:
         """Hidden states [T, C] -> logits [T, V] float32."""
         weights, eps = self._weights, self.config.norm_eps
-        return self._kernels.unembed(hidden, weights.final_norm, weights.unembedding, eps=eps, dtype=self._dtype)
+        return self.kernels.unembed(hidden, weights.final_norm, weights.unembedding, eps=eps, dtype=self._dtype)
+
+    def decode_bytes(self) -> int:
+        """Bytes of weights that one token reads."""
+        share = self.config.active_experts / self.config.experts
+        total = float(self._weights.unembedding.nbytes)
+        for layer in self._weights.layers:
+            attention, mlp = layer.attention, layer.mlp
+            linears = (attention.query, attention.key, attention.value, attention.output, mlp.router)
+            total += sum(linear.weight.nbytes for linear in linears)
+            total += sum(packed.blocks.nbytes + packed.scales.nbytes for packed in (mlp.gate_up, mlp.down)) * share
+        return round(total)
 
     def _layer(
         self, x: Tensor, weights: LayerWeights, cache: LayerCache, *, rotation: tuple[Tensor, Tensor], position: int
     ) -> Tensor:
-        do, config, dtype = self._kernels, self.config, self._dtype
+        do, config, dtype = self.kernels, self.config, self._dtype
         qkv = do.project_qkv(x, weights.attention, eps=config.norm_eps, dtype=dtype)
         attended = do.attend(qkv, rotation, weights.attention.sinks, cache, position=position)
         x = do.project_output(x, attended, weights.attention, dtype=dtype)
@@ -56,7 +67,7 @@ class Model:
         positions = torch.arange(position, position + tokens, dtype=torch.float32)
         angles = positions.unsqueeze(1) * self._frequencies
         cos, sin = angles.cos() * self._concentration, angles.sin() * self._concentration
-        return cos.to(self._device), sin.to(self._device)
+        return cos.to(self.device), sin.to(self.device)
 
 
 def rotary_frequencies(rope: Rope, head_dim: int) -> tuple[Tensor, float]:

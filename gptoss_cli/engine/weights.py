@@ -16,17 +16,35 @@ from torch import Tensor
 
 from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files
 from gptoss_cli.engine.config import ModelConfig
-from gptoss_cli.engine.layout import Layout, Names, TensorSpec, expected_tensors, names
+from gptoss_cli.engine.layout import BLOCK_VALUES, Layout, Names, TensorSpec, expected_tensors, names
 from gptoss_cli.errors import IntegrityError, NotInstalledError, ResourceError
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """y = x @ weight.T + bias; weight [rows, columns] and bias [rows], bf16."""
+class Int8Matrix:
+    """values [rows, G * 32] i8 times factors [rows, G] bf16, one for each 32; columns past the matrix's own are 0."""
 
-    weight: Tensor
+    values: Tensor
+    factors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.factors.nbytes
+
+
+Rows = Tensor | Int8Matrix  # a matrix [rows, columns], bf16 or int8
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x @ weight.T + bias; weight [rows, columns] and bias [rows] bf16."""
+
+    weight: Rows
     bias: Tensor
 
 
@@ -74,12 +92,21 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
-    """embedding and unembedding [V, C], final_norm [C], bf16; and the layers."""
+    """embedding and unembedding [V, C], final_norm [C]; and the layers."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
     final_norm: Tensor
-    unembedding: Tensor
+    unembedding: Rows
+
+
+def float_rows(matrix: Rows, start: int, end: int, *, columns: int) -> Tensor:
+    """Rows `start` to `end` of a matrix of so many columns, as float32."""
+    if isinstance(matrix, Tensor):
+        return matrix[start:end].float()
+    factors = matrix.factors[start:end].float()
+    blocks = matrix.values[start:end].view(*factors.shape, BLOCK_VALUES)
+    return (blocks * factors.unsqueeze(-1)).flatten(1)[:, :columns]
 
 
 def load_weights(folder: Path, config: ModelConfig, *, device: str = "cpu") -> ModelWeights:
@@ -246,6 +273,8 @@ def _split_qkv(config: ModelConfig, parts: list[Linear]) -> list[Linear]:
     if len(parts) == 3:
         return parts
     (fused,) = parts
+    weight = fused.weight
+    assert isinstance(weight, Tensor), "a checkpoint holds bf16"
     query, key_value = config.query_heads * config.head_dim, config.kv_heads * config.head_dim
     bounds = pairwise((0, query, query + key_value, query + 2 * key_value))
-    return [Linear(fused.weight[start:end], fused.bias[start:end]) for start, end in bounds]
+    return [Linear(weight[start:end], fused.bias[start:end]) for start, end in bounds]

@@ -51,13 +51,18 @@ class Message:
 
 
 class EndReason(StrEnum):
-    """Why a turn ended. LOOP: what it said to the user went round in circles."""
+    """Why a turn ended. LOOP: what it said to the user went round in circles.
+
+    STOP_TEXT and TIMEOUT are an interruption that was ordered beforehand.
+    """
 
     COMPLETE = "complete"
     CALL = "call"
     TOKEN_LIMIT = "token limit"
     CONTEXT_FULL = "context full"
     LOOP = "loop"
+    STOP_TEXT = "stop text"
+    TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
     NUMERICAL_FAILURE = "numerical failure"
 

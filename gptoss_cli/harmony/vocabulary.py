@@ -86,6 +86,11 @@ def vocabulary_folder(temporary: ExitStack) -> Path:
     return folder
 
 
+def read_vocabulary(temporary: ExitStack) -> bytes:
+    """The vocabulary file: a line for each ordinary id, in order, with its bytes in base64 and the id."""
+    return (vocabulary_folder(temporary) / _FILE_NAME).read_bytes()
+
+
 def _is_intact(path: Path) -> bool:
     try:
         if path.stat().st_size != _FILE_BYTES:

@@ -23,6 +23,8 @@ class Style(Enum):
     PLAIN = ""
     DIM = "2"
     ERROR = "31"
+    MARKUP = "35"
+    CALL = "33"
 
 
 class Output:
@@ -30,7 +32,7 @@ class Output:
 
     def __init__(self, stream: TextIO | None) -> None:
         self.is_terminal = stream is not None and stream.isatty()
-        self._stream = stream
+        self.stream = stream
         if isinstance(stream, io.TextIOWrapper):
             # A pipe gets the answer's own bytes; a terminal that lacks a character gets a question mark.
             encoding = None if self.is_terminal else "utf-8"
@@ -38,24 +40,24 @@ class Output:
 
     def write(self, text: str) -> None:
         """Write and flush. Raises OSError; writing to a closed stream is one."""
-        if self._stream is None:
+        if self.stream is None:
             raise OSError("it is closed")
-        self._stream.write(text)
-        self._stream.flush()
+        self.stream.write(text)
+        self.stream.flush()
 
     @property
     def columns(self) -> int:
         """The terminal's width, 80 where it tells none."""
         with suppress(OSError, ValueError):
-            if self._stream is not None:
-                return os.get_terminal_size(self._stream.fileno()).columns or 80
+            if self.stream is not None:
+                return os.get_terminal_size(self.stream.fileno()).columns or 80
         return 80
 
     def abandon(self) -> None:
         """Let what is still buffered go nowhere, so that the interpreter's last flush cannot fail."""
-        if self._stream is not None:
+        if self.stream is not None:
             with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class Activity:
@@ -120,7 +122,7 @@ class Console:
         self.quiet = False
         self.debug = False
         self.color: ColorChoice | None = None
-        self._environment = environment
+        self.environment = environment
 
     @classmethod
     def of_process(cls) -> Self:
@@ -133,13 +135,20 @@ class Console:
         return self.stdin is not None and self.stdin.isatty()
 
     @property
-    def _draws(self) -> bool:
-        return self.stderr.is_terminal and self._environment.get("TERM") != "dumb"
+    def draws(self) -> bool:
+        """Whether what was written on stderr may be drawn over."""
+        return self.stderr.is_terminal and self.environment.get("TERM") != "dumb"
 
     @property
-    def _colors(self) -> bool:
+    def draws_progress(self) -> bool:
+        """Whether lines that move are wanted on stderr."""
+        return self.draws and not self.quiet
+
+    @property
+    def colors(self) -> bool:
+        """Whether there is colour on stderr."""
         if self.color in (None, ColorChoice.AUTO):
-            return self._draws and not self._environment.get("NO_COLOR")
+            return self.draws and not self.environment.get("NO_COLOR")
         return self.color is ColorChoice.ALWAYS
 
     def answer(self, text: str) -> None:
@@ -157,7 +166,7 @@ class Console:
     def aside(self, text: str, style: Style = Style.PLAIN) -> None:
         """A piece of anything that is not the answer, on stderr. The answer must go on where stderr cannot."""
         shown = neutralize(text) if self.stderr.is_terminal else text
-        if style.value and self._colors and shown:
+        if style.value and self.colors and shown:
             shown = f"\x1b[{style.value}m{shown}\x1b[0m"
         with suppress(OSError):
             self.stderr.write(shown)
@@ -175,7 +184,7 @@ class Console:
     @contextmanager
     def activity(self) -> Iterator[Activity]:
         """An Activity that is gone when the block ends; one that shows nothing unless stderr is a terminal."""
-        activity = Activity(self.stderr if self._draws and not self.quiet else Output(None))
+        activity = Activity(self.stderr if self.draws_progress else Output(None))
         try:
             yield activity
         finally:

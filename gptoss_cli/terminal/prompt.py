@@ -1,50 +1,142 @@
 """Asks for the user's next message. Needs a terminal; knows nothing of models."""
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import Completer
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition, vi_insert_mode
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
+from prompt_toolkit.output import ColorDepth, Output, create_output
+from prompt_toolkit.styles import Style
+
+_BLOCK = '"""'
+_LARGEST_HISTORY_BYTES = 4 << 20
+_KEPT_HISTORY_BYTES = 1 << 20
+_STYLE = Style.from_dict({"prompt": "ansigreen bold", "bottom-toolbar": "noreverse ansibrightblack"})
 
 
 class ChatPrompt:
-    """The line a message is typed on.
+    """The lines a message is typed on.
 
-    Enter sends; Alt-Enter and Ctrl-J make a newline; Ctrl-C clears the line; Ctrl-D on an empty one leaves. Pasted text
-    keeps its newlines and does not send itself.
+    Enter sends; Alt-Enter, Ctrl-J and a backslash at the end make a newline, and within three double quotes Enter does
+    too. Ctrl-C clears; Ctrl-D on an empty line leaves. Pasted text keeps its newlines and does not send itself.
+    `toolbar` gives the text of the line below; `shortcuts` are keys that do something without ending the line.
+    `on_shown` is called whenever it has been drawn. `was_cleared`: Ctrl-C was pressed during the last `read`.
     """
 
-    def __init__(self, history: History, *, input: Input | None = None, output: Output | None = None) -> None:
+    def __init__(
+        self,
+        history: History,
+        *,
+        toolbar: Callable[[], str] | None = None,
+        shortcuts: dict[str, Callable[[], None]] | None = None,
+        completer: Completer | None = None,
+        on_shown: Callable[[], None] | None = None,
+        vi: bool = False,
+        colored: bool = True,
+        input: Input | None = None,
+        output: Output | None = None,
+    ) -> None:
+        self.was_cleared = False
         self._session: PromptSession[str] = PromptSession(
-            "> ",
+            [("class:prompt", "> ")],
             prompt_continuation="  ",
             multiline=True,
             history=history,
             auto_suggest=AutoSuggestFromHistory(),
+            completer=completer,
+            # A list of commands is welcome; one of files, in the middle of a sentence, is not.
+            complete_while_typing=Condition(lambda: self._document.text.startswith("/")),
+            reserve_space_for_menu=6,
             enable_suspend=True,
-            key_bindings=_keys(),
+            enable_open_in_editor=True,
+            tempfile_suffix=".md",
+            vi_mode=vi,
+            style=_STYLE,
+            color_depth=None if colored else ColorDepth.DEPTH_1_BIT,
+            bottom_toolbar=toolbar,
+            key_bindings=self._keys(shortcuts or {}),
             input=input,
             # The prompt must not land in a file that stdout is sent to.
             output=output or create_output(always_prefer_tty=True),
         )
+        if on_shown is not None:
+            self._session.app.after_render += lambda app: on_shown()
 
-    def read(self) -> str | None:
-        """The next message, or None when the user leaves. Never empty."""
+    def read(self, draft: str = "") -> str | None:
+        """The next message, begun as `draft`; None when the user leaves. Never empty."""
+        self.was_cleared = False
         try:
-            return self._session.prompt()
+            return without_block(self._session.prompt(default=draft))
         except EOFError:
             return None
 
+    def type_ahead(self, keys: Sequence[KeyPress]) -> None:
+        """Take `keys`, typed before the prompt was there, when it next reads."""
+        store_typeahead(self._session.app.input, list(keys))
+
+    def above(self, show: Callable[[], None]) -> None:
+        """Call `show`, which writes to the terminal, above the prompt; not at all if none is read. For any thread."""
+        app = self._session.app
+        if app.is_running and app.loop is not None:
+            app.loop.call_soon_threadsafe(lambda: run_in_terminal(show), context=app.context)
+
+    def interrupt(self, reason: BaseException) -> None:
+        """Make a prompt that is being read end with `reason`. For any thread."""
+        app = self._session.app
+        if app.is_running and app.loop is not None:
+            app.loop.call_soon_threadsafe(lambda: app.exit(exception=reason), context=app.context)
+
+    def _keys(self, shortcuts: dict[str, Callable[[], None]]) -> KeyBindings:
+        keys = KeyBindings()
+
+        @keys.add("enter")
+        def send(event: KeyPressEvent) -> None:
+            buffer = event.current_buffer
+            if buffer.text.count(_BLOCK) % 2:
+                buffer.insert_text("\n")
+            elif buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\"):
+                buffer.delete_before_cursor()
+                buffer.insert_text("\n")
+            elif buffer.text.strip():
+                buffer.validate_and_handle()
+
+        @keys.add("escape", "enter", filter=~vi_insert_mode)
+        @keys.add("c-j")
+        def newline(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
+
+        @keys.add("c-c")
+        @keys.add("<sigint>")
+        def clear(event: KeyPressEvent) -> None:
+            self.was_cleared = True
+            event.current_buffer.reset()
+
+        def bind(key: str, act: Callable[[], None]) -> None:
+            @keys.add(key)
+            def shortcut(event: KeyPressEvent) -> None:
+                act()
+                event.app.invalidate()
+
+        for key, act in shortcuts.items():
+            bind(key, act)
+        return keys
+
+    @property
+    def _document(self) -> Document:
+        return self._session.default_buffer.document
+
 
 def open_history(file: Path) -> tuple[History, str | None]:
-    """The history kept in `file`, readable by its owner only.
+    """The history kept in `file`, readable by its owner only; of one that has grown large, only the end is kept.
 
     Where it cannot be kept: a history that is forgotten at the end, and the reason in one line.
     """
@@ -53,49 +145,27 @@ def open_history(file: Path) -> tuple[History, str | None]:
         # prompt_toolkit would create it readable by everyone.
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
         file.chmod(0o600)
+        if file.stat().st_size > _LARGEST_HISTORY_BYTES:
+            _shorten(file)
     except OSError as exc:
         return InMemoryHistory(), f"The input history is not kept: {file}: {exc.strerror}."
     return FileHistory(file), None
 
 
-@contextmanager
-def typing_ahead() -> Iterator[None]:
-    """Within the block what is typed is not echoed, and waits for the next prompt as it was typed.
-
-    Ctrl-C still interrupts. stdin must be a terminal; Windows, which has no termios, goes without.
-    """
-    try:
-        import termios
-    except ImportError:
-        yield
-        return
-    modes = termios.tcgetattr(sys.stdin)
-    changed = modes.copy()
-    changed[0] &= ~termios.ICRNL  # Enter must reach the prompt as Enter
-    changed[3] &= ~(termios.ECHO | termios.ICANON)
-    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, changed)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, modes)
+def without_block(text: str) -> str:
+    """The text within three double quotes, if it stands in them; else `text`."""
+    inner = text.strip()
+    if len(inner) >= 2 * len(_BLOCK) and inner.startswith(_BLOCK) and inner.endswith(_BLOCK):
+        return inner[len(_BLOCK) : -len(_BLOCK)].strip("\n") or text
+    return text
 
 
-def _keys() -> KeyBindings:
-    keys = KeyBindings()
-
-    @keys.add("enter")
-    def send(event: KeyPressEvent) -> None:
-        if event.current_buffer.text.strip():
-            event.current_buffer.validate_and_handle()
-
-    @keys.add("escape", "enter")
-    @keys.add("c-j")
-    def newline(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    @keys.add("c-c")
-    @keys.add("<sigint>")
-    def clear(event: KeyPressEvent) -> None:
-        event.current_buffer.reset()
-
-    return keys
+def _shorten(file: Path) -> None:
+    """Keep the newest entries; an entry begins with an empty line."""
+    with file.open("rb") as stream:
+        stream.seek(-_KEPT_HISTORY_BYTES, os.SEEK_END)
+        kept = stream.read()
+    shorter = file.with_name(f"{file.name}.new")
+    with open(os.open(shorter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        stream.write(kept[max(0, kept.find(b"\n\n")) :])
+    shorter.replace(file)

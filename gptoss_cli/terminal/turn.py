@@ -18,7 +18,7 @@ from gptoss_cli.harmony.events import (
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Activity, Console, Style
 
-_NOTICES = {
+NOTICES = {
     Cut.ANSWER_NOW: "The reasoning ends here: the answer follows.",
     Cut.BUDGET: "The reasoning has used up its budget: the answer follows.",
     Cut.LOOP: "The reasoning went round in circles: the answer follows.",
@@ -67,7 +67,7 @@ class _Screen:
         match event:
             case PrefillProgress(done, total):
                 self._activity.say(f"Reading the conversation, {done:,} of {total:,} tokens")
-            case ReasoningDelta(text) if self._reasoning is ReasoningDisplay.HIDE:
+            case ReasoningDelta() if self._reasoning is not ReasoningDisplay.SHOW:
                 self._activity.say("Reasoning")
             case ReasoningDelta(text):
                 self._aside(_Part.REASONING, text)
@@ -82,7 +82,7 @@ class _Screen:
             case ReasoningCut(cut):
                 self._activity.close()
                 self.end_part()
-                self._console.notice(_NOTICES[cut])
+                self._console.notice(NOTICES[cut])
             case MessageEnd() | TurnEnd():
                 self.end_part()
 

@@ -16,7 +16,6 @@ from gptoss_cli.cli import main, turns
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.engine.scripted import ScriptedGenerator
 from gptoss_cli.harmony.vocabulary import load_encoding
-from gptoss_cli.session import ChatSession
 from gptoss_cli.terminal.console import Console
 
 
@@ -28,11 +27,12 @@ def _ids(turn: list[str | float]) -> Iterator[int]:
             time.sleep(piece)
 
 
-def _open_scripted(options: TurnOptions, console: Console) -> ChatSession:
+def _open_scripted(options: TurnOptions, console: Console) -> turns.Opened:
     played = [_ids(turn) for turn in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
-    return turns.begin(ScriptedGenerator(played), turns.instructions_text(options.instructions), options)
+    session = turns.begin(ScriptedGenerator(played), turns.instructions_text(options.instructions), options)
+    return turns.Opened(session, turns.Running("scripted"))
 
 
 if __name__ == "__main__":
-    turns.open_session = _open_scripted
+    turns.open_model = _open_scripted
     sys.exit(main.run(sys.argv[2:]))

@@ -25,7 +25,7 @@ class Terminal:
     """A terminal of `columns` by `rows` with one program on it."""
 
     def __init__(self, arguments: Sequence[str], *, columns: int = 80, rows: int = 40, cwd: Path | None = None) -> None:
-        self.screen = pyte.Screen(columns, rows)
+        self.screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
         self.raw = b""
         self._stream = pyte.ByteStream(self.screen)
         self._master, slave = pty.openpty()
@@ -50,11 +50,33 @@ class Terminal:
         """What stands on the screen, without the blanks at the right and below."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
+    @property
+    def everything(self) -> str:
+        """What stands on the screen and what has scrolled off its top."""
+        columns = range(self.screen.columns)
+        above = ["".join(line[x].data for x in columns).rstrip() for line in self.screen.history.top]
+        return "\n".join([*above, self.text])
+
+    def resize(self, columns: int, rows: int) -> None:
+        """As a window manager does it."""
+        self.screen.resize(rows, columns)
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    def suspend(self) -> None:
+        """Stop the program, give its terminal to a shell with other modes, and go on once it has its own again."""
+        self.signal(signal.SIGSTOP)
+        termios.tcsetattr(self._slave, termios.TCSANOW, self._modes)
+        self.signal(signal.SIGCONT)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while termios.tcgetattr(self._slave) == self._modes:
+            assert time.monotonic() < deadline, "it goes on with the shell's modes"
+            self._read()
 
     def wait_for(self, text: str) -> None:
         """Until `text` stands on the screen."""
@@ -70,6 +92,19 @@ class Terminal:
             assert time.monotonic() < deadline, f"{text!r} is still on the screen:\n{self.text}"
             self._read()
 
+    def wait_for_prompt(self) -> None:
+        """Until the cursor stands at an empty prompt."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while self.screen.display[self.screen.cursor.y].rstrip() != ">":
+            assert time.monotonic() < deadline, f"there is no prompt:\n{self.text}"
+            self._read()
+
+    def look(self, seconds: float) -> None:
+        """Take in what is shown for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._read(seconds=0.01)
+
     def wait(self) -> int:
         """The exit status."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -83,8 +118,8 @@ class Terminal:
         """Whether the terminal's modes are what they were before the program, and the cursor is to be seen."""
         return termios.tcgetattr(self._slave) == self._modes and not self.screen.cursor.hidden
 
-    def _read(self) -> None:
-        while select.select([self._master], [], [], 0.05)[0]:
+    def _read(self, *, seconds: float = 0.05) -> None:
+        while select.select([self._master], [], [], seconds)[0]:
             data = os.read(self._master, 65_536)
             self.raw += data
             self._stream.feed(data)

@@ -1,5 +1,6 @@
 """`gptoss chat` on a pseudo-terminal, as a user meets it."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from tests.cli.conftest import Script, turn
 from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
 
-_CTRL_C, _CTRL_D = "\x03", "\x04"
+_CTRL_C, _CTRL_D, _CTRL_N, _CTRL_O = "\x03", "\x04", "\x0e", "\x0f"
 
 
 def _chat(script: str, *arguments: str) -> Terminal:
@@ -18,7 +19,7 @@ def _chat(script: str, *arguments: str) -> Terminal:
 
 
 def test_a_conversation_of_two_turns(script: Script) -> None:
-    with _chat(script(turn("Blue.", reasoning="Light."), turn("Red."))) as terminal:
+    with _chat(script(turn("Blue.", reasoning="Light."), turn("Red.")), "--reasoning", "show") as terminal:
         terminal.wait_for(">")
         terminal.type("Sky?\r")
         terminal.wait_for("Blue.\n\n>")
@@ -26,7 +27,8 @@ def test_a_conversation_of_two_turns(script: Script) -> None:
         terminal.wait_for("Red.\n\n>")
         terminal.type(_CTRL_D)
         assert terminal.wait() == 0
-        assert terminal.text == "> Sky?\nLight.\n\nBlue.\n\n> Evening?\nRed.\n\n>"
+        conversation = "> Sky?\nLight.\nReasoned 0 s (2 tokens)\n\nBlue.\n\n> Evening?\nRed.\n\n>"
+        assert terminal.text == conversation
         assert terminal.restored()
 
 
@@ -80,9 +82,9 @@ def test_the_reasoning_can_be_given_a_budget(script: Script) -> None:
     with _chat(script(endless), "--max-tokens", "120") as terminal:
         terminal.wait_for(">")
         terminal.type("/set think-budget 20\r")
-        terminal.wait_for("The reasoning is at most 20 tokens from now on.")
+        terminal.wait_for("think-budget is 20 from now on.")
         terminal.type("/set think-budget x\r")
-        terminal.wait_for("That cannot be set.")
+        terminal.wait_for("think-budget cannot be x.")
         terminal.type("Count\r")
         terminal.wait_for("The reasoning has used up its budget")
 
@@ -140,7 +142,7 @@ def test_two_slashes_send_a_line_that_begins_with_one(script: Script) -> None:
 
 def test_what_the_model_prints_cannot_move_the_cursor(script: Script) -> None:
     attack = turn("a\x1b[2J\x1b]0;owned\x07b", reasoning="\x1b[5;5Hx")
-    with _chat(script(attack), "x") as terminal:
+    with _chat(script(attack), "--reasoning", "show", "x") as terminal:
         terminal.wait_for("a␛[2J␛]0;owned␇b")
         assert b"\x1b[2J" not in terminal.raw
         assert b"\x1b]0;" not in terminal.raw
@@ -191,3 +193,84 @@ def test_without_a_terminal_on_stdin_it_points_to_ask(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "gptoss: gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask\n"
+
+
+def test_ctrl_o_unfolds_the_reasoning_and_ctrl_n_answers_now(script: Script) -> None:
+    going_on: list[str | float] = [0.2, " and on"]
+    with _chat(
+        script(["<|channel|>analysis<|message|>one two", *going_on * 40]), "--max-tokens", "200", "Think"
+    ) as terminal:
+        terminal.wait_for("Ctrl-O shows it · Ctrl-N answers now")
+        assert "one two" not in terminal.text
+        terminal.type(_CTRL_O)
+        terminal.wait_for("one two and on")
+        terminal.type(_CTRL_N)
+        terminal.wait_for("The reasoning ends here: the answer follows.")
+        terminal.type(_CTRL_C)
+        terminal.wait_for("\n\n>")
+
+
+def test_folded_reasoning_can_be_seen_at_the_prompt(script: Script) -> None:
+    with _chat(script(turn("Blue.", reasoning="Light\x1b[2J is scattered.")), "Sky?") as terminal:
+        terminal.wait_for("Reasoned 0 s (")
+        terminal.wait_for("Blue.\n\n>")
+        assert "scattered" not in terminal.text
+        terminal.type(_CTRL_O)
+        terminal.wait_for("Light␛[2J is scattered.\n")
+
+
+def test_what_is_pasted_while_it_answers_is_one_message(script: Script) -> None:
+    slow: list[str | float] = ["<|channel|>final<|message|>one", 1.0, " two<|return|>"]
+    with _chat(script(slow, turn("Heard."), turn("TWICE")), "Count") as terminal:
+        terminal.wait_for("one")
+        terminal.type("\x1b[200~first\rsecond\x1b[201~\r")
+        terminal.wait_for("Heard.\n\n>")
+        assert "> first\n  second\nHeard." in terminal.text
+        assert "TWICE" not in terminal.text
+
+
+def test_after_a_stop_by_the_shell_what_is_typed_is_still_not_echoed(script: Script) -> None:
+    slow: list[str | float] = ["<|channel|>final<|message|>one", 1.5, " two<|return|>"]
+    with _chat(script(slow, turn("Heard.")), "Count") as terminal:
+        terminal.wait_for("one")
+        terminal.suspend()
+        terminal.type("early\r")
+        terminal.wait_for("Heard.\n\n>")
+        assert terminal.text.startswith("one two\n\n> early\nHeard.")
+
+
+def test_three_quotes_and_a_backslash_make_lines(script: Script) -> None:
+    with _chat(script(turn("Heard."))) as terminal:
+        terminal.wait_for(">")
+        terminal.type('"""one\rtwo')
+        terminal.wait_for("two")
+        terminal.type("\x03a\\\rb\r")
+        terminal.wait_for("> a\n  b\nHeard.")
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_moment_leaves_a_chat_that_works(script: Script) -> None:
+    chance = random.Random(5)
+    pause = 0.01
+    answer = "# Title\n\nSome **words**\n\n- a\n- b\n\n```py\nx = 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+    said: list[str | float] = ["<|channel|>analysis<|message|>"]
+    for word in ("Let ", "me ", "think.") * 4:
+        said += [word, pause]
+    said += ["<|end|><|start|>assistant<|channel|>final<|message|>"]
+    for start in range(0, len(answer), 6):
+        said += [answer[start : start + 6], pause]
+    with _chat(script(*([[*said, "<|return|>"]] * 202))) as terminal:
+        for number in range(200):
+            terminal.type(f"turn {number}\r")
+            terminal.look(chance.random() * 0.6)
+            for _ in range(chance.choice((1, 1, 1, 2, 10))):
+                terminal.type(_CTRL_C)
+            terminal.wait_for_prompt()
+        terminal.type("/new\r")
+        terminal.wait_for("A new conversation.")
+        terminal.type("last\r")
+        terminal.wait_for("──┼──\n1 │ 2\n\n>")
+        assert "Traceback" not in terminal.everything
+        terminal.type(_CTRL_D)
+        assert terminal.wait() == 0
+        assert terminal.restored()

@@ -11,8 +11,12 @@ import pytest
 import typer
 
 from gptoss_cli.checkpoint import catalog
+from gptoss_cli.cli.completions import Shell, find_script
+from gptoss_cli.cli.config import ConfigAction
 from gptoss_cli.cli.main import app
 from gptoss_cli.cli.options import CommonOptions, TurnOptions
+from tests.cli.conftest import Run
+from tests.cli.terminal_driver import Terminal
 
 _FOLDER = Path(__file__).parents[2] / "completions"
 _SCRIPTS = ("gptoss.bash", "_gptoss", "gptoss.fish", "gptoss.ps1")
@@ -41,11 +45,13 @@ def _closed_values() -> dict[str, list[str]]:
     return values
 
 
+_CLOSED_ARGUMENTS = {"config": list(ConfigAction), "completions": list(Shell)}
+
+
 def _named_options(script: str) -> set[str]:
     """Every option the script names, in its shell's own way of naming one; bash is asked instead."""
-    text = "\n".join(
-        line for line in (_FOLDER / script).read_text("utf-8").splitlines() if line.startswith(("complete", " "))
-    )
+    begins = ("complete",) if script == "gptoss.fish" else ("complete", " ")
+    text = "\n".join(line for line in (_FOLDER / script).read_text("utf-8").splitlines() if line.startswith(begins))
     if script == "gptoss.fish":
         found = {f"--{name}" for name in re.findall(r" -l ([\w-]+)", text)}
         return found | {f"-{name}" for name in re.findall(r" -s (\w)\b", text)}
@@ -69,8 +75,8 @@ def test_every_command_is_there(script: str) -> None:
 def test_every_closed_value_is_there(script: str) -> None:
     text = (_FOLDER / script).read_text("utf-8")
     lines = [re.sub("[',]", "", line) for line in text.splitlines()]
-    for option, values in _closed_values().items():
-        assert any(" ".join(values) in line for line in lines), f"{script} lacks the values of {option}"
+    for taker, values in (_closed_values() | _CLOSED_ARGUMENTS).items():
+        assert any(" ".join(values) in line for line in lines), f"{script} lacks the values of {taker}"
 
 
 def _complete(*words: str, cwd: Path | None = None) -> set[str]:
@@ -103,6 +109,89 @@ def test_bash_offers_folders_for_a_model_and_files_for_instructions(tmp_path: Pa
     (tmp_path / "words.txt").touch()
     assert _complete("ask", "-m", "we", cwd=tmp_path) == {"weights"}
     assert _complete("chat", "-s", "@wo", cwd=tmp_path) == {"@words.txt"}
+
+
+@pytest.mark.parametrize("command", list(_CLOSED_ARGUMENTS))
+def test_bash_offers_the_values_of_an_argument(command: str) -> None:
+    assert _complete(command, "") == set(_CLOSED_ARGUMENTS[command])
+
+
+def test_bash_offers_installed_checkpoints_and_whole_file_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
+    (tmp_path / "data" / "checkpoints" / "tuned").mkdir(parents=True)
+    (tmp_path / "a file.txt").touch()
+    assert _complete("ask", "-m", "tu", cwd=tmp_path) == {"tuned"}
+    assert _complete("ask", "-f", "a", cwd=tmp_path) == {"a", "file.txt"}
+
+
+def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
+    (tmp_path / "a file.txt").touch()
+    with _shell("bash", "--norc", "-i", cwd=tmp_path) as terminal:
+        terminal.type(f"PS1='$ '; source {_FOLDER / 'gptoss.bash'}; gptoss() {{ echo \"<$2>\"; }}; clear\r")
+        terminal.wait_for("$")
+        terminal.type("gptoss ask --reasoning sh\t")
+        terminal.wait_for("--reasoning show")
+        terminal.type("-f a\t\r")
+        terminal.wait_for("<--reasoning>")
+        assert "-f a\\ file.txt" in terminal.text
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_completes_what_is_typed(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with _shell("zsh", "-f", "-i", cwd=tmp_path) as terminal:
+        terminal.type(f"PS1='$ '; fpath=({_FOLDER} $fpath); autoload -U compinit; compinit -D; clear\r")
+        terminal.wait_for("$")
+        for typed, completed in (
+            ("gptoss compl\t", "gptoss completions"),
+            ("\x15gptoss ask --reasoning sh\t", "--reasoning show"),
+            ("\x15gptoss ask -f no\t", "-f notes.txt"),
+            ("\x15gptoss ask -m de\t", "-m demo"),
+            ("\x15gptoss config pa\t", "config path"),
+        ):
+            terminal.type(typed)
+            terminal.wait_for(completed)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("gptoss ", set(_PROGRAM.commands)),
+        ("gptoss ask --reasoning ", {"show", "collapse", "hide"}),
+        ("gptoss bench --dense ", {"bf16", "int8"}),
+        ("gptoss config ", set(ConfigAction)),
+        ("gptoss completions ", set(Shell)),
+        ("gptoss ask -m tu", {"tuned"}),
+        ("gptoss ask -f no", {"notes.txt"}),
+        ("gptoss ask --stream-", {"--stream-json"}),
+    ],
+)
+def test_fish_offers(typed: str, offered: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
+    (tmp_path / "data" / "checkpoints" / "tuned").mkdir(parents=True)
+    (tmp_path / "notes.txt").touch()
+    program = f"source {_FOLDER / 'gptoss.fish'}; complete -C '{typed}'"
+    done = subprocess.run(["fish", "-N", "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert {line.split("\t")[0] for line in done.stdout.splitlines()} == offered
+
+
+def _shell(*command: str, cwd: Path) -> Terminal:
+    """A shell on a terminal."""
+    program = f"import os; os.execvp({command[0]!r}, {list(command)!r})"
+    return Terminal(["-c", program], cwd=cwd)
+
+
+@pytest.mark.parametrize("shell", list(Shell))
+def test_each_script_is_printed(shell: Shell, run: Run) -> None:
+    name = {"bash": "gptoss.bash", "zsh": "_gptoss", "fish": "gptoss.fish", "powershell": "gptoss.ps1"}[shell]
+    assert run("completions", shell) == (0, (_FOLDER / name).read_text("utf-8"), "")
+
+
+def test_the_scripts_of_this_copy_are_found() -> None:
+    assert [find_script(name) for name in _SCRIPTS] == [_FOLDER / name for name in _SCRIPTS]
 
 
 @pytest.mark.parametrize(("shell", "script"), [("bash", "gptoss.bash"), ("zsh", "_gptoss"), ("fish", "gptoss.fish")])

@@ -95,9 +95,3 @@ def test_ctrl_c_shows_what_was_answered_so_far(script: Script) -> None:
         rows = terminal.text.splitlines()
     assert any("Blue." in row and "one two" in row for row in rows)
     assert not any("Never." in row for row in rows)
-
-
-def test_json_without_efforts_is_a_usage_error(script: Script) -> None:
-    done = _ask(script(turn("Blue.")), "--json")
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert b"--json goes with --efforts" in done.stderr

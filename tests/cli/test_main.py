@@ -24,13 +24,13 @@ def _in_process(run: Run) -> None:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    """Makes opening a session fail."""
+    """Makes opening a model fail."""
 
     def fail_with(error: BaseException) -> None:
         def fail(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr(turns, "open_session", fail)
+        monkeypatch.setattr(turns, "open_model", fail)
 
     return fail_with
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.interface import Sampling, TokenGenerator
-from gptoss_cli.engine.kernels import reference
 from gptoss_cli.errors import IntegrityError, NumericalError, ResourceError, UsageError
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
@@ -179,14 +178,15 @@ def test_a_failure_inside_a_layer_leaves_a_sound_sequence(
     prefilled(generator, PROMPT)
     said = decode(generator, 14)
     calls = iter(range(100))
-    route = reference.route
+    kernels = generator.model.kernels
+    route = kernels.route
 
     def failing(*arguments: object, **options: object) -> object:
         if next(calls) == when:
             raise KeyboardInterrupt
         return route(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(reference, "route", failing)
+    monkeypatch.setattr(kernels, "route", failing)
     with pytest.raises(KeyboardInterrupt):
         said.extend(generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=14))
     monkeypatch.undo()
@@ -206,7 +206,7 @@ def test_a_failure_in_a_later_chunk_does_not_spoil_the_ring(
         prefilled(generator, PROMPT)
     steps = generator.prefill(ids)
     read = [next(steps)[0], next(steps)[0]]
-    monkeypatch.setattr(reference, "mix_experts", _out_of_memory)
+    monkeypatch.setattr(generator.model.kernels, "mix_experts", _out_of_memory)
     with pytest.raises(ResourceError):
         next(steps)
     monkeypatch.undo()
@@ -217,7 +217,7 @@ def test_a_failure_in_a_later_chunk_does_not_spoil_the_ring(
 
 def test_a_failure_in_the_first_prefill_leaves_an_empty_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = open_generator(folder)
-    monkeypatch.setattr(reference, "mix_experts", _out_of_memory)
+    monkeypatch.setattr(generator.model.kernels, "mix_experts", _out_of_memory)
     with pytest.raises(ResourceError):
         prefilled(generator, PROMPT)
     monkeypatch.undo()

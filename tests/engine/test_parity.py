@@ -16,7 +16,8 @@ from gptoss_cli.engine.cache import Cache
 from gptoss_cli.engine.config import load_config
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.interface import Sampling
-from gptoss_cli.engine.kernels import reference
+from gptoss_cli.engine.kernels import Kernels, reference
+from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.model import Model
 from gptoss_cli.engine.weights import load_weights
 from gptoss_cli.settings import Dtype
@@ -127,9 +128,18 @@ def _run(model: GptOssForCausalLM, prompt: list[int]) -> tuple[Tensor, list[int]
     return logits, greedy
 
 
-def open_model(folder: Path, dtype: torch.dtype = torch.float32) -> Model:
+@pytest.fixture(params=["reference", "cpu"])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """Each way of computing that runs here."""
+    if request.param == "reference":
+        return reference
+    cpu: CpuKernels = request.getfixturevalue("cpu_kernels")
+    return cpu
+
+
+def open_model(folder: Path, kernels: Kernels, dtype: torch.dtype = torch.float32) -> Model:
     config = load_config(folder / "config.json")
-    return Model(config, load_weights(folder, config), reference, dtype)
+    return Model(config, load_weights(folder, config), kernels, dtype)
 
 
 def read_in_chunks(model: Model, cache: Cache, ids: list[int], sizes: Iterator[int]) -> Tensor:
@@ -163,16 +173,16 @@ def test_one_prefill_gives_transformers_logits(expected: Expected) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1], [7], [64]], ids=str)
-def test_chunks_give_transformers_logits_and_text(expected: Expected, sizes: list[int]) -> None:
-    model = open_model(expected.folder)
+def test_chunks_give_transformers_logits_and_text(expected: Expected, kernels: Kernels, sizes: list[int]) -> None:
+    model = open_model(expected.folder, kernels)
     cache = model.new_cache(1000)
     logits = read_in_chunks(model, cache, expected.prompt, cycle(sizes))
     assert_equal(logits, expected)
     assert greedy_after(model, cache, logits[-1]) == expected.greedy
 
 
-def test_rewinding_to_a_mark_gives_transformers_logits_and_text(expected: Expected) -> None:
-    model = open_model(expected.folder)
+def test_rewinding_to_a_mark_gives_transformers_logits_and_text(expected: Expected, kernels: Kernels) -> None:
+    model = open_model(expected.folder, kernels)
     cache = model.new_cache(1000)
     half = len(expected.prompt) // 2
     first = read_in_chunks(model, cache, expected.prompt[:half], cycle([64]))
@@ -197,12 +207,12 @@ def test_the_generator_decodes_transformers_text_and_again_after_rewinding(expec
 
 
 def test_bfloat16_is_no_further_from_float32_than_transformers_own(
-    expectations: Callable[[Case], Expected],
+    expectations: Callable[[Case], Expected], kernels: Kernels
 ) -> None:
     """Near-ties flip experts, so single checkpoints prove nothing: rms and top-1 agreement, on average over all."""
     errors, agreements = [], []
     for expected in map(expectations, CASES):
-        ours = open_model(expected.folder, torch.bfloat16)
+        ours = open_model(expected.folder, kernels, torch.bfloat16)
         logits = read_in_chunks(ours, ours.new_cache(1000), expected.prompt, cycle([512]))
         pair = (logits, expected.bfloat16_logits)
         errors.append([float((got - expected.logits).square().mean().sqrt()) / expected.logit_std for got in pair])
@@ -210,5 +220,6 @@ def test_bfloat16_is_no_further_from_float32_than_transformers_own(
     our_error, their_error = np.mean(errors, axis=0)
     our_agreement, their_agreement = np.mean(agreements, axis=0)
     print(f"bf16 rms {our_error:.4f}, transformers {their_error:.4f}; top-1 {our_agreement:.3f}, {their_agreement:.3f}")
-    assert our_error <= 1.5 * their_error
+    # The CPU's kernels round far less than bfloat16 does.
+    assert our_error <= (1.5 if kernels is reference else 1.0) * their_error
     assert our_agreement >= their_agreement - 0.03

@@ -16,7 +16,7 @@ from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.engine import weights as engine_weights
 from gptoss_cli.engine.config import load_config
 from gptoss_cli.engine.layout import Layout, expected_tensors
-from gptoss_cli.engine.weights import ModelWeights, load_weights
+from gptoss_cli.engine.weights import ModelWeights, Rows, load_weights
 from gptoss_cli.errors import GptossError, IntegrityError, NotInstalledError
 from tests.engine.checkpoints import (
     REAL_20B,
@@ -69,13 +69,19 @@ def mapped_files(tensor: torch.Tensor) -> set[str]:
     return found
 
 
+def tensor_of(matrix: Rows) -> torch.Tensor:
+    """A matrix as a checkpoint holds it."""
+    assert isinstance(matrix, torch.Tensor)
+    return matrix
+
+
 def all_tensors(weights: ModelWeights) -> list[torch.Tensor]:
-    tensors = [weights.embedding, weights.final_norm, weights.unembedding]
+    tensors = [weights.embedding, weights.final_norm, tensor_of(weights.unembedding)]
     for layer in weights.layers:
         attention, mlp = layer.attention, layer.mlp
         tensors += [attention.norm, attention.sinks, mlp.norm]
         for linear in (attention.query, attention.key, attention.value, attention.output, mlp.router):
-            tensors += [linear.weight, linear.bias]
+            tensors += [tensor_of(linear.weight), linear.bias]
         for experts in (mlp.gate_up, mlp.down):
             tensors += [experts.blocks, experts.scales, experts.bias]
     return tensors
@@ -113,10 +119,10 @@ def test_every_layout_gives_the_bytes_of_the_files(tmp_path: Path, style: Config
     expected = random_tensors(SHAPE, 0)
     layer = weights.layers[1]
     for tensor, name in (
-        (weights.unembedding, "lm_head.weight"),
-        (layer.attention.query.weight, "model.layers.1.self_attn.q_proj.weight"),
+        (tensor_of(weights.unembedding), "lm_head.weight"),
+        (tensor_of(layer.attention.query.weight), "model.layers.1.self_attn.q_proj.weight"),
         (layer.attention.key.bias, "model.layers.1.self_attn.k_proj.bias"),
-        (layer.attention.value.weight, "model.layers.1.self_attn.v_proj.weight"),
+        (tensor_of(layer.attention.value.weight), "model.layers.1.self_attn.v_proj.weight"),
     ):
         assert tensor.dtype is torch.bfloat16
         assert np.array_equal(tensor.view(torch.int16).numpy().view(np.uint16), expected[name])

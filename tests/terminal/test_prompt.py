@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.output import DummyOutput
 
 from gptoss_cli.terminal.prompt import ChatPrompt, open_history
@@ -30,6 +31,9 @@ def _read(keys: str, history: History | None = None) -> str | None:
         (f"{_ENTER} {_ENTER}x{_ENTER}", " x"),
         (f"x{_CTRL_D}y{_ENTER}", "xy"),
         (f"\x1b[200~one\rtwo\n{_ENTER.join('ab')}\x1b[201~!{_ENTER}", "one\ntwo\na\nb!"),
+        (f'"""one{_ENTER}two"""{_ENTER}', "one\ntwo"),
+        (f'"""one{_CTRL_C}two{_ENTER}', "two"),
+        (f"one\\{_ENTER}two{_ENTER}", "one\ntwo"),
         (_CTRL_D, None),
     ],
 )
@@ -78,3 +82,36 @@ def test_a_history_that_cannot_be_kept_is_forgotten_and_said(tmp_path: Path) -> 
     assert isinstance(history, InMemoryHistory)
     assert problem is not None
     assert str(tmp_path) in problem
+
+
+def test_a_history_that_has_grown_large_keeps_its_newest_entries(tmp_path: Path) -> None:
+    file = tmp_path / "history"
+    with file.open("w", encoding="utf-8") as stream:
+        for number in range(60_000):
+            stream.write(f"\n# 2026-01-01 00:00:00\n+message {number} {'word ' * 12}\n")
+    history, problem = open_history(file)
+    kept = list(history.load_history_strings())
+    assert problem is None
+    assert kept[0].startswith("message 59999 ")
+    assert all(entry.startswith("message ") for entry in kept)
+    assert file.stat().st_size <= 1 << 20
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_draft_can_be_changed_and_a_key_can_act() -> None:
+    pressed = []
+    with create_pipe_input() as pipe:
+        prompt = ChatPrompt(
+            InMemoryHistory(), shortcuts={"c-o": lambda: pressed.append("o")}, input=pipe, output=DummyOutput()
+        )
+        pipe.send_text(f"!\x0f{_ENTER}")
+        assert prompt.read("draft") == "draft!"
+    assert pressed == ["o"]
+
+
+def test_what_was_typed_ahead_comes_first() -> None:
+    with create_pipe_input() as pipe:
+        prompt = ChatPrompt(InMemoryHistory(), input=pipe, output=DummyOutput())
+        prompt.type_ahead([KeyPress("a"), KeyPress("b")])
+        pipe.send_text(f"c{_ENTER}")
+        assert prompt.read() == "abc"

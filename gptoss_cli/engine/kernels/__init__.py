@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gptoss_cli.engine.cache import LayerCache
-from gptoss_cli.engine.weights import AttentionWeights, MlpWeights
+from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
 
 
 class Kernels(Protocol):
@@ -59,5 +59,5 @@ class Kernels(Protocol):
         the odd: gate.clamp(max=limit), up.clamp(-limit, limit), then (up + 1) * gate * sigmoid(1.702 * gate).
         """
 
-    def unembed(self, x: Tensor, norm: Tensor, unembedding: Tensor, *, eps: float, dtype: torch.dtype) -> Tensor:
+    def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
         """RMSNorm x [T, C] by norm [C], then the product with unembedding [V, C] -> logits [T, V] float32."""

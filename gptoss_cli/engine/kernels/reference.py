@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gptoss_cli.engine.cache import LayerCache, Visible
-from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights, PackedExperts
+from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights, PackedExperts, Rows, float_rows
 
 _FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _SWIGLU_ALPHA = 1.702
@@ -81,13 +81,13 @@ def mix_experts(
     return x + mixed
 
 
-def unembed(x: Tensor, norm: Tensor, unembedding: Tensor, *, eps: float, dtype: torch.dtype) -> Tensor:
+def unembed(x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
     """See Kernels.unembed."""
     normed = _rms_norm(x, norm, eps).to(dtype)
     logits = normed.new_empty(len(x), len(unembedding), dtype=torch.float32)
     bounds = [*range(0, len(unembedding), _UNEMBED_ROWS), len(unembedding)]
     for start, end in pairwise(bounds):
-        logits[:, start:end] = functional.linear(normed, unembedding[start:end].to(dtype))
+        logits[:, start:end] = functional.linear(normed, _rows(unembedding, start, end, normed))
     return logits
 
 
@@ -132,7 +132,15 @@ def _expert_products(inputs: Tensor, which: Tensor | slice, packed: PackedExpert
 
 def _linear(x: Tensor, linear: Linear) -> Tensor:
     """The product in the dtype of `x` -> float32."""
-    return functional.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype)).float()
+    weight = _rows(linear.weight, 0, len(linear.weight), x)
+    return functional.linear(x, weight, linear.bias.to(x.dtype)).float()
+
+
+def _rows(matrix: Rows, start: int, end: int, x: Tensor) -> Tensor:
+    """Some rows of what x [T, C] is multiplied by, in its dtype."""
+    if isinstance(matrix, Tensor):
+        return matrix[start:end].to(x.dtype)
+    return float_rows(matrix, start, end, columns=x.shape[1]).to(x.dtype)
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,0 +1,111 @@
+"""`gptoss bench`: how fast a model is on this machine, and what limits it."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gptoss_cli.cli.options import DenseOption, ThreadsOption, command
+from gptoss_cli.errors import ResourceError
+from gptoss_cli.settings import Dense
+from gptoss_cli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from gptoss_cli.engine.benchmark import Benchmark, Spread
+    from gptoss_cli.engine.interface import Numerics
+
+_JSON_VERSION = 1
+# From here on decode is said to be limited by memory rather than by the cores.
+_MEMORY_BOUND_SHARE = 0.75
+
+
+@command
+def bench(
+    model: Annotated[
+        str | None, typer.Argument(metavar="20b|120b|demo|PATH", help="Which model.", show_default=False)
+    ] = None,
+    *,
+    prompt: Annotated[int, typer.Option("--prompt", metavar="N", min=16, help="Tokens to read.")] = 512,
+    generate: Annotated[int, typer.Option("--generate", metavar="N", min=2, help="Tokens to decode.")] = 64,
+    repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Repetitions after one to warm up.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, on a terminal too.")] = False,
+    dense: DenseOption = Dense.BF16,
+    threads: ThreadsOption = None,
+    console: Console,
+) -> None:
+    """Measure how fast a model reads and decodes here, next to how fast this machine reads memory.
+
+    A table on a terminal, else one JSON object. Other programs that run meanwhile make it slower.
+    """
+    from gptoss_cli.cli import turns
+
+    name, folder = turns.choose_checkpoint(model, console)
+    with console.activity() as activity:
+        activity.say(f"Loading {name}")
+        try:
+            from gptoss_cli.engine import benchmark
+            from gptoss_cli.engine.generator import Generator
+        except (ImportError, OSError) as exc:
+            raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
+        began = time.perf_counter()
+        context = prompt + generate + 16
+        generator = Generator.open(Path(folder), context_tokens=context, dense=dense, threads=threads)
+        load_seconds = time.perf_counter() - began
+        found = benchmark.measure(
+            generator, prompt_tokens=prompt, generated_tokens=generate, repetitions=repeat, say=activity.say
+        )
+    numerics = generator.numerics
+    assert numerics is not None
+    if as_json or not console.stdout.is_terminal:
+        console.answer(json.dumps(_described(name, load_seconds, found, numerics)) + "\n")
+        return
+    from gptoss_cli.terminal.table import show_table
+
+    show_table(_rows(name, load_seconds, found, numerics), _limit(found, numerics), console)
+
+
+def _described(name: str, load_seconds: float, found: "Benchmark", numerics: "Numerics") -> dict[str, Any]:
+    return {
+        "version": _JSON_VERSION,
+        "model": name,
+        "numerics": asdict(numerics),
+        "load_seconds": load_seconds,
+        **asdict(found),
+    }
+
+
+def _rows(name: str, load_seconds: float, found: "Benchmark", numerics: "Numerics") -> dict[str, str]:
+    threads = f"{numerics.threads} thread{'s' if numerics.threads != 1 else ''}"
+    rows = {
+        "model": f"{name}, {numerics.summary}, {threads}",
+        f"prefill of {found.prompt_tokens:,} tokens": f"{_spread(found.prefill)} tokens/s",
+        f"decode of {found.generated_tokens:,} tokens": f"{_spread(found.decode)} tokens/s",
+        "memory bandwidth": f"{_spread(found.bandwidth, 1e-9)} GB/s",
+        "of it reached in decode": f"{_spread(found.bandwidth_share, 100)} %",
+        "weights opened": f"{load_seconds:.2f} s",
+    }
+    if found.process_age_seconds is not None:
+        rows["first token of 10"] = f"{found.process_age_seconds:.1f} s after the program began"
+    if found.anonymous_bytes is not None:
+        rows["memory besides the weights"] = f"{found.anonymous_bytes / 2**30:.2f} GiB"
+    if found.outside_share is not None:
+        rows["decode outside the kernels"] = f"{found.outside_share:.1%}"
+    return rows
+
+
+def _spread(values: "Spread", factor: float = 1) -> str:
+    median, lowest, highest = (value * factor for value in (values.median, values.lowest, values.highest))
+    return f"{median:.1f} ({lowest:.1f} to {highest:.1f})"
+
+
+def _limit(found: "Benchmark", numerics: "Numerics") -> str:
+    """What limits decode, in words."""
+    most = found.bandwidth.median / found.token_bytes
+    words = f"A token reads {found.token_bytes / 1e9:.2f} GB of weights: memory allows {most:.1f} tokens/s."
+    if numerics.shortcoming is not None:
+        return f"{words} {numerics.shortcoming}."
+    bound = "memory" if found.bandwidth_share.median >= _MEMORY_BOUND_SHARE else "the cores"
+    return f"{words} What limits decode here is {bound}."

@@ -1,0 +1,170 @@
+"""`gptoss doctor`: what is here, what is missing, and what to do about it."""
+
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gptoss_cli import __version__, settings
+from gptoss_cli.cli.options import command
+from gptoss_cli.errors import GptossError
+from gptoss_cli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from gptoss_cli.engine.machine import Machine
+    from gptoss_cli.engine.placement import Placement
+
+_JSON_VERSION = 1
+_DRIVER_ADVICE = "Update the NVIDIA driver, or install the build of torch that goes with it."
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; `advice` says what to do where something is amiss, and is empty elsewhere."""
+
+    name: str
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """How a published model would run here; `folder` is where it lies. Without room for it `problem` says so."""
+
+    name: str
+    folder: str | None
+    placement: "Placement | None"
+    problem: str = ""
+
+
+@command
+def doctor(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, on a terminal too.")] = False,
+    console: Console,
+) -> None:
+    """Look at what gptoss needs: GPU, memory, disk, torch, Triton, models. Says what to do about each problem."""
+    from gptoss_cli.engine.machine import detect
+
+    machine = detect(settings.data_folder())
+    checks, models = list(look(machine)), list(judge_models(machine))
+    if as_json:
+        console.answer(json.dumps(_told(machine, checks, models), ensure_ascii=False) + "\n")
+    else:
+        console.answer(_written(checks, models))
+
+
+def look(machine: "Machine") -> Iterator[Check]:
+    """Everything that is looked at, in the order it is shown."""
+    yield Check("gptoss", f"{__version__}, Python {platform.python_version()}, {platform.system()}")
+    advice = "" if machine.torch else "Install it: pip install torch"
+    yield Check("torch", machine.torch or "not installed", advice)
+    yield _present("CPU kernels", machine.kernels, "Install a C compiler, for example gcc, and then gptoss again.")
+    yield from _look_at_gpus(machine)
+    yield from _look_at_memory(machine)
+    disk = "unknown" if machine.disk_bytes is None else f"{machine.disk_bytes / 1e9:.1f} GB free"
+    yield Check("disk", f"{disk} for {settings.data_folder()}")
+    for name, folder in (("settings", settings.config_folder()), ("cache", settings.cache_folder())):
+        yield Check(name, str(folder))
+
+
+def _look_at_gpus(machine: "Machine") -> Iterator[Check]:
+    from gptoss_cli.engine.machine import Cuda
+    from gptoss_cli.engine.reasons import gib
+
+    for number, gpu in enumerate(machine.gpus):
+        capability = "" if gpu.capability is None else f", compute capability {gpu.capability[0]}.{gpu.capability[1]}"
+        found = f"{gpu.name}, {gib(gpu.free_bytes)} of {gib(gpu.total_bytes)} free{capability}"
+        yield Check(f"GPU {number}", found)
+    if machine.cuda is Cuda.ABSENT:
+        yield Check("GPU", "there is no NVIDIA GPU")
+        return
+    advice = {
+        Cuda.HIDDEN: "Unset CUDA_VISIBLE_DEVICES.",
+        Cuda.NOT_BUILT: "Install a build of torch with CUDA; torch's installation page gives the command.",
+        Cuda.FAILS: _DRIVER_ADVICE,
+    }
+    found = f"{machine.cuda}{', driver ' + machine.driver if machine.driver else ''}"
+    yield Check(
+        "CUDA", f"{found}{': ' + machine.cuda_problem if machine.cuda_problem else ''}", advice.get(machine.cuda, "")
+    )
+    yield _present("Triton", machine.triton, "Install it: pip install triton")
+    advice_text = "Install gcc and Python's development files; Triton builds its kernels with them."
+    yield _present("C compiler and Python headers", machine.compiler, advice_text)
+
+
+def _look_at_memory(machine: "Machine") -> Iterator[Check]:
+    from gptoss_cli.engine.reasons import gib
+
+    if machine.available_bytes is None or machine.memory_bytes is None:
+        yield Check("memory", "unknown", "Give --context if a long one would not fit.")
+    else:
+        yield Check("memory", f"{gib(machine.available_bytes)} of {gib(machine.memory_bytes)} available")
+    if machine.group_limit_bytes is not None:
+        yield Check("control group", f"memory is limited to {gib(machine.group_limit_bytes)}")
+    if machine.gpus:
+        limit = machine.lockable_bytes
+        yield Check("lockable memory", "unlimited" if limit is None else gib(limit))
+
+
+def _present(name: str, there: bool, advice: str) -> Check:
+    return Check(name, "present", "") if there else Check(name, "missing", advice)
+
+
+def judge_models(machine: "Machine") -> Iterator[ModelReport]:
+    """How each published model would run."""
+    from gptoss_cli.checkpoint import catalog, store
+    from gptoss_cli.engine.config import published_config
+    from gptoss_cli.engine.placement import choose
+
+    installed = store.installed()
+    for model in catalog.MODELS:
+        if model.published is None:
+            continue
+        folder = installed.get(model.name)
+        where = None if folder is None else str(folder)
+        config = published_config(layers=model.published.layers, experts=model.published.experts)
+        try:
+            yield ModelReport(model.name, where, choose(config, machine))
+        except GptossError as exc:
+            yield ModelReport(model.name, where, None, str(exc))
+
+
+def _told(machine: "Machine", checks: list[Check], models: list[ModelReport]) -> dict[str, Any]:
+    return {
+        "version": _JSON_VERSION,
+        "machine": asdict(machine),
+        "checks": [asdict(check) for check in checks],
+        "models": [
+            {"name": model.name, "folder": model.folder}
+            | ({"problem": model.problem} if model.placement is None else model.placement.described())
+            for model in models
+        ],
+    }
+
+
+def _written(checks: list[Check], models: list[ModelReport]) -> str:
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{'!' if check.advice else ' '} {check.name:<{width}}  {check.found}")
+        if check.advice:
+            lines.append(f"  {'':<{width}}  {check.advice}")
+    for model in models:
+        lines += ["", *_model_lines(model)]
+    return "\n".join(lines) + "\n"
+
+
+def _model_lines(model: ModelReport) -> Iterator[str]:
+    where = f"in {model.folder}" if model.folder else "not downloaded"
+    if model.placement is None:
+        yield f"{model.name} ({where}): cannot run here"
+        yield f"! {model.problem}"
+        return
+    placed = model.placement
+    yield f"{model.name} ({where}): {placed.summary}"
+    for reason in placed.reasons:
+        yield f"{'!' if reason.is_warning else '-'} {reason.text}"

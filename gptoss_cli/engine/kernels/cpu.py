@@ -1,0 +1,200 @@
+"""The operations of `Kernels` over the native library: weights are read as they lie in the mapped checkpoint.
+
+In float32 every product is of float32 activations. In bfloat16 those of MXFP4 and int8 weights are of int16 activations
+with a factor for each 32, which is 80 times finer than bfloat16, and those of bf16 weights are of float32 ones still;
+only keys and values are kept in bfloat16.
+"""
+
+from collections.abc import Sequence
+from ctypes import byref
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gptoss_cli.engine.cache import LayerCache
+from gptoss_cli.engine.kernels.library import Attention, Experts, Matrix, Native, find_library
+from gptoss_cli.engine.weights import (
+    AttentionWeights,
+    Int8Matrix,
+    Linear,
+    MlpWeights,
+    PackedExperts,
+    Rows,
+    float_rows,
+)
+
+# Up to so many tokens a row of weights is read once and multiplied by each; above, torch's blocked product is faster.
+_FEW_TOKENS = 8
+_CONVERTED_ROWS = 1024  # rows of weights that are float32 at once
+
+_Linear = tuple[Rows, Tensor | None]  # a matrix and its bias
+
+
+def find_kernels() -> "CpuKernels | str":
+    """The kernels as they were installed, or why there are none."""
+    path = find_library()
+    if path is None:
+        return "The CPU kernels were not built. Install a C compiler, for example gcc, and then gptoss again"
+    try:
+        return CpuKernels(Native(path))
+    except OSError as exc:
+        return f"The CPU kernels cannot be loaded: {exc}. Install gptoss again"
+
+
+class CpuKernels:
+    """See Kernels. Runs on as many threads as torch. `native` may be exchanged, to watch the calls."""
+
+    def __init__(self, native: Native) -> None:
+        self.native = native
+
+    def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
+        """See Kernels.embed."""
+        return embedding[ids].float()
+
+    def project_qkv(
+        self, x: Tensor, weights: AttentionWeights, *, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See Kernels.project_qkv."""
+        linears = [_parts(linear) for linear in (weights.query, weights.key, weights.value)]
+        query, key, value = self._norm_products(x, weights.norm, linears, eps)
+        return query, key, value
+
+    def attend(
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        rotation: tuple[Tensor, Tensor],
+        sinks: Tensor,
+        cache: LayerCache,
+        *,
+        position: int,
+    ) -> Tensor:
+        """See Kernels.attend."""
+        head_dim = 2 * rotation[0].shape[1]
+        queries, keys = (self._rotated(part, rotation, head_dim) for part in qkv[:2])
+        seen = cache.append(keys, qkv[2].view(len(keys), -1, head_dim), position)
+        shape = Attention(
+            tokens=len(queries),
+            query_heads=queries.shape[1],
+            kv_heads=keys.shape[1],
+            head_dim=head_dim,
+            keys=len(seen.keys),
+            first=seen.first,
+            position=position,
+            window=seen.window or 0,
+            is_bf16=seen.keys.dtype is torch.bfloat16,
+        )
+        assert seen.keys.is_contiguous()
+        assert seen.values.is_contiguous()
+        out = torch.empty(len(queries), queries.shape[1] * head_dim)
+        tensors = (out, queries, seen.keys, seen.values, sinks)
+        self.native.attend(*(part.data_ptr() for part in tensors), byref(shape), torch.get_num_threads())
+        return out
+
+    def project_output(self, x: Tensor, attended: Tensor, weights: AttentionWeights, *, dtype: torch.dtype) -> Tensor:
+        """See Kernels.project_output."""
+        if len(x) > _FEW_TOKENS:
+            return x + _product(attended, weights.output.weight, weights.output.bias)
+        out = torch.empty_like(x)
+        self._dense(out, attended, [_parts(weights.output)], residual=x)
+        return out
+
+    def route(self, x: Tensor, weights: MlpWeights, *, active: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """See Kernels.route."""
+        normed = torch.empty_like(x)
+        logits = torch.empty(len(x), len(weights.router.bias))
+        self._dense(logits, x, [_parts(weights.router)], norm=weights.norm, normed=normed, eps=eps)
+        logits, experts = logits.topk(active, dim=-1)
+        return normed, experts, logits.softmax(-1)
+
+    def mix_experts(
+        self, x: Tensor, routed: tuple[Tensor, Tensor, Tensor], weights: MlpWeights, *, limit: float, dtype: torch.dtype
+    ) -> Tensor:
+        """See Kernels.mix_experts. Of several tokens one expert at a time, of one token its A experts."""
+        normed, experts, shares = routed
+        packed = byref(_experts(weights.gate_up)), byref(_experts(weights.down))
+        numerics = limit, int(dtype is torch.float32), torch.get_num_threads()
+        if len(x) == 1:
+            out = torch.empty_like(x)
+            tensors = (out, x, normed, experts, shares)
+            self.native.mix_one(*(part.data_ptr() for part in tensors), experts.shape[1], *packed, *numerics)
+            return out
+        mixed = x.clone()
+        for expert, tokens, slots in _by_expert(experts):
+            share = shares[tokens, slots]
+            pointers = (part.data_ptr() for part in (mixed, normed, tokens, share))
+            self.native.mix_many(*pointers, len(tokens), expert, *packed, *numerics)
+        return mixed
+
+    def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
+        """See Kernels.unembed."""
+        (logits,) = self._norm_products(x, norm, [(unembedding, None)], eps)
+        return logits
+
+    def _norm_products(self, x: Tensor, norm: Tensor, linears: Sequence[_Linear], eps: float) -> list[Tensor]:
+        """RMSNorm x [T, C], then its product with each of `linears` -> [T, rows] float32 each."""
+        if len(x) > _FEW_TOKENS:
+            normed = functional.rms_norm(x, norm.shape, norm.float(), eps)
+            return [_product(normed, weight, bias) for weight, bias in linears]
+        sizes = [len(x) * len(weight) for weight, _ in linears]
+        out = torch.empty(sum(sizes))
+        self._dense(out, x, linears, norm=norm, eps=eps)
+        return [part.view(len(x), -1) for part in torch.split(out, sizes)]
+
+    def _dense(
+        self,
+        out: Tensor,
+        x: Tensor,
+        linears: Sequence[_Linear],
+        *,
+        norm: Tensor | None = None,
+        normed: Tensor | None = None,
+        residual: Tensor | None = None,
+        eps: float = 0.0,
+    ) -> None:
+        """gptoss_dense: into `out`, one result after the other."""
+        tokens, columns = x.shape
+        x = x.contiguous()
+        matrices = (Matrix * len(linears))(*(_matrix(weight, bias) for weight, bias in linears))
+        pointers = (None if part is None else part.data_ptr() for part in (out, normed, x, norm, residual))
+        self.native.dense(*pointers, matrices, len(linears), tokens, columns, eps, torch.get_num_threads())
+
+    def _rotated(self, flat: Tensor, rotation: tuple[Tensor, Tensor], head_dim: int) -> Tensor:
+        """[T, heads * D] -> [T, heads, D], rotated."""
+        heads = flat.view(len(flat), -1, head_dim)
+        out = torch.empty_like(heads)
+        tensors = (out, heads.contiguous(), *rotation)
+        self.native.rotate(*(part.data_ptr() for part in tensors), len(heads), heads.shape[1], head_dim)
+        return out
+
+
+def _by_expert(experts: Tensor) -> list[tuple[int, Tensor, Tensor]]:
+    """Each expert that is chosen in experts [T, A], the tokens that chose it, and in which slot."""
+    active, flat = experts.shape[1], experts.flatten()
+    places = torch.split(flat.argsort(stable=True), flat.bincount().tolist())
+    return [(expert, place // active, place % active) for expert, place in enumerate(places) if len(place)]
+
+
+def _product(x: Tensor, weight: Rows, bias: Tensor | None) -> Tensor:
+    """x [T, C] times weight.T in float32 -> [T, rows]. torch's own bf16 product is four times slower on AVX2."""
+    out = torch.empty(len(x), len(weight))
+    for start in range(0, len(weight), _CONVERTED_ROWS):
+        end = min(start + _CONVERTED_ROWS, len(weight))
+        torch.mm(x, float_rows(weight, start, end, columns=x.shape[1]).T, out=out[:, start:end])
+    return out if bias is None else out.add_(bias)
+
+
+def _parts(linear: Linear) -> _Linear:
+    return linear.weight, linear.bias
+
+
+def _matrix(weight: Rows, bias: Tensor | None) -> Matrix:
+    added = None if bias is None else bias.data_ptr()
+    if isinstance(weight, Int8Matrix):
+        return Matrix(weight.values.data_ptr(), weight.factors.data_ptr(), added, len(weight))
+    return Matrix(weight.data_ptr(), None, added, len(weight))
+
+
+def _experts(packed: PackedExperts) -> Experts:
+    rows, groups = packed.scales.shape[1:]
+    return Experts(packed.blocks.data_ptr(), packed.scales.data_ptr(), packed.bias.data_ptr(), rows, groups)

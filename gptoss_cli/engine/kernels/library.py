@@ -1,0 +1,135 @@
+"""The native library's functions and what they take. Knows no tensors: pointers are whole numbers.
+
+The library is built when the package is installed where there is a C compiler; without one it is not there. It must be
+loaded after torch, so that both share one pool of threads.
+"""
+
+import ctypes
+import importlib.machinery
+import time
+from collections.abc import Callable
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+_NAME = "_native"
+
+
+class Matrix(ctypes.Structure):
+    """dense.c's Matrix: `factors` None is bf16, else int8; `bias` None is none."""
+
+    _fields_ = (("weight", c_void_p), ("factors", c_void_p), ("bias", c_void_p), ("rows", c_int64))
+
+
+class Experts(ctypes.Structure):
+    """experts.c's Experts."""
+
+    _fields_ = (
+        ("blocks", c_void_p),
+        ("exponents", c_void_p),
+        ("bias", c_void_p),
+        ("rows", c_int64),
+        ("groups", c_int64),
+    )
+
+
+class Attention(ctypes.Structure):
+    """attention.c's Attention."""
+
+    _fields_ = (
+        ("tokens", c_int64),
+        ("query_heads", c_int64),
+        ("kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("keys", c_int64),
+        ("first", c_int64),
+        ("position", c_int64),
+        ("window", c_int64),
+        ("is_bf16", c_int32),
+    )
+
+
+_POINTER = c_void_p
+_TYPES: dict[str, tuple[Any, ...]] = {
+    "dense": (*[_POINTER] * 5, POINTER(Matrix), c_int64, c_int64, c_int64, c_float, c_int),
+    "mix_one": (*[_POINTER] * 5, c_int64, POINTER(Experts), POINTER(Experts), c_float, c_int, c_int),
+    "mix_many": (*[_POINTER] * 4, c_int64, c_int64, POINTER(Experts), POINTER(Experts), c_float, c_int, c_int),
+    "rotate": (*[_POINTER] * 4, c_int64, c_int64, c_int64),
+    "attend": (*[_POINTER] * 5, POINTER(Attention), c_int),
+    "select": (c_char_p,),
+    "selected": (),
+    "has_threads": (),
+    "read": (_POINTER, c_int64, c_int),
+}
+_RESULTS: dict[str, Any] = {"rotate": None, "selected": c_char_p, "read": c_uint64}
+
+
+class Native:
+    """The functions of one library; the C files say what each takes. Raises OSError if `path` is no such library."""
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        self.path = path
+        self.dense = _checked(library, "dense")
+        self.mix_one = _checked(library, "mix_one")
+        self.mix_many = _checked(library, "mix_many")
+        self.attend = _checked(library, "attend")
+        self.rotate = _function(library, "rotate")
+        self.read = _function(library, "read")
+        self._select = _function(library, "select")
+        self._selected = _function(library, "selected")
+        self.has_threads = bool(_function(library, "has_threads")())
+
+    @property
+    def instructions(self) -> str:
+        """Which instructions are used: avx2 or scalar."""
+        return str(self._selected().decode())
+
+    def select(self, name: str) -> bool:
+        """Use other instructions from now on, "" for the best; whether this machine has them."""
+        return bool(self._select(name.encode()))
+
+
+class WatchedNative(Native):
+    """The same, and counts in `seconds` how long its functions ran."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.seconds = 0.0
+        for name in ("dense", "mix_one", "mix_many", "attend", "rotate"):
+            setattr(self, name, self._timed(getattr(self, name)))
+
+    def _timed(self, function: Callable[..., None]) -> Callable[..., None]:
+        def timed(*arguments: object) -> None:
+            began = time.perf_counter()
+            function(*arguments)
+            self.seconds += time.perf_counter() - began
+
+        return timed
+
+
+def find_library() -> Path | None:
+    """The library as it was installed, or None."""
+    names = [f"{_NAME}{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    folder = Path(__file__).parent
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _function(library: ctypes.CDLL, name: str) -> Callable[..., Any]:
+    try:
+        function = getattr(library, f"gptoss_{name}")
+    except AttributeError as exc:
+        raise OSError(f"it has no gptoss_{name}") from exc
+    function.argtypes, function.restype = _TYPES[name], _RESULTS.get(name, c_int)
+    return function  # type: ignore[no-any-return]
+
+
+def _checked(library: ctypes.CDLL, name: str) -> Callable[..., None]:
+    """A function that says by 0 that there was no memory."""
+    function = _function(library, name)
+
+    def checked(*arguments: object) -> None:
+        if not function(*arguments):
+            raise MemoryError
+
+    return checked

@@ -1,0 +1,275 @@
+/* The inner loops in AVX2 and FMA. Compiled for the functions here alone, so that the library loads everywhere. */
+#include "gptoss.h"
+
+#ifdef HAS_AVX2
+
+#include <immintrin.h>
+#include <math.h>
+
+#define AVX2 __attribute__((target("avx2,fma")))
+#define AVX2_INLINE static inline __attribute__((target("avx2,fma"), always_inline))
+
+AVX2_INLINE float sum_of(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+AVX2_INLINE __m256i load(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
+
+/* The even elements of each 16 and then the odd ones: so the two halves of a bf16 pair need a shift and a mask. */
+AVX2 static void pack_float(float *packed, const float *x, int64_t n) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int64_t j = 0; j < 8; j++) {
+            packed[i + j] = x[i + 2 * j];
+            packed[i + 8 + j] = x[i + 2 * j + 1];
+        }
+    for (; i < n; i++) packed[i] = x[i];
+}
+
+AVX2 static float dot_bf16(const uint8_t *weights, const float *packed, int64_t n) {
+    const __m256i odd = _mm256_set1_epi32((int)0xFFFF0000u);
+    __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (int half = 0; half < 2; half++) {
+            __m256i pairs = load(weights + 2 * (i + 16 * half));
+            const float *x = packed + i + 16 * half;
+            __m256 evens = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+            __m256 odds = _mm256_castsi256_ps(_mm256_and_si256(pairs, odd));
+            sums[2 * half] = _mm256_fmadd_ps(evens, _mm256_loadu_ps(x), sums[2 * half]);
+            sums[2 * half + 1] = _mm256_fmadd_ps(odds, _mm256_loadu_ps(x + 8), sums[2 * half + 1]);
+        }
+    for (; i + 16 <= n; i += 16) {
+        __m256i pairs = load(weights + 2 * i);
+        __m256 evens = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+        __m256 odds = _mm256_castsi256_ps(_mm256_and_si256(pairs, odd));
+        sums[0] = _mm256_fmadd_ps(evens, _mm256_loadu_ps(packed + i), sums[0]);
+        sums[1] = _mm256_fmadd_ps(odds, _mm256_loadu_ps(packed + i + 8), sums[1]);
+    }
+    float sum = sum_of(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])));
+    for (; i < n; i++) sum += load_bf16(weights, i) * packed[i];
+    return sum;
+}
+
+AVX2_INLINE float largest_of(__m256 v) {
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
+/* See quantize_block in scalar.c. */
+AVX2_INLINE float quantize_block(int16_t *values, const float *x) {
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
+    __m256 most = _mm256_setzero_ps(), broken = _mm256_setzero_ps();
+    for (int i = 0; i < BLOCK; i += 8) {
+        __m256 part = _mm256_loadu_ps(x + i);
+        most = _mm256_max_ps(_mm256_and_ps(part, magnitude), most);
+        broken = _mm256_fmadd_ps(part, _mm256_setzero_ps(), broken);
+    }
+    float largest = largest_of(most), nan = sum_of(broken);
+    float inverse = largest > 0 && nan == 0 ? 32767.0f / largest : 0;
+    if (inverse > 3e38f) inverse = 0;
+    for (int i = 0; i < BLOCK; i += 16) {
+        __m256 scale = _mm256_set1_ps(inverse), nothing = _mm256_set1_ps(inverse == 0 ? 0.0f : 1.0f);
+        __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale));
+        __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), scale));
+        __m256i kept = _mm256_castps_si256(_mm256_cmp_ps(nothing, _mm256_setzero_ps(), _CMP_NEQ_OQ));
+        __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
+        _mm256_storeu_si256((__m256i *)(values + i), _mm256_and_si256(both, kept));
+    }
+    return largest / 32767.0f + nan;
+}
+
+AVX2 static void quantize(int16_t *values, float *factors, const float *x, int64_t blocks) {
+    for (int64_t g = 0; g < blocks; g++) factors[g] = quantize_block(values + g * BLOCK, x + g * BLOCK);
+}
+
+/* Two blocks to 4 vectors: vector k has the elements k, k + 4, ... of the first block and then those of the second. The
+   factors take in what dot_mxfp4's integers are too large by: 2 for E2M1, 256 for the shift. */
+AVX2 static void pack_blocks(int16_t *values, float *factors, const float *x, int64_t blocks) {
+    int64_t even = (blocks + 1) / 2 * 2;
+    memset(values, 0, (size_t)even * BLOCK * sizeof *values);
+    memset(factors, 0, (size_t)even * FACTORS * sizeof *factors);
+    for (int64_t g = 0; g < blocks; g++) {
+        int16_t natural[BLOCK];
+        float factor = quantize_block(natural, x + g * BLOCK) / 512.0f;
+        int16_t *pair = values + g / 2 * 2 * BLOCK + g % 2 * 8;
+        for (int i = 0; i < BLOCK; i++) pair[i % 4 * 16 + i / 4] = natural[i];
+        for (int i = 0; i < FACTORS; i++) factors[g * FACTORS + i] = factor;
+    }
+}
+
+/* 2^(exponent - 127) of 8 bytes; infinite for 255. The largest of two integers repairs the subnormal 2^-127. */
+AVX2_INLINE __m256 powers_of_two(__m128i exponents) {
+    __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(exponents), 23);
+    return _mm256_castsi256_ps(_mm256_max_epi32(bits, _mm256_set1_epi32(0x00400000)));
+}
+
+AVX2_INLINE __m256i doubled_values(void) {
+    return _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+}
+
+/* One block in each half of `nibbles`: adds their sums, one in each half of the result. A lane's integers stay below
+   8 * 12 * 256 * 32767, and fp32 holds them exactly, for their last 8 bits are 0. */
+AVX2_INLINE __m256 add_blocks(__m256 sums, __m256i nibbles, const int16_t *values, const float *factors,
+                              __m256 powers) {
+    const __m256i low = _mm256_set1_epi8(15), upper = _mm256_set1_epi16((short)0xFF00);
+    __m256i evens = _mm256_shuffle_epi8(doubled_values(), _mm256_and_si256(nibbles, low));
+    __m256i odds = _mm256_shuffle_epi8(doubled_values(), _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low));
+    __m256i a = _mm256_madd_epi16(_mm256_slli_epi16(evens, 8), load(values));
+    __m256i b = _mm256_madd_epi16(_mm256_slli_epi16(odds, 8), load(values + 16));
+    __m256i c = _mm256_madd_epi16(_mm256_and_si256(evens, upper), load(values + 32));
+    __m256i d = _mm256_madd_epi16(_mm256_and_si256(odds, upper), load(values + 48));
+    __m256 sum = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d)));
+    /* In this order: factor times power could be below what fp32 holds. */
+    return _mm256_fmadd_ps(_mm256_mul_ps(sum, _mm256_loadu_ps(factors)), powers, sums);
+}
+
+AVX2_INLINE __m256 power_pair(__m256 powers, int pair) {
+    __m256i which = _mm256_add_epi32(_mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1), _mm256_set1_epi32(2 * pair));
+    return _mm256_permutevar8x32_ps(powers, which);
+}
+
+AVX2_INLINE float last_blocks(__m256 sums, const uint8_t *blocks, const uint8_t *exponents, const int16_t *values,
+                              const float *factors, int64_t n) {
+    uint8_t bytes[8] = {0};
+    memcpy(bytes, exponents, (size_t)n);
+    __m256 powers = powers_of_two(_mm_loadl_epi64((const __m128i *)bytes));
+    int64_t g = 0;
+    for (; g + 2 <= n; g += 2)
+        sums = add_blocks(sums, load(blocks + g * BLOCK_BYTES), values + g * BLOCK, factors + g * FACTORS,
+                          power_pair(powers, (int)g / 2));
+    if (g < n) {
+        __m128i block = _mm_loadu_si128((const __m128i *)(blocks + g * BLOCK_BYTES));
+        sums = add_blocks(sums, _mm256_inserti128_si256(_mm256_setzero_si256(), block, 0), values + g * BLOCK,
+                          factors + g * FACTORS, power_pair(powers, (int)g / 2));
+    }
+    return sum_of(sums);
+}
+
+AVX2 static float dot_mxfp4(const uint8_t *blocks, const uint8_t *exponents, const int16_t *values,
+                            const float *factors, int64_t n) {
+    __m256 sums = _mm256_setzero_ps(), others = _mm256_setzero_ps();
+    int64_t g = 0;
+    for (; g + 8 <= n; g += 8) {
+        __m256 powers = powers_of_two(_mm_loadl_epi64((const __m128i *)(exponents + g)));
+        const uint8_t *at = blocks + g * BLOCK_BYTES;
+        const int16_t *x = values + g * BLOCK;
+        const float *f = factors + g * FACTORS;
+        sums = add_blocks(sums, load(at), x, f, power_pair(powers, 0));
+        others = add_blocks(others, load(at + 32), x + 64, f + 8, power_pair(powers, 1));
+        sums = add_blocks(sums, load(at + 64), x + 128, f + 16, power_pair(powers, 2));
+        others = add_blocks(others, load(at + 96), x + 192, f + 24, power_pair(powers, 3));
+    }
+    sums = _mm256_add_ps(sums, others);
+    return last_blocks(sums, blocks + g * BLOCK_BYTES, exponents + g, values + g * BLOCK, factors + g * FACTORS, n - g);
+}
+
+AVX2 static float dot_mxfp4_float(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n) {
+    const __m128i low = _mm_set1_epi8(15), values = _mm256_castsi256_si128(doubled_values());
+    __m256 sums = _mm256_setzero_ps();
+    for (int64_t g = 0; g < n; g++) {
+        __m128i nibbles = _mm_loadu_si128((const __m128i *)(blocks + g * BLOCK_BYTES));
+        __m128i evens = _mm_shuffle_epi8(values, _mm_and_si128(nibbles, low));
+        __m128i odds = _mm_shuffle_epi8(values, _mm_and_si128(_mm_srli_epi16(nibbles, 4), low));
+        __m128i halves[2] = {_mm_unpacklo_epi8(evens, odds), _mm_unpackhi_epi8(evens, odds)};
+        __m256 sum = _mm256_setzero_ps();
+        for (int i = 0; i < 4; i++) {
+            __m128i eight = i % 2 ? _mm_srli_si128(halves[i / 2], 8) : halves[i / 2];
+            __m256 weights = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+            sum = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x + g * BLOCK + 8 * i), sum);
+        }
+        sum = _mm256_mul_ps(sum, _mm256_set1_ps(0.5f));
+        sums = _mm256_fmadd_ps(sum, _mm256_set1_ps(power_of_two(exponents[g])), sums);
+    }
+    return sum_of(sums);
+}
+
+/* A lane's integers stay below 4 * 127 * 32767 < 2^24: exact in fp32. */
+AVX2 static float dot_int8(const int8_t *weights, const uint8_t *weight_factors, const int16_t *values,
+                           const float *factors, int64_t n) {
+    __m256 sums = _mm256_setzero_ps();
+    for (int64_t g = 0; g < n; g++) {
+        __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + g * BLOCK)));
+        __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + g * BLOCK + 16)));
+        __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(low, load(values + g * BLOCK)),
+                                       _mm256_madd_epi16(high, load(values + g * BLOCK + 16)));
+        __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(factors[g]));
+        sums = _mm256_fmadd_ps(part, _mm256_set1_ps(load_bf16(weight_factors, g)), sums);
+    }
+    return sum_of(sums);
+}
+
+AVX2 static float scores(float *out, const float *q, const float *keys, int64_t count, int64_t d) {
+    float most = -INFINITY;
+    for (int64_t i = 0; i < count; i++) {
+        __m256 sum = _mm256_setzero_ps(), other = _mm256_setzero_ps();
+        const float *key = keys + i * d;
+        int64_t j = 0;
+        for (; j + 16 <= d; j += 16) {
+            sum = _mm256_fmadd_ps(_mm256_loadu_ps(q + j), _mm256_loadu_ps(key + j), sum);
+            other = _mm256_fmadd_ps(_mm256_loadu_ps(q + j + 8), _mm256_loadu_ps(key + j + 8), other);
+        }
+        if (j < d) sum = _mm256_fmadd_ps(_mm256_loadu_ps(q + j), _mm256_loadu_ps(key + j), sum);
+        out[i] = sum_of(_mm256_add_ps(sum, other));
+        if (out[i] > most) most = out[i];
+    }
+    return most;
+}
+
+/* e^x for x <= 0, to two units in the last place: 2^n times a polynomial of the rest, |rest| <= ln(2) / 2. */
+AVX2_INLINE __m256 exponential(__m256 x) {
+    __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+    __m256 bounded = _mm256_max_ps(_mm256_min_ps(x, _mm256_setzero_ps()), _mm256_set1_ps(-87.0f));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(bounded, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693145752f), bounded); /* ln(2) in two parts */
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(1.42860682e-6f), r);
+    const float inverse_factorials[] = {1 / 720.0f, 1 / 120.0f, 1 / 24.0f, 1 / 6.0f, 0.5f, 1.0f, 1.0f};
+    __m256 sum = _mm256_set1_ps(1 / 5040.0f);
+    for (int i = 0; i < 7; i++) sum = _mm256_fmadd_ps(sum, r, _mm256_set1_ps(inverse_factorials[i]));
+    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    __m256 tiny = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_LT_OQ);
+    __m256 result = _mm256_andnot_ps(tiny, _mm256_mul_ps(sum, _mm256_castsi256_ps(power)));
+    return _mm256_blendv_ps(result, x, nan);
+}
+
+AVX2 static float exponentials(float *values, float most, int64_t count) {
+    __m256 sum = _mm256_setzero_ps();
+    for (int64_t i = 0; i < count; i += 8) {
+        __m256 e = exponential(_mm256_sub_ps(_mm256_loadu_ps(values + i), _mm256_set1_ps(most)));
+        _mm256_storeu_ps(values + i, e);
+        sum = _mm256_add_ps(sum, e);
+    }
+    return sum_of(sum);
+}
+
+AVX2 static void accumulate(float *sums, const float *shares, const float *values, int64_t count, int64_t d) {
+    int64_t j = 0;
+    for (; j + 32 <= d; j += 32) {
+        __m256 parts[4];
+        for (int k = 0; k < 4; k++) parts[k] = _mm256_loadu_ps(sums + j + 8 * k);
+        for (int64_t i = 0; i < count; i++)
+            for (int k = 0; k < 4; k++)
+                parts[k] = _mm256_fmadd_ps(_mm256_set1_ps(shares[i]), _mm256_loadu_ps(values + i * d + j + 8 * k),
+                                           parts[k]);
+        for (int k = 0; k < 4; k++) _mm256_storeu_ps(sums + j + 8 * k, parts[k]);
+    }
+    for (; j < d; j += 8) {
+        __m256 part = _mm256_loadu_ps(sums + j);
+        for (int64_t i = 0; i < count; i++)
+            part = _mm256_fmadd_ps(_mm256_set1_ps(shares[i]), _mm256_loadu_ps(values + i * d + j), part);
+        _mm256_storeu_ps(sums + j, part);
+    }
+}
+
+void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const int16_t *values,
+                      const float *factors, int64_t tokens);
+
+const Instructions gptoss_avx2 = {
+    "avx2",   pack_float,       dot_bf16, quantize,     pack_blocks, dot_mxfp4, dot_mxfp4_float,
+    dot_int8, gptoss_avx2_tile, scores,   exponentials, accumulate,
+};
+
+#endif

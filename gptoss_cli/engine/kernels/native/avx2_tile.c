@@ -1,0 +1,116 @@
+/* Many tokens at once by 16 rows of MXFP4 weights in AVX2: integers within a block, fp32 between blocks.
+
+   A lane is a row. A step multiplies two columns of 8 rows by the same two columns of one token, which is one vpmaddwd
+   and one vpaddd for 16 products, twice what fp32 gives. */
+#include "gptoss.h"
+
+#ifdef HAS_AVX2
+
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2,fma")))
+#define AVX2_INLINE static inline __attribute__((target("avx2,fma"), always_inline))
+
+enum { LANES = 8, HALVES = TILE_ROWS / LANES, PAIRS = BLOCK / 2, TOKENS = 6 };
+
+/* One block of 8 rows -> for each of its 16 bytes the two weights of every row, as int16 side by side: a lane each. */
+AVX2_INLINE void unpack_half(int16_t panel[PAIRS][HALVES][2 * LANES], int half, const uint8_t *blocks, int64_t stride) {
+    const __m256i table =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256i rows[4], words[4];
+    for (int i = 0; i < 4; i++) {
+        __m128i first = _mm_loadu_si128((const __m128i *)(blocks + i * stride));
+        __m128i second = _mm_loadu_si128((const __m128i *)(blocks + (i + 4) * stride));
+        rows[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
+    }
+    __m256i a = _mm256_unpacklo_epi32(rows[0], rows[1]), b = _mm256_unpacklo_epi32(rows[2], rows[3]);
+    __m256i c = _mm256_unpackhi_epi32(rows[0], rows[1]), d = _mm256_unpackhi_epi32(rows[2], rows[3]);
+    words[0] = _mm256_unpacklo_epi64(a, b), words[1] = _mm256_unpackhi_epi64(a, b);
+    words[2] = _mm256_unpacklo_epi64(c, d), words[3] = _mm256_unpackhi_epi64(c, d);
+    for (int word = 0; word < 4; word++) {
+        __m256i evens = _mm256_shuffle_epi8(table, _mm256_and_si256(words[word], low));
+        __m256i odds = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(words[word], 4), low));
+        for (int byte = 0; byte < 4; byte++) {
+            /* Byte `byte` of each lane to the top of its lower half (evens) and of its upper half (odds). */
+            const __m256i lanes = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 4, 8, 12));
+            __m256i at = _mm256_add_epi32(lanes, _mm256_set1_epi32(byte));
+            __m256i to_lower = _mm256_or_si256(_mm256_slli_epi32(at, 8), _mm256_set1_epi32((int)0x80800080u));
+            __m256i to_upper = _mm256_or_si256(_mm256_slli_epi32(at, 24), _mm256_set1_epi32(0x00808080));
+            __m256i both = _mm256_or_si256(_mm256_shuffle_epi8(evens, to_lower), _mm256_shuffle_epi8(odds, to_upper));
+            _mm256_store_si256((__m256i *)panel[4 * word + byte][half], _mm256_srai_epi16(both, 8));
+        }
+    }
+}
+
+/* Half of 2^(exponent - 127), for the weights are doubled. */
+AVX2_INLINE __m256 half_powers(const uint8_t *exponents, int64_t stride) {
+    uint32_t bits[LANES];
+    for (int i = 0; i < LANES; i++) bits[i] = (uint32_t)exponents[i * stride] << 23;
+    __m256i loaded = _mm256_loadu_si256((const __m256i *)bits);
+    __m256i repaired = _mm256_max_epi32(loaded, _mm256_set1_epi32(0x00400000)); /* 2^-127 is subnormal */
+    return _mm256_mul_ps(_mm256_castsi256_ps(repaired), _mm256_set1_ps(0.5f));
+}
+
+AVX2_INLINE void multiply(float *sums, int16_t panel[PAIRS][HALVES][2 * LANES], const __m256 powers[HALVES],
+                          const int16_t *values, const float *factors, const int tokens) {
+    __m256i parts[TOKENS][HALVES];
+    for (int t = 0; t < tokens; t++) parts[t][0] = parts[t][1] = _mm256_setzero_si256();
+    for (int pair = 0; pair < PAIRS; pair++) {
+        __m256i first = _mm256_load_si256((const __m256i *)panel[pair][0]);
+        __m256i second = _mm256_load_si256((const __m256i *)panel[pair][1]);
+        for (int t = 0; t < tokens; t++) {
+            int32_t two;
+            memcpy(&two, values + t * BLOCK + 2 * pair, sizeof two);
+            __m256i x = _mm256_set1_epi32(two);
+            parts[t][0] = _mm256_add_epi32(parts[t][0], _mm256_madd_epi16(first, x));
+            parts[t][1] = _mm256_add_epi32(parts[t][1], _mm256_madd_epi16(second, x));
+            /* gcc else multiplies for all tokens first, for which the registers are too few. */
+            __asm__ volatile("" : "+x"(parts[t][0]), "+x"(parts[t][1]));
+        }
+    }
+    for (int t = 0; t < tokens; t++)
+        for (int half = 0; half < HALVES; half++) {
+            float *sum = sums + t * TILE_ROWS + half * LANES;
+            __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(parts[t][half]), _mm256_set1_ps(factors[t]));
+            _mm256_storeu_ps(sum, _mm256_fmadd_ps(part, powers[half], _mm256_loadu_ps(sum)));
+        }
+}
+
+AVX2_INLINE void multiply_rest(float *sums, int16_t panel[PAIRS][HALVES][2 * LANES], const __m256 powers[HALVES],
+                               const int16_t *values, const float *factors, int64_t tokens) {
+    switch (tokens) {
+        case 1: multiply(sums, panel, powers, values, factors, 1); break;
+        case 2: multiply(sums, panel, powers, values, factors, 2); break;
+        case 3: multiply(sums, panel, powers, values, factors, 3); break;
+        case 4: multiply(sums, panel, powers, values, factors, 4); break;
+        case 5: multiply(sums, panel, powers, values, factors, 5); break;
+        default: break;
+    }
+}
+
+AVX2 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n,
+                           const int16_t *values, const float *factors, int64_t tokens) {
+    _Alignas(32) int16_t panel[PAIRS][HALVES][2 * LANES];
+    memset(sums, 0, (size_t)tokens * TILE_ROWS * sizeof *sums);
+    for (int64_t g = 0; g < n; g++) {
+        __m256 powers[HALVES];
+        for (int half = 0; half < HALVES; half++) {
+            int64_t row = half * LANES * n;
+            unpack_half(panel, half, blocks + (row + g) * BLOCK_BYTES, n * BLOCK_BYTES);
+            powers[half] = half_powers(exponents + row + g, n);
+        }
+        const int16_t *x = values + g * tokens * BLOCK;
+        const float *f = factors + g * tokens;
+        int64_t t = 0;
+        for (; t + TOKENS <= tokens; t += TOKENS)
+            multiply(sums + t * TILE_ROWS, panel, powers, x + t * BLOCK, f + t, TOKENS);
+        multiply_rest(sums + t * TILE_ROWS, panel, powers, x + t * BLOCK, f + t, tokens - t);
+    }
+}
+
+#else
+
+typedef int gptoss_no_avx2_tile;
+
+#endif

@@ -1,0 +1,118 @@
+/* The inner loops in plain C: for machines nothing better is written for, and the oracle of what is. */
+#include <math.h>
+
+#include "gptoss.h"
+
+/* Twice the E2M1 values. */
+static const int8_t DOUBLED[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+static int weight(const uint8_t *block, int element) {
+    return DOUBLED[element & 1 ? block[element / 2] >> 4 : block[element / 2] & 15];
+}
+
+static void pack_float(float *packed, const float *x, int64_t n) { memcpy(packed, x, (size_t)n * sizeof *x); }
+
+static float dot_bf16(const uint8_t *weights, const float *packed, int64_t n) {
+    float parts[8] = {0};
+    for (int64_t i = 0; i < n; i++) parts[i % 8] += load_bf16(weights, i) * packed[i];
+    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+}
+
+static void quantize_block(int16_t *values, float *factor, const float *x) {
+    float most = 0, broken = 0;
+    for (int i = 0; i < BLOCK; i++) {
+        if (fabsf(x[i]) > most) most = fabsf(x[i]);
+        broken += x[i] * 0.0f; /* NaN once anything is NaN or infinite, and then all that is made of it */
+    }
+    float inverse = most > 0 && broken == 0 ? 32767.0f / most : 0;
+    if (inverse > 3e38f) inverse = 0; /* of numbers below 1e-34 nothing remains */
+    for (int i = 0; i < BLOCK; i++) values[i] = inverse == 0 ? 0 : (int16_t)lrintf(x[i] * inverse);
+    *factor = most / 32767.0f + broken;
+}
+
+static void quantize(int16_t *values, float *factors, const float *x, int64_t blocks) {
+    for (int64_t g = 0; g < blocks; g++) quantize_block(values + g * BLOCK, factors + g, x + g * BLOCK);
+}
+
+static void pack_blocks(int16_t *values, float *factors, const float *x, int64_t blocks) {
+    for (int64_t g = 0; g < blocks; g++) quantize_block(values + g * BLOCK, factors + g * FACTORS, x + g * BLOCK);
+}
+
+static int32_t block_sum(const uint8_t *block, const int16_t *values) {
+    int32_t sum = 0;
+    for (int i = 0; i < BLOCK; i++) sum += weight(block, i) * values[i];
+    return sum;
+}
+
+static float dot_mxfp4(const uint8_t *blocks, const uint8_t *exponents, const int16_t *values, const float *factors,
+                       int64_t n) {
+    float sum = 0;
+    for (int64_t g = 0; g < n; g++) {
+        float part = (float)block_sum(blocks + g * BLOCK_BYTES, values + g * BLOCK) * 0.5f;
+        sum += part * factors[g * FACTORS] * power_of_two(exponents[g]);
+    }
+    return sum;
+}
+
+static float dot_mxfp4_float(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n) {
+    float sum = 0;
+    for (int64_t g = 0; g < n; g++) {
+        float part = 0;
+        for (int i = 0; i < BLOCK; i++) part += (float)weight(blocks + g * BLOCK_BYTES, i) * x[g * BLOCK + i];
+        sum += part * 0.5f * power_of_two(exponents[g]);
+    }
+    return sum;
+}
+
+static float dot_int8(const int8_t *weights, const uint8_t *weight_factors, const int16_t *values,
+                      const float *factors, int64_t n) {
+    float sum = 0;
+    for (int64_t g = 0; g < n; g++) {
+        int32_t part = 0;
+        for (int i = 0; i < BLOCK; i++) part += weights[g * BLOCK + i] * values[g * BLOCK + i];
+        sum += (float)part * factors[g] * load_bf16(weight_factors, g);
+    }
+    return sum;
+}
+
+static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const int16_t *values,
+                 const float *factors, int64_t tokens) {
+    for (int64_t t = 0; t < tokens; t++) {
+        for (int64_t row = 0; row < TILE_ROWS; row++) {
+            float sum = 0;
+            for (int64_t g = 0; g < n; g++) {
+                const int16_t *block = values + (g * tokens + t) * BLOCK;
+                float part = (float)block_sum(blocks + (row * n + g) * BLOCK_BYTES, block) * 0.5f;
+                sum += part * factors[g * tokens + t] * power_of_two(exponents[row * n + g]);
+            }
+            sums[t * TILE_ROWS + row] = sum;
+        }
+    }
+}
+
+static float scores(float *out, const float *q, const float *keys, int64_t count, int64_t d) {
+    float most = -INFINITY;
+    for (int64_t i = 0; i < count; i++) {
+        float parts[8] = {0};
+        for (int64_t j = 0; j < d; j++) parts[j % 8] += q[j] * keys[i * d + j];
+        out[i] = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+        if (out[i] > most) most = out[i];
+    }
+    return most;
+}
+
+static float exponentials(float *values, float most, int64_t count) {
+    float sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += values[i] = expf(values[i] - most);
+    return sum;
+}
+
+static void accumulate(float *sums, const float *shares, const float *values, int64_t count, int64_t d) {
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t j = 0; j < d; j++) sums[j] += shares[i] * values[i * d + j];
+}
+
+const Instructions gptoss_scalar = {
+    "scalar", pack_float, dot_bf16, quantize, pack_blocks, dot_mxfp4,   dot_mxfp4_float,
+    dot_int8, tile,       scores,   exponentials, accumulate,
+};

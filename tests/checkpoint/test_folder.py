@@ -1,0 +1,49 @@
+"""A fingerprint changes with whatever tells one checkpoint from another, and with nothing else."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gptoss_cli.checkpoint.folder import fingerprint
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}" + bytes(100))
+    os.utime(tmp_path / "model.safetensors", ns=(10**18, 10**18))
+    return tmp_path
+
+
+def _config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"a": 1}')
+
+
+def _time(folder: Path) -> None:
+    os.utime(folder / "model.safetensors", ns=(10**18, 10**18 + 1))
+
+
+def _size(folder: Path) -> None:
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    os.utime(folder / "model.safetensors", ns=(10**18, 10**18))
+
+
+def _header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]" + bytes(100))
+    os.utime(folder / "model.safetensors", ns=(10**18, 10**18))
+
+
+def test_reading_and_other_files_leave_it_as_it_is(folder: Path) -> None:
+    before = fingerprint(folder)
+    (folder / "README.md").write_text("words")
+    assert fingerprint(folder) == before
+
+
+@pytest.mark.parametrize("change", [_config, _time, _size, _header])
+def test_it_changes_with_config_time_size_and_header(folder: Path, change: Callable[[Path], None]) -> None:
+    before = fingerprint(folder)
+    change(folder)
+    assert fingerprint(folder) != before

@@ -1,0 +1,83 @@
+"""`gptoss bench` measures what it says, and says what it measured with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gptoss_cli.engine import generator
+from gptoss_cli.engine.benchmark import Benchmark, Spread
+from gptoss_cli.engine.interface import Numerics
+from tests.cli.conftest import Run
+from tests.engine.checkpoints import Shape, write_checkpoint
+
+SMALL = ("--prompt", "20", "--generate", "3", "--repeat", "2", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), Shape())
+
+
+@pytest.mark.parametrize("dense", ["bf16", "int8"])
+def test_a_pipe_gets_one_object_with_rates_and_numerics(run: Run, folder: Path, dense: str) -> None:
+    status, out, _ = run("bench", str(folder), *SMALL, "--dense", dense)
+    assert status == 0
+    found = json.loads(out)
+    assert (found["prompt_tokens"], found["generated_tokens"], found["repetitions"]) == (20, 3, 2)
+    assert found["numerics"]["dense"] == dense
+    for name in ("prefill", "decode", "bandwidth", "bandwidth_share"):
+        assert 0 < found[name]["lowest"] <= found[name]["median"] <= found[name]["highest"]
+
+
+def test_bytes_a_token_are_those_of_the_shape(run: Run, folder: Path) -> None:
+    shape = Shape()
+    query, key_value = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    dense = 2 * shape.hidden * (2 * query + 2 * key_value + shape.experts)
+    expert = 3 * shape.intermediate * shape.hidden * 17 // 32
+    layer = dense + shape.active * expert
+    _, out, _ = run("bench", str(folder), *SMALL)
+    assert json.loads(out)["token_bytes"] == len(shape.layer_types) * layer + 2 * shape.vocabulary * shape.hidden
+
+
+def test_the_table_says_what_limits_decode_in_words() -> None:
+    from gptoss_cli.cli.bench import _limit, _rows
+
+    found = Benchmark(
+        prompt_tokens=512,
+        generated_tokens=64,
+        repetitions=5,
+        prefill=Spread(20, 19, 21),
+        decode=Spread(8, 7, 9),
+        bandwidth=Spread(32e9, 31e9, 33e9),
+        bandwidth_share=Spread(0.9, 0.85, 0.95),
+        token_bytes=4_000_000_000,
+        outside_share=0.02,
+        process_age_seconds=2.5,
+        anonymous_bytes=2**29,
+    )
+    numerics = Numerics("avx2", "int16", "bf16", 2)
+    assert _limit(found, numerics).endswith("memory allows 8.0 tokens/s. What limits decode here is memory.")
+    rows = _rows("20b", 0.5, found, numerics)
+    assert rows["model"] == "20b, avx2 kernels, int16 activations, bf16 dense weights, 2 threads"
+    assert rows["decode of 64 tokens"] == "8.0 (7.0 to 9.0) tokens/s"
+    missing = Numerics("reference", "bfloat16", "bf16", 2, shortcoming="The CPU kernels were not built")
+    assert _limit(found, missing).endswith("The CPU kernels were not built.")
+
+
+@pytest.mark.parametrize("wrong", [("--prompt", "3"), ("--threads", "0"), ("--dense", "int4"), ("a", "b")])
+def test_what_makes_no_sense_exits_2(run: Run, wrong: tuple[str, ...]) -> None:
+    status, out, error = run("bench", *wrong)
+    assert (status, out) == (2, "")
+    assert error.startswith("gptoss: ")
+
+
+def test_without_the_library_the_program_says_so_in_one_line(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "find_kernels", lambda: "The CPU kernels were not built. Install a C compiler")
+    _, _, error = run("ask", "-m", str(folder), "Hello")
+    said = "The CPU kernels were not built. Install a C compiler. Until then it is slow."
+    assert [line for line in error.splitlines() if "kernels" in line] == [said]
+    _, out, _ = run("bench", str(folder), "--prompt", "16", "--generate", "2", "--repeat", "1")
+    assert '"shortcoming": "The CPU kernels were not built' in out

@@ -1,0 +1,156 @@
+/* Runs every kernel on arrays that end where memory ends, in both sets of instructions, and compares the results.
+
+   Built with sanitizers by test_native_check.py. Prints what is wrong, and exits with 1 if anything is. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "gptoss.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+static int failures;
+static uint32_t state = 1;
+
+static uint32_t next_random(void) { return state = state * 1664525u + 1013904223u, state >> 8; }
+
+static float random_float(void) { return (float)(next_random() & 0xFFFF) / 32768.0f - 1.0f; }
+
+/* Exactly `bytes` on the heap, so that the sanitizer sees a read past them. */
+static void *filled(size_t bytes) {
+    uint8_t *memory = malloc(bytes ? bytes : 1);
+    for (size_t i = 0; i < bytes; i++) memory[i] = (uint8_t)next_random();
+    return memory;
+}
+
+static float *floats(int64_t n) {
+    float *memory = malloc((size_t)n * sizeof *memory);
+    for (int64_t i = 0; i < n; i++) memory[i] = random_float();
+    return memory;
+}
+
+static uint8_t *bf16s(int64_t n) {
+    uint8_t *memory = malloc((size_t)n * 2);
+    for (int64_t i = 0; i < n; i++) {
+        float value = random_float();
+        memcpy(memory + 2 * i, (uint8_t *)&value + 2, 2);
+    }
+    return memory;
+}
+
+static uint8_t *exponents(int64_t n) {
+    uint8_t *memory = malloc((size_t)n);
+    for (int64_t i = 0; i < n; i++) memory[i] = (uint8_t)(118 + next_random() % 6);
+    return memory;
+}
+
+static void compare(const char *what, int64_t n, float got, float expected, float size) {
+    if (fabsf(got - expected) <= 1e-5f * size + 1e-6f) return;
+    printf("%s of %d: %g, not %g\n", what, (int)n, (double)got, (double)expected);
+    failures++;
+}
+
+/* What `use` makes of one row of each kind; the inputs are the same for the same n. */
+static void dots(const Instructions *use, int64_t n, float results[4]) {
+    state = (uint32_t)n;
+    int64_t blocks = n / BLOCK, even = (blocks + 1) / 2 * 2;
+    float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed), *factors = malloc((size_t)even * 16);
+    uint8_t *dense = bf16s(n), *nibbles = filled((size_t)blocks * BLOCK_BYTES), *powers = exponents(blocks);
+    uint8_t *steps = filled((size_t)n), *scales = bf16s(blocks);
+    int16_t *values = malloc((size_t)even * BLOCK * sizeof *values);
+    use->pack_float(packed, x, n);
+    results[0] = use->dot_bf16(dense, packed, n);
+    use->pack_blocks(values, factors, x, blocks);
+    results[1] = use->dot_mxfp4(nibbles, powers, values, factors, blocks);
+    results[2] = use->dot_mxfp4_float(nibbles, powers, x, blocks);
+    use->quantize(values, factors, x, blocks);
+    results[3] = use->dot_int8((int8_t *)steps, scales, values, factors, blocks) / 127.0f;
+    free(x), free(packed), free(factors), free(dense), free(nibbles), free(powers), free(steps), free(scales);
+    free(values);
+}
+
+static void check_dots(const Instructions *use, int64_t n) {
+    float got[4], expected[4];
+    dots(use, n, got), dots(&gptoss_scalar, n, expected);
+    const char *names[4] = {"dot_bf16", "dot_mxfp4", "dot_mxfp4_float", "dot_int8"};
+    for (int i = 0; i < 4; i++) compare(names[i], n, got[i], expected[i], sqrtf((float)n) * 8);
+}
+
+static void check_tile(const Instructions *use, int64_t blocks, int64_t tokens) {
+    uint8_t *nibbles = filled((size_t)(TILE_ROWS * blocks * BLOCK_BYTES)), *powers = exponents(TILE_ROWS * blocks);
+    float *x = floats(blocks * tokens * BLOCK), *factors = malloc((size_t)(blocks * tokens) * sizeof *factors);
+    int16_t *values = malloc((size_t)(blocks * tokens * BLOCK) * sizeof *values);
+    float *got = malloc((size_t)(tokens * TILE_ROWS) * sizeof *got);
+    float *expected = malloc((size_t)(tokens * TILE_ROWS) * sizeof *expected);
+    use->quantize(values, factors, x, blocks * tokens);
+    use->tile(got, nibbles, powers, blocks, values, factors, tokens);
+    gptoss_scalar.tile(expected, nibbles, powers, blocks, values, factors, tokens);
+    for (int64_t i = 0; i < tokens * TILE_ROWS; i++) compare("tile", blocks, got[i], expected[i], sqrtf((float)blocks) * 8);
+    free(nibbles), free(powers), free(x), free(factors), free(values), free(got), free(expected);
+}
+
+static void check_attention(const Instructions *use, int64_t count, int64_t d) {
+    int64_t rounded = (count + 7) / 8 * 8;
+    float *q = floats(d), *keys = floats(count * d), *sums[2] = {floats(d), malloc((size_t)d * sizeof(float))};
+    float *scores[2] = {floats(rounded), floats(rounded)};
+    const Instructions *both[2] = {use, &gptoss_scalar};
+    float totals[2];
+    memcpy(sums[1], sums[0], (size_t)d * sizeof(float));
+    for (int i = 0; i < 2; i++) {
+        float most = both[i]->scores(scores[i], q, keys, count, d);
+        for (int64_t j = count; j < rounded; j++) scores[i][j] = -INFINITY;
+        scores[i][0] = most - 90.0f; /* so small that nothing remains */
+        totals[i] = both[i]->exponentials(scores[i], most, rounded);
+        both[i]->accumulate(sums[i], scores[i], keys, count, d);
+    }
+    compare("a sum of exponentials", count, totals[0], totals[1], (float)count);
+    for (int64_t j = 0; j < rounded; j++) compare("exponentials", count, scores[0][j], scores[1][j], 1);
+    for (int64_t j = 0; j < d; j++) compare("accumulate", count, sums[0][j], sums[1][j], (float)count);
+    free(q), free(keys), free(sums[0]), free(sums[1]), free(scores[0]), free(scores[1]);
+}
+
+/* The last row of a mapping: the page after it cannot be read. */
+static void check_mapping(const Instructions *use, int64_t n) {
+#if defined(__unix__) || defined(__APPLE__)
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = (size_t)n * 2, size = (bytes + page - 1) / page * page;
+    uint8_t *memory = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mprotect(memory + size, page, PROT_NONE);
+    int64_t blocks = n / BLOCK, even = (blocks + 1) / 2 * 2;
+    float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed), *factors = malloc((size_t)even * 16);
+    int16_t *values = malloc((size_t)even * BLOCK * sizeof *values);
+    uint8_t *end = memory + size, *powers = exponents(blocks), *nibbles = filled((size_t)blocks * BLOCK_BYTES);
+    float sum = 0;
+    use->pack_float(packed, x, n);
+    sum += use->dot_bf16(end - 2 * n, packed, n);
+    use->pack_blocks(values, factors, x, blocks);
+    sum += use->dot_mxfp4(end - blocks * BLOCK_BYTES, powers, values, factors, blocks);
+    sum += use->dot_mxfp4(nibbles, end - blocks, values, factors, blocks);
+    sum += use->dot_mxfp4_float(end - blocks * BLOCK_BYTES, powers, x, blocks);
+    sum += use->dot_mxfp4_float(nibbles, end - blocks, x, blocks);
+    use->quantize(values, factors, x, blocks);
+    sum += use->dot_int8((int8_t *)end - n, end - 2 * blocks, values, factors, blocks);
+    if (sum != sum) puts("the last row of a mapping makes no number"), failures++;
+    free(x), free(packed), free(factors), free(values), free(powers), free(nibbles);
+    munmap(memory, size + page);
+#else
+    (void)use, (void)n;
+#endif
+}
+
+int main(void) {
+    const Instructions *use = gptoss_instructions();
+    const int64_t columns[] = {32, 64, 96, 224, 256, 288, 352, 2880, 4096};
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
+        check_dots(use, columns[i]);
+        check_mapping(use, columns[i]);
+        check_mapping(&gptoss_scalar, columns[i]);
+    }
+    for (int64_t tokens = 1; tokens <= 14; tokens++) check_tile(use, 1 + tokens % 4, tokens);
+    check_tile(use, 90, 7);
+    for (int64_t count = 1; count <= 64; count += 9) check_attention(use, count, 24), check_attention(use, count, 64);
+    printf("%s checked against scalar\n", use->name);
+    return failures != 0;
+}

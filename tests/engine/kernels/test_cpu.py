@@ -1,0 +1,272 @@
+"""The native kernels compute what the reference does, in float32 arithmetic to rounding and by default within 2e-4."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gptoss_cli.engine.cache import FullLayer, LayerCache, SlidingLayer
+from gptoss_cli.engine.int8 import quantize
+from gptoss_cli.engine.kernels import Kernels, reference
+from gptoss_cli.engine.kernels.cpu import CpuKernels
+from gptoss_cli.engine.kernels.library import Native
+from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, Linear, MlpWeights, PackedExperts
+from tests.engine.checkpoints import Array
+from tests.engine.kernels.test_reference import numpy_dequantized
+
+INSTRUCTIONS = ["scalar", "avx2"]
+# Of the largest value: products of float32, and of int16 with a factor for each 32.
+EXACT, INT16 = 3e-6, 2e-4
+COLUMNS = [32, 96, 224, 288, 2880, 4096]
+TOKENS = [1, 2, 4, 5, 6, 9, 13]
+
+real_columns = pytest.mark.parametrize("columns", COLUMNS)
+real_tokens = pytest.mark.parametrize("tokens", TOKENS)
+
+
+@pytest.fixture(params=INSTRUCTIONS)
+def cpu(request: pytest.FixtureRequest, cpu_kernels: CpuKernels) -> Iterator[CpuKernels]:
+    """The kernels in each set of instructions that this machine has."""
+    if not cpu_kernels.native.select(request.param):
+        pytest.skip(f"this machine has no {request.param}")
+    yield cpu_kernels
+    cpu_kernels.native.select("")
+
+
+def test_cpu_kernels_have_every_operation(cpu_kernels: CpuKernels) -> None:
+    kernels: Kernels = cpu_kernels
+    assert callable(kernels.embed)
+
+
+def random_of(*size: int, seed: int = 0, std: float = 1.0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, std, size).astype(np.float32))
+
+
+def random_linear(rows: int, columns: int, seed: int = 0) -> Linear:
+    weight = random_of(rows, columns, seed=seed, std=columns**-0.5).bfloat16()
+    return Linear(weight, random_of(rows, seed=seed + 1).bfloat16())
+
+
+def random_experts(experts: int, rows: int, columns: int, seed: int = 0) -> PackedExperts:
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, 256, (experts, rows, columns // 32, 16), np.uint8)
+    scales = random.integers(118, 123, (experts, rows, columns // 32), np.uint8)
+    bias = random_of(experts, rows, seed=seed).bfloat16()
+    return PackedExperts(torch.from_numpy(blocks), torch.from_numpy(scales), bias)
+
+
+def random_mlp(hidden: int, intermediate: int, experts: int = 3) -> MlpWeights:
+    return MlpWeights(
+        random_of(hidden, seed=1).bfloat16(),
+        random_linear(experts, hidden, seed=2),
+        random_experts(experts, 2 * intermediate, hidden, seed=3),
+        random_experts(experts, hidden, intermediate, seed=4),
+    )
+
+
+def assert_close(got: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert got.shape == expected.shape
+    assert got.dtype is torch.float32
+    assert (got - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@real_tokens
+@real_columns
+def test_dense_products_with_norm_are_the_references(cpu: CpuKernels, columns: int, tokens: int) -> None:
+    weights = AttentionWeights(
+        norm=random_of(columns, seed=9).bfloat16(),
+        query=random_linear(47, columns, seed=1),
+        key=random_linear(6, columns, seed=2),
+        value=random_linear(33, columns, seed=3),
+        output=random_linear(1, 1),
+        sinks=torch.empty(0),
+    )
+    x = random_of(tokens, columns, seed=5)
+    got = cpu.project_qkv(x, weights, eps=1e-5, dtype=torch.float32)
+    for part, expected in zip(got, reference.project_qkv(x, weights, eps=1e-5, dtype=torch.float32), strict=True):
+        assert_close(part, expected, EXACT)
+
+
+@pytest.mark.parametrize("columns", [22, 308, 360])
+@pytest.mark.parametrize("tokens", [1, 3, 9])
+def test_columns_need_be_no_multiple_of_anything(cpu: CpuKernels, columns: int, tokens: int) -> None:
+    unused, output = random_linear(1, 1), random_linear(37, columns)
+    weights = AttentionWeights(torch.empty(0), unused, unused, unused, output, torch.empty(0))
+    x, attended = random_of(tokens, 37), random_of(tokens, columns, seed=1)
+    got = cpu.project_output(x, attended, weights, dtype=torch.float32)
+    assert_close(got, reference.project_output(x, attended, weights, dtype=torch.float32), EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@real_tokens
+@pytest.mark.parametrize(("hidden", "intermediate"), [(96, 160), (224, 96), (288, 32)])
+def test_experts_are_the_references(
+    cpu: CpuKernels, hidden: int, intermediate: int, tokens: int, dtype: torch.dtype
+) -> None:
+    weights = random_mlp(hidden, intermediate)
+    x = random_of(tokens, hidden, seed=5)
+    routed = reference.route(x, weights, active=2, eps=1e-5)
+    got = cpu.mix_experts(x, routed, weights, limit=1.75, dtype=dtype)
+    expected = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
+    assert_close(got, expected, EXACT if dtype is torch.float32 else INT16)
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+@pytest.mark.parametrize("columns", [2880, 4096])
+def test_experts_of_the_real_width_are_the_references(cpu: CpuKernels, columns: int, tokens: int) -> None:
+    weights = random_mlp(columns, 32)
+    x = random_of(tokens, columns, seed=5)
+    routed = reference.route(x, weights, active=2, eps=1e-5)
+    got = cpu.mix_experts(x, routed, weights, limit=7.0, dtype=torch.bfloat16)
+    assert_close(got, reference.mix_experts(x, routed, weights, limit=7.0, dtype=torch.float32), INT16)
+
+
+@real_tokens
+def test_routing_is_the_references(cpu: CpuKernels, tokens: int) -> None:
+    weights, x = random_mlp(96, 32, experts=7), random_of(tokens, 96)
+    normed, experts, shares = cpu.route(x, weights, active=3, eps=1e-5)
+    expected = reference.route(x, weights, active=3, eps=1e-5)
+    assert experts.tolist() == expected[1].tolist()
+    assert_close(normed, expected[0], EXACT)
+    assert_close(shares, expected[2], EXACT)
+
+
+@real_tokens
+def test_int8_products_are_those_of_the_weights_they_stand_for(cpu: CpuKernels, tokens: int) -> None:
+    unembedding = random_of(71, 100, std=0.1).bfloat16()
+    matrix = Int8Matrix(*quantize(unembedding))
+    x, norm = random_of(tokens, 100, seed=1), torch.ones(100).bfloat16()
+    got = cpu.unembed(x, norm, matrix, eps=0.0, dtype=torch.bfloat16)
+    assert_close(got, reference.unembed(x, norm, matrix, eps=0.0, dtype=torch.float32), INT16)
+
+
+LayerMaker = Callable[[torch.dtype], LayerCache]
+
+
+def full_layer(dtype: torch.dtype) -> LayerCache:
+    return FullLayer(2, 22, context_tokens=400, dtype=dtype, device="cpu")
+
+
+def sliding_layer(dtype: torch.dtype) -> LayerCache:
+    return SlidingLayer(2, 22, window=11, dtype=dtype, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layer", [full_layer, sliding_layer])
+def test_attention_is_the_references(cpu: CpuKernels, layer: LayerMaker, dtype: torch.dtype) -> None:
+    """Chunks of one token and of many, over more keys than are taken at once."""
+    sinks, ours, theirs, position = random_of(14).bfloat16(), layer(dtype), layer(dtype), 0
+    for tokens in (3, 1, 90, 1, 64, 1, 9):
+        heads = 14 * 22, 2 * 22, 2 * 22
+        query, key, value = (random_of(tokens, size, seed=position + i, std=2) for i, size in enumerate(heads))
+        angles = random_of(tokens, 11, seed=position)
+        rotation = (angles.cos(), angles.sin())
+        got = cpu.attend((query, key, value), rotation, sinks, ours, position=position)
+        expected = reference.attend((query, key, value), rotation, sinks, theirs, position=position)
+        # A sum in another order may fall on the other side of a bfloat16 boundary.
+        assert_close(got, expected, 1e-5 if dtype is torch.float32 else 4e-3)
+        position += tokens
+
+
+def down_products(
+    kernels: Kernels, blocks: Array, scales: Array, *, tokens: int, dtype: torch.dtype
+) -> tuple[Array, Array, Array]:
+    """Products of MXFP4 weights [32, G, 16] with known hidden values, for each token -> got [T, 32], expected [32] in
+    float64, and how far they may be apart [32].
+
+    The hidden values come from biases alone: gate is 1, and up is drawn.
+    """
+    rows, groups, _ = blocks.shape
+    width = groups * 32
+    up = random_of(width, seed=1).bfloat16()
+    hidden = (up.double().numpy() + 1) / (1 + math.exp(-1.702))
+    empty = torch.zeros(1, 2 * width, rows // 32, 16, dtype=torch.uint8)
+    weights = MlpWeights(
+        torch.ones(rows).bfloat16(),
+        random_linear(1, rows),
+        PackedExperts(
+            empty,
+            torch.full(empty.shape[:3], 127, dtype=torch.uint8),
+            torch.stack((torch.ones_like(up), up), 1).view(1, -1),
+        ),
+        PackedExperts(torch.from_numpy(blocks)[None], torch.from_numpy(scales)[None], torch.zeros(1, rows).bfloat16()),
+    )
+    nothing = torch.zeros(tokens, rows)
+    routed = (nothing, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
+    got = kernels.mix_experts(nothing, routed, weights, limit=7.0, dtype=dtype)
+    exact = numpy_dequantized(blocks, scales)
+    apart = 3e-6 * (np.abs(exact) @ np.abs(hidden)) + 3e-45
+    if dtype is torch.bfloat16:
+        apart += np.abs(exact).sum(1) * np.abs(hidden).max() / 32767
+    return got.double().numpy(), exact @ hidden, apart
+
+
+def assert_products(kernels: Kernels, blocks: Array, scales: Array) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        for tokens in (1, 7):
+            got, expected, apart = down_products(kernels, blocks, scales, tokens=tokens, dtype=dtype)
+            assert (np.abs(got - expected) <= apart).all()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(groups=st.integers(1, 19), lowest=st.integers(0, 234), seed=st.integers(0, 2**32 - 1))
+def test_any_blocks_under_any_scales_are_multiplied(cpu: CpuKernels, groups: int, lowest: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, 256, (32, groups, 16), np.uint8)
+    assert_products(cpu, blocks, random.integers(lowest, lowest + 8, (32, groups), np.uint8))
+
+
+@pytest.mark.parametrize("element", [0x11, 0x99, 0x88, 0x80, 0x00], ids=["0.5", "-0.5", "-0", "0 and -0", "0"])
+@pytest.mark.parametrize("scale", [0, 1, 127])
+def test_halves_and_zeros_under_the_smallest_scales_are_exact(cpu: CpuKernels, element: int, scale: int) -> None:
+    """Under scale 0 the products are subnormal."""
+    assert_products(cpu, np.full((32, 3, 16), element, np.uint8), np.full((32, 3), scale, np.uint8))
+
+
+def test_the_largest_scale_is_not_taken_for_infinity(cpu: CpuKernels) -> None:
+    """One weight of 0.5 a row: 2^126, times a hidden value below 4."""
+    blocks = np.zeros((32, 3, 16), np.uint8)
+    blocks[np.arange(32), np.arange(32) % 3, np.arange(32) % 16] = 1
+    assert_products(cpu, blocks, np.full((32, 3), 254, np.uint8))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("tokens", [1, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_activation_that_is_no_number_is_not_lost(
+    cpu: CpuKernels, wrong: float, tokens: int, dtype: torch.dtype
+) -> None:
+    weights, normed = random_mlp(96, 32), random_of(tokens, 96)
+    normed[:, 40] = wrong
+    routed = (normed, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
+    got = cpu.mix_experts(torch.zeros(tokens, 96), routed, weights, limit=7.0, dtype=dtype)
+    assert not got.isfinite().any()
+
+
+def test_loading_the_library_leaves_subnormal_numbers_alone(native: Native) -> None:
+    """-ffast-math, were it used, would switch the whole process to flushing them."""
+    program = (
+        "import ctypes, sys, torch; ctypes.CDLL(sys.argv[1]);"
+        "print(1e-30 * 1e-10 == 0, float(torch.tensor(1e-30) * torch.tensor(1e-10)) == 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, native.path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_unknown_instructions_are_refused_and_change_nothing(native: Native) -> None:
+    before = native.instructions
+    assert not native.select("avx1024")
+    assert native.instructions == before
+
+
+@pytest.mark.parametrize("count", [0, 8, 4096])
+def test_read_adds_up_whole_cache_lines(native: Native, count: int) -> None:
+    words = np.arange(count, dtype=np.uint64)
+    assert native.read(words.ctypes.data, count, 2) == int(words.sum())

@@ -1,0 +1,26 @@
+"""The C sources under the address and undefined-behaviour sanitizers."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gptoss_cli
+
+_SOURCES = Path(gptoss_cli.__file__).parent / "engine/kernels/native"
+_SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.skipif(sys.platform == "win32", reason="its compiler takes other options")
+def test_every_kernel_stays_within_its_arrays_and_agrees_with_the_scalar_one(tmp_path: Path) -> None:
+    program = tmp_path / "check"
+    sources = [*_SOURCES.glob("*.c"), Path(__file__).with_name("native_check.c")]
+    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    command = ["cc", "-std=gnu11", "-O0", "-g", *_SANITIZE, *warnings, f"-I{_SOURCES}", *map(str, sources)]
+    subprocess.run([*command, "-lm", "-o", str(program)], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "checked against scalar" in done.stdout

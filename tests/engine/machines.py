@@ -1,0 +1,37 @@
+"""Described machines: what `detect` would say of them."""
+
+from typing import Any
+
+from gptoss_cli.engine.config import published_config
+from gptoss_cli.engine.machine import Cuda, Gpu, Machine
+
+GIB = 1 << 30
+GPT_OSS_20B = published_config(layers=24, experts=32)
+GPT_OSS_120B = published_config(layers=36, experts=128)
+
+
+def gib(count: float) -> int:
+    return round(count * GIB)
+
+
+def gpu(total: float, free: float | None = None, *, capability: tuple[int, int] = (8, 6), name: str = "GPU") -> Gpu:
+    """A GPU of `total` GiB, all of them free unless said."""
+    return Gpu(
+        name=name, total_bytes=gib(total), free_bytes=gib(total if free is None else free), capability=capability
+    )
+
+
+def machine(*gpus: Gpu, ram: float = 64, available: float | None = None, **details: Any) -> Machine:
+    """A machine of `ram` GiB, nine tenths of them available unless said, on which Triton works."""
+    facts: dict[str, Any] = {
+        "gpus": gpus,
+        "cuda": Cuda.USABLE if gpus else Cuda.ABSENT,
+        "torch": "2.13.0+cu130",
+        "kernels": True,
+        "triton": True,
+        "compiler": True,
+        "memory_bytes": gib(ram),
+        "available_bytes": gib(0.9 * ram if available is None else available),
+        "disk_bytes": 500 * 10**9,
+    }
+    return Machine(**facts | details)

@@ -1,0 +1,311 @@
+"""Where models go on described machines, and that a placement never promises more than there is."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from gptoss_cli.engine.config import ModelConfig
+from gptoss_cli.engine.footprint import footprint
+from gptoss_cli.engine.machine import Cuda, Machine
+from gptoss_cli.engine.placement import GPU_WORK_BYTES, STAGING_BYTES, Placement, choose, choose_performed
+from gptoss_cli.engine.reasons import Code
+from gptoss_cli.engine.wishes import Wishes
+from gptoss_cli.errors import ResourceError, UsageError
+from gptoss_cli.settings import Dtype, Execution
+from tests.engine.machines import GIB, GPT_OSS_20B, GPT_OSS_120B, gib, gpu, machine
+
+_FULL, _USUAL = 131_072, 16_384
+_CPU, _OFFLOAD, _MXFP4 = Execution.CPU, Execution.OFFLOAD, Execution.MXFP4
+_20B, _120B = GPT_OSS_20B, GPT_OSS_120B
+_AS_DRIVER = "CUDA driver version is insufficient"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """`codes` are reasons that must be given, `no` ones that must not; `experts` is their share on the GPU, about."""
+
+    machine: Machine
+    config: ModelConfig
+    execution: Execution
+    context: int
+    codes: tuple[Code, ...] = ()
+    no: tuple[Code, ...] = ()
+    device: str | None = None
+    experts: float | None = None
+
+
+_FITS = (Code.FITS_GPU,)
+_SPLIT = (Code.EXPERTS_ON_HOST, Code.SHORTER_CONTEXT)
+_SLOW_DISK = (Code.FROM_DISK, Code.SHORTER_CONTEXT)
+
+_CASES = {
+    # Without a GPU.
+    "20b, 64 GiB of RAM": _Case(machine(), _20B, _CPU, _FULL, (Code.NO_GPU,), (Code.FROM_DISK, Code.ENGINE_ON_CPU)),
+    "20b, 32 GiB of RAM": _Case(machine(ram=32), _20B, _CPU, _FULL, (Code.NO_GPU,), (Code.SHORTER_CONTEXT,)),
+    "20b, 16 GB laptop": _Case(machine(ram=15.5, available=13.5), _20B, _CPU, 33_024, (Code.SHORTER_CONTEXT,)),
+    "20b, 8 GB laptop": _Case(machine(ram=7.6, available=6), _20B, _CPU, _USUAL, _SLOW_DISK),
+    "20b, 4 GB board": _Case(machine(ram=3.8, available=3), _20B, _CPU, _USUAL, _SLOW_DISK),
+    "120b, 96 GiB of RAM": _Case(machine(ram=96), _120B, _CPU, _FULL, (Code.NO_GPU,), (Code.FROM_DISK,)),
+    "120b, 64 GiB of RAM": _Case(machine(), _120B, _CPU, _USUAL, _SLOW_DISK),
+    "120b, 16 GB laptop": _Case(machine(ram=15.5, available=13.5), _120B, _CPU, _USUAL, _SLOW_DISK),
+    "20b, memory unknown": _Case(
+        machine(available_bytes=None, memory_bytes=None), _20B, _CPU, _FULL, (Code.MEMORY_UNKNOWN, Code.NO_GPU)
+    ),
+    "20b, 24 GiB cgroup": _Case(
+        machine(available=23.5, group_limit_bytes=gib(24)), _20B, _CPU, _FULL, (Code.GROUP_LIMIT,), (Code.FROM_DISK,)
+    ),
+    "20b, 4 GiB cgroup": _Case(
+        machine(available=3.8, group_limit_bytes=gib(4)), _20B, _CPU, _USUAL, (Code.GROUP_LIMIT, *_SLOW_DISK)
+    ),
+    # 20b on one GPU.
+    "20b, 4 GiB": _Case(machine(gpu(4)), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.04),
+    "20b, 4 GiB, a desktop on it": _Case(machine(gpu(4, 3.4)), _20B, _OFFLOAD, 5_376, _SPLIT, experts=0.0),
+    "20b, 3 GiB": _Case(machine(gpu(3)), _20B, _CPU, _FULL, (Code.GPU_TOO_SMALL,), (Code.ENGINE_ON_CPU,)),
+    "20b, 6 GiB": _Case(machine(gpu(6)), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.25),
+    "20b, 8 GiB": _Case(machine(gpu(8), ram=32), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.46),
+    "20b, 10 GiB": _Case(machine(gpu(10), ram=32), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.67),
+    "20b, 12 GiB": _Case(machine(gpu(12), ram=32), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.88),
+    "20b, 13 GiB": _Case(machine(gpu(13)), _20B, _MXFP4, 22_016, (*_FITS, Code.SHORTER_CONTEXT), experts=1),
+    "20b, T4": _Case(machine(gpu(14.7, capability=(7, 5))), _20B, _MXFP4, 96_512, _FITS, (Code.OLD_GPU,)),
+    "20b, 16 GiB": _Case(machine(gpu(16)), _20B, _MXFP4, _FULL, (*_FITS, Code.EMBEDDING_ON_HOST), experts=1),
+    "20b, 24 GiB": _Case(machine(gpu(24)), _20B, _MXFP4, _FULL, _FITS, (Code.EMBEDDING_ON_HOST,), experts=1),
+    "20b, 32 GiB": _Case(machine(gpu(32)), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 48 GiB": _Case(machine(gpu(48)), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 80 GiB": _Case(machine(gpu(80)), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 96 GiB": _Case(machine(gpu(96)), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 141 GiB": _Case(machine(gpu(141)), _20B, _MXFP4, _FULL, _FITS),
+    # 120b on one GPU.
+    "120b, 4 GiB": _Case(machine(gpu(4), ram=96), _120B, _CPU, _FULL, (Code.GPU_TOO_SMALL,)),
+    "120b, 6 GiB": _Case(machine(gpu(6), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.03),
+    "120b, 8 GiB": _Case(machine(gpu(8), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.06),
+    "120b, 10 GiB": _Case(machine(gpu(10), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.10),
+    "120b, 12 GiB": _Case(machine(gpu(12), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.13),
+    "120b, 16 GiB": _Case(machine(gpu(16), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.20),
+    "120b, 24 GiB": _Case(machine(gpu(24), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.34),
+    "120b, 24 GiB, little RAM": _Case(
+        machine(gpu(24), ram=32), _120B, _CPU, _USUAL, (Code.HOST_TOO_SMALL, *_SLOW_DISK), (Code.ENGINE_ON_CPU,)
+    ),
+    "120b, 32 GiB": _Case(machine(gpu(32), ram=64), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.49),
+    "120b, 48 GiB, little RAM": _Case(machine(gpu(48), ram=32), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.77),
+    "120b, 64 GiB": _Case(machine(gpu(64)), _120B, _MXFP4, 103_424, (*_FITS, Code.EMBEDDING_ON_HOST)),
+    "120b, 80 GiB": _Case(machine(gpu(80)), _120B, _MXFP4, _FULL, _FITS, (Code.EMBEDDING_ON_HOST,)),
+    "120b, 96 GiB": _Case(machine(gpu(96)), _120B, _MXFP4, _FULL, _FITS),
+    "120b, 141 GiB": _Case(machine(gpu(141)), _120B, _MXFP4, _FULL, _FITS),
+    # Several GPUs, busy ones, slices.
+    "20b, 8 and 24 GiB": _Case(
+        machine(gpu(8), gpu(24)), _20B, _MXFP4, _FULL, (Code.ROOMIEST_GPU, *_FITS), device="cuda:1"
+    ),
+    "20b, 24 GiB in use and 12 GiB": _Case(
+        machine(gpu(24, 2), gpu(12)), _20B, _OFFLOAD, _USUAL, (Code.ROOMIEST_GPU,), (Code.GPU_BUSY,), device="cuda:1"
+    ),
+    "20b, 24 GiB with 5 free": _Case(machine(gpu(24, 5)), _20B, _OFFLOAD, _USUAL, (Code.GPU_BUSY, *_SPLIT)),
+    "20b, 24 GiB with 2 free": _Case(
+        machine(gpu(24, 2)), _20B, _CPU, _FULL, (Code.GPU_BUSY, Code.GPU_TOO_SMALL), (Code.NO_GPU,)
+    ),
+    "120b, 80 GiB with 40 free": _Case(machine(gpu(80, 40)), _120B, _OFFLOAD, _USUAL, (Code.GPU_BUSY, *_SPLIT)),
+    "20b, MIG 1g.10gb": _Case(machine(gpu(9.75, capability=(9, 0))), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.64),
+    "20b, MIG 3g.40gb": _Case(machine(gpu(39.5, capability=(9, 0))), _20B, _MXFP4, _FULL, _FITS),
+    # Host memory beside a GPU.
+    "20b, 8 GiB, 16 GB of RAM": _Case(machine(gpu(8), ram=15.5, available=13.5), _20B, _OFFLOAD, _USUAL, _SPLIT),
+    "20b, 8 GiB, 8 GB of RAM": _Case(
+        machine(gpu(8), ram=7.6, available=6), _20B, _CPU, _USUAL, (Code.HOST_TOO_SMALL, *_SLOW_DISK)
+    ),
+    "20b, 12 GiB, 8 GB of RAM": _Case(machine(gpu(12), ram=7.6, available=6), _20B, _OFFLOAD, _USUAL, _SPLIT),
+    "20b, 16 GiB, 8 GB of RAM": _Case(machine(gpu(16), ram=7.6, available=6), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 8 GiB, 4 GiB cgroup": _Case(
+        machine(gpu(8), available=3.8, group_limit_bytes=gib(4)),
+        _20B,
+        _CPU,
+        _USUAL,
+        (Code.GROUP_LIMIT, Code.HOST_TOO_SMALL),
+    ),
+    "20b, 8 GiB, 8 MiB lockable": _Case(
+        machine(gpu(8), lockable_bytes=8 << 20), _20B, _OFFLOAD, _USUAL, (Code.LOCKED_MEMORY, *_SPLIT)
+    ),
+    "20b, 24 GiB, 8 MiB lockable": _Case(
+        machine(gpu(24), lockable_bytes=8 << 20), _20B, _MXFP4, _FULL, _FITS, (Code.LOCKED_MEMORY,)
+    ),
+    # A GPU that torch or Triton cannot use.
+    "20b, torch for the CPU": _Case(
+        machine(gpu(24), cuda=Cuda.NOT_BUILT), _20B, _CPU, _FULL, (Code.TORCH_WITHOUT_CUDA,), (Code.NO_GPU,)
+    ),
+    "20b, old driver": _Case(
+        machine(gpu(24), cuda=Cuda.FAILS, cuda_problem=_AS_DRIVER), _20B, _CPU, _FULL, (Code.CUDA_FAILS,)
+    ),
+    "20b, hidden GPU": _Case(machine(gpu(24), cuda=Cuda.HIDDEN), _20B, _CPU, _FULL, (Code.GPU_HIDDEN,)),
+    "20b, 24 GiB, no compiler": _Case(
+        machine(gpu(24), compiler=False), _20B, _MXFP4, _FULL, (Code.NO_COMPILER, *_FITS)
+    ),
+    "20b, 8 GiB, no compiler": _Case(
+        machine(gpu(8), compiler=False), _20B, _CPU, _FULL, (Code.NO_COMPILER, Code.GPU_TOO_SMALL)
+    ),
+    "20b, 24 GiB, no Triton": _Case(machine(gpu(24), triton=False), _20B, _MXFP4, _FULL, (Code.NO_TRITON, *_FITS)),
+    "20b, 8 GiB, no Triton": _Case(machine(gpu(8), triton=False), _20B, _CPU, _FULL, (Code.NO_TRITON,)),
+    "20b, 24 GiB of 2016": _Case(
+        machine(gpu(24, capability=(6, 1))), _20B, _MXFP4, _FULL, (Code.OLD_GPU, *_FITS), (Code.NO_TRITON,)
+    ),
+    "20b, 8 GiB of 2016": _Case(
+        machine(gpu(8, capability=(6, 1))), _20B, _CPU, _FULL, (Code.OLD_GPU, Code.GPU_TOO_SMALL)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_a_model_goes_where_an_expert_would_put_it(name: str) -> None:
+    case = _CASES[name]
+    placed = choose(case.config, case.machine)
+    codes = [reason.code for reason in placed.reasons]
+    assert (placed.execution, placed.context_tokens) == (case.execution, case.context), codes
+    assert set(case.codes) <= set(codes)
+    assert not set(case.no) & set(codes)
+    assert placed.device == (case.device or ("cpu" if case.execution is _CPU else "cuda:0"))
+    if case.experts is not None:
+        assert placed.gpu_experts / placed.experts == pytest.approx(case.experts, abs=0.006)
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_a_placement_adds_up(name: str) -> None:
+    case = _CASES[name]
+    placed, sizes = choose(case.config, case.machine), footprint(case.config)
+    shares = [placed.host] if placed.gpu is None else [placed.gpu, placed.host]
+    assert sum(share.experts_bytes for share in shares) == sizes.experts_bytes
+    dense = sum(share.dense_bytes for share in shares)
+    # With all experts on the GPU nothing of them is on the host, the mapped file aside.
+    assert dense == sizes.dense_bytes + sizes.embedding_bytes
+    if placed.gpu is not None:
+        budget = max(gpu.free_bytes for gpu in case.machine.gpus)
+        assert placed.gpu.used_bytes <= budget
+        assert placed.gpu.free_bytes == budget - placed.gpu.used_bytes
+    assert len(set(placed.reasons)) == len(placed.reasons)
+    assert (Code.ENGINE_ON_CPU in [reason.code for reason in placed.reasons]) == (placed.execution is not _CPU)
+    assert placed.performed is _CPU
+
+
+def test_more_gpu_memory_never_means_fewer_experts_on_it() -> None:
+    for config in (_20B, _120B):
+        counts = [choose(config, machine(gpu(size / 2), ram=128)).gpu_experts for size in range(2, 300)]
+        assert counts == sorted(counts)
+        assert (counts[0], counts[-1]) == (0, footprint(config).experts)
+
+
+def test_what_cannot_run_at_all_is_an_error_that_says_by_how_much() -> None:
+    tiny = machine(available=0.5, group_limit_bytes=gib(0.5))
+    with pytest.raises(ResourceError, match="611 MiB short of a context of 4,096 tokens"):
+        choose(_20B, tiny)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "machine_", "said"),
+    [
+        (Wishes(execution=_MXFP4), machine(gpu(8)), "--execution mxfp4 cannot be met. cuda:0 is 4.6 GiB short"),
+        (Wishes(execution=_MXFP4), machine(), "--execution mxfp4 cannot be met. There is no NVIDIA GPU"),
+        (Wishes(execution=_OFFLOAD), machine(gpu(2)), "--execution offload cannot be met. cuda:0 is 1.4 GiB short"),
+        (Wishes(execution=_OFFLOAD), machine(gpu(8), triton=False), "Triton is not installed"),
+        (Wishes(execution=_OFFLOAD), machine(gpu(8), ram=4), "The memory is 2.5 GiB short of room for the experts"),
+        (Wishes(execution=_MXFP4, context_tokens=_FULL), machine(gpu(14)), "cuda:0 is 1.5 GiB short"),
+        (Wishes(execution=_OFFLOAD, context_tokens=_FULL), machine(gpu(6)), "cuda:0 is 280 MiB short"),
+        (Wishes(device="cuda"), machine(), "--device cuda cannot be met. There is no NVIDIA GPU"),
+        (Wishes(device="cuda:1"), machine(gpu(8)), "--device cuda:1 cannot be met: cuda:0 is the only GPU"),
+        (Wishes(device="cuda:2"), machine(gpu(8), gpu(8)), "the GPUs are cuda:0 to cuda:1"),
+        (Wishes(device="cuda"), machine(gpu(24), cuda=Cuda.NOT_BUILT), "is a build without CUDA"),
+        (Wishes(device="cuda"), machine(gpu(2)), "--device cuda cannot be met. cuda:0 is 1.4 GiB short"),
+        (Wishes(gpu_memory_bytes=10 * GIB), machine(gpu(8)), "--gpu-memory 10.0 GiB is 2.0 GiB more than is free"),
+        (Wishes(device="cpu", context_tokens=_FULL), machine(ram=3, available=3), "The memory is 1.0 GiB short"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_an_error_that_says_by_how_much(
+    wishes: Wishes, machine_: Machine, said: str
+) -> None:
+    with pytest.raises(ResourceError) as caught:
+        choose(_20B, machine_, wishes)
+    assert said in str(caught.value)
+
+
+def test_wishes_that_can_be_met_are() -> None:
+    two = machine(gpu(8), gpu(24))
+    assert choose(_20B, two, Wishes(device="cuda:0")).device == "cuda:0"
+    assert choose(_20B, two, Wishes(device="cuda:0")).execution is _OFFLOAD
+    assert choose(_20B, two, Wishes(execution=_OFFLOAD)).execution is _OFFLOAD
+    assert choose(_20B, two, Wishes(device="cpu")).execution is _CPU
+    assert choose(_20B, two, Wishes(gpu_memory_bytes=gib(8))).execution is _OFFLOAD
+    assert choose(_20B, machine(gpu(12.7)), Wishes(execution=_MXFP4)).context_tokens == 8_960
+    longer = choose(_20B, machine(gpu(8)), Wishes(context_tokens=100_000))
+    assert (longer.execution, longer.context_tokens) == (_OFFLOAD, 100_000)
+    assert longer.gpu_experts < choose(_20B, machine(gpu(8))).gpu_experts
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"device": "cpu", "execution": _MXFP4},
+        {"device": "cuda", "execution": _CPU},
+        {"device": "gpu"},
+        {"device": "cuda:"},
+        {"device": "cuda:-1"},
+    ],
+)
+def test_wishes_that_cannot_be_meant_are_usage_errors(wishes: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        Wishes(**wishes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tokens", [1, _FULL + 1])
+def test_a_context_the_model_does_not_have_is_a_usage_error(tokens: int) -> None:
+    with pytest.raises(UsageError, match="2 to 131,072 tokens"):
+        choose(_20B, machine(), Wishes(context_tokens=tokens))
+
+
+def test_this_version_performs_on_the_cpu_and_tells_what_it_leaves_unused() -> None:
+    on_gpu = machine(gpu(24), gpu(12))
+    possible, performed = choose(_20B, on_gpu), choose_performed(_20B, on_gpu)
+    assert (possible.execution, performed.execution, performed.device) == (_MXFP4, _CPU, "cpu")
+    assert [reason.code for reason in performed.reasons] == [Code.ENGINE_ON_CPU]
+    assert "though cuda:0 could hold the model (mxfp4)" in performed.reasons[0].text
+
+
+@pytest.mark.parametrize("wishes", [Wishes(execution=_MXFP4), Wishes(device="cuda")])
+def test_a_wish_this_version_cannot_meet_is_an_error(wishes: Wishes) -> None:
+    with pytest.raises(ResourceError, match="this version computes on the CPU only"):
+        choose_performed(_20B, machine(gpu(24)), wishes)
+
+
+def test_on_the_cpu_the_cpu_is_performed_as_chosen() -> None:
+    for wishes in (Wishes(), Wishes(device="cpu"), Wishes(execution=_CPU)):
+        assert choose_performed(_20B, machine(), wishes) == choose(_20B, machine(), wishes)
+
+
+def test_float32_takes_twice_the_cache() -> None:
+    half, whole = (choose(_20B, machine(), Wishes(dtype=dtype)) for dtype in (Dtype.BFLOAT16, Dtype.FLOAT32))
+    assert whole.host.cache_bytes == 2 * half.host.cache_bytes
+
+
+def test_a_model_shorter_than_usual_gets_all_of_its_context() -> None:
+    short = replace(_20B, max_context_tokens=2_000)
+    for there in (machine(), machine(gpu(8)), machine(gpu(24))):
+        assert choose(short, there).context_tokens == 2_000
+
+
+def test_the_bound_follows_from_what_a_token_reads() -> None:
+    on_host, on_gpu = choose(_20B, machine()).bound, choose(_20B, machine(gpu(24))).bound
+    assert on_host.host_bytes == on_gpu.gpu_bytes == 3_708_083_328
+    assert on_host.tokens_per_second == pytest.approx(51.2e9 / 3_708_083_328)
+    split = choose(_20B, machine(gpu(8))).bound
+    assert split.gpu_bytes + split.link_bytes == on_gpu.gpu_bytes
+    assert on_host.tokens_per_second < split.tokens_per_second < on_gpu.tokens_per_second
+
+
+def _codes(placed: Placement) -> set[Code]:
+    return {reason.code for reason in placed.reasons}
+
+
+def test_every_reason_is_given_to_some_machine_of_the_table() -> None:
+    given = set().union(*(_codes(choose(case.config, case.machine)) for case in _CASES.values()))
+    assert given | {Code.WISHED} == set(Code)
+
+
+def test_missing_bytes_are_in_the_json() -> None:
+    told = choose(_20B, machine(gpu(3))).described()
+    (small,) = [reason for reason in told["reasons"] if reason["code"] == "gpu-too-small"]
+    needed = footprint(_20B).dense_bytes + footprint(_20B).cache_bytes(4_096) + GPU_WORK_BYTES + STAGING_BYTES
+    assert small["missing_bytes"] == needed - gib(3)
+    assert told["execution"] == told["performed"] == "cpu"
