@@ -111,7 +111,7 @@ def read_config(file: Path) -> dict[str, Entry]:
     try:
         with file.open("rb") as stream:
             data = stream.read(_LARGEST_CONFIG_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as exc:
         raise UsageError(f"{file} cannot be read: {exc.strerror or exc}. Check it, or run: gptoss config edit") from exc

@@ -21,6 +21,8 @@ _LARGEST_INPUT_BYTES = LONGEST_CONTEXT_TOKENS * 32
 # Bytes that are no text, of a thousand, from which a pipe is taken for binary.
 _BINARY_PER_MILLE = 100
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+# Surrogates but those that Python makes of bytes it cannot decode.
+_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 # A shell hands these over for a pipe that has a writer; any other pipe might never get one.
 _OPEN_ALREADY = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
@@ -85,7 +87,8 @@ def answer_form(schema: str | None, choice: str | None, console: Console) -> "An
 
 
 def whole_characters(text: str) -> str:
-    """`text` with what stands for bytes that were no UTF-8 (lone surrogates) replaced."""
+    """`text` with what is no character replaced: bytes that were no UTF-8, and the halves that Windows may hand over."""
+    text = _HALVES.sub("\ufffd", text)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

@@ -1,6 +1,7 @@
 """Loads a model while something else goes on."""
 
 import io
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ class Loading:
         # The terminal belongs to the prompt meanwhile.
         said = io.StringIO()
         try:
-            self._session = turns.open_session(self._options, Console(None, None, said, {}))
+            self._session = turns.open_session(self._options, Console(sys.stdin, None, said, {}))
         except BaseException as exc:  # noqa: BLE001  raised again in the thread that asks
             self.error = exc
         finally:

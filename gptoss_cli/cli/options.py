@@ -196,8 +196,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     group, and `invocation` (if it has one) Typer's context; the others are its own arguments.
     """
     parameters = inspect.signature(function, eval_str=True).parameters
-    annotated = {name: p.annotation for name, p in parameters.items() if isinstance(p.annotation, type)}
-    groups: dict[str, type[Any]] = {name: group for name, group in annotated.items() if is_dataclass(group)}
+    annotations = {name: parameter.annotation for name, parameter in parameters.items()}
+    groups = {name: kind for name, kind in annotations.items() if isinstance(kind, type) and is_dataclass(kind)}
     takes_invocation = "invocation" in parameters
 
     def invoke(invocation: typer.Context, **values: Any) -> None:

@@ -131,6 +131,6 @@ class _Tokens:
 @cache
 def _tokenizer() -> "LLTokenizer":
     library = _library()
-    wrapper = library.TokenizerWrapper(_Tokens())
-    tokenizer: LLTokenizer = library.LLTokenizer(wrapper, n_vocab=VOCABULARY_SIZE, eos_token=RETURN)
+    wrapped = library.TokenizerWrapper(_Tokens())
+    tokenizer: LLTokenizer = library.LLTokenizer(wrapped, n_vocab=VOCABULARY_SIZE, eos_token=RETURN)
     return tokenizer

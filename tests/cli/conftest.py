@@ -1,14 +1,16 @@
-"""Turns for the scripted program, and what running the program inside the tests needs."""
+"""Turns for the scripted program, and ways to run the program inside the tests."""
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gptoss_cli.cli import main
+from gptoss_cli.cli import main, turns
+from tests.cli.scripted_program import opening
 from tests.terminal.streams import KeptStream
 
 Run = Callable[..., tuple[int, str, str]]
@@ -19,6 +21,19 @@ def turn(answer: str, *, reasoning: str = "") -> list[str | float]:
     """The pieces of one whole turn."""
     reasoned = f"<|channel|>analysis<|message|>{reasoning}<|end|><|start|>assistant" if reasoning else ""
     return [f"{reasoned}<|channel|>final<|message|>{answer}<|return|>"]
+
+
+def ask_here(script: str, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """What the scripted program's `ask` does, in this process: a hundred times quicker to start."""
+    streams = KeptStream(text=stdin), KeptStream(), KeptStream()
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "open_model", opening(script))
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        status = main.run(["ask", *arguments])
+    signal.signal(signal.SIGTERM, handler)
+    return subprocess.CompletedProcess(arguments, status, streams[1].written.decode(), streams[2].written.decode())
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ pause in seconds.
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gptoss_cli.cli import main, turns
@@ -27,12 +27,17 @@ def _ids(turn: list[str | float]) -> Iterator[int]:
             time.sleep(piece)
 
 
-def _open_scripted(options: TurnOptions, console: Console) -> turns.Opened:
-    played = [_ids(turn) for turn in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
-    session = turns.begin(ScriptedGenerator(played), turns.instructions_text(options.instructions), options)
-    return turns.Opened(session, turns.Running("scripted"))
+def opening(script: str) -> Callable[[TurnOptions, Console], turns.Opened]:
+    """What takes the place of `turns.open_model` to play the turns in the file `script`."""
+
+    def open_scripted(options: TurnOptions, console: Console) -> turns.Opened:
+        played = [_ids(turn) for turn in json.loads(Path(script).read_text("utf-8"))]
+        session = turns.begin(ScriptedGenerator(played), turns.instructions_text(options.instructions), options)
+        return turns.Opened(session, turns.Running("scripted"))
+
+    return open_scripted
 
 
 if __name__ == "__main__":
-    turns.open_model = _open_scripted
+    turns.open_model = opening(sys.argv[1])
     sys.exit(main.run(sys.argv[2:]))

@@ -44,7 +44,7 @@ _VALUES = (
     *("/dev/null", "/dev/full", "/dev/zero", ".", "answer.txt", "demo", "a\udcffb", "Why is the sky blue?"),
 )
 # Without a slash no word can name a file outside the folder the test runs in.
-_TEXT = st.text(st.characters(exclude_characters="/\0"), max_size=6)
+_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), max_size=6)
 _ARGUMENTS = st.lists(st.sampled_from(_FLAGS) | st.sampled_from(_VALUES) | _TEXT, max_size=7)
 _STDIN = st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass"))
 _DOCUMENTED = {status.value for status in ExitStatus}
@@ -95,7 +95,7 @@ def _check(ask: Ask, arguments: list[str], stdin: bytes) -> None:
 _ONE_FOLDER = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=_ONE_FOLDER)
+@settings(max_examples=100, deadline=None, suppress_health_check=_ONE_FOLDER)
 @given(arguments=_ARGUMENTS, stdin=_STDIN)
 def test_random_arguments_end_in_a_documented_status(ask: Ask, arguments: list[str], stdin: bytes) -> None:
     _check(ask, arguments, stdin)

@@ -36,7 +36,7 @@ def _all_options() -> set[str]:
 
 def _closed_values() -> dict[str, list[str]]:
     """Long option -> what it may be set to."""
-    values = {"--model": [model.short_name for model in catalog.MODELS]}
+    values: dict[str, list[str]] = {"--model": [model.short_name for model in catalog.MODELS]}
     for group in (TurnOptions, CommonOptions):
         for name, hint in get_type_hints(group).items():
             for kind in (hint, *get_args(hint)):
@@ -45,7 +45,7 @@ def _closed_values() -> dict[str, list[str]]:
     return values
 
 
-_CLOSED_ARGUMENTS = {"config": list(ConfigAction), "completions": list(Shell)}
+_CLOSED_ARGUMENTS: dict[str, list[str]] = {"config": [*ConfigAction], "completions": [*Shell]}
 
 
 def _named_options(script: str) -> set[str]:

@@ -2,15 +2,13 @@
 
 import json
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from gptoss_cli import settings
-from tests.cli.conftest import Run, Script, turn
-from tests.cli.terminal_driver import SCRIPTED_PROGRAM
+from tests.cli.conftest import Run, Script, ask_here, turn
 
 
 @pytest.fixture
@@ -22,8 +20,7 @@ def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def _ask(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPTED_PROGRAM), script, "ask", *arguments, "x"]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return ask_here(script, *arguments, "x")
 
 
 def test_a_flag_beats_a_variable_beats_the_file(config: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:

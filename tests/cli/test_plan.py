@@ -11,12 +11,15 @@ import pytest
 import typer
 
 from gptoss_cli.checkpoint import catalog
+from gptoss_cli.cli.loading import Loading
+from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.cli.plan import parse_size
 from gptoss_cli.engine.config import ModelConfig, published_config
 from gptoss_cli.engine.machine import Cuda, Machine
 from gptoss_cli.engine.placement import choose
 from gptoss_cli.engine.reasons import Code
 from gptoss_cli.engine.wishes import Wishes
+from gptoss_cli.errors import IntegrityError
 from tests.cli.conftest import Run
 from tests.engine.checkpoints import REAL_20B
 from tests.engine.machines import GPT_OSS_20B, GPT_OSS_120B, gib, gpu, machine
@@ -91,18 +94,18 @@ def test_doctor_shows_every_reason_but_wishes(code: Code, run: Run, monkeypatch:
 
 
 @pytest.mark.parametrize("code", list(Code))
-def test_the_start_of_chat_shows_every_reason(
-    code: Code, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_start_of_chat_shows_every_reason(code: Code, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model, flags, words = _given(code, monkeypatch)
-    # Weights that are none: the chat ends where it would load them.
+    # Weights that are none: it ends where it would load them.
     sizes = {} if model == "20b" else {"num_hidden_layers": 36, "num_local_experts": 128, "layer_types": None}
     (tmp_path / "config.json").write_text(json.dumps(REAL_20B | sizes))
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(sys, "stdin", KeptStream(terminal=True))
-    status, _, asides = run("chat", "-m", str(tmp_path), *flags)
-    assert status == 4
-    first, _ = asides.splitlines()
+    loading = Loading(TurnOptions(model=str(tmp_path), device=flags[-1] if flags else "auto"), lambda loading: None)
+    loading.start()
+    assert loading.wait(60)
+    assert isinstance(loading.error, IntegrityError)
+    (first,) = loading.notices
     assert "runs on the CPU with " in first
     if code in _OF_A_GPU:
         assert "This version of gptoss computes on the CPU only" in first
