@@ -39,5 +39,5 @@ def opening(script: str) -> Callable[[TurnOptions, Console], turns.Opened]:
 
 
 if __name__ == "__main__":
-    turns.open_model = opening(sys.argv[1])
+    turns.open_model = opening(sys.argv[1])  # type: ignore[assignment]
     sys.exit(main.run(sys.argv[2:]))

@@ -11,7 +11,7 @@ from gptoss_cli.engine.cache import Cache
 from gptoss_cli.engine.config import load_config, published_config
 from gptoss_cli.engine.footprint import footprint
 from gptoss_cli.engine.placement import Placement, choose
-from gptoss_cli.engine.weights import ModelWeights, PackedExperts, load_weights
+from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, PackedExperts, load_weights
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, REAL_20B, SLIDING, ConfigStyle, Shape, write_checkpoint, write_config
@@ -84,13 +84,13 @@ def _experts(weights: ModelWeights) -> list[Tensor]:
 
 
 def _dense(weights: ModelWeights) -> list[Tensor]:
-    tensors = [weights.embedding, weights.final_norm, weights.unembedding]
+    tensors: list[Tensor | Int8Matrix] = [weights.embedding, weights.final_norm, weights.unembedding]
     for layer in weights.layers:
         attention = layer.attention
         linears = (attention.query, attention.key, attention.value, attention.output, layer.mlp.router)
         tensors += [attention.norm, attention.sinks, layer.mlp.norm]
         tensors += [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
-    return tensors
+    return [tensor for tensor in tensors if isinstance(tensor, Tensor)]
 
 
 def _allocated(profiled: profile) -> int:
