@@ -6,6 +6,8 @@ _gptoss() {
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
         --think-budget --free-headers --context --dtype --reasoning"
     local ask="--efforts --json"
+    local download="--revision --dry-run --json -y --yes" verify="--quick --json" list="--json"
+    local remove="--partial -y --yes"
     local command="" word index
 
     # --color=never arrives as three words.
@@ -18,7 +20,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat)
+            ask | chat | download | verify | list | remove)
                 command=$word
                 break
                 ;;
@@ -37,12 +39,27 @@ _gptoss() {
                 COMPREPLY=($(compgen -f -P @ -- "${current#@}"))
             fi
             ;;
-        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
+        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --revision) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$ask $turn $common" -- "$current")) ;;
                 chat) [[ $current == -* ]] && COMPREPLY=($(compgen -W "$turn $common" -- "$current")) ;;
-                *) COMPREPLY=($(compgen -W "ask chat $common" -- "$current")) ;;
+                download | remove)
+                    if [[ $current == -* ]]; then
+                        COMPREPLY=($(compgen -W "${!command} $common" -- "$current"))
+                    else
+                        COMPREPLY=($(compgen -W "20b 120b" -- "$current"))
+                    fi
+                    ;;
+                verify)
+                    if [[ $current == -* ]]; then
+                        COMPREPLY=($(compgen -W "$verify $common" -- "$current"))
+                    else
+                        COMPREPLY=($(compgen -W "20b 120b demo" -- "$current") $(compgen -d -- "$current"))
+                    fi
+                    ;;
+                list) COMPREPLY=($(compgen -W "$list $common" -- "$current")) ;;
+                *) COMPREPLY=($(compgen -W "ask chat download verify list remove $common" -- "$current")) ;;
             esac
             ;;
     esac

@@ -4,6 +4,10 @@ complete -c gptoss -f
 
 complete -c gptoss -n __fish_use_subcommand -a ask -d 'Ask one thing'
 complete -c gptoss -n __fish_use_subcommand -a chat -d 'Talk with the model'
+complete -c gptoss -n __fish_use_subcommand -a download -d 'Get a checkpoint and prove it'
+complete -c gptoss -n __fish_use_subcommand -a verify -d 'Prove a checkpoint, offline'
+complete -c gptoss -n __fish_use_subcommand -a list -d 'List the known and the installed models'
+complete -c gptoss -n __fish_use_subcommand -a remove -d 'Delete the files of a model'
 
 complete -c gptoss -s v -l verbose -d 'Say what the program does'
 complete -c gptoss -s q -l quiet -d 'No notices and no progress'
@@ -30,3 +34,12 @@ complete -c gptoss -n $turn -l reasoning -x -a 'show hide' -d 'Whether its reaso
 set -l ask '__fish_seen_subcommand_from ask'
 complete -c gptoss -n $ask -l efforts -x -a 'low,medium,high none,low,medium,high' -d 'Answer at each of these efforts'
 complete -c gptoss -n $ask -l json -d 'With --efforts: JSON, on a terminal too'
+
+complete -c gptoss -n '__fish_seen_subcommand_from download remove' -a '20b 120b'
+complete -c gptoss -n '__fish_seen_subcommand_from download remove' -s y -l yes -d 'Do not ask'
+complete -c gptoss -n '__fish_seen_subcommand_from download' -l revision -x -d 'A branch, tag or commit of the repository'
+complete -c gptoss -n '__fish_seen_subcommand_from download' -l dry-run -d 'Say what would be fetched'
+complete -c gptoss -n '__fish_seen_subcommand_from remove' -l partial -d 'Only what a broken download left'
+complete -c gptoss -n '__fish_seen_subcommand_from verify' -a '20b 120b demo (__fish_complete_directories)'
+complete -c gptoss -n '__fish_seen_subcommand_from verify' -l quick -d 'Sizes, headers and shapes only'
+complete -c gptoss -n '__fish_seen_subcommand_from download verify list' -l json -d 'One JSON object on stdout'

@@ -7,7 +7,14 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
         '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--dtype', '--reasoning'
     $ask = '--efforts', '--json'
-    $options = @{ 'ask' = $ask + $turn + $common; 'chat' = $turn + $common }
+    $options = @{
+        'ask' = $ask + $turn + $common
+        'chat' = $turn + $common
+        'download' = @('20b', '120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
+        'verify' = @('20b', '120b', 'demo', '--quick', '--json') + $common
+        'list' = @('--json') + $common
+        'remove' = @('20b', '120b', '--partial', '-y', '--yes') + $common
+    }
     $values = @{
         '--color' = 'auto', 'always', 'never'
         '--model' = '20b', '120b', 'demo'
@@ -23,6 +30,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--think-budget' = @()
         '--context' = @()
         '--efforts' = @()
+        '--revision' = @()
     }
     $longForms = @{ '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature' }
 
@@ -36,7 +44,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $candidates = if ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }
-        else { @('ask', 'chat') + $common }
+        else { @('ask', 'chat', 'download', 'verify', 'list', 'remove') + $common }
     $candidates | Where-Object { $_ -clike "$wordToComplete*" } | ForEach-Object {
         [System.Management.Automation.CompletionResult]::new($_, $_, 'ParameterValue', $_)
     }

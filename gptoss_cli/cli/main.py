@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from gptoss_cli.cli import ask, chat
+from gptoss_cli.cli import ask, chat, download, models, verify
 from gptoss_cli.cli.options import command
 from gptoss_cli.errors import ExitStatus, GptossError
 from gptoss_cli.terminal.console import Console
@@ -33,6 +33,9 @@ def gptoss(*, invocation: typer.Context, console: Console) -> None:
 
 for _command in (ask.ask, chat.chat):
     app.command(epilog=_PREFERENCES)(_command)
+for _command in (download.download, verify.verify, models.remove):
+    app.command()(_command)
+app.command("list")(models.list_models)
 
 
 def run(argv: Sequence[str]) -> int:
