@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.checkpoint.manifest import Manifest, write_manifest
+from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, write_manifest
 from gptoss_cli.cli import turns
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.cli.turns import instructions_text
@@ -89,7 +89,10 @@ def test_without_a_model_that_is_wished_for_the_installed_one_is_taken(
         config = {"num_hidden_layers": layers, "num_local_experts": experts}
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "model.safetensors").touch()
-        write_manifest(folder / "manifest.json", Manifest(f"openai/{name}", "main", "a" * 40, ()))
+        files = tuple(
+            CheckpointFile(path.name, path.stat().st_size, Digest("sha256", "0" * 64)) for path in folder.iterdir()
+        )
+        write_manifest(folder / "manifest.json", Manifest(f"openai/{name}", "main", "a" * 40, files))
     streams = Streams()
     assert turns.choose_checkpoint(None, streams.console) == ("gpt-oss-20b", folder)
     assert streams.asides == ""
