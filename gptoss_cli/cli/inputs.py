@@ -82,7 +82,7 @@ def answer_form(schema: str | None, choice: str | None, console: Console) -> "An
 
 
 def whole_characters(text: str) -> str:
-    """`text` with what is no character replaced: bytes that were no UTF-8, and the halves that Windows may hand over."""
+    """`text` with what is no character replaced: bytes that were no UTF-8, and the halves that Windows hands over."""
     text = _HALVES.sub("\ufffd", text)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
