@@ -35,7 +35,10 @@ SCHEMAS: list[dict[str, Any]] = [
     },
     {
         "type": "object",
-        "properties": {"kind": {"enum": ["bug", "wish"]}, "tags": {"type": "array", "items": {"enum": ["a", "b"]}}},
+        "properties": {
+            "kind": {"enum": ["bug", "wish"]},
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+        },
         "required": ["kind"],
         "additionalProperties": False,
     },
