@@ -25,6 +25,8 @@ _gptoss() {
         --think-budget --free-headers --context --dtype --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts"
+    local download="--revision --dry-run --json -y --yes" verify="--quick --json" list="--json"
+    local remove="--partial -y --yes"
     local command="" word index
 
     # --color=never arrives as three words.
@@ -37,7 +39,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat | config | completions)
+            ask | chat | config | completions | download | verify | list | remove)
                 command=$word
                 break
                 ;;
@@ -58,14 +60,23 @@ _gptoss() {
             fi
             ;;
         -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
-        --timeout | --stop | --choice) ;;
+        --timeout | --stop | --choice | --revision) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
                 chat) [[ $current == -* ]] && _gptoss_words "$turn $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat config completions $common" ;;
+                download | remove) _gptoss_arguments "20b 120b" "${!command} $common" ;;
+                verify)
+                    if [[ $current == -* ]]; then
+                        _gptoss_words "$verify $common"
+                    else
+                        _gptoss_models
+                    fi
+                    ;;
+                list) _gptoss_words "$list $common" ;;
+                *) _gptoss_words "ask chat config completions download verify list remove $common" ;;
             esac
             ;;
     esac

@@ -13,6 +13,10 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'chat' = $turn + $common
         'config' = @('show', 'path', 'edit', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
+        'download' = @('20b', '120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
+        'verify' = @('20b', '120b', 'demo', '--quick', '--json') + $common
+        'list' = @('--json') + $common
+        'remove' = @('20b', '120b', '--partial', '-y', '--yes') + $common
     }
     $data = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'data' }
         elseif ($env:XDG_DATA_HOME) { Join-Path $env:XDG_DATA_HOME 'gptoss' }
@@ -37,6 +41,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--timeout' = @()
         '--stop' = @()
         '--choice' = @()
+        '--revision' = @()
     }
     # What takes a file has no candidates here: PowerShell then offers its own.
     foreach ($option in '--file', '--output', '--schema') { $values[$option] = @() }
@@ -55,7 +60,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $candidates = if ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }
-        else { @('ask', 'chat', 'config', 'completions') + $common }
+        else { @('ask', 'chat', 'config', 'completions', 'download', 'verify', 'list', 'remove') + $common }
     $candidates | Where-Object { $_ -clike "$wordToComplete*" } | ForEach-Object {
         [System.Management.Automation.CompletionResult]::new($_, $_, 'ParameterValue', $_)
     }

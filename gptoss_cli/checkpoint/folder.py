@@ -7,7 +7,7 @@ from typing import NoReturn
 from gptoss_cli.errors import IntegrityError, NotInstalledError
 
 INDEX = "model.safetensors.index.json"
-_MAX_JSON_BYTES = 1_000_000
+MAX_JSON_BYTES = 1_000_000
 
 
 def weights_folder(folder: Path) -> Path:
@@ -32,7 +32,7 @@ def read_index(path: Path) -> dict[str, str]:
     if not isinstance(shard_of, dict) or not shard_of:
         raise IntegrityError(f"{path}: weight_map should map tensors to files. Get the checkpoint again")
     for name, shard in shard_of.items():
-        if not isinstance(shard, str) or not _is_plain_file_name(shard):
+        if not isinstance(shard, str) or not _is_shard_name(shard):
             sends = f"{ascii(name)[:80]} to {ascii(shard)[:80]}"
             raise IntegrityError(f"{path}: weight_map sends {sends}, which is not the name of a shard")
     return shard_of
@@ -42,13 +42,18 @@ def load_json(path: Path) -> dict[str, object]:
     """Read an untrusted JSON object of at most 1 MB. Raises NotInstalledError, or IntegrityError naming the file."""
     try:
         with path.open("rb") as file:
-            raw = file.read(_MAX_JSON_BYTES + 1)
+            raw = file.read(MAX_JSON_BYTES + 1)
     except FileNotFoundError as exc:
         raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
     except OSError as exc:
         raise IntegrityError(f"{path} cannot be read: {exc.strerror}. Check the folder and its permissions") from exc
-    if len(raw) > _MAX_JSON_BYTES:
-        raise IntegrityError(f"{path} is over {_MAX_JSON_BYTES:,} bytes, too large for what it should be")
+    if len(raw) > MAX_JSON_BYTES:
+        raise IntegrityError(f"{path} is over {MAX_JSON_BYTES:,} bytes, too large for what it should be")
+    return parse_json(raw, path)
+
+
+def parse_json(raw: bytes, path: Path) -> dict[str, object]:
+    """The JSON object in `raw`, which came from `path`. Raises IntegrityError naming the file."""
     try:
         values = json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as exc:
@@ -69,7 +74,12 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return values
 
 
-def _is_plain_file_name(shard: str) -> bool:
-    if not shard.endswith(".safetensors") or not shard.isprintable() or len(shard) > 255:
+def is_plain_file_name(name: str) -> bool:
+    """Whether `name` means one visible file of its folder, on every system."""
+    if not name.isprintable() or not 0 < len(name) <= 255 or name.startswith(".") or ":" in name:
         return False
-    return PurePosixPath(shard).name == shard and PureWindowsPath(shard).name == shard
+    return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
+
+
+def _is_shard_name(name: str) -> bool:
+    return name.endswith(".safetensors") and is_plain_file_name(name)

@@ -1,14 +1,18 @@
-"""Finds the checkpoints on this machine. Opens no weights and never touches the network."""
+"""Finds the checkpoints on this machine. Opens no weights and never touches the network.
+
+Of our own folders only those count that have a manifest; elsewhere a checkpoint is complete when its files are there.
+"""
 
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gptoss_cli import settings
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.checkpoint.catalog import Model, Published
 from gptoss_cli.checkpoint.folder import INDEX, load_json, read_index
+from gptoss_cli.checkpoint.manifest import MANIFEST, is_commit, is_repository
+from gptoss_cli.checkpoint.place import Place, find_place
 from gptoss_cli.errors import IntegrityError, NotInstalledError, UsageError
 
 _SINGLE = "model.safetensors"
@@ -24,6 +28,8 @@ def find_checkpoint(name_or_path: str) -> Path:
     if model is not None:
         return _find_model(model)
     folder = Path(name_or_path).expanduser()
+    if is_repository(name_or_path) and not folder.is_dir() and find_place(name_or_path).folder.is_dir():
+        return _find_own(find_place(name_or_path))
     if not _means_folder(name_or_path):
         known = ", ".join(model.short_name for model in catalog.MODELS)
         raise UsageError(f"There is no model {name_or_path!r}. Choose {known}, or a checkpoint's folder.")
@@ -50,6 +56,18 @@ def _means_folder(text: str) -> bool:
     return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep)) or Path(text).is_dir()
 
 
+def cached(name: str) -> Path | None:
+    """The folder of a published model's complete copy in the Hugging Face cache. Raises IntegrityError."""
+    model = catalog.find_model(name)
+    if model is None or model.published is None:
+        return None
+    snapshot = _hub_snapshot(model.published)
+    if snapshot is None:
+        return None
+    _check_links(snapshot)
+    return None if _missing_files(snapshot) else snapshot
+
+
 def _find_model(model: Model) -> Path:
     incomplete = None
     for folder, missing in _places(model):
@@ -57,21 +75,53 @@ def _find_model(model: Model) -> Path:
             _check_identity(folder, model)
             return folder
         incomplete = incomplete or f"{model.name} is incomplete in {folder}: no {_listed(missing)}"
+    if model.published is not None and find_place(model.name).is_busy():
+        raise NotInstalledError(_busy(model.name))
     problem = incomplete or f"{model.name} is not downloaded"
     raise NotInstalledError(f"{problem}. Run: gptoss download {model.short_name}")
 
 
+def _find_own(place: Place) -> Path:
+    missing = _missing_own(place)
+    if not missing:
+        return place.folder
+    if place.is_busy():
+        raise NotInstalledError(_busy(place.name))
+    lacks = f"{place.name} is incomplete in {place.folder}: no {_listed(missing)}"
+    raise NotInstalledError(f"{lacks}. Run: gptoss download {place.short_name}")
+
+
+def _busy(name: str) -> str:
+    return f"{name} is not downloaded: another gptoss is downloading it. Wait until it has finished"
+
+
 def _places(model: Model) -> Iterator[tuple[Path, list[str]]]:
     """Each folder that holds something of the model, with the files that are missing there."""
-    ours = settings.data_folder() / "checkpoints" / model.name
-    if ours.is_dir():
-        yield ours, _missing_files(ours)
     if model.published is None:
         return
+    ours = find_place(model.name)
+    if ours.folder.is_dir():
+        yield ours.folder, _missing_own(ours)
     snapshot = _hub_snapshot(model.published)
     if snapshot is not None:
         _check_links(snapshot)
         yield snapshot, _missing_files(snapshot)
+
+
+def _missing_own(place: Place) -> list[str]:
+    """Names of the files that an own folder lacks. Raises IntegrityError for one that is not as long as it was."""
+    manifest = place.manifest()
+    wanted = manifest or place.pin()
+    if wanted is None:
+        return _missing_files(place.folder) or [MANIFEST]
+    missing = [file.name for file in wanted.files if not (place.folder / file.name).is_file()]
+    if manifest is None:
+        return missing or [MANIFEST]
+    for file in manifest.files:
+        if file.name not in missing and place.lacks(file):
+            wrong = f"{place.folder / file.name} should have {file.size_bytes:,} bytes, and has not"
+            raise IntegrityError(f"{wrong}. Run: gptoss download {place.short_name}")
+    return missing
 
 
 def _hub_cache() -> Path:
@@ -92,7 +142,7 @@ def _hub_snapshot(published: Published) -> Path | None:
         commit = (repository / "refs" / "main").read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
-    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+    if not is_commit(commit):
         raise IntegrityError(f"{repository / 'refs' / 'main'} holds no commit. Delete that folder.")
     snapshot = repository / "snapshots" / commit
     return snapshot if snapshot.is_dir() else None

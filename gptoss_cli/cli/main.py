@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from gptoss_cli.cli import ask, chat, completions, config
+from gptoss_cli.cli import ask, chat, completions, config, download, models, verify
 from gptoss_cli.cli.options import BareExtractCommand, command
 from gptoss_cli.errors import ExitStatus, GptossError
 from gptoss_cli.terminal.console import Console
@@ -37,6 +37,9 @@ def gptoss(*, invocation: typer.Context, console: Console) -> None:
 app.command(epilog=_PREFERENCES, cls=BareExtractCommand)(ask.ask)
 for _command in (chat.chat, config.config, completions.completions):
     app.command(epilog=_PREFERENCES)(_command)
+for _command in (download.download, verify.verify, models.remove):
+    app.command()(_command)
+app.command("list")(models.list_models)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -137,6 +137,11 @@ class Console:
         return self.stderr.is_terminal and self._environment.get("TERM") != "dumb"
 
     @property
+    def draws_progress(self) -> bool:
+        """Whether lines that move are wanted on stderr."""
+        return self._draws and not self.quiet
+
+    @property
     def _colors(self) -> bool:
         if self.color in (None, ColorChoice.AUTO):
             return self._draws and not self._environment.get("NO_COLOR")
@@ -175,7 +180,7 @@ class Console:
     @contextmanager
     def activity(self) -> Iterator[Activity]:
         """An Activity that is gone when the block ends; one that shows nothing unless stderr is a terminal."""
-        activity = Activity(self.stderr if self._draws and not self.quiet else Output(None))
+        activity = Activity(self.stderr if self.draws_progress else Output(None))
         try:
             yield activity
         finally:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, write_manifest
 from gptoss_cli.errors import IntegrityError, NotInstalledError, UsageError
 
 _CONFIG_20B = {"num_hidden_layers": 24, "num_local_experts": 32}
@@ -50,6 +51,16 @@ def _write_checkpoint(folder: Path, config: object = _CONFIG_20B, shards: int = 
     return folder
 
 
+def _install(folder: Path, config: object = _CONFIG_20B, shards: int = 3) -> Path:
+    """A checkpoint with a manifest, as a download leaves it."""
+    _write_checkpoint(folder, config, shards)
+    files = [
+        CheckpointFile(path.name, path.stat().st_size, Digest("sha256", "a" * 64)) for path in sorted(folder.iterdir())
+    ]
+    write_manifest(folder / "manifest.json", Manifest("openai/gpt-oss-20b", "main", _COMMIT, tuple(files)))
+    return folder
+
+
 def test_nothing_is_installed_on_an_empty_machine() -> None:
     assert store.installed() == {}
 
@@ -61,7 +72,7 @@ def test_a_name_that_is_not_downloaded_says_how_to_get_it(name: str) -> None:
 
 
 def test_our_own_copy_is_found_by_name_and_alias(ours: Path) -> None:
-    _write_checkpoint(ours)
+    _install(ours)
     assert store.find_checkpoint("20b") == store.find_checkpoint("gpt-oss-20b") == ours
     assert store.installed() == {"gpt-oss-20b": ours}
 
@@ -71,18 +82,32 @@ def test_a_complete_copy_in_the_hugging_face_cache_is_used_where_it_lies(snapsho
 
 
 def test_our_own_copy_comes_first(ours: Path, snapshot: Path) -> None:
-    _write_checkpoint(ours)
+    _install(ours)
     assert store.find_checkpoint("20b") == ours
 
 
 def test_the_cache_stands_in_for_our_incomplete_copy(ours: Path, snapshot: Path) -> None:
-    _write_checkpoint(ours)
+    _install(ours)
     (ours / "model-00001-of-00002.safetensors").unlink()
     assert store.find_checkpoint("20b") == snapshot
 
 
-def test_a_missing_shard_is_named(ours: Path) -> None:
+def test_without_its_manifest_our_own_copy_does_not_count(ours: Path) -> None:
     _write_checkpoint(ours)
+    with pytest.raises(NotInstalledError, match=r"no manifest\.json\. Run: gptoss download 20b"):
+        store.find_checkpoint("20b")
+    assert store.installed() == {}
+
+
+def test_a_file_that_was_cut_short_is_found_before_it_is_loaded(ours: Path) -> None:
+    _install(ours)
+    (ours / "config.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"config\.json should have .* Run: gptoss download 20b"):
+        store.find_checkpoint("20b")
+
+
+def test_a_missing_shard_is_named(ours: Path) -> None:
+    _install(ours)
     (ours / "model-00001-of-00002.safetensors").unlink()
     with pytest.raises(NotInstalledError, match=r"no model-00001-of-00002\.safetensors\. Run: gptoss download 20b"):
         store.find_checkpoint("20b")
@@ -90,7 +115,7 @@ def test_a_missing_shard_is_named(ours: Path) -> None:
 
 
 def test_many_missing_shards_are_counted(ours: Path) -> None:
-    _write_checkpoint(ours, shards=9)
+    _install(ours, shards=9)
     for file in ours.glob("*.safetensors"):
         file.unlink()
     with pytest.raises(NotInstalledError, match="and 6 more"):
@@ -148,7 +173,7 @@ def test_the_cache_is_where_huggingface_hub_has_it(
 
 
 def test_another_models_files_are_refused_under_this_name(ours: Path) -> None:
-    _write_checkpoint(ours, {"num_hidden_layers": 36, "num_local_experts": 128})
+    _install(ours, {"num_hidden_layers": 36, "num_local_experts": 128})
     with pytest.raises(IntegrityError, match="is not gpt-oss-20b's"):
         store.find_checkpoint("20b")
 

@@ -39,5 +39,6 @@ def opening(script: str) -> Callable[[TurnOptions, Console], turns.Opened]:
 
 
 if __name__ == "__main__":
-    turns.open_model = opening(sys.argv[1])
+    _open = opening(sys.argv[1])
+    turns.open_model = lambda options, console: _open(options, console)
     sys.exit(main.run(sys.argv[2:]))

@@ -1,0 +1,74 @@
+"""Proves files by their digests. Reads every byte, needs no network, changes nothing."""
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest
+from gptoss_cli.errors import IntegrityError, NotInstalledError
+
+_READ_AT_ONCE_BYTES = 1 << 20
+_LOOK_SECONDS = 0.1
+_DIGEST_KINDS = {64: "sha256", 40: "git-sha1"}
+
+
+class Watcher(Protocol):
+    """Is told how the work goes; all of it from any thread."""
+
+    def begin(self, name: str, done_bytes: int, total_bytes: int) -> None: ...
+    def advance(self, name: str, count_bytes: int) -> None: ...
+    def end(self, name: str) -> None: ...
+
+
+def find_wrong_files(
+    folder: Path, files: Sequence[CheckpointFile], watcher: Watcher, stop: threading.Event
+) -> dict[str, str]:
+    """Name -> the digest it has, of those files in `folder` whose digest is not the one they should have.
+
+    Uses every core. Raises KeyboardInterrupt when `stop` is set, NotInstalledError if a file is missing,
+    IntegrityError if one cannot be read.
+    """
+    largest_first = sorted(files, key=lambda file: -file.size_bytes)
+    with ThreadPoolExecutor(max(1, min(len(files), os.cpu_count() or 1))) as pool:
+        digests = [pool.submit(compute_digest, folder / file.name, file, watcher, stop) for file in largest_first]
+        try:
+            found = {file.name: each.result() for file, each in zip(largest_first, digests, strict=True)}
+        except BaseException:
+            stop.set()  # the others need not finish
+            raise
+    if stop.is_set():
+        raise KeyboardInterrupt
+    return {file.name: found[file.name] for file in files if found[file.name] != file.digest.hex}
+
+
+def compute_digest(path: Path, file: CheckpointFile, watcher: Watcher, stop: threading.Event) -> str:
+    """The digest `path` has, of the kind that `file` names; not finished once `stop` is set."""
+    block = memoryview(bytearray(_READ_AT_ONCE_BYTES))
+    try:
+        with path.open("rb", buffering=0) as data:
+            size_bytes = os.fstat(data.fileno()).st_size
+            watcher.begin(file.name, 0, size_bytes)
+            digest = file.digest.start(size_bytes)
+            while not stop.is_set() and (count := data.readinto(block)):
+                digest.update(block[:count])
+                watcher.advance(file.name, count)
+    except FileNotFoundError as exc:
+        raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
+    except OSError as exc:
+        raise IntegrityError(f"{path} cannot be read: {exc.strerror}. Check the disk and the permissions") from exc
+    watcher.end(file.name)
+    return digest.hexdigest()
+
+
+def cached_files(snapshot: Path) -> list[CheckpointFile]:
+    """What the Hugging Face cache says of a snapshot's files: a link's target is named after the file's digest."""
+    files = []
+    for path in sorted(snapshot.iterdir()):
+        if path.is_symlink() and (path.suffix in (".json", ".safetensors")):
+            name = Path(os.readlink(path)).name
+            if len(name) in _DIGEST_KINDS and all(letter in "0123456789abcdef" for letter in name):
+                files.append(CheckpointFile(path.name, path.stat().st_size, Digest(_DIGEST_KINDS[len(name)], name)))
+    return files

@@ -1,0 +1,119 @@
+"""Shows files that are fetched or read: one line for each under way, one for all. Calm, and only on a terminal."""
+
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from gptoss_cli.terminal.console import Console
+from gptoss_cli.terminal.sanitize import one_line
+from gptoss_cli.units import duration_words, size_words
+
+_FRAME_SECONDS = 0.25
+# The speed that is shown is the mean over this time.
+_SPEED_SECONDS = 8.0
+_BAR_COLUMNS = 20
+
+
+class FileProgress:
+    """Progress of several files of `total_bytes` together, for the `with` block in which they are worked on.
+
+    `done` is the word for a file that is finished. Its methods may be called from any thread.
+    """
+
+    def __init__(self, console: Console, total_bytes: int, *, done: str) -> None:
+        self._console, self._total_bytes, self._done = console, total_bytes, done
+        self._files: dict[str, list[int]] = {}
+        self._all_bytes = 0
+        self._finished: list[str] = []
+        self._speeds: deque[tuple[float, int]] = deque()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._drawn_lines = 0
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.draws_progress:
+            self._thread = threading.Thread(target=self._draw_until_closed, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._report()
+
+    def begin(self, name: str, done_bytes: int, total_bytes: int) -> None:
+        """A file, of which `done_bytes` are there already."""
+        with self._lock:
+            # A file that is begun anew takes back what it had brought.
+            earlier = self._files.get(name, [0])[0]
+            self._files[name] = [done_bytes, total_bytes]
+            self._all_bytes += done_bytes - earlier
+            if earlier or done_bytes:
+                self._speeds.clear()
+
+    def advance(self, name: str, count_bytes: int) -> None:
+        with self._lock:
+            self._files[name][0] += count_bytes
+            self._all_bytes += count_bytes
+
+    def end(self, name: str) -> None:
+        with self._lock:
+            _, total_bytes = self._files.pop(name)
+            self._finished.append(f"{one_line(name)}: {size_words(total_bytes)}, {self._done}")
+        if self._thread is None:
+            self._report()
+
+    def _report(self) -> None:
+        """Lines that stay, one for each file that is finished."""
+        with self._lock:
+            finished, self._finished = self._finished, []
+        for line in finished:
+            self._console.notice(line)
+
+    def _draw_until_closed(self) -> None:
+        while not self._closed.wait(_FRAME_SECONDS):
+            self._frame(self._lines())
+        self._frame([])
+
+    def _frame(self, lines: list[str]) -> None:
+        """Take the last frame away, print what is finished, and draw `lines` below it."""
+        with suppress(OSError):
+            if self._drawn_lines:
+                self._console.stderr.write(f"\x1b[{self._drawn_lines}F\x1b[J")
+            self._report()
+            # One column stays free: a full line would wrap and could not be taken away.
+            room = max(1, self._console.stderr.columns - 1)
+            self._console.stderr.write("".join(f"{line[:room]}\n" for line in lines))
+            self._drawn_lines = len(lines)
+
+    def _lines(self) -> list[str]:
+        with self._lock:
+            files = [(one_line(name), done, total) for name, (done, total) in self._files.items()]
+            all_bytes, speed = self._all_bytes, self._speed(time.monotonic())
+        width = max((len(name) for name, _, _ in files), default=0)
+        lines = [f"{name:{width}}  {_bar(done, total)}  {_of(done, total)}" for name, done, total in files]
+        left_bytes = max(0, self._total_bytes - all_bytes)
+        left = f", {duration_words(left_bytes / speed)} left" if speed >= 1 else ""
+        return [*lines, f"In all {_of(all_bytes, self._total_bytes)}, {size_words(int(speed))}/s{left}"]
+
+    def _speed(self, now: float) -> float:
+        """Bytes a second, lately."""
+        self._speeds.append((now, self._all_bytes))
+        while now - self._speeds[0][0] > _SPEED_SECONDS:
+            self._speeds.popleft()
+        since, earlier_bytes = self._speeds[0]
+        return (self._all_bytes - earlier_bytes) / (now - since) if now > since else 0.0
+
+
+def _bar(done: int, total: int) -> str:
+    full = min(_BAR_COLUMNS, _BAR_COLUMNS * done // max(total, 1))
+    return f"[{'#' * full}{'.' * (_BAR_COLUMNS - full)}]"
+
+
+def _of(done: int, total: int) -> str:
+    return f"{size_words(done)} of {size_words(total)}"

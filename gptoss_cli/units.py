@@ -1,0 +1,22 @@
+"""Sizes and times in words, as every message says them. Memory is told in GiB elsewhere; these are downloads."""
+
+_STEPS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+
+
+def size_words(count_bytes: int) -> str:
+    """Decimal units, three digits or so: 13.8 GB, 27.9 MB, 1.8 kB, 12 B."""
+    for unit, step in _STEPS:
+        if count_bytes >= step:
+            value = count_bytes / step
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
+    return f"{count_bytes} B"
+
+
+def duration_words(seconds: float) -> str:
+    """45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

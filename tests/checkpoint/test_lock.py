@@ -1,0 +1,62 @@
+"""A lock is one process's at a time, and nobody's when that process is gone."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from gptoss_cli.checkpoint import lock
+from gptoss_cli.checkpoint.lock import is_locked, locked
+
+
+class _GaveUpError(Exception):
+    """The lock was not to be had."""
+
+
+def _give_up() -> None:
+    raise _GaveUpError
+
+
+@pytest.fixture(params=["flock", "no locks"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lock's file, on a file system with locks and on one without."""
+
+    def unsupported(file: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    if request.param == "no locks":
+        monkeypatch.setattr(lock, "_lock_file", unsupported)
+    return tmp_path / ".model.lock"
+
+
+def test_a_second_owner_waits(path: Path) -> None:
+    with locked(path, waiting=_give_up):
+        assert is_locked(path)
+        with pytest.raises(_GaveUpError), locked(path, waiting=_give_up):
+            pytest.fail("it was locked twice")
+    assert not is_locked(path)
+    with locked(path, waiting=_give_up):
+        pass
+
+
+def test_what_was_never_locked_is_free(path: Path) -> None:
+    assert not is_locked(path)
+    assert not path.exists()
+
+
+def test_a_lock_without_system_locks_is_taken_from_a_dead_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(file: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(lock, "_lock_file", unsupported)
+    path = tmp_path / ".model.lock"
+    path.touch()
+    dead = 2**22 + 1  # above the largest process number of Linux
+    (tmp_path / ".model.lock.owner").write_text(f"{socket.gethostname()} {dead}")
+    assert not is_locked(path)
+    (tmp_path / ".model.lock.owner").write_text(f"another-machine {dead}")
+    assert is_locked(path)
