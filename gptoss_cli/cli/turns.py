@@ -1,7 +1,6 @@
 """What `ask` and `chat` have in common: choosing and loading a model, and running one turn."""
 
 import logging
-import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -187,9 +186,14 @@ def choose_checkpoint(model: str | None, console: Console) -> tuple[str, Path]:
 
 
 def revision_of(folder: Path) -> str | None:
-    """The commit a checkpoint was fetched at, if its folder tells: the Hugging Face cache names it so."""
-    told = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
-    return folder.name if told else None
+    """The commit a checkpoint was fetched at, where its manifest or, in the Hugging Face cache, its folder tells."""
+    from gptoss_cli.checkpoint.manifest import is_commit
+    from gptoss_cli.checkpoint.place import places
+
+    manifest = next((place.manifest() for place in places() if place.folder == folder), None)
+    if manifest is not None:
+        return manifest.commit
+    return folder.name if folder.parent.name == "snapshots" and is_commit(folder.name) else None
 
 
 def shortfall(end: "TurnEnd") -> Shortfall | None:

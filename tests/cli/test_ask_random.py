@@ -150,14 +150,15 @@ def _random_answer(chance: random.Random) -> tuple[bytes, list[int]]:
 
 
 @pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize("count", [30, pytest.param(250, marks=pytest.mark.slow)])
 def test_stdout_is_the_answers_own_bytes(
-    forced: bool, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    forced: bool, count: int, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if forced:
         monkeypatch.setenv("FORCE_COLOR", "1")
     chance = random.Random(17)
     header, end = _ids(_HEADER), _ids("<|return|>")
-    for _ in range(250):
+    for _ in range(count):
         said, ids = _random_answer(chance)
         monkeypatch.setattr(
             turns,

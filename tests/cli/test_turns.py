@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, write_manifest
+from gptoss_cli.checkpoint.place import find_place
 from gptoss_cli.cli import turns
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.cli.turns import instructions_text
@@ -146,3 +147,15 @@ def test_a_malformed_turn_ends_in_an_answer_or_a_plain_statement(name: str) -> N
     answered = bool(MALFORMED[name].answer.strip())
     assert session.last_end.answered == answered
     assert answered or (told is not None and told.message.endswith("."))
+
+
+def test_the_revision_is_what_manifest_or_cache_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
+    place = find_place("20b")
+    place.folder.mkdir(parents=True)
+    write_manifest(
+        place.manifest_path, Manifest(place.repository, "main", "c0ffee" + "0" * 34, (), "2026-01-01T00:00:00Z")
+    )
+    assert turns.revision_of(place.folder) == "c0ffee" + "0" * 34
+    assert turns.revision_of(tmp_path / "snapshots" / ("ab" * 20)) == "ab" * 20
+    assert turns.revision_of(tmp_path / "elsewhere") is None

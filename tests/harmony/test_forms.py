@@ -15,6 +15,7 @@ from gptoss_cli.session import ChatSession
 from gptoss_cli.settings import ReasoningEffort
 from tests.random_model import RandomGenerator
 
+# All bounded: a model that is hot enough writes digits without end where a schema lets it.
 SCHEMAS: list[dict[str, Any]] = [
     {"type": "boolean"},
     {"type": "integer", "minimum": -5, "maximum": 99},
@@ -22,21 +23,34 @@ SCHEMAS: list[dict[str, Any]] = [
     {"type": "string", "maxLength": 12},
     {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"},
     {"type": "string", "format": "date"},
-    {"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": 3},
+    {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 999}, "minItems": 1, "maxItems": 3},
     {
         "type": "object",
-        "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 0}},
+        "properties": {
+            "name": {"type": "string", "maxLength": 20},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        },
         "required": ["name", "age"],
         "additionalProperties": False,
     },
     {
         "type": "object",
-        "properties": {"kind": {"enum": ["bug", "wish"]}, "tags": {"type": "array", "items": {"enum": ["a", "b"]}}},
+        "properties": {
+            "kind": {"enum": ["bug", "wish"]},
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+        },
         "required": ["kind"],
         "additionalProperties": False,
     },
     {
-        "$defs": {"point": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}},
+        "$defs": {
+            "point": {
+                "type": "object",
+                "properties": {"x": {"type": "integer", "minimum": -9, "maximum": 9}},
+                "required": ["x"],
+                "additionalProperties": False,
+            }
+        },
         "anyOf": [{"$ref": "#/$defs/point"}, {"type": "null"}],
     },
 ]
