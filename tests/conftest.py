@@ -1,6 +1,7 @@
 """No test reads or writes the user's own files or settings."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -20,3 +21,10 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HF_HOME", str(home / "huggingface"))
         patch.setenv("TERM", "xterm-256color")
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """Programs that the tests start must not inherit an ignored Ctrl-C, as everything in a shell's background does."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

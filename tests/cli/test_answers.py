@@ -130,7 +130,7 @@ def test_ctrl_c_leaves_nothing_of_an_answer_that_was_to_be_whole(
 
 def _wait_for_start(process: subprocess.Popen[bytes]) -> None:
     """Until the program has set its handlers: Linux tells which signals it catches."""
-    while True:
+    while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()
         caught = int(status.split("SigCgt:\t")[1].split()[0], 16)
         if caught & (1 << (signal.SIGTERM - 1)):

@@ -153,9 +153,8 @@ def test_the_revision_is_what_manifest_or_cache_tell(tmp_path: Path, monkeypatch
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
     place = find_place("20b")
     place.folder.mkdir(parents=True)
-    write_manifest(
-        place.manifest_path, Manifest(place.repository, "main", "c0ffee" + "0" * 34, (), "2026-01-01T00:00:00Z")
-    )
+    files = (CheckpointFile("config.json", 2, Digest("sha256", "0" * 64)),)
+    write_manifest(place.manifest_path, Manifest(place.repository, "main", "c0ffee" + "0" * 34, files))
     assert turns.revision_of(place.folder) == "c0ffee" + "0" * 34
     assert turns.revision_of(tmp_path / "snapshots" / ("ab" * 20)) == "ab" * 20
     assert turns.revision_of(tmp_path / "elsewhere") is None
