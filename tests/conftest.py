@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# Tests run on all cores already: a thread for each core in every one of them would wait for the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _OWN = ("GPTOSS_", "HF_", "XDG_", "TIKTOKEN_")
 _COLOR = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS")
 
