@@ -83,10 +83,14 @@ def _draw(state: _State, weights: tuple[int, ...]) -> Turn:
 
 def _topic(state: _State) -> Turn:
     topic = state.rng.choices(topics(), [_TOPIC_WEIGHTS[topic.kind] for topic in topics()])[0]
-    # Templates with more choices come up more often.
-    weights = [1 + template.count("|") ** 0.5 for template in topic.questions]
+    weights = [_weight(template) for template in topic.questions]
     question = expand(state.rng.choices(topic.questions, weights)[0], state.rng)
     return topic_turn(topic, question, state.effort)
+
+
+def _weight(template: str) -> float:
+    """How often a template comes up: more often if it has more choices, a frame above all."""
+    return (1 + template.count("|") ** 0.5) * (4 if template.startswith("<") else 1)
 
 
 def _sum(state: _State) -> Turn:
@@ -146,7 +150,9 @@ def _chatter(rng: random.Random) -> str:
     if rng.random() < 0.06:
         count = rng.randrange(1, 24)
         return " ".join(_placeholder(rng) if rng.random() < 0.7 else rng.choice(data["things"]) for _ in range(count))
-    text = rng.choice(data["frames"])
+    # The ways to ask that fit any topic must not be a sign of one.
+    framed = expand(rng.choice(data["framed"]), rng) if rng.random() < 0.25 else ""
+    text = framed or rng.choice(data["frames"])
     for name, words in (("THING", data["things"]), ("PERSON", data["people"]), ("PLACE", data["places"])):
         while name in text:
             text = text.replace(name, _unseen(rng) if rng.random() < 0.45 else rng.choice(words), 1)

@@ -56,9 +56,11 @@ def held_out_questions() -> frozenset[str]:
 
 
 def expand(template: str, rng: random.Random) -> str:
-    """Pick one of every `{a|b}` and of every `<FRAME>`."""
+    """Pick one of every `{a|b}` and of every `<FRAME>`. A frame's `_` is where all that follows the frame goes."""
     frames = _knowledge()["frames"]
-    template = re.sub(r"<(\w+)>", lambda m: "{" + "|".join(frames[m[1]]) + "}", template)
+    while found := re.search(r"<(\w+)>(.*)", template):
+        frame, rest = rng.choice(frames[found[1]]), found[2].strip()
+        template = template[: found.start()] + (frame.replace("_", rest) if "_" in frame else f"{frame} {rest}")
     text = re.sub(r"\{([^{}]*)\}", lambda m: rng.choice(m[1].split("|")), template)
     return re.sub(r" +", " ", text).strip()
 

@@ -10,7 +10,7 @@ import pytest
 from gptoss_cli.demo.batches import encoded, tree
 from gptoss_cli.demo.conversations import conversation, held_out_pair, plain
 from gptoss_cli.demo.evaluate import held_out_conversations
-from gptoss_cli.demo.phrases import cannot, held_out_questions, phrases, topics
+from gptoss_cli.demo.phrases import cannot, expand, held_out_questions, phrases, topics
 from gptoss_cli.demo.turns import Turn, sum_turn
 from gptoss_cli.harmony.vocabulary import END, RETURN
 from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
@@ -29,6 +29,13 @@ def turns() -> list[Turn]:
 def test_same_seed_gives_the_same_text() -> None:
     assert many_turns(5, ReasoningEffort.HIGH, 20) == many_turns(5, ReasoningEffort.HIGH, 20)
     assert many_turns(5, ReasoningEffort.HIGH, 20) != many_turns(6, ReasoningEffort.HIGH, 20)
+
+
+def test_what_follows_a_frame_goes_where_its_underscore_is() -> None:
+    rng = random.Random(3)
+    asked = [expand("<WHAT> {tokens|a shard}", rng) for _ in range(2000)]
+    assert {"what is tokens", "tokens in short", "tell me what a shard means"} <= set(asked)
+    assert not [question for question in asked if re.search(r"[_<>{}|]|  ", question)]
 
 
 def test_no_held_out_question_is_trained_on_in_any_spelling(turns: list[Turn]) -> None:
