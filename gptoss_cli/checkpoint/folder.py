@@ -105,3 +105,16 @@ def is_plain_file_name(name: str) -> bool:
 
 def _is_shard_name(name: str) -> bool:
     return name.endswith(".safetensors") and is_plain_file_name(name)
+
+
+def what_it_is(path: Path) -> str:
+    """A guess at what came instead of a safetensors file, from its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if not start:
+        return "is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the weights"
+    if start.startswith((b"<!doctype", b"<html")):
+        return "is a web page, not the weights"
+    return "is not a whole safetensors file"

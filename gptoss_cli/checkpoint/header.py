@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, parse_json, read_index, safetensors_files
+from gptoss_cli.checkpoint.folder import (
+    INDEX,
+    MAX_JSON_BYTES,
+    parse_json,
+    read_index,
+    safetensors_files,
+    what_it_is,
+)
 from gptoss_cli.errors import IntegrityError, NotInstalledError
 
 _ITEM_BYTES = {
@@ -68,7 +75,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or not 2 <= length <= MAX_JSON_BYTES:
-                raise IntegrityError(f"{path} {_what_it_is(path)}: it has no header. Get it again")
+                raise IntegrityError(f"{path} {what_it_is(path)}: it has no header. Get it again")
             raw = file.read(length)
             size_bytes = file.seek(0, 2)
     except FileNotFoundError as exc:
@@ -76,7 +83,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
     except OSError as exc:
         raise IntegrityError(f"{path} cannot be read: {exc.strerror}. Check the folder and its permissions") from exc
     if len(raw) < length:
-        raise IntegrityError(f"{path} {_what_it_is(path)}: it ends in its header. Get it again")
+        raise IntegrityError(f"{path} {what_it_is(path)}: it ends in its header. Get it again")
     return _Header(path).tensors(parse_json(raw, path), size_bytes - 8 - length)
 
 
@@ -148,19 +155,6 @@ def _check_index(folder: Path, found: Mapping[str, Path]) -> None:
         if found[name].name != shard:
             where = found[name].name
             raise IntegrityError(f"{folder / INDEX}: tensor {_shown(name)} is in {where}, not in {shard}")
-
-
-def _what_it_is(path: Path) -> str:
-    """A guess at what came instead of a safetensors file, from its first bytes."""
-    with path.open("rb") as file:
-        start = file.read(256).lstrip().lower()
-    if not start:
-        return "is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the weights"
-    if start.startswith((b"<!doctype", b"<html")):
-        return "is a web page, not the weights"
-    return "is not a whole safetensors file"
 
 
 def _shown(value: object) -> str:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files
+from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files, what_it_is
 from gptoss_cli.engine.config import ModelConfig
 from gptoss_cli.engine.layout import BLOCK_VALUES, Layout, Names, TensorSpec, expected_tensors, names
 from gptoss_cli.errors import IntegrityError, NotInstalledError, ResourceError
@@ -184,24 +184,11 @@ def _open(path: Path) -> Iterator[tuple[str, _Found]]:
         for name in list(file.keys()):
             yield name, _Found(path, file, name)
     except SafetensorError as exc:
-        raise IntegrityError(f"{path} {_what_it_is(path)}: {ascii(str(exc))[1:-1]}. Get it again") from exc
+        raise IntegrityError(f"{path} {what_it_is(path)}: {ascii(str(exc))[1:-1]}. Get it again") from exc
     except FileNotFoundError as exc:
         raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
     except (OSError, RuntimeError) as exc:
         raise IntegrityError(f"{path} cannot be mapped: {ascii(str(exc))[1:-1]}. Check the file") from exc
-
-
-def _what_it_is(path: Path) -> str:
-    """A guess at what came instead of a safetensors file, from its first bytes."""
-    with path.open("rb") as file:
-        start = file.read(256).lstrip().lower()
-    if not start:
-        return "is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the weights"
-    if start.startswith((b"<!doctype", b"<html")):
-        return "is a web page, not the weights"
-    return "is not a whole safetensors file"
 
 
 def _check(folder: Path, found: dict[str, _Found], expected: dict[str, TensorSpec]) -> None:
