@@ -4,6 +4,7 @@ A name or favourite is made of placeholders (one private-use character each), wh
 rows that mean nothing. So the model can only learn to copy them, and every real name is one it has never seen.
 """
 
+import math
 import random
 import re
 from collections import Counter
@@ -90,7 +91,7 @@ def _topic(state: _State) -> Turn:
 
 def _weight(template: str) -> float:
     """How often a template comes up: more often if it has more choices, a frame above all."""
-    return (1 + template.count("|") ** 0.5) * (4 if template.startswith("<") else 1)
+    return (1 + math.sqrt(template.count("|"))) * (4 if template.startswith("<") else 1)
 
 
 def _sum(state: _State) -> Turn:

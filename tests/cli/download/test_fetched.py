@@ -1,0 +1,74 @@
+"""`gptoss download` where all goes well: what is fetched, what is said, what is left alone."""
+
+import json
+from pathlib import Path
+
+from tests.checkpoint.hub_server import COMMIT, HubServer, Request
+from tests.checkpoint.repository import SHARD_BYTES, needed, repository_files
+from tests.cli.conftest import Run
+from tests.cli.download.conftest import FIRST, Patch, is_complete, listed
+
+
+def test_a_download_fetches_what_is_needed_and_nothing_else(run: Run, hub: HubServer, folder: Path) -> None:
+    status, out, err = run("download")
+    assert (status, out) == (0, "")
+    assert "gpt-oss-20b is complete" in err
+    assert is_complete(folder, hub.files)
+    assert {request.file for request in hub.requests} - {""} == set(needed(hub.files))
+    assert listed(run)["gpt-oss-20b"]["state"] == "installed"
+
+
+def test_a_large_file_comes_in_parts_and_no_byte_twice(run: Run, hub: HubServer, folder: Path) -> None:
+    run("download")
+    assert len(hub.asked(FIRST)) == 4
+    assert hub.sent_bytes(FIRST) == SHARD_BYTES
+
+
+def test_json_says_what_was_done(run: Run, hub: HubServer, folder: Path) -> None:
+    status, out, _ = run("download", "20b", "--json")
+    said = json.loads(out)
+    assert status == 0
+    assert (said["model"], said["commit"], said["folder"]) == ("gpt-oss-20b", COMMIT, str(folder))
+    assert set(said["fetched"]) == set(needed(hub.files))
+
+
+def test_another_repository_is_found_by_its_name(run: Run, home: Path, monkeypatch: Patch) -> None:
+    with HubServer(repository_files(), repository="someone/some-model") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        assert run("download", "someone/some-model")[0] == 0
+    assert listed(run)["someone--some-model"]["state"] == "installed"
+
+
+def test_a_dry_run_writes_nothing(run: Run, hub: HubServer, home: Path) -> None:
+    status, out, err = run("download", "--dry-run")
+    assert status == 0
+    assert "3.0 MB  to fetch in all" in out
+    assert "are free" in err
+    assert not any(request.file for request in hub.requests)
+    assert not home.exists()
+    assert json.loads(run("download", "--dry-run", "--json")[1])["missing"][0] == "config.json"
+
+
+def test_the_demo_is_nothing_to_download(run: Run, home: Path) -> None:
+    assert run("download", "demo")[0] == 2
+    assert run("download", "30b")[0] == 2
+
+
+def test_whatis_complete_in_the_hugging_face_cache_is_not_fetched(run: Run, hub: HubServer, tmp_path: Path) -> None:
+    from huggingface_hub import hf_hub_download
+
+    for name in needed(hub.files):
+        hf_hub_download(
+            "openai/gpt-oss-20b", name, endpoint=hub.address, cache_dir=tmp_path / "hub" / "hub", token=False
+        )
+    hub.requests.clear()
+    status, _, err = run("download")
+    assert status == 0
+    assert "is used where it lies" in err
+    assert hub.requests == []
+    assert listed(run)["gpt-oss-20b"]["state"] == "in the Hugging Face cache"
+    assert run("remove", "20b", "-y")[0] == 2
+
+
+def test_a_request_knows_its_file() -> None:
+    assert Request("GET", "/a/b/resolve/c/d.json", {}).file == "d.json"

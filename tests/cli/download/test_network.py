@@ -1,0 +1,190 @@
+"""`gptoss download` on bad lines and from bad servers."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from gptoss_cli.checkpoint.transfer import Patience
+from gptoss_cli.cli import download
+from tests.checkpoint.hub_server import Answer, HubServer
+from tests.checkpoint.repository import SHARD_BYTES, SHARDS
+from tests.cli.conftest import Run
+from tests.cli.download.conftest import FIRST, NO_HUB, SECOND, Patch, is_complete, listed
+
+
+def test_without_a_network_nothing_is_claimed(run: Run, home: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", NO_HUB)
+    status, out, err = run("download")
+    assert (status, out) == (5, "")
+    assert "127.0.0.1 cannot be reached" in err
+    assert listed(run)["gpt-oss-20b"]["state"] == "not downloaded"
+
+
+def test_whatis_complete_needs_no_network(run: Run, hub: HubServer, monkeypatch: Patch) -> None:
+    run("download")
+    hub.requests.clear()
+    assert "already complete" in run("download")[2]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    status, _, err = run("download")
+    assert status == 0
+    assert "already complete (offline)" in err
+    assert hub.requests == []
+
+
+def test_offline_an_incomplete_model_exits_3_and_names_what_is_missing(
+    run: Run, hub: HubServer, folder: Path, monkeypatch: Patch
+) -> None:
+    run("download")
+    (folder / SECOND).unlink()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    status, _, err = run("download")
+    assert status == 3
+    assert SECOND in err
+    monkeypatch.setenv("GPTOSS_HOME", str(folder))
+    assert run("download")[0] == 3
+
+
+def test_a_cut_connection_goes_on_where_it_was_cut(run: Run, hub: HubServer, folder: Path) -> None:
+    cuts = [1_000, 70_000, 300_000]
+    hub.cut = lambda request: cuts.pop() if cuts and request.file == FIRST else None
+    assert run("download")[0] == 0
+    assert is_complete(folder, hub.files)
+    assert hub.sent_bytes(FIRST) == SHARD_BYTES
+
+
+def test_a_line_that_always_breaks_exits_5_and_keeps_what_is_whole(run: Run, hub: HubServer, folder: Path) -> None:
+    hub.cut = lambda request: 100 if request.file == SECOND else None
+    status, _, err = run("download")
+    assert status == 5
+    assert SECOND in err
+    assert "3 times in a row" in err
+    assert (folder / FIRST).exists()
+    assert not (folder / "manifest.json").exists()
+    assert run("ask", "-m", "20b", "x")[0] == 3
+    hub.cut = lambda request: None
+    asked = len(hub.asked(FIRST))
+    assert run("download")[0] == 0
+    assert len(hub.asked(FIRST)) == asked
+
+
+def test_a_server_without_ranges_sends_no_byte_twice_into_the_file(run: Run, hub: HubServer, folder: Path) -> None:
+    hub.honours_range = False
+    cuts = [500_000]
+    hub.cut = lambda request: cuts.pop() if cuts and request.file == SECOND else None
+    assert run("download")[0] == 0
+    assert is_complete(folder, hub.files)
+
+
+def test_a_stalled_line_is_tried_again_and_then_exits_5(
+    run: Run, hub: HubServer, folder: Path, monkeypatch: Patch
+) -> None:
+    impatient = Patience(connect_seconds=20, stall_seconds=0.3, attempts=1, first_pause_seconds=0.01)
+    go_on = threading.Event()
+
+    def stall() -> None:
+        if hub.requests[-1].file in SHARDS:
+            go_on.wait(60)
+
+    run("download")
+    (folder / FIRST).unlink()
+    monkeypatch.setattr(download, "patience", lambda: impatient)
+    hub.pace = stall
+    status, _, err = run("download")
+    go_on.set()
+    assert status == 5
+    assert "2 times in a row" in err
+
+
+def test_a_body_shorter_than_it_says_is_not_accepted(run: Run, hub: HubServer, folder: Path) -> None:
+    hub.honours_range = False
+    hub.cut = lambda request: SHARD_BYTES - 1 if request.file == FIRST else None
+    assert run("download")[0] == 5
+    assert not (folder / FIRST).exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "arguments", "said"),
+    [
+        (Answer(403, {"X-Error-Code": "GatedRepo"}), [], "is not open to you"),
+        (Answer(404, {"X-Error-Code": "RepoNotFound"}), [], "or is private"),
+        (Answer(401), [], "or is private"),
+        (None, ["--revision", "absent"], "There is no such revision"),
+        (Answer(451), [], "answers 451"),
+    ],
+)
+def test_each_refusal_has_its_own_message(
+    answer: Answer | None, arguments: list[str], said: str, run: Run, hub: HubServer
+) -> None:
+    hub.fault = lambda request: answer
+    status, _, err = run("download", *arguments)
+    assert status == 5
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("where", ["", FIRST])
+@pytest.mark.parametrize("busy", [Answer(429, {"Retry-After": "0"}), Answer(500), Answer(503)])
+def test_a_busy_server_is_waited_for(busy: Answer, where: str, run: Run, hub: HubServer, folder: Path) -> None:
+    refusals = [busy, busy]
+    hub.fault = lambda request: refusals.pop() if refusals and request.file == where else None
+    assert run("download")[0] == 0
+    assert is_complete(folder, hub.files)
+
+
+@pytest.mark.parametrize("where", ["", FIRST])
+@pytest.mark.parametrize("busy", [Answer(503), Answer(429, {"Retry-After": "86400"})])
+def test_a_server_that_stays_busy_exits_5(busy: Answer, where: str, run: Run, hub: HubServer) -> None:
+    hub.fault = lambda request: busy if request.file == where else None
+    status, _, err = run("download")
+    assert status == 5
+    assert f"answers {busy.status}" in err
+
+
+@pytest.mark.parametrize("where", ["", "config.json", FIRST])
+def test_a_login_page_is_not_taken_for_the_hub(where: str, run: Run, hub: HubServer, folder: Path) -> None:
+    page = Answer(200, {"Content-Type": "text/html"}, b"<html>Accept our terms</html>")
+    hub.fault = lambda request: page if request.file == where else None
+    status, _, err = run("download")
+    assert status == 5
+    assert "does not answer as the Hub does" in err
+    assert not (folder / FIRST).exists()
+
+
+def test_a_redirect_to_a_login_page_is_not_followed(run: Run, hub: HubServer) -> None:
+    away = Answer(302, {"Location": "http://localhost:1/login"})
+    hub.fault = lambda request: away if request.file == FIRST else None
+    status, _, err = run("download")
+    assert status == 5
+    assert "does not answer as the Hub does" in err
+
+
+@pytest.mark.parametrize(
+    ("variables", "cause"),
+    [
+        ({"HTTP_PROXY": "http://me:proxy-password@127.0.0.1:1"}, "refused"),
+        ({"HF_ENDPOINT": "https"}, "SSL"),
+    ],
+)
+def test_a_proxy_or_tls_failure_is_said_with_its_cause(
+    variables: dict[str, str], cause: str, run: Run, hub: HubServer, monkeypatch: Patch
+) -> None:
+    from huggingface_hub import close_session
+
+    for name, value in variables.items():
+        monkeypatch.setenv(name, hub.address.replace("http:", "https:") if value == "https" else value)
+    close_session()  # the library reads proxies once
+    status, _, err = run("--debug", "download")
+    close_session()
+    assert status == 5
+    assert cause in err
+    assert "proxy-password" not in err
+
+
+def test_an_address_that_has_run_out_is_asked_for_again(run: Run, hub: HubServer, folder: Path) -> None:
+    with HubServer(hub.files) as store:
+        hub.redirect = store.store
+        refusals = [Answer(403)]
+        store.fault = lambda request: refusals.pop() if refusals and request.file == SECOND else None
+        assert run("download")[0] == 0
+    assert is_complete(folder, hub.files)
