@@ -1,4 +1,4 @@
-"""Trains the demo model and writes it: `python -m gptoss_cli.demo.train OUT`. About an hour on two cores."""
+"""Trains the demo model and writes it: `python -m gptoss_cli.demo.train OUT`. About two hours on two cores."""
 
 import argparse
 import math
@@ -27,7 +27,7 @@ class Recipe:
 
     start: Path | None = None  # a state to go on from
 
-    minutes: float = 45.0
+    minutes: float = 120.0
     seed: int = 20260101
     workers: int = 2
     worker_trees: int = 4

@@ -15,12 +15,12 @@ def reports() -> dict[ReasoningEffort, Report]:
 
 
 @pytest.mark.parametrize("effort", TRAINED_EFFORTS)
-def test_questions_in_phrasings_it_never_saw_are_often_answered_rightly(
+def test_most_of_what_it_never_saw_is_answered_rightly(
     reports: dict[ReasoningEffort, Report], effort: ReasoningEffort
 ) -> None:
     report = reports[effort]
     assert report.asked.total() >= 8
-    assert report.right.total() >= 0.2 * report.asked.total(), report.wrong
+    assert report.right.total() >= 0.8 * report.asked.total(), report.wrong
 
 
 def test_higher_effort_reasons_half_as_long_again(reports: dict[ReasoningEffort, Report]) -> None:

@@ -1,7 +1,6 @@
 """A chat's turn on an emulated terminal: what is left in the scrollback is the rendered answer, once."""
 
 import random
-import time
 import unicodedata
 
 import pytest
@@ -178,24 +177,3 @@ def test_colour_is_only_where_it_is_wanted() -> None:
     assert show(events, plain) == show(events, colored)
     assert "\x1b[1;4m" in colored.terminal.getvalue()
     assert "m" not in {part[-1:] for part in plain.terminal.getvalue().split("\x1b")[1:]}
-
-
-@pytest.mark.slow
-def test_the_screen_costs_little_and_grows_with_the_answer() -> None:
-    paragraph = "Some **words** of an answer that `goes` on, and a [link](http://a.b) in it. " * 6
-    item = "- a point\n- another *point*\n\n```py\ndef f(x):\n    return x + 1\n```\n\n"
-
-    def seconds(size: int) -> float:
-        text = ((paragraph + "\n\n" + item) * (size // 500 + 1))[:size]
-        pieces = [text[i : i + 4] for i in range(0, size, 4)]
-        view = TurnView(EmulatedScreen(120, 40), ReasoningDisplay.SHOW)
-        began = time.process_time()
-        for number, piece in enumerate(pieces):
-            view.show(AnswerDelta(piece))
-            if number % 42 == 0:  # 500 tokens a second, 12 frames
-                view.draw()
-        view.end()
-        return (time.process_time() - began) / len(pieces)
-
-    seconds(4_000)
-    assert seconds(80_000) < 2 * seconds(20_000)
