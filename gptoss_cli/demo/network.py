@@ -227,9 +227,12 @@ class Network(nn.Module):
         embedding, unembedding = self.tables()
         x, helping = self.hidden(embedding[batch.rows], batch)
         wanted = batch.targets >= 0
-        logits = linear(x[wanted], unembedding)
+        logits, targets = linear(x[wanted], unembedding), batch.targets[wanted]
         logits[:, -self.placeholders :] += math.log(self.stands_for)
-        return cross_entropy(logits, batch.targets[wanted]), helping
+        # The one that is to be copied is one token and stands for no others.
+        copied = targets >= len(self.embedding)
+        logits[copied, targets[copied]] -= math.log(self.stands_for)
+        return cross_entropy(logits, targets), helping
 
     def hidden(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embedded tokens [B, T, C] -> normed hidden states [B, T, C], and a loss that helps training."""

@@ -76,6 +76,21 @@ def test_untrained_rows_are_the_trainer_s_placeholders(trained: tuple[Network, l
     assert len({tuple(row) for row in made.sign().int().tolist()}) == 5000
 
 
+def test_a_token_to_copy_is_one_of_all_the_untrained_ones(trained: tuple[Network, list[int]]) -> None:
+    network, ids = trained
+    copied = len(ids) + 5
+    batch = Batch(*(torch.tensor([row]) for row in ([3, copied, 7], [0, 1, 2], [0, 0, 0], [-1, -1, copied])))
+    torch.manual_seed(8)
+    loss, _ = network(batch)
+    torch.manual_seed(8)
+    embedding, unembedding = network.tables()
+    logits = (network.hidden(embedding[batch.rows], batch)[0] @ unembedding.T)[0, 2]
+    others = [row for row in range(len(ids), len(logits)) if row != copied]
+    untrained = logits[others].repeat_interleave(round(network.stands_for))
+    everything = torch.cat((logits[: len(ids)], logits[copied][None], untrained)).logsumexp(0)
+    assert float(loss) == pytest.approx(float(everything - logits[copied]), abs=0.01)
+
+
 def test_copying_heads_write_back_what_they_see(trained: tuple[Network, list[int]]) -> None:
     network, _ = trained
     attention, _ = network.layers()[-1]
