@@ -88,7 +88,7 @@ def test_a_token_to_copy_is_one_of_all_the_untrained_ones(trained: tuple[Network
     others = [row for row in range(len(ids), len(logits)) if row != copied]
     untrained = logits[others].repeat_interleave(round(network.stands_for))
     everything = torch.cat((logits[: len(ids)], logits[copied][None], untrained)).logsumexp(0)
-    assert float(loss) == pytest.approx(float(everything - logits[copied]), abs=0.01)
+    assert loss.item() == pytest.approx((everything - logits[copied]).item(), abs=0.01)
 
 
 def test_copying_heads_write_back_what_they_see(trained: tuple[Network, list[int]]) -> None:
