@@ -21,8 +21,10 @@ FIRST_KNOWN, KNOWN = 0xE400, 1024  # a trained row, drawn anew for every convers
 
 _TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 2.2, "greeting": 2.2}
 _DECORATED = ("guide", "concept", "identity", "greeting", "unknown")
-_OF_TURNS, _OF_ASIDES = (38, 14, 16, 20, 12), (56, 10, 5, 8, 21)  # weights of guide, sums, telling, asking, unknown
+# Weights of guide, sums, telling, asking, unknown: in turns, in asides, and in asides where much was told.
+_OF_TURNS, _OF_ASIDES, _OF_RECALL = (38, 14, 16, 20, 12), (56, 10, 5, 8, 21), (14, 3, 3, 68, 12)
 _ASIDES = (0, 4, 8, 12, 16)  # turns that hang off every turn of a conversation: one of these
+_RECALLING, _TOLD_FIRST, _RECALLED = 0.3, (2, 3, 4), 10  # share of conversations that begin with so many told things
 
 
 @dataclass(slots=True)
@@ -37,12 +39,16 @@ class _State:
 def conversation(rng: random.Random, effort: ReasoningEffort, *, turns: int) -> list[Turn]:
     """One conversation: about half its turns are from the guide, the others sums, memory and what it cannot do.
 
-    `turns` counts those that are kept; before each come asides, which teach the model many questions cheaply.
+    `turns` counts those that are kept; before each come asides, which teach the model many questions cheaply. Some
+    conversations are about memory: which of several told things is asked for, or none, is the hardest to learn.
     """
-    state, made, asides = _State(rng, effort), list[Turn](), rng.choice(_ASIDES)
-    for _ in range(turns):
+    state, made, asides, weights = _State(rng, effort), list[Turn](), rng.choice(_ASIDES), _OF_ASIDES
+    if rng.random() < _RECALLING:
+        made += (_respell(_tell(state), rng) for _ in range(rng.choice(_TOLD_FIRST)))
+        asides, weights = _RECALLED, _OF_RECALL
+    while len(made) < turns * (asides + 1):
         for _ in range(asides):
-            made.append(replace(_phrased(replace(state, told=dict(state.told)), _OF_ASIDES), aside=True))
+            made.append(replace(_phrased(replace(state, told=dict(state.told)), weights), aside=True))
         made.append(_phrased(state, _OF_TURNS))
     return made
 
@@ -111,7 +117,7 @@ def _tell(state: _State) -> Turn:
 
 
 def _ask(state: _State) -> Turn:
-    category = _category(state, told_share=0.8)
+    category = _category(state, told_share=0.65)
     templates = phrases("memory")["ask_name" if category == "name" else "ask_favourite"]
     template = expand(state.rng.choice(templates), state.rng)
     return ask_turn(state.told, category, template=template, effort=state.effort)
@@ -127,8 +133,8 @@ def _value(rng: random.Random, category: str) -> str:
     if category == "number" or rng.random() < 0.03:
         return str(rng.randrange(1000))
     return "".join(
-        chr(FIRST_KNOWN + rng.randrange(KNOWN)) if rng.random() < 0.2 else _placeholder(rng)
-        for _ in range(rng.choices((1, 2, 3, 4), (35, 40, 20, 5))[0])
+        chr(FIRST_KNOWN + rng.randrange(KNOWN)) if rng.random() < 0.3 else _placeholder(rng)
+        for _ in range(rng.choices((1, 2, 3, 4, 5), (32, 30, 20, 12, 6))[0])
     )
 
 
