@@ -1,14 +1,12 @@
 """Standing preferences: what config.toml may set, and `gptoss config`. A flag beats a variable beats the file."""
 
-import difflib
 import json
 import os
-import shlex
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +20,7 @@ from gptoss_cli.settings import Entry
 from gptoss_cli.terminal.console import Console
 
 # These must work while config.toml is being mended.
-_WITHOUT_CONFIG = ("config", "completions")
+_WITHOUT_CONFIG = {"config", "completions"}
 _HEADING = """\
 # The standing preferences of gptoss. A flag wins over a variable (GPTOSS_MODEL and so on), which wins over this file.
 # To set one, take away the # before it.
@@ -93,24 +91,32 @@ class ConfigFile:
     def report(self) -> None:
         """Raise what is wrong with the file, and warn of every key that nobody knows."""
         self.load()
+        if self._unknown:
+            from difflib import get_close_matches
         for key, entry in self._unknown.items():
-            close = difflib.get_close_matches(key, _preferences(self._program), n=1)
+            close = get_close_matches(key, _preferences(self._program), n=1)
             hint = f"Did you mean {close[0]}?" if close else "To see those there are: gptoss config"
             place = f"{settings.config_file()}, line {entry.line}"
             self._console.notice(f"{place}: there is no setting {key}. {hint}")
 
     def of_commands(self) -> dict[str, Any]:
         """Command -> its defaults, in the form that Typer reads."""
-        commands = self._program.commands.items()
-        return {name: _Defaults(self, each) for name, each in commands if name not in _WITHOUT_CONFIG}
+        return {name: _Defaults(self, self._program, name) for name in self._program.commands.keys() - _WITHOUT_CONFIG}
 
 
 class _Defaults:
     """The part of the file that one command takes; an argument of the same name is not part of it."""
 
-    def __init__(self, file: ConfigFile, command: Any) -> None:
+    def __init__(self, file: ConfigFile, program: Any, name: str) -> None:
         self._file = file
-        self._keys = {parameter.name: _key(parameter) for parameter in command.params if _is_preference(parameter)}
+        self._program = program
+        self._name = name
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        """Parameter -> its key in the file. Only now: it makes the command."""
+        command = self._program.commands[self._name]
+        return {parameter.name: _key(parameter) for parameter in command.params if _is_preference(parameter)}
 
     def get(self, name: str, default: object = None) -> object:
         """What the file sets for a parameter, else `default`. Help asks too, so a mistake is left to `report`."""
@@ -196,6 +202,9 @@ def _assignment(key: str, value: object) -> str:
 
 
 def _edit(program: Any) -> None:
+    import shlex
+    import subprocess
+
     file = settings.config_file()
     try:
         if not file.exists():

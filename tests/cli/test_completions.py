@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-import typer
 
 from gptoss_cli.checkpoint import catalog
+from gptoss_cli.cli.app import program
 from gptoss_cli.cli.completions import Shell, find_script
 from gptoss_cli.cli.config import ConfigAction
-from gptoss_cli.cli.main import app
 from gptoss_cli.cli.options import CommonOptions, TurnOptions
 from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal
 
 _FOLDER = Path(__file__).parents[2] / "completions"
 _SCRIPTS = ("gptoss.bash", "_gptoss", "gptoss.fish", "gptoss.ps1")
-_PROGRAM: Any = typer.main.get_command(app)
+_PROGRAM = program()
 
 
 def _options(command: Any) -> set[str]:
-    program = _PROGRAM.make_context("gptoss", [], resilient_parsing=True)
-    context = command.make_context("command", [], parent=program, resilient_parsing=True)
+    parent = _PROGRAM.make_context("gptoss", [], resilient_parsing=True)
+    context = command.make_context("command", [], parent=parent, resilient_parsing=True)
     flags = (flag for parameter in command.get_params(context) for flag in parameter.opts)
     return {flag for flag in flags if flag.startswith("-")}
 
