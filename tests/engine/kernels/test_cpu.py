@@ -250,6 +250,18 @@ def test_an_activation_that_is_no_number_is_not_lost(
     assert not got.isfinite().any()
 
 
+@pytest.mark.parametrize("tokens", [1, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("group", [0, 8])
+def test_a_scale_that_is_no_number_is_not_lost(cpu: CpuKernels, tokens: int, dtype: torch.dtype, group: int) -> None:
+    """Infinity in its place would end at the activation's limit, as if nothing were wrong."""
+    weights, normed = random_mlp(288, 32), random_of(tokens, 288)
+    weights.gate_up.scales[0, 7, group] = 255
+    routed = (normed, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
+    got = cpu.mix_experts(torch.zeros(tokens, 288), routed, weights, limit=7.0, dtype=dtype)
+    assert not got.isfinite().any()
+
+
 def test_loading_the_library_leaves_subnormal_numbers_alone(native: Native) -> None:
     """-ffast-math, were it used, would switch the whole process to flushing them."""
     program = (

@@ -101,10 +101,11 @@ AVX2 static void pack_blocks(int16_t *values, float *factors, const float *x, in
     }
 }
 
-/* 2^(exponent - 127) of 8 bytes; infinite for 255. The largest of two integers repairs the subnormal 2^-127. */
+/* 2^(exponent - 127) of 8 bytes, NaN for 255. The largest of two integers repairs the subnormal 2^-127. */
 AVX2_INLINE __m256 powers_of_two(__m128i exponents) {
     __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(exponents), 23);
-    return _mm256_castsi256_ps(_mm256_max_epi32(bits, _mm256_set1_epi32(0x00400000)));
+    __m256i nan = _mm256_cmpeq_epi32(bits, _mm256_set1_epi32(0x7F800000));
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_max_epi32(bits, _mm256_set1_epi32(0x00400000)), nan));
 }
 
 AVX2_INLINE __m256i doubled_values(void) {

@@ -43,13 +43,14 @@ AVX2_INLINE void unpack_half(int16_t panel[PAIRS][HALVES][2 * LANES], int half, 
     }
 }
 
-/* Half of 2^(exponent - 127), for the weights are doubled. */
+/* Half of 2^(exponent - 127), for the weights are doubled; NaN for 255. */
 AVX2_INLINE __m256 half_powers(const uint8_t *exponents, int64_t stride) {
     uint32_t bits[LANES];
     for (int i = 0; i < LANES; i++) bits[i] = (uint32_t)exponents[i * stride] << 23;
     __m256i loaded = _mm256_loadu_si256((const __m256i *)bits);
     __m256i repaired = _mm256_max_epi32(loaded, _mm256_set1_epi32(0x00400000)); /* 2^-127 is subnormal */
-    return _mm256_mul_ps(_mm256_castsi256_ps(repaired), _mm256_set1_ps(0.5f));
+    __m256i nan = _mm256_cmpeq_epi32(loaded, _mm256_set1_epi32(0x7F800000));
+    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_or_si256(repaired, nan)), _mm256_set1_ps(0.5f));
 }
 
 AVX2_INLINE void multiply(float *sums, int16_t panel[PAIRS][HALVES][2 * LANES], const __m256 powers[HALVES],
