@@ -10,12 +10,11 @@ import typer
 
 from gptoss_cli import __version__, settings
 from gptoss_cli.cli.options import command
-from gptoss_cli.errors import GptossError
+from gptoss_cli.cli.outlook import Outlook, outlooks
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from gptoss_cli.engine.machine import Machine
-    from gptoss_cli.engine.placement import Placement
 
 _JSON_VERSION = 1
 _DRIVER_ADVICE = "Update the NVIDIA driver, or install the build of torch that goes with it."
@@ -30,16 +29,6 @@ class Check:
     advice: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelReport:
-    """How a published model would run here; `folder` is where it lies. Without room for it `problem` says so."""
-
-    name: str
-    folder: str | None
-    placement: "Placement | None"
-    problem: str = ""
-
-
 @command
 def doctor(
     *,
@@ -47,14 +36,16 @@ def doctor(
     console: Console,
 ) -> None:
     """Look at what gptoss needs: GPU, memory, disk, torch, Triton, models. Says what to do about each problem."""
+    from gptoss_cli.checkpoint import store
     from gptoss_cli.engine.machine import detect
 
     machine = detect(settings.data_folder())
-    checks, models = list(look(machine)), list(judge_models(machine))
+    checks, models, installed = list(look(machine)), list(outlooks(machine)), store.installed()
+    folders = {name: str(folder) for name, folder in installed.items()}
     if as_json:
-        console.answer(json.dumps(_told(machine, checks, models), ensure_ascii=False) + "\n")
+        console.answer(json.dumps(_told(machine, checks, models, folders), ensure_ascii=False) + "\n")
     else:
-        console.answer(_written(checks, models))
+        console.answer(_written(checks, models, folders))
 
 
 def look(machine: "Machine") -> Iterator[Check]:
@@ -114,39 +105,16 @@ def _present(name: str, there: bool, advice: str) -> Check:
     return Check(name, "present", "") if there else Check(name, "missing", advice)
 
 
-def judge_models(machine: "Machine") -> Iterator[ModelReport]:
-    """How each published model would run."""
-    from gptoss_cli.checkpoint import catalog, store
-    from gptoss_cli.engine.config import published_config
-    from gptoss_cli.engine.placement import choose
-
-    installed = store.installed()
-    for model in catalog.MODELS:
-        if model.published is None:
-            continue
-        folder = installed.get(model.name)
-        where = None if folder is None else str(folder)
-        config = published_config(layers=model.published.layers, experts=model.published.experts)
-        try:
-            yield ModelReport(model.name, where, choose(config, machine))
-        except GptossError as exc:
-            yield ModelReport(model.name, where, None, str(exc))
-
-
-def _told(machine: "Machine", checks: list[Check], models: list[ModelReport]) -> dict[str, Any]:
+def _told(machine: "Machine", checks: list[Check], models: list[Outlook], folders: dict[str, str]) -> dict[str, Any]:
     return {
         "version": _JSON_VERSION,
         "machine": asdict(machine),
         "checks": [asdict(check) for check in checks],
-        "models": [
-            {"name": model.name, "folder": model.folder}
-            | ({"problem": model.problem} if model.placement is None else model.placement.described())
-            for model in models
-        ],
+        "models": [{"name": model.name, "folder": folders.get(model.name), **model.described()} for model in models],
     }
 
 
-def _written(checks: list[Check], models: list[ModelReport]) -> str:
+def _written(checks: list[Check], models: list[Outlook], folders: dict[str, str]) -> str:
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -154,17 +122,7 @@ def _written(checks: list[Check], models: list[ModelReport]) -> str:
         if check.advice:
             lines.append(f"  {'':<{width}}  {check.advice}")
     for model in models:
-        lines += ["", *_model_lines(model)]
+        where = f"in {folders[model.name]}" if model.name in folders else "not downloaded"
+        lines += ["", f"{model.name} ({where}): {model.placement.summary if model.placement else 'cannot run here'}"]
+        lines += (f"{'!' if is_warning else '-'} {text}" for text, is_warning in model.reasons())
     return "\n".join(lines) + "\n"
-
-
-def _model_lines(model: ModelReport) -> Iterator[str]:
-    where = f"in {model.folder}" if model.folder else "not downloaded"
-    if model.placement is None:
-        yield f"{model.name} ({where}): cannot run here"
-        yield f"! {model.problem}"
-        return
-    placed = model.placement
-    yield f"{model.name} ({where}): {placed.summary}"
-    for reason in placed.reasons:
-        yield f"{'!' if reason.is_warning else '-'} {reason.text}"

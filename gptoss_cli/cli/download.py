@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gptoss_cli.checkpoint.manifest import Manifest
     from gptoss_cli.checkpoint.place import Place
     from gptoss_cli.checkpoint.transfer import Patience
+    from gptoss_cli.cli.outlook import Outlook
 
 
 @command
@@ -131,6 +132,19 @@ class _Download:
         count = f"{len(plan.manifest.files)} files, {size_words(plan.manifest.size_bytes)}{rest}"
         self._console.notice(f"{what}: {count}")
         self._console.notice(f"into {plan.place.folder}, where {size_words(plan.free_bytes)} are free")
+        self._foretell()
+
+    def _foretell(self) -> None:
+        """Say how a published model will run here, and what is amiss with that."""
+        outlook = _outlook(self._place)
+        if outlook is None:
+            return
+        if outlook.placement is not None:
+            summary, more = outlook.placement.summary, f"gptoss plan {self._place.short_name}"
+            self._console.notice(f"It will run {summary}. To see why: {more}")
+        for text, is_warning in outlook.reasons():
+            if is_warning:
+                self._console.notice(text)
 
     def _show(self, plan: "Plan") -> None:
         """What --dry-run answers. Raises ResourceError if it would not fit."""
@@ -138,7 +152,9 @@ class _Download:
 
         plan.check_space()
         if self._as_json:
-            write_json({**_facts(plan), "missing": [file.name for file in plan.missing]}, self._console)
+            outlook = _outlook(self._place)
+            facts = {"missing": [file.name for file in plan.missing], "outlook": outlook and outlook.described()}
+            write_json({**_facts(plan), **facts}, self._console)
             return
         self._say(plan)
         for file in plan.missing:
@@ -176,6 +192,16 @@ def _is_cached(place: "Place", console: Console, *, as_json: bool) -> bool:
     else:
         console.notice(f"{place.name} is complete in the Hugging Face cache, and is used where it lies: {folder}")
     return True
+
+
+def _outlook(place: "Place") -> "Outlook | None":
+    """How the model will run here; None if it is none of the published ones."""
+    from gptoss_cli import settings
+    from gptoss_cli.cli.outlook import outlooks
+    from gptoss_cli.engine.machine import detect
+
+    machine = detect(settings.data_folder())
+    return next((outlook for outlook in outlooks(machine) if outlook.name == place.name), None)
 
 
 def _facts(plan: "Plan") -> dict[str, object]:

@@ -1,8 +1,12 @@
 """`gptoss download` where all goes well: what is fetched, what is said, what is left alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from gptoss_cli import settings
+from gptoss_cli.engine import machine
+from gptoss_cli.settings import Execution
 from tests.checkpoint.hub_server import COMMIT, HubServer, Request
 from tests.checkpoint.repository import SHARD_BYTES, needed, repository_files
 from tests.cli.conftest import Run
@@ -46,7 +50,22 @@ def test_a_dry_run_writes_nothing(run: Run, hub: HubServer, home: Path) -> None:
     assert "are free" in err
     assert not any(request.file for request in hub.requests)
     assert not home.exists()
-    assert json.loads(run("download", "--dry-run", "--json")[1])["missing"][0] == "config.json"
+    told = json.loads(run("download", "--dry-run", "--json")[1])
+    assert told["missing"][0] == "config.json"
+    assert told["outlook"]["execution"] in list(Execution)
+
+
+def test_how_the_model_will_run_is_said_before_anything_is_fetched(
+    run: Run, hub: HubServer, monkeypatch: Patch
+) -> None:
+    here = machine.detect(settings.data_folder())
+    monkeypatch.setattr(machine, "detect", lambda folder: replace(here, available_bytes=64 << 30, gpus=()))
+    assert "It will run on the CPU with 131,072 tokens" in run("download", "--dry-run")[2]
+    monkeypatch.setattr(machine, "detect", lambda folder: replace(here, available_bytes=1 << 20, gpus=()))
+    status, _, err = run("download", "--dry-run")
+    assert status == 0
+    assert "It will run" not in err
+    assert "The memory is" in err
 
 
 def test_the_demo_is_nothing_to_download(run: Run, home: Path) -> None:
