@@ -1,16 +1,19 @@
 """argv in, exit status out, and one line for every error."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from gptoss_cli import __version__
 from gptoss_cli.cli import main, turns
-from gptoss_cli.errors import GptossError, IntegrityError, NotInstalledError, ResourceError, UsageError
+from gptoss_cli.demo.layout import WEIGHTS, demo_checkpoint
+from gptoss_cli.errors import ExitStatus, GptossError, IntegrityError, NotInstalledError, ResourceError, UsageError
 from tests.cli.conftest import Run
 
 Capture = pytest.CaptureFixture[str]
@@ -173,3 +176,15 @@ def test_help_into_a_pipe_that_closes_is_silent(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_scale_that_is_no_number_ends_the_answer_and_says_so(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / WEIGHTS)
+    tensors["model.layers.1.mlp.experts.gate_up_proj_scales"][:, 7, 0] = 255
+    save_file(tensors, tmp_path / "new", {"format": "pt"})
+    (tmp_path / "new").replace(tmp_path / "model" / WEIGHTS)
+    status, out, err = run("ask", "-m", str(tmp_path / "model"), "What is gptoss?")
+    assert (status, out) == (ExitStatus.FAILED, "")
+    assert "numbers are not finite" in err
+    assert len(err.splitlines()) == 1

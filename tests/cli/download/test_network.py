@@ -1,6 +1,8 @@
 """`gptoss download` on bad lines and from bad servers."""
 
+import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,24 @@ def test_without_a_network_nothing_is_claimed(run: Run, home: Path, monkeypatch:
     status, out, err = run("download")
     assert (status, out) == (5, "")
     assert "127.0.0.1 cannot be reached" in err
+    assert listed(run)["gpt-oss-20b"]["state"] == "not downloaded"
+
+
+def test_a_network_that_swallows_everything_is_given_up(run: Run, home: Path, monkeypatch: Patch) -> None:
+    """As behind a firewall: nothing is refused, and nothing answers."""
+    with ExitStack() as open_until_the_end:
+        silent = open_until_the_end.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # more than may wait to be accepted: those that follow get no answer at all
+            waiting = open_until_the_end.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        hurried = Patience(connect_seconds=0.5, stall_seconds=0.5, attempts=1, first_pause_seconds=0.01)
+        monkeypatch.setattr(download, "patience", lambda: hurried)
+        status, out, err = run("download")
+    assert (status, out) == (5, "")
+    assert "127.0.0.1" in err
+    assert err.count("\n") == 1
     assert listed(run)["gpt-oss-20b"]["state"] == "not downloaded"
 
 
