@@ -1,6 +1,5 @@
 """`gptoss chat` on a pseudo-terminal, as a user meets it."""
 
-import random
 import signal
 import subprocess
 import sys
@@ -246,31 +245,3 @@ def test_three_quotes_and_a_backslash_make_lines(script: Script) -> None:
         terminal.wait_for("two")
         terminal.type("\x03a\\\rb\r")
         terminal.wait_for("> a\n  b\nHeard.")
-
-
-@pytest.mark.slow
-def test_ctrl_c_at_any_moment_leaves_a_chat_that_works(script: Script) -> None:
-    chance = random.Random(5)
-    pause = 0.01
-    answer = "# Title\n\nSome **words**\n\n- a\n- b\n\n```py\nx = 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
-    said: list[str | float] = ["<|channel|>analysis<|message|>"]
-    for word in ("Let ", "me ", "think.") * 4:
-        said += [word, pause]
-    said += ["<|end|><|start|>assistant<|channel|>final<|message|>"]
-    for start in range(0, len(answer), 6):
-        said += [answer[start : start + 6], pause]
-    with _chat(script(*([[*said, "<|return|>"]] * 202))) as terminal:
-        for number in range(200):
-            terminal.type(f"turn {number}\r")
-            terminal.look(chance.random() * 0.6)
-            for _ in range(chance.choice((1, 1, 1, 2, 10))):
-                terminal.type(_CTRL_C)
-            terminal.wait_for_prompt()
-        terminal.type("/new\r")
-        terminal.wait_for("A new conversation.")
-        terminal.type("last\r")
-        terminal.wait_for("──┼──\n1 │ 2\n\n>")
-        assert "Traceback" not in terminal.everything
-        terminal.type(_CTRL_D)
-        assert terminal.wait() == 0
-        assert terminal.restored()
