@@ -11,7 +11,7 @@ from gptoss_cli.demo.layout import demo_checkpoint
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.session import ChatSession
-from tests.cli.conftest import Script
+from tests.cli.conftest import Script, turn
 from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
 
 _CTRL_C, _CTRL_D = "\x03", "\x04"
@@ -61,6 +61,7 @@ def _clear_prompt(terminal: Terminal) -> None:
     for _ in range(300):
         terminal.look(0.1)
         line = terminal.screen.display[terminal.screen.cursor.y].rstrip()
+        line = line.lstrip("^C")  # the terminal's own echo while an editor has it
         if line == ">":
             return
         if line.startswith("> "):
@@ -126,7 +127,7 @@ def test_ctrl_c_in_the_editor(
     editor.chmod(0o755)
     monkeypatch.setenv("EDITOR", str(editor))
     monkeypatch.delenv("VISUAL", raising=False)
-    with Terminal([str(SCRIPTED_PROGRAM), script(), "chat"]) as terminal:
+    with Terminal([str(SCRIPTED_PROGRAM), script(*[turn("Heard.")] * 30), "chat"]) as terminal:
         terminal.wait_for_prompt()
         for _ in range(30):
             terminal.type("some words\x18\x05")
@@ -147,10 +148,11 @@ def test_ctrl_c_in_the_midst_of_markdown(script: Script, interrupt: Interrupt) -
     for start in range(0, len(answer), 6):
         said += [answer[start : start + 6], pause]
     with Terminal([str(SCRIPTED_PROGRAM), script(*([[*said, "<|return|>"]] * 62)), "chat"]) as terminal:
+        terminal.wait_for_prompt()
         for number in range(60):
             terminal.type(f"turn {number}\r")
             interrupt(terminal, 0.6)
-            terminal.wait_for_prompt()
+            _clear_prompt(terminal)
         terminal.type("/new\r")
         terminal.wait_for("A new conversation.")
         terminal.type("last\r")
