@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from tests.cli.terminal_driver import Terminal
+
 PROGRAM = (sys.executable, "-m", "gptoss_cli")
 
 
@@ -28,6 +30,15 @@ def to_first_byte(*command: str) -> float:
     return seconds
 
 
+def to_prompt(*command: str) -> float:
+    """Seconds from the start of a program on a terminal to its prompt."""
+    began = time.perf_counter()
+    with Terminal(command[1:]) as terminal:
+        while ">" not in terminal.text:
+            terminal.look(0.005)
+        return time.perf_counter() - began
+
+
 def main() -> None:
     """Print medians of eleven interleaved runs, in milliseconds, and their differences from the bare ones."""
     measured: dict[str, tuple[Callable[..., float], Sequence[str]]] = {
@@ -35,11 +46,18 @@ def main() -> None:
         "--version": (whole, (*PROGRAM, "--version")),
         "--help": (whole, (*PROGRAM, "--help")),
         "import torch": (whole, (sys.executable, "-c", "import torch")),
+        "chat, prompt": (to_prompt, (*PROGRAM, "chat", "-m", "demo")),
         "ask, first byte": (to_first_byte, (*PROGRAM, "ask", "-m", "demo", "What is gptoss?")),
     }
     runs = [{name: measure(*command) for name, (measure, command) in measured.items()} for _ in range(11)]
     medians = {name: statistics.median(run[name] for run in runs) * 1e3 for name in measured}
-    for name, bare in (("--version", "python"), ("--help", "python"), ("ask, first byte", "import torch")):
+    compared = (
+        ("--version", "python"),
+        ("--help", "python"),
+        ("chat, prompt", "python"),
+        ("ask, first byte", "import torch"),
+    )
+    for name, bare in compared:
         print(f"{name}: {medians[name]:.0f} ms, {medians[name] - medians[bare]:.0f} ms over {bare}")
 
 
