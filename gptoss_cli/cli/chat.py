@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gptoss_cli.cli.ask import whole_characters
+from gptoss_cli.cli.inputs import whole_characters
 from gptoss_cli.cli.options import TurnOptions, command
 from gptoss_cli.errors import UsageError
 from gptoss_cli.terminal.console import Console

@@ -1,5 +1,6 @@
 """`gptoss ask` under random arguments, input and answers: nothing it is given makes it lie about what happened."""
 
+import json
 import os
 import random
 import sys
@@ -8,6 +9,7 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from gptoss_cli.errors import ExitStatus
 from gptoss_cli.harmony.vocabulary import load_encoding, read_vocabulary
 from gptoss_cli.terminal.console import Console
 from tests.cli.conftest import Run
+from tests.harmony.test_forms import SCHEMAS
 from tests.terminal.streams import KeptStream
 
 _HEADER = "<|channel|>final<|message|>"
@@ -170,3 +173,15 @@ def test_stdout_is_the_answers_own_bytes(
         assert main.run(["ask", "--color", "always" if forced else "never", "x"]) in (0, 1)
         assert stdout.written == said.decode("utf-8", "replace").encode() + b"\n"
         assert os.environ.get("FORCE_COLOR") == ("1" if forced else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(SCHEMAS)))
+def test_the_demo_as_hot_as_2_always_gives_what_the_schema_allows(number: int, run: Run) -> None:
+    schema = json.dumps(SCHEMAS[number])
+    for seed in range(30):
+        thinking = ["-e", "none"] if seed % 2 else ["--think-budget", "40"]
+        options = ["-m", "demo", "-t", "2", "--seed", str(seed), *thinking, "--schema", schema]
+        status, out, err = run("ask", *options, f"Question {seed}")
+        assert status == 0, err
+        jsonschema.validate(json.loads(out), SCHEMAS[number])
