@@ -24,7 +24,7 @@ _DECORATED = ("guide", "concept", "identity", "greeting", "unknown")
 # Weights of guide, sums, telling, asking, unknown: in turns, in asides, and in asides where much was told.
 _OF_TURNS, _OF_ASIDES, _OF_RECALL = (38, 14, 16, 20, 12), (56, 10, 5, 8, 21), (14, 3, 3, 68, 12)
 _ASIDES = (0, 4, 8, 12, 16)  # turns that hang off every turn of a conversation: one of these
-_RECALLING, _TOLD_FIRST, _RECALLED = 0.3, (2, 3, 4), 10  # share of conversations that begin with so many told things
+_RECALLING, _TOLD_FIRST, _RECALLED = 0.4, (2, 3, 4), 10  # share of conversations that begin with so many told things
 
 
 @dataclass(slots=True)

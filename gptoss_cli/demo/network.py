@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, linear, pad, rms_norm, scaled_dot
 from gptoss_cli.demo.mxfp4 import rounded
 from gptoss_cli.demo.vocabulary import trained_lane
 
-EVENNESS, POINTING = 0.01, 0.05  # weights of the two losses that help
+EVENNESS, POINTING = 0.01, 0.2  # weights of the two losses that help
 # What a row has in each dimension of the copy lane, up to the sign. The first is small, or every token would be taken
 # for a copy of itself until the rest of the hidden state had grown out of all proportion.
 LANE_IN, LANE_OUT = 2.0**-9, 2.0

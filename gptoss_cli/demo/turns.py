@@ -68,8 +68,9 @@ def tell_turn(told: dict[str, str], category: str, value: str, *, template: str,
 def ask_turn(told: dict[str, str], category: str, *, template: str, effort: ReasoningEffort) -> Turn:
     """A turn in which the user asks for something told earlier, or never told."""
     what, value = _what(category), told.get(category)
-    found = f"It was told: {value}." if value else "It was not told."
-    low = f"Asked: the {what}."
+    # Whether it was told is decided where it would be copied: there is either something to look at or nothing.
+    found = f"It was told: {value or 'nothing'}."
+    low = f"Asked: the {what}. {found}"
     medium = f"The user asks for the {what}. I look at what was told. {found}"
     high = (
         f"The user asks for the {what}. The guide is not needed. I look at what was told in this conversation. {found} "
