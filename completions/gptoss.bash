@@ -28,7 +28,7 @@ _gptoss() {
         --efforts"
     local chat="-f --file --plain --vi"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
-    local plan="--gpu-memory --ram --context --execution --device --json"
+    local plan="--gpu-memory --ram --context --execution --device --dense --json"
     local bench="--prompt --generate --repeat --dense --threads --json"
     local command="" word index
 

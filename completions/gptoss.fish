@@ -53,7 +53,7 @@ complete -c gptoss -n $place -l execution -x -a 'auto mxfp4 offload cpu' -d 'Whe
 complete -c gptoss -n $place -l device -x -a 'auto cpu cuda' -d 'What computes'
 
 set -l speed '__fish_seen_subcommand_from ask chat bench'
-complete -c gptoss -n $speed -l dense -x -a 'bf16 int8' -d 'Attention and unembedding as they are, or smaller'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan' -l dense -x -a 'bf16 int8' -d 'Attention and unembedding as they are, or smaller'
 complete -c gptoss -n $speed -l threads -x -d 'Threads; else one for each core'
 
 set -l ask '__fish_seen_subcommand_from ask'

@@ -22,7 +22,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'verify' = $models + @('--quick', '--json') + $common
         'list' = @('--json') + $common
         'remove' = @('20b', '120b', '--partial', '-y', '--yes') + $common
-        'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--json') + $common
+        'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense', '--json') + $common
         'doctor' = @('--json') + $common
         'bench' = $models + @('--prompt', '--generate', '--repeat', '--dense', '--threads', '--json') + $common
         'config' = @('show', 'path', 'edit', '--json') + $common

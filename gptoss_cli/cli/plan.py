@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptoss_cli import settings
-from gptoss_cli.cli.options import ContextOption, DeviceOption, ExecutionOption, command
-from gptoss_cli.settings import Execution
+from gptoss_cli.cli.options import ContextOption, DenseOption, DeviceOption, ExecutionOption, command
+from gptoss_cli.settings import Dense, Execution
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def plan(
     execution: ExecutionOption = Execution.AUTO,
     device: DeviceOption = "auto",
     context: ContextOption = None,
+    dense: DenseOption = Dense.BF16,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, on a terminal too.")] = False,
     console: Console,
 ) -> None:
@@ -68,7 +69,7 @@ def plan(
 
     gpu_bytes = None if gpu_memory is None else parse_size(gpu_memory)
     ram_bytes = None if ram is None else parse_size(ram)
-    wishes = Wishes(execution=execution, device=device, context_tokens=context)
+    wishes = Wishes(execution=execution, device=device, context_tokens=context, dense=dense)
     name, config, download_bytes = planned_model(model)
     machine, wishes = described(detect(settings.data_folder()), wishes, gpu_bytes=gpu_bytes, ram_bytes=ram_bytes)
     placed = placement.choose(config, machine, wishes)
@@ -192,10 +193,10 @@ def _bound_lines(placed: "Placement") -> Iterator[str]:
     )
     slower = ", far fewer while weights come from the disk"
     beyond = slower if any(reason.code is Code.FROM_DISK for reason in placed.reasons) else ""
-    yield f"At most {bound.tokens_per_second:.1f} tokens/s{beyond}. A token reads, at bandwidths that are assumed:"
+    yield f"At most {bound.tokens_per_second:.1f} tokens/s{beyond}. A token reads, dense weights in {placed.dense}:"
     for size, speed, where in reads:
         if size:
-            yield f"  {size / 1e9:.2f} GB {where}, {speed / 1e9:.0f} GB/s"
+            yield f"  {size / 1e9:.2f} GB {where}, {speed / 1e9:.0f} GB/s assumed"
 
 
 def _about_disk(machine: "Machine", download_bytes: int, problem: str | None) -> str:

@@ -102,7 +102,11 @@ def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "P
     from gptoss_cli.engine.wishes import Wishes
 
     wishes = Wishes(
-        execution=options.execution, device=options.device, context_tokens=options.context, dtype=options.dtype
+        execution=options.execution,
+        device=options.device,
+        context_tokens=options.context,
+        dtype=options.dtype,
+        dense=options.dense,
     )
     config = load_config(weights_folder(folder) / "config.json")
     placement = choose_performed(config, machine.detect(settings.data_folder()), wishes)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from gptoss_cli.engine.config import LayerKind, ModelConfig
-from gptoss_cli.engine.layout import Layout, TensorSpec, expected_tensors, names
+from gptoss_cli.engine.layout import BLOCK_VALUES, Layout, TensorSpec, expected_tensors, names
 from gptoss_cli.settings import Dtype
 
 _TENSOR_BYTES = {"BF16": 2, "U8": 1}
@@ -16,11 +16,13 @@ class Footprint:
     """Bytes of a model's parts; their sum over the weights is what its files hold, headers excluded.
 
     `dense_bytes` is all that every token reads but the experts, `embedding_bytes` is apart since a token reads one row
-    of it. An expert is one of one layer, its biases included; `active` of them are read per token, over all layers.
+    of it; `int8_dense_bytes` is `dense_bytes` with 8 bits a weight in attention and unembedding. An expert is one of
+    one layer, its biases included; `active` of them are read per token, over all layers.
     """
 
     embedding_bytes: int
     dense_bytes: int
+    int8_dense_bytes: int
     expert_bytes: int
     experts: int
     active: int
@@ -57,11 +59,14 @@ def footprint(config: ModelConfig, dtype: Dtype = Dtype.BFLOAT16) -> Footprint:
     total = sum(map(_bytes, tensors.values()))
     experts = sum(_bytes(spec) for key, spec in tensors.items() if key.startswith(prefixes))
     embedding = _bytes(tensors[name.embedding])
+    attention = (f"{key}.weight".format(layer) for key in (*name.qkv, name.output) for layer in range(config.layers))
+    saved = sum(_bytes(tensors[key]) - _int8_bytes(tensors[key]) for key in (*attention, name.unembedding))
     position = 2 * config.kv_heads * config.head_dim * _CACHE_BYTES[dtype]
     sliding = config.layer_kinds.count(LayerKind.SLIDING)
     return Footprint(
         embedding_bytes=embedding,
         dense_bytes=total - experts - embedding,
+        int8_dense_bytes=total - experts - embedding - saved,
         expert_bytes=experts // (config.layers * config.experts),
         experts=config.layers * config.experts,
         active=config.layers * config.active_experts,
@@ -69,6 +74,12 @@ def footprint(config: ModelConfig, dtype: Dtype = Dtype.BFLOAT16) -> Footprint:
         ring_bytes=sliding * config.sliding_window * position,
         max_context_tokens=config.max_context_tokens,
     )
+
+
+def _int8_bytes(spec: TensorSpec) -> int:
+    """A matrix with one byte a weight and a bf16 factor for each block of a row."""
+    rows, columns = spec.shape
+    return rows * math.ceil(columns / BLOCK_VALUES) * (BLOCK_VALUES + _TENSOR_BYTES["BF16"])
 
 
 def _bytes(spec: TensorSpec) -> int:

@@ -13,7 +13,7 @@ from gptoss_cli.engine.machine import Machine
 from gptoss_cli.engine.reasons import Code, Reason, gib
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.errors import ResourceError, UsageError
-from gptoss_cli.settings import Execution
+from gptoss_cli.settings import Dense, Execution
 
 # What this version's engine does. Any other execution is what the machine could hold.
 PERFORMED = frozenset({Execution.CPU})
@@ -95,6 +95,7 @@ class Placement:
     gpu_experts: int
     bound: DecodeBound
     reasons: tuple[Reason, ...]
+    dense: Dense = Dense.BF16
 
     @property
     def performed(self) -> Execution:
@@ -119,6 +120,7 @@ class Placement:
             "performed": self.performed,
             "device": self.device,
             "context_tokens": self.context_tokens,
+            "dense": self.dense,
             "gpu": None if self.gpu is None else self.gpu.described(),
             "host": self.host.described(),
             "experts": {"total": self.experts, "on_gpu": self.gpu_experts},
@@ -178,7 +180,14 @@ class _Demand:
 
     def __init__(self, sizes: Footprint, wishes: Wishes) -> None:
         self.sizes = sizes
+        self.dense = wishes.dense
         self._wished = wishes.context_tokens
+
+    @property
+    def host_sizes(self) -> Footprint:
+        """The sizes where the CPU computes."""
+        smaller = self.dense is Dense.INT8
+        return replace(self.sizes, dense_bytes=self.sizes.int8_dense_bytes) if smaller else self.sizes
 
     def at_least(self, tokens: int) -> int:
         """The context that is wished, else `tokens` or all that the model has."""
@@ -321,7 +330,7 @@ def _offloaded(demand: _Demand, taken: TakenGpu, machine: Machine) -> Placement 
 
 def _on_host(demand: _Demand, machine: Machine, why: tuple[Reason, ...]) -> Placement:
     """Mapped weights and the CPU. What does not fit in memory is read from the files again and again."""
-    sizes = demand.sizes
+    sizes = demand.host_sizes
     context, slow = _host_context(demand, machine.available_bytes)
     share = Share(
         dense_bytes=sizes.dense_bytes + sizes.embedding_bytes,
@@ -339,13 +348,14 @@ def _on_host(demand: _Demand, machine: Machine, why: tuple[Reason, ...]) -> Plac
         experts=sizes.experts,
         gpu_experts=0,
         bound=DecodeBound(host_bytes=sizes.dense_bytes + sizes.active_bytes),
+        dense=demand.dense,
         reasons=(*why, *slow, *demand.shortened(context)),
     )
 
 
 def _host_context(demand: _Demand, available: int | None) -> tuple[int, list[Reason]]:
     """The context that fits beside the weights; a usual one in any case, since the weights' pages can give way."""
-    sizes = demand.sizes
+    sizes = demand.host_sizes
     if available is None:
         return demand.at_least(sizes.max_context_tokens), []
     beside = available - HOST_WORK_BYTES - sizes.ring_bytes

@@ -10,10 +10,11 @@ from torch.profiler import ProfilerActivity, profile
 from gptoss_cli.engine.cache import Cache
 from gptoss_cli.engine.config import load_config, published_config
 from gptoss_cli.engine.footprint import footprint
+from gptoss_cli.engine.int8 import int8_weights
 from gptoss_cli.engine.placement import Placement, choose
 from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, PackedExperts, load_weights
 from gptoss_cli.engine.wishes import Wishes
-from gptoss_cli.settings import Dtype
+from gptoss_cli.settings import Dense, Dtype
 from tests.engine.checkpoints import FULL, REAL_20B, SLIDING, ConfigStyle, Shape, write_checkpoint, write_config
 from tests.engine.machines import GPT_OSS_20B, GPT_OSS_120B, machine
 
@@ -71,6 +72,23 @@ def test_the_predicted_cache_is_what_is_allocated(name: str, dtype: Dtype, tmp_p
     assert placed.host.cache_bytes == pytest.approx(_allocated(profiled), rel=0.03)
 
 
+@pytest.mark.parametrize("name", _SHAPES)
+def test_the_predicted_dense_weights_of_8_bits_are_what_is_kept(name: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", _SHAPES[name])
+    config = load_config(folder / "config.json")
+    placed = choose(config, machine(), Wishes(dense=Dense.INT8))
+    smaller = int8_weights(load_weights(folder, config), tmp_path, "made-from-it")
+    parts = [tensor for part in _dense_parts(smaller) for tensor in _tensors(part)]
+    assert placed.host.dense_bytes == pytest.approx(sum(tensor.nbytes for tensor in parts), rel=0.03)
+    assert placed.described()["dense"] == "int8"
+
+
+def test_with_8_bits_a_token_of_the_20b_reads_two_thirds() -> None:
+    as_it_is, smaller = choose(GPT_OSS_20B, machine()), choose(GPT_OSS_20B, machine(), Wishes(dense=Dense.INT8))
+    assert as_it_is.bound.host_bytes == pytest.approx(3.71e9, rel=0.01)
+    assert smaller.bound.host_bytes == pytest.approx(2.62e9, rel=0.02)
+
+
 def test_a_placement_on_the_host_counts_weights_and_cache_once() -> None:
     placed: Placement = choose(GPT_OSS_20B, machine())
     sizes = footprint(GPT_OSS_20B)
@@ -84,13 +102,21 @@ def _experts(weights: ModelWeights) -> list[Tensor]:
 
 
 def _dense(weights: ModelWeights) -> list[Tensor]:
+    return [tensor for part in _dense_parts(weights) for tensor in _tensors(part)]
+
+
+def _tensors(part: Tensor | Int8Matrix) -> tuple[Tensor, ...]:
+    return (part,) if isinstance(part, Tensor) else (part.values, part.factors)
+
+
+def _dense_parts(weights: ModelWeights) -> list[Tensor | Int8Matrix]:
     tensors: list[Tensor | Int8Matrix] = [weights.embedding, weights.final_norm, weights.unembedding]
     for layer in weights.layers:
         attention = layer.attention
         linears = (attention.query, attention.key, attention.value, attention.output, layer.mlp.router)
         tensors += [attention.norm, attention.sinks, layer.mlp.norm]
         tensors += [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
-    return [tensor for tensor in tensors if isinstance(tensor, Tensor)]
+    return tensors
 
 
 def _allocated(profiled: profile) -> int:
