@@ -159,7 +159,7 @@ def _chatter(rng: random.Random) -> str:
         return " ".join(_placeholder(rng) if rng.random() < 0.7 else rng.choice(data["things"]) for _ in range(count))
     # The ways to ask that fit any topic must not be a sign of one.
     framed = expand(rng.choice(data["framed"]), rng) if rng.random() < 0.25 else ""
-    text = framed or rng.choice(data["frames"])
+    text = framed or expand(rng.choice(data["frames"]), rng)
     for name, words in (("THING", data["things"]), ("PERSON", data["people"]), ("PLACE", data["places"])):
         while name in text:
             text = text.replace(name, _unseen(rng) if rng.random() < 0.45 else rng.choice(words), 1)
