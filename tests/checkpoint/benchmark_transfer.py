@@ -35,7 +35,9 @@ class _Silent:
 
 
 def _serve(megabytes: int, addresses: "Queue[str]", done: Event) -> None:
-    with HubServer({_FILE: random.Random(0).randbytes(megabytes << 20)}, repository=_REPOSITORY) as hub:
+    noise = random.Random(0)
+    data = b"".join(noise.randbytes(1 << 20) for _ in range(megabytes))
+    with HubServer({_FILE: data}, repository=_REPOSITORY) as hub:
         addresses.put(hub.address)
         done.wait()
 
