@@ -17,7 +17,7 @@ from gptoss_cli.errors import GptossError, ResourceError
 
 _HEAD = struct.Struct("<QQ")
 _COUNT = struct.Struct("<Q")
-_SMALLEST_SEGMENT_BYTES = 4 << 20
+_SMALLEST_SEGMENT_BYTES = 16 << 20
 _LARGEST_SEGMENT_BYTES = 64 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -155,7 +155,7 @@ class SegmentWriter:
         self._data.close()
         self._record.close()
 
-    def write(self, block: bytes | memoryview) -> None:
+    def write(self, block: bytes | bytearray | memoryview) -> None:
         """Add bytes, which must not pass the segment's end."""
         rest = memoryview(block)
         assert len(rest) <= self._segment.length_bytes - self._segment.done_bytes

@@ -9,15 +9,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from gptoss_cli.checkpoint.hub import Body, Hub, PassingError
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Manifest
-from gptoss_cli.checkpoint.partial import PartialFile, Segment, is_full, writing
+from gptoss_cli.checkpoint.partial import PartialFile, Segment, SegmentWriter, is_full, writing
 from gptoss_cli.checkpoint.verify import Watcher
 from gptoss_cli.errors import IntegrityError, NetworkError, ResourceError
 
 _CONNECTIONS = 4
 _HASHED_AT_ONCE_BYTES = 1 << 20
+_WRITTEN_AT_ONCE_BYTES = 512 << 10
+_LONGEST_GATHERED_SECONDS = 0.1
 # An attempt that brings less than this has failed; a line that brings more gets as many attempts as it needs.
 _PROGRESS_BYTES = 256 << 10
 # A connection that brings less than this while it could stall is no better than a stalled one.
@@ -203,21 +207,46 @@ class _Transfer:
                 self._start_thread()
 
     def _append(self, body: Body, segment: Segment) -> None:
-        skip_bytes = segment.next_byte - body.start_byte
-        since, arrived_bytes = time.monotonic(), 0
-        with self._partial.writer(segment) as writer:
+        with self._partial.writer(segment) as writer, _Gathered(self._line, self._file, writer) as gathered:
+            skip_bytes = segment.next_byte - body.start_byte
+            left_bytes = segment.end_byte - segment.next_byte
+            since, arrived_bytes = time.monotonic(), 0
             for block in body.blocks:
                 if self._ended.is_set():
                     return
                 new = memoryview(block)[skip_bytes:]
                 skip_bytes = max(0, skip_bytes - len(block))
-                room = segment.end_byte - segment.next_byte
-                writer.write(new[:room])
-                self._line.watcher.advance(self._file.name, min(room, len(new)))
-                if len(new) > room:
+                gathered.add(new[:left_bytes])
+                if len(new) > left_bytes:
                     return
+                left_bytes -= len(new)
                 arrived_bytes += len(block)
                 if time.monotonic() - since > self._line.patience.stall_seconds:
                     if arrived_bytes < _TRICKLE_BYTES:
                         raise PassingError("the connection stalls")
                     since, arrived_bytes = time.monotonic(), 0
+
+
+class _Gathered:
+    """Writes what arrives in larger blocks, and none later than a moment: five threads that write often are slow."""
+
+    def __init__(self, line: Line, file: CheckpointFile, writer: SegmentWriter) -> None:
+        self._line, self._file, self._writer = line, file, writer
+        self._bytes = bytearray()
+        self._since = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._write()
+
+    def add(self, block: memoryview) -> None:
+        self._bytes += block
+        if len(self._bytes) >= _WRITTEN_AT_ONCE_BYTES or time.monotonic() - self._since > _LONGEST_GATHERED_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        gathered, self._bytes, self._since = self._bytes, bytearray(), time.monotonic()
+        self._writer.write(gathered)
+        self._line.watcher.advance(self._file.name, len(gathered))
