@@ -85,6 +85,14 @@ class Terminal:
             assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n{self.text}"
             self._read()
 
+    def type_for(self, keys: str, text: str) -> None:
+        """Type `keys`, until `text` stands there once more than before."""
+        before, deadline = self.everything.count(text), time.monotonic() + _PATIENCE_SECONDS
+        self.type(keys)
+        while self.everything.count(text) <= before:
+            assert time.monotonic() < deadline, f"{text!r} does not come:\n{self.text}"
+            self._read()
+
     def wait_without(self, text: str) -> None:
         """Until `text` no longer stands on the screen."""
         deadline = time.monotonic() + _PATIENCE_SECONDS

@@ -70,6 +70,7 @@ def _clear_prompt(terminal: Terminal) -> None:
 
 
 def _leave(terminal: Terminal) -> None:
+    _clear_prompt(terminal)
     terminal.type(_CTRL_D)
     assert terminal.wait() == 0
     assert "Traceback" not in terminal.everything
@@ -89,8 +90,7 @@ def _interrupted_turns(tmp_path: Path, interrupt: Interrupt, moments: int) -> No
                 terminal.type(f"{chance.choice(_QUESTIONS[:5])}\r")
                 terminal.wait_for("Reasoned")
                 terminal.wait_for_prompt()
-                terminal.type("/new\r")
-                terminal.wait_for_prompt()
+                terminal.type_for("/new\r", "A new conversation.")
         _leave(terminal)
     finished = list(_records(file))
     assert len(finished) >= moments // 4
