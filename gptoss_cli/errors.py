@@ -69,3 +69,8 @@ class ResourceError(GptossError):
 
 class NumericalError(GptossError):
     """The model's output is NaN or infinite."""
+
+
+def first_line(exc: Exception) -> str:
+    """What an exception of somebody else's says, without its further lines and its full stop."""
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

@@ -47,6 +47,7 @@ _ONLY_IN = {
     "prompt_toolkit": {"terminal"},
     "pygments": {"terminal"},
     "rich": {"terminal"},
+    "triton": {"engine"},
     "typer": {"cli"},
 }
 _STDLIB_AT_TOP = {"checkpoint"}
@@ -60,6 +61,7 @@ _HEAVY = (
     "rich.markdown",
     "safetensors",
     "torch",
+    "triton",
 )
 
 

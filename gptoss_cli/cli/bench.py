@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptoss_cli.cli.options import DenseOption, ThreadsOption, command
+from gptoss_cli.cli.options import (
+    DenseOption,
+    DeviceOption,
+    ExecutionOption,
+    GpuMemoryOption,
+    ThreadsOption,
+    TurnOptions,
+    command,
+)
 from gptoss_cli.errors import ResourceError
-from gptoss_cli.settings import Dense
+from gptoss_cli.settings import Dense, Execution
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -32,6 +40,9 @@ def bench(
     generate: Annotated[int, typer.Option("--generate", metavar="N", min=2, help="Tokens to decode.")] = 64,
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Repetitions after one to warm up.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="JSON, on a terminal too.")] = False,
+    execution: ExecutionOption = Execution.AUTO,
+    device: DeviceOption = "auto",
+    gpu_memory: GpuMemoryOption = None,
     dense: DenseOption = Dense.BF16,
     threads: ThreadsOption = None,
     console: Console,
@@ -43,6 +54,9 @@ def bench(
     from gptoss_cli.cli import turns
 
     name, folder = turns.choose_checkpoint(model, console)
+    context = prompt + generate + 16
+    options = TurnOptions(context=context, execution=execution, device=device, gpu_memory=gpu_memory, dense=dense)
+    placement = turns.place(name, folder, options, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
         try:
@@ -51,8 +65,13 @@ def bench(
         except (ImportError, OSError) as exc:
             raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
         began = time.perf_counter()
-        context = prompt + generate + 16
-        generator = Generator.open(Path(folder), context_tokens=context, dense=dense, threads=threads)
+        generator = Generator.open(
+            Path(folder),
+            residence=placement.residence,
+            context_tokens=context,
+            dense=placement.dense,
+            threads=threads,
+        )
         load_seconds = time.perf_counter() - began
         found = benchmark.measure(
             generator, prompt_tokens=prompt, generated_tokens=generate, repetitions=repeat, say=activity.say
@@ -91,6 +110,10 @@ def _rows(name: str, load_seconds: float, found: "Benchmark", numerics: "Numeric
         rows["first token of 10"] = f"{found.process_age_seconds:.1f} s after the program began"
     if found.anonymous_bytes is not None:
         rows["memory besides the weights"] = f"{found.anonymous_bytes / 2**30:.2f} GiB"
+    if found.gpu_bytes is not None:
+        rows["memory of the GPU"] = f"{found.gpu_bytes / 2**30:.2f} GiB"
+    if found.expert_hit_rate is not None:
+        rows["experts found on the GPU"] = f"{found.expert_hit_rate:.1%}"
     if found.outside_share is not None:
         rows["decode outside the kernels"] = f"{found.outside_share:.1%}"
     return rows
@@ -107,5 +130,8 @@ def _limit(found: "Benchmark", numerics: "Numerics") -> str:
     words = f"A token reads {found.token_bytes / 1e9:.2f} GB of weights: memory allows {most:.1f} tokens/s."
     if numerics.shortcoming is not None:
         return f"{words} {numerics.shortcoming}."
+    if found.gpu_bytes is not None:
+        reached = found.bandwidth_share.median
+        return f"{words} {reached:.0%} of that is reached."
     bound = "memory" if found.bandwidth_share.median >= _MEMORY_BOUND_SHARE else "the cores"
     return f"{words} What limits decode here is {bound}."

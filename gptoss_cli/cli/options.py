@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from gptoss_cli import __version__
+from gptoss_cli.cli.sizes import parse_size
 from gptoss_cli.settings import ColorChoice, Dense, Dtype, Execution, ReasoningDisplay, ReasoningEffort
 from gptoss_cli.terminal.console import Console
 
@@ -46,6 +47,12 @@ ContextOption = Annotated[
 ExecutionOption = Annotated[Execution, _preference("GPTOSS_EXECUTION", help="Where the weights lie; auto chooses.")]
 DeviceOption = Annotated[
     str, _preference("GPTOSS_DEVICE", metavar="auto|cpu|cuda[:N]", help="What computes; auto chooses.")
+]
+GpuMemoryOption = Annotated[
+    int | None,
+    _preference(
+        "GPTOSS_GPU_MEMORY", metavar="SIZE", parser=parse_size, help="The most to use of a GPU's memory, like 8GiB."
+    ),
 ]
 DenseOption = Annotated[
     Dense, _preference("GPTOSS_DENSE", help="Attention and unembedding as they are, or smaller and faster.")
@@ -122,6 +129,7 @@ class TurnOptions:
     context: ContextOption = None
     execution: ExecutionOption = Execution.AUTO
     device: DeviceOption = "auto"
+    gpu_memory: GpuMemoryOption = None
     dtype: Annotated[Dtype, _preference("GPTOSS_DTYPE", help="The arithmetic it runs in.")] = Dtype.BFLOAT16
     dense: DenseOption = Dense.BF16
     threads: ThreadsOption = None

@@ -1,7 +1,6 @@
 """`gptoss plan`: how a model would run on this machine, or on another, before anything is downloaded."""
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 
 from gptoss_cli import settings
 from gptoss_cli.cli.options import ContextOption, DenseOption, DeviceOption, ExecutionOption, command
+from gptoss_cli.cli.sizes import parse_size
 from gptoss_cli.settings import Dense, Execution
 from gptoss_cli.terminal.console import Console
 
@@ -22,24 +22,6 @@ if TYPE_CHECKING:
     from gptoss_cli.engine.wishes import Wishes
 
 _JSON_VERSION = 1
-_UNITS: dict[str, int] = {
-    "b": 1,
-    **{unit + "ib": 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g", 30), ("t", 40))},
-    **{unit + "b": 10**power for unit, power in (("k", 3), ("m", 6), ("g", 9), ("t", 12))},
-    **{unit: 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g", 30), ("t", 40))},
-}
-_LARGEST_BYTES = 1 << 50
-
-
-def parse_size(text: str) -> int:
-    """Bytes from 24GiB, 24G (the same), 24GB (10^9) or 0. Raises typer.BadParameter."""
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text.strip())
-    number, unit = (float(match[1]), match[2].lower()) if match else (0.0, "?")
-    if number == 0 and unit in ("", *_UNITS):
-        return 0
-    if unit not in _UNITS or number * _UNITS[unit] > _LARGEST_BYTES:
-        raise typer.BadParameter(f"{text!r} is no size. Write one like 24GiB, or 0")
-    return round(number * _UNITS[unit])
 
 
 @command
@@ -49,9 +31,12 @@ def plan(
     ] = None,
     *,
     gpu_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="As if a GPU had so much to give, 0 for none.")
+        int | None,
+        typer.Option(metavar="SIZE", parser=parse_size, help="As if a GPU had so much to give, 0 for none."),
     ] = None,
-    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="As if the machine had so much memory.")] = None,
+    ram: Annotated[
+        int | None, typer.Option(metavar="SIZE", parser=parse_size, help="As if the machine had so much memory.")
+    ] = None,
     execution: ExecutionOption = Execution.AUTO,
     device: DeviceOption = "auto",
     context: ContextOption = None,
@@ -67,11 +52,9 @@ def plan(
     from gptoss_cli.engine.machine import detect
     from gptoss_cli.engine.wishes import Wishes
 
-    gpu_bytes = None if gpu_memory is None else parse_size(gpu_memory)
-    ram_bytes = None if ram is None else parse_size(ram)
     wishes = Wishes(execution=execution, device=device, context_tokens=context, dense=dense)
     name, config, download_bytes = planned_model(model)
-    machine, wishes = described(detect(settings.data_folder()), wishes, gpu_bytes=gpu_bytes, ram_bytes=ram_bytes)
+    machine, wishes = described(detect(settings.data_folder()), wishes, gpu_bytes=gpu_memory, ram_bytes=ram)
     placed = placement.choose(config, machine, wishes)
     missing = disk_problem(machine, download_bytes)
     if as_json:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gptoss_cli import settings
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.errors import ExitStatus, ResourceError, UsageError
+from gptoss_cli.settings import Execution
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -75,9 +76,10 @@ def open_model(options: TurnOptions, console: Console) -> Opened:
             raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
         generator = Generator.open(
             folder,
+            residence=placement.residence,
             dtype=options.dtype,
             context_tokens=placement.context_tokens,
-            dense=options.dense,
+            dense=placement.dense,
             threads=options.threads,
         )
         session = begin(generator, instructions, options)
@@ -85,34 +87,37 @@ def open_model(options: TurnOptions, console: Console) -> Opened:
             generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
         console.notice(f"{generator.numerics.shortcoming}. Until then it is slow.")
-    running = Running(name, revision_of(folder), placement.performed, dtype=options.dtype)
+    running = Running(name, revision_of(folder), placement.execution, device=placement.device, dtype=options.dtype)
     return Opened(session, running)
 
 
 def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "Placement":
     """Decide how the checkpoint in `folder` runs here, and say so: all of it at a terminal, else only what is amiss.
 
-    Raises what choose_performed raises, and what is wrong with the checkpoint's config.
+    Raises what choose raises, and what is wrong with the checkpoint's config.
     """
     from gptoss_cli.checkpoint import catalog
     from gptoss_cli.checkpoint.folder import weights_folder
     from gptoss_cli.engine import machine
     from gptoss_cli.engine.config import load_config
-    from gptoss_cli.engine.placement import choose_performed
+    from gptoss_cli.engine.placement import choose
     from gptoss_cli.engine.wishes import Wishes
 
+    is_demo = name == catalog.DEMO.name
+    is_open = options.device == "auto" and options.execution is Execution.AUTO
     wishes = Wishes(
         execution=options.execution,
-        device=options.device,
+        # The demo is so small that it has answered before a GPU is ready.
+        device="cpu" if is_demo and is_open else options.device,
+        gpu_memory_bytes=options.gpu_memory,
         context_tokens=options.context,
         dtype=options.dtype,
         dense=options.dense,
     )
     config = load_config(weights_folder(folder) / "config.json")
-    placement = choose_performed(config, machine.detect(settings.data_folder()), wishes)
+    placement = choose(config, machine.detect(settings.data_folder()), wishes)
     reasons = placement.reasons if console.reads_terminal else placement.warnings
-    # The demo is so small that nothing is lost wherever it runs.
-    if reasons and name != catalog.DEMO.name:
+    if reasons and not is_demo:
         console.notice(" ".join((f"{name} runs {placement.summary}.", *(reason.text for reason in reasons))))
     return placement
 

@@ -40,7 +40,8 @@ class Benchmark:
 
     `bandwidth_share` is of the bandwidth that was measured right after each decode. `outside_share` is how much of
     decoding is not spent in the native kernels, None without them. `process_age_seconds` at the first token, and
-    `anonymous_bytes`, memory that is no mapped file, are None where the system does not tell.
+    `anonymous_bytes`, memory that is no mapped file, are None where the system does not tell; so is `gpu_bytes`, the
+    most that was allocated, without a GPU, and `expert_hit_rate` where all experts are in its memory.
     """
 
     prompt_tokens: int
@@ -54,6 +55,8 @@ class Benchmark:
     outside_share: float | None
     process_age_seconds: float | None
     anonymous_bytes: int | None
+    gpu_bytes: int | None
+    expert_hit_rate: float | None
 
 
 def measure(
@@ -70,7 +73,7 @@ def measure(
     age = _process_age_seconds()
     _decode_seconds(generator, _prompt(generator, prompt_tokens, 1), _WARM_TOKENS)
     memory = _anonymous_bytes()
-    buffer = torch.ones(_BUFFER_BYTES // 8, dtype=torch.int64)
+    buffer = torch.ones(_BUFFER_BYTES // 8, dtype=torch.int64, device=generator.model.device)
     prefill, decode, bandwidth = [], [], []
     for number in range(repetitions):
         say(f"Measuring, {number + 1} of {repetitions}")
@@ -93,6 +96,8 @@ def measure(
         outside_share=_outside_share(generator, generated_tokens),
         process_age_seconds=age,
         anonymous_bytes=memory,
+        gpu_bytes=_gpu_bytes(generator.model.device),
+        expert_hit_rate=generator.expert_hit_rate,
     )
 
 
@@ -123,7 +128,7 @@ def _bandwidth(generator: Generator, buffer: torch.Tensor) -> float:
         if isinstance(kernels, CpuKernels):
             kernels.native.read(buffer.data_ptr(), buffer.numel(), torch.get_num_threads())
         else:
-            buffer.sum()
+            buffer.sum().item()  # which waits for a GPU
 
     seconds = []
     for _ in range(_READS):
@@ -171,3 +176,7 @@ def _anonymous_bytes() -> int | None:
         return None
     found = next((line.split() for line in lines if line.startswith("RssAnon:")), None)
     return None if found is None else int(found[1]) * 1024
+
+
+def _gpu_bytes(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) - _BUFFER_BYTES if device.type == "cuda" else None

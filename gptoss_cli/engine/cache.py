@@ -30,18 +30,30 @@ class Visible:
 
 
 class FullLayer:
-    """Keeps every position. The buffers [slots, K, D] grow by half, up to the context."""
+    """Keeps every position. The buffers [slots, K, D] grow by half, up to the context; a GPU's are there at once."""
 
-    def __init__(self, heads: int, head_dim: int, *, context_tokens: int, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, heads: int, head_dim: int, *, context_tokens: int, dtype: torch.dtype, position: Tensor) -> None:
+        self.position = position
         self._context_tokens = context_tokens
-        self._keys = torch.empty(0, heads, head_dim, dtype=dtype, device=device)
+        self._keys = torch.empty(0, heads, head_dim, dtype=dtype, device=position.device)
         self._values = torch.empty_like(self._keys)
+        if position.is_cuda:
+            self._grow(context_tokens)
+
+    def slots(self, tokens: int) -> int:
+        """How many there are, at least `tokens`."""
+        if tokens > len(self._keys):
+            self._grow(tokens)
+        return len(self._keys)
+
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Keys and values [slots, K, D], to be written by kernels: position p is in slot p."""
+        return self._keys, self._values
 
     def append(self, keys: Tensor, values: Tensor, position: int) -> Visible:
         """Write keys and values [T, K, D] of positions from `position` on; return all up to the last."""
         end = position + len(keys)
-        if end > len(self._keys):
-            self._grow(end)
+        self.slots(end)
         self._keys[position:end] = keys
         self._values[position:end] = values
         return Visible(self._keys[:end], self._values[:end], 0, None)
@@ -68,10 +80,19 @@ class FullLayer:
 class SlidingLayer:
     """Keeps the last `window` positions: position p is in slot p % window of the buffers [window, K, D]."""
 
-    def __init__(self, heads: int, head_dim: int, *, window: int, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, heads: int, head_dim: int, *, window: int, dtype: torch.dtype, position: Tensor) -> None:
+        self.position = position
         self._window = window
-        self._keys = torch.zeros(window, heads, head_dim, dtype=dtype, device=device)
+        self._keys = torch.zeros(window, heads, head_dim, dtype=dtype, device=position.device)
         self._values = torch.zeros_like(self._keys)
+
+    def slots(self, tokens: int) -> int:
+        """How many there are: the window, whatever `tokens`."""
+        return self._window
+
+    def buffers(self) -> tuple[Tensor, Tensor]:
+        """Keys and values [window, K, D], to be written by kernels."""
+        return self._keys, self._values
 
     def append(self, keys: Tensor, values: Tensor, position: int) -> Visible:
         """Write keys and values [T, K, D] of positions from `position` on; return what any of them may see."""
@@ -133,17 +154,21 @@ class CacheMark:
 
 
 class Cache:
-    """One sequence's keys and values. `length` positions are cached; the next one is position `length`."""
+    """One sequence's keys and values. `length` positions are cached; the next one is position `length`.
+
+    `position` [1] int32, on the device and shared by the layers, is for kernels that are told it there.
+    """
 
     def __init__(self, config: ModelConfig, *, context_tokens: int, dtype: torch.dtype, device: str) -> None:
         self._length = 0
         self._reached = 0  # the length after the last advance: truncating does not bring slots back
         self._window = min(config.sliding_window, context_tokens)
-        heads, head_dim = config.kv_heads, config.head_dim
+        self.position = torch.zeros(1, dtype=torch.int32, device=device)
+        heads, head_dim, position = config.kv_heads, config.head_dim, self.position
         self.layers: Sequence[LayerCache] = [
-            SlidingLayer(heads, head_dim, window=self._window, dtype=dtype, device=device)
+            SlidingLayer(heads, head_dim, window=self._window, dtype=dtype, position=position)
             if kind is LayerKind.SLIDING
-            else FullLayer(heads, head_dim, context_tokens=context_tokens, dtype=dtype, device=device)
+            else FullLayer(heads, head_dim, context_tokens=context_tokens, dtype=dtype, position=position)
             for kind in config.layer_kinds
         ]
 

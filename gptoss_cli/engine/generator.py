@@ -12,18 +12,22 @@ from gptoss_cli import __version__, settings
 from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
 from gptoss_cli.engine.cache import CacheMark
 from gptoss_cli.engine.config import ModelConfig, load_config
+from gptoss_cli.engine.experts import Promotion
 from gptoss_cli.engine.int8 import int8_weights
 from gptoss_cli.engine.interface import Forced, Numerics, Sampling, Steering
 from gptoss_cli.engine.kernels import Kernels, reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels, find_kernels
 from gptoss_cli.engine.model import Model
 from gptoss_cli.engine.prefix import PrefixStore
+from gptoss_cli.engine.residence import MAPPED, Residence
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.weights import load_weights
-from gptoss_cli.errors import IntegrityError, ResourceError, UsageError
+from gptoss_cli.errors import IntegrityError, ResourceError, UsageError, first_line
 from gptoss_cli.settings import Dense, Dtype
 
 _MAX_MARKS = 8
+_CPU_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 512, 2048
+_TOKENS_BETWEEN_PROMOTIONS, _MOST_PROMOTED = 16, 4
 _TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
 
@@ -59,6 +63,7 @@ class Generator:
         self._context_tokens = context_tokens
         self._chunk_tokens = chunk_tokens
         self._cache = model.new_cache(context_tokens)
+        self._promotion = Promotion(model.placed_experts())
         self._cached: list[int] = []
         self._pending: list[int] = []
         self._hidden: Tensor | None = None  # [1, C], of the last cached token
@@ -70,16 +75,17 @@ class Generator:
         folder: Path,
         *,
         dtype: Dtype = Dtype.BFLOAT16,
-        device: str = "cpu",
+        residence: Residence = MAPPED,
         context_tokens: int | None = None,
-        chunk_tokens: int = 512,
+        chunk_tokens: int | None = None,
         dense: Dense = Dense.BF16,
         threads: int | None = None,
     ) -> "Generator":
-        """Map the checkpoint in `folder`, or in its `original` folder. `context_tokens` None is the model's own length.
+        """Map the checkpoint in `folder`, or in its `original` folder, or copy it to where `residence` wants it.
 
-        `dense` INT8 converts the dense weights first, where that was not done before. `threads` None is torch's choice,
-        one for each physical core; it holds for the whole process.
+        `context_tokens` None is the model's own length. `dense` INT8 converts the dense weights first, where that was
+        not done before; it is for the CPU. `threads` None is torch's choice, one for each physical core; it holds for
+        the whole process.
 
         Raises NotInstalledError, IntegrityError or ResourceError for what is wrong with the files or the device, and
         UsageError for a context the model does not have.
@@ -90,19 +96,26 @@ class Generator:
             raise UsageError(f"The context should be 2 to {config.max_context_tokens} tokens, not {context_tokens}")
         if threads is not None:
             torch.set_num_threads(threads)
-        kernels, numerics = _choose_kernels(device, dtype, dense)
-        weights = load_weights(home, config, device=device)
+        weights = load_weights(home, config, residence)
+        kernels, numerics = _choose_kernels(residence, dtype, dense)
         identity = fingerprint(home)
         if dense is Dense.INT8:
             weights = int8_weights(weights, settings.cache_folder() / "int8", identity)
+        on_cpu, placed = residence.device == "cpu", residence.experts is not None
+        model = Model(config, weights, kernels, _TORCH_DTYPES[dtype], records=placed and not on_cpu)
+        if placed:
+            model.check_kernels()
         return cls(
-            Model(config, weights, kernels, _TORCH_DTYPES[dtype]),
+            model,
             context_tokens=context_tokens or config.max_context_tokens,
-            chunk_tokens=chunk_tokens,
+            chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS),
             numerics=numerics,
+            # A GPU reads the first messages faster than a disk gives what it made of them.
             prefixes=PrefixStore(
                 settings.cache_folder() / "prefixes", f"{__version__} {identity} {dtype} {numerics.summary}"
-            ),
+            )
+            if on_cpu
+            else None,
         )
 
     @property
@@ -117,6 +130,11 @@ class Generator:
     def context_tokens(self) -> int:
         """The most tokens a sequence may have."""
         return self._context_tokens
+
+    @property
+    def expert_hit_rate(self) -> float | None:
+        """Of the experts that were decoded with, the share that was in the GPU's memory; None if all of them are."""
+        return self._promotion.hit_rate
 
     def keep_prefix(self, ids: Sequence[int]) -> None:
         """From now on take what the cache holds after `ids` from disk, and put it there once they were read.
@@ -142,7 +160,8 @@ class Generator:
     ) -> Iterator[int]:
         """See TokenGenerator.decode."""
         vocabulary_size = self.config.vocabulary_size
-        sampler = Sampler(sampling, banned_ids=banned_ids, vocabulary_size=vocabulary_size)
+        device = str(self._model.device) if self._model.device.type == "cuda" else "cpu"
+        sampler = Sampler(sampling, banned_ids=banned_ids, vocabulary_size=vocabulary_size, device=device)
         room = self._context_tokens - len(self._cached) - len(self._pending)
         most = room if max_tokens is None else min(room, max_tokens)
         return self._decode(self._new_ids(sampler, steering), frozenset(stop_ids), most)
@@ -210,6 +229,8 @@ class Generator:
         for chunk in self._chunks(list(self._pending)):
             self._read(chunk)
             del self._pending[: len(chunk)]
+            if len(self._cached) % _TOKENS_BETWEEN_PROMOTIONS == 0:
+                self._promotion.promote(_MOST_PROMOTED)
         assert self._hidden is not None, "prefill comes before decode"
         return self._model.unembed(self._hidden)[0]
 
@@ -222,6 +243,9 @@ class Generator:
             finished = True
         except torch.OutOfMemoryError as exc:
             raise ResourceError("The device is out of memory. Use a smaller --context, or --device cpu") from exc
+        except torch.AcceleratorError as exc:
+            finished = True  # nothing can be brought back from a device that has failed
+            raise ResourceError(f"The GPU failed: {first_line(exc)}. Start again, or use --device cpu") from exc
         finally:
             if not finished:
                 self._recover()
@@ -293,10 +317,16 @@ class Generator:
             )
 
 
-def _choose_kernels(device: str, dtype: Dtype, dense: Dense) -> tuple[Kernels, Numerics]:
-    """The best operations for `device`, and what is to be known of them."""
-    found = find_kernels() if device == "cpu" else None
+def _choose_kernels(residence: Residence, dtype: Dtype, dense: Dense) -> tuple[Kernels, Numerics]:
+    """The best operations for a device, and what is to be known of them."""
     threads = torch.get_num_threads()
+    if residence.experts is not None:
+        # Triton is there only where a GPU is.
+        from gptoss_cli.engine.kernels.cuda import CudaKernels, tuning_for
+
+        capability = None if residence.device == "cpu" else torch.cuda.get_device_capability(residence.device)
+        return CudaKernels(tuning_for(capability)), Numerics("triton", dtype, Dense.BF16, threads)
+    found = find_kernels() if residence.device == "cpu" else None
     if isinstance(found, CpuKernels):
         activations = "float32" if dtype is Dtype.FLOAT32 else "int16"
         return found, Numerics(found.native.instructions, activations, dense, threads)

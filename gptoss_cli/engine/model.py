@@ -1,26 +1,48 @@
 """The gpt-oss transformer, written once over the operations of `kernels`: their order, and no arithmetic of its own."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from gptoss_cli.engine.cache import Cache, LayerCache
 from gptoss_cli.engine.config import ModelConfig, Rope, Yarn
+from gptoss_cli.engine.experts import PlacedExperts
 from gptoss_cli.engine.kernels import Kernels
+from gptoss_cli.engine.recording import Recording
 from gptoss_cli.engine.weights import LayerWeights, ModelWeights
+from gptoss_cli.errors import ResourceError, first_line
+
+# Layers of both kinds are among the first. What bfloat16 rounds is far below what a wrong kernel gives.
+_CHECKED_LAYERS, _CHECKED_CONTEXT, _MOST_DIFFERENCE = 2, 256, 0.05
 
 
 class Model:
-    """Weights, arithmetic and the operations to run them with. Holds no sequence: that is the cache's."""
+    """Weights, arithmetic and the operations to run them with. Holds no sequence: that is the cache's.
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights, kernels: Kernels, dtype: torch.dtype) -> None:
+    With `records` the operations of one token are recorded once, as a CUDA graph, and from then on replayed.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: ModelWeights,
+        kernels: Kernels,
+        dtype: torch.dtype,
+        *,
+        records: bool = False,
+    ) -> None:
         self.config = config
         self.kernels = kernels
         self._weights = weights
         self._dtype = dtype
-        self.device = weights.embedding.device
-        self._frequencies, self._concentration = rotary_frequencies(config.rope, config.head_dim)
+        self.device = weights.final_norm.device
+        self._records = records
+        self._on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        self._recording: tuple[Cache, Recording] | None = None
+        frequencies, self._concentration = rotary_frequencies(config.rope, config.head_dim)
+        self._frequencies = frequencies.to(self.device)
 
     def new_cache(self, context_tokens: int) -> Cache:
         """An empty cache in this model's arithmetic, on its device."""
@@ -28,18 +50,14 @@ class Model:
 
     def read(self, ids: list[int], cache: Cache) -> Tensor:
         """Run tokens ids [T] at the end of `cache`, and cache them -> hidden states [T, C] float32 for `unembed`."""
-        position = cache.length
-        rotation = self._rotation(position, len(ids))
-        x = self.kernels.embed(torch.tensor(ids, device=self.device), self._weights.embedding)
-        for weights, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
-            x = self._layer(x, weights, layer_cache, rotation=rotation, position=position)
-        cache.advance(len(ids))
-        return x
+        with self._on_device:
+            return self._read(ids, cache)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Hidden states [T, C] -> logits [T, V] float32."""
         weights, eps = self._weights, self.config.norm_eps
-        return self.kernels.unembed(hidden, weights.final_norm, weights.unembedding, eps=eps, dtype=self._dtype)
+        with self._on_device:
+            return self.kernels.unembed(hidden, weights.final_norm, weights.unembedding, eps=eps, dtype=self._dtype)
 
     def decode_bytes(self) -> int:
         """Bytes of weights that one token reads."""
@@ -49,8 +67,67 @@ class Model:
             attention, mlp = layer.attention, layer.mlp
             linears = (attention.query, attention.key, attention.value, attention.output, mlp.router)
             total += sum(linear.weight.nbytes for linear in linears)
-            total += sum(packed.blocks.nbytes + packed.scales.nbytes for packed in (mlp.gate_up, mlp.down)) * share
+            total += sum(experts.nbytes for experts in (mlp.gate_up, mlp.down)) * share
         return round(total)
+
+    def check_kernels(self) -> None:
+        """Hold the kernels for one token to those for several, in every kind of layer, and a recording to both.
+
+        Raises ResourceError if they differ by more than rounding does, or fail.
+        """
+        try:
+            with self._on_device:
+                worst = max(self._difference(number) for number in range(min(_CHECKED_LAYERS, self.config.layers)))
+        except Exception as exc:
+            raise ResourceError(f"The GPU's kernels fail: {first_line(exc)}. Use --device cpu") from exc
+        if not worst < _MOST_DIFFERENCE:
+            raise ResourceError(f"The GPU's kernels give wrong results (by {worst:.1%}). Use --device cpu")
+
+    def _difference(self, number: int) -> float:
+        """How far layer `number` reads two tokens one by one from how it reads them at once, of the largest value."""
+        weights, caches = self._weights.layers[number], [self.new_cache(_CHECKED_CONTEXT) for _ in range(2)]
+        random = torch.Generator().manual_seed(number)
+        both = torch.randn(2, self.config.hidden_size, generator=random).to(self.device)
+
+        def run(x: Tensor, cos: Tensor, sin: Tensor, cache: Cache = caches[0]) -> Tensor:
+            return self._layer(x, weights, cache.layers[number], rotation=(cos, sin), position=cache.length)
+
+        at_once = run(both, *self._rotation(0, 2), caches[1])
+        parts = []
+        for position in range(2):
+            caches[0].position.fill_(position)
+            inputs = both[position : position + 1], *self._rotation(position, 1)
+            parts.append(run(*inputs))
+            if self._records:
+                parts[-1] = Recording(run, inputs).replay(inputs)
+            caches[0].advance(1)
+        return float((torch.cat(parts) - at_once).abs().max() / at_once.abs().max())
+
+    def placed_experts(self) -> list[tuple[PlacedExperts, PlacedExperts]]:
+        """Both matrices of each layer whose experts were placed."""
+        pairs = [(layer.mlp.gate_up, layer.mlp.down) for layer in self._weights.layers]
+        return [(up, down) for up, down in pairs if isinstance(up, PlacedExperts) and isinstance(down, PlacedExperts)]
+
+    def _read(self, ids: list[int], cache: Cache) -> Tensor:
+        rotation = self._rotation(cache.length, len(ids))
+        x = self.kernels.embed(torch.tensor(ids, device=self.device), self._weights.embedding)
+        cache.position.fill_(cache.length)
+        x = self._replay(x, rotation, cache) if self._records and len(ids) == 1 else self._run(x, rotation, cache)
+        cache.advance(len(ids))
+        return x
+
+    def _run(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
+        for weights, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
+            x = self._layer(x, weights, layer_cache, rotation=rotation, position=cache.length)
+        return x
+
+    def _replay(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
+        """As `_run`, for one token. Of two caches in turn, each is recorded anew."""
+        if self._recording is None or self._recording[0] is not cache:
+            self._recording = None  # its memory is free for the next
+            recording = Recording(lambda x, cos, sin: self._run(x, (cos, sin), cache), (x, *rotation))
+            self._recording = cache, recording
+        return self._recording[1].replay((x, *rotation))
 
     def _layer(
         self, x: Tensor, weights: LayerWeights, cache: LayerCache, *, rotation: tuple[Tensor, Tensor], position: int
@@ -64,10 +141,9 @@ class Model:
 
     def _rotation(self, position: int, tokens: int) -> tuple[Tensor, Tensor]:
         """cos and sin [T, D/2] float32 of the positions from `position` on, times the concentration."""
-        positions = torch.arange(position, position + tokens, dtype=torch.float32)
+        positions = torch.arange(position, position + tokens, dtype=torch.float32, device=self.device)
         angles = positions.unsqueeze(1) * self._frequencies
-        cos, sin = angles.cos() * self._concentration, angles.sin() * self._concentration
-        return cos.to(self.device), sin.to(self.device)
+        return angles.cos() * self._concentration, angles.sin() * self._concentration
 
 
 def rotary_frequencies(rope: Rope, head_dim: int) -> tuple[Tensor, float]:

@@ -11,12 +11,10 @@ from gptoss_cli.engine.footprint import Footprint, footprint
 from gptoss_cli.engine.gpus import TakenGpu, take_gpu
 from gptoss_cli.engine.machine import Machine
 from gptoss_cli.engine.reasons import Code, Reason, gib
+from gptoss_cli.engine.residence import MAPPED, Residence
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.settings import Dense, Execution
-
-# What this version's engine does. Any other execution is what the machine could hold.
-PERFORMED = frozenset({Execution.CPU})
 
 # The shortest context that is given unasked, and the one that comes before a second thought about speed.
 SHORT_CONTEXT_TOKENS = 4_096
@@ -80,7 +78,7 @@ class DecodeBound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """The decision. `execution` is what the machine can hold, `performed` what this version's engine makes of it.
+    """The decision.
 
     `gpu_experts` of the `experts`, counted over all layers, are on the GPU. On the CPU the weights are mapped files:
     the host's share counts all of them, whether or not they are in memory at the time.
@@ -96,11 +94,7 @@ class Placement:
     bound: DecodeBound
     reasons: tuple[Reason, ...]
     dense: Dense = Dense.BF16
-
-    @property
-    def performed(self) -> Execution:
-        """What the engine of this version runs instead of, or as, the execution."""
-        return self.execution if self.execution in PERFORMED else Execution.CPU
+    residence: Residence = MAPPED
 
     @property
     def summary(self) -> str:
@@ -117,7 +111,6 @@ class Placement:
         """The placement as JSON values."""
         return {
             "execution": self.execution,
-            "performed": self.performed,
             "device": self.device,
             "context_tokens": self.context_tokens,
             "dense": self.dense,
@@ -142,28 +135,10 @@ def choose(config: ModelConfig, machine: Machine, wishes: Wishes | None = None) 
         raise UsageError(f"The context should be 2 to {most:,} tokens for this model, not {wished:,}. Check --context")
     placement = _place(_Demand(sizes, wishes), machine, wishes)
     reasons = (*_about_memory(machine), *placement.reasons)
-    if placement.execution not in PERFORMED:
-        held = f"though {placement.device} could hold the model ({placement.execution})"
-        text = f"This version of gptoss computes on the CPU only, {held}."
-        reasons = (*reasons, Reason(Code.ENGINE_ON_CPU, text))
+    if placement.dense is not wishes.dense:
+        text = f"--dense {wishes.dense} is for the CPU: on {placement.device} the dense weights stay {placement.dense}."
+        reasons = (*reasons, Reason(Code.DENSE_ON_GPU, text))
     return replace(placement, reasons=reasons)
-
-
-def choose_performed(config: ModelConfig, machine: Machine, wishes: Wishes | None = None) -> Placement:
-    """As `choose`, but a placement that this version performs; if that is not the best one, its first reason says so.
-
-    Raises ResourceError for a wish that this version does not meet, too.
-    """
-    wishes = wishes or Wishes()
-    possible = choose(config, machine, wishes)
-    if possible.execution in PERFORMED:
-        return possible
-    if wishes.gpu_flag is not None:
-        raise ResourceError(f"{wishes.gpu_flag} cannot be met: this version computes on the CPU only. Leave it out")
-    usable = choose(config, machine, replace(wishes, execution=Execution.CPU, gpu_memory_bytes=None))
-    unused = [reason for reason in possible.reasons if reason.code is Code.ENGINE_ON_CPU]
-    own = [reason for reason in usable.reasons if reason.code is not Code.WISHED]
-    return replace(usable, reasons=(*unused, *own))
 
 
 def _about_memory(machine: Machine) -> list[Reason]:
@@ -255,7 +230,8 @@ def _resident(demand: _Demand, taken: TakenGpu, machine: Machine, shortest: int)
     )
     on_host = Share(work_bytes=HOST_WORK_BYTES, room_bytes=machine.available_bytes)
     reasons = [Reason(Code.FITS_GPU, f"All experts fit on {taken.device}.")]
-    if on_gpu.used_bytes + sizes.embedding_bytes <= budget:
+    embedding = on_gpu.used_bytes + sizes.embedding_bytes <= budget
+    if embedding:
         on_gpu = replace(on_gpu, dense_bytes=on_gpu.dense_bytes + sizes.embedding_bytes)
     else:
         on_host = replace(on_host, dense_bytes=sizes.embedding_bytes)
@@ -273,6 +249,7 @@ def _resident(demand: _Demand, taken: TakenGpu, machine: Machine, shortest: int)
             gpu_bytes=sizes.dense_bytes + sizes.active_bytes, gpu_bytes_per_second=_usual_bandwidth(taken)
         ),
         reasons=(*reasons, *demand.shortened(context)),
+        residence=Residence(taken.device, None if taken.slow else sizes.experts, embedding),
     )
 
 
@@ -325,6 +302,7 @@ def _offloaded(demand: _Demand, taken: TakenGpu, machine: Machine) -> Placement 
             *_about_locking(machine, pinned),
             *demand.shortened(context),
         ),
+        residence=Residence(taken.device, resident, embedding=False),
     )
 
 

@@ -27,7 +27,7 @@ class Code(StrEnum):
     FROM_DISK = "from-disk"
     GROUP_LIMIT = "group-limit"
     MEMORY_UNKNOWN = "memory-unknown"
-    ENGINE_ON_CPU = "engine-on-cpu"
+    DENSE_ON_GPU = "dense-on-gpu"
 
 
 # What only explains. All others say that a model runs worse than it could, and are warnings.

@@ -15,9 +15,12 @@ _TOP_CANDIDATES = 1_024
 class Sampler:
     """Draws by one `Sampling`, never one of `banned_ids`; its random numbers begin anew with its seed."""
 
-    def __init__(self, sampling: Sampling, *, banned_ids: Collection[int], vocabulary_size: int) -> None:
-        """Raises UsageError if a setting cannot be meant."""
+    def __init__(
+        self, sampling: Sampling, *, banned_ids: Collection[int], vocabulary_size: int, device: str = "cpu"
+    ) -> None:
+        """Work on `device`, the CPU or a CUDA one. Raises UsageError if a setting cannot be meant."""
         _refuse_nonsense(sampling)
+        self._device = device
         self._sampling = sampling
         self._random = torch.Generator().manual_seed(sampling.seed % 2**63)
         self._vocabulary_size = vocabulary_size
@@ -30,7 +33,7 @@ class Sampler:
 
         Top-k and top-p count only what `restriction` leaves.
         """
-        logits = logits.cpu()
+        logits = logits.to(self._device)
         # One pass: a sum in float64 is finite if and only if every float32 summand is.
         if not logits.sum(dtype=torch.float64).isfinite():
             raise NumericalError("The model's output is not a number (NaN or infinite). Check the checkpoint's files")
@@ -60,7 +63,8 @@ class Sampler:
         return kept
 
     def _indices(self, ids: Collection[int]) -> Tensor:
-        return torch.tensor(sorted(id_ for id_ in set(ids) if 0 <= id_ < self._vocabulary_size)).long()
+        known = sorted(id_ for id_ in set(ids) if 0 <= id_ < self._vocabulary_size)
+        return torch.tensor(known, dtype=torch.int64, device=self._device)
 
     def _candidates(self, logits: Tensor) -> tuple[Tensor | None, Tensor]:
         """The ids that may be drawn (None: all, in order) and their probabilities, which need not add up to 1."""

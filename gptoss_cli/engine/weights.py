@@ -16,7 +16,9 @@ from torch import Tensor
 
 from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files, what_it_is
 from gptoss_cli.engine.config import ModelConfig
+from gptoss_cli.engine.experts import PackedExperts, PlacedExperts
 from gptoss_cli.engine.layout import BLOCK_VALUES, Layout, Names, TensorSpec, expected_tensors, names
+from gptoss_cli.engine.residence import MAPPED, Residence
 from gptoss_cli.errors import IntegrityError, NotInstalledError, ResourceError
 
 _log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Int8Matrix:
 
 
 Rows = Tensor | Int8Matrix  # a matrix [rows, columns], bf16 or int8
+Experts = PackedExperts | PlacedExperts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +48,6 @@ class Linear:
     """y = x @ weight.T + bias; weight [rows, columns] and bias [rows] bf16."""
 
     weight: Rows
-    bias: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class PackedExperts:
-    """One matrix per expert in MXFP4 (OCP MX v1.0): element j of a block is the low nibble of byte j // 2 if j is even.
-
-    blocks [E, rows, G, 16] u8, scales [E, rows, G] u8 (E8M0, bias 127), bias [E, rows] bf16.
-    """
-
-    blocks: Tensor
-    scales: Tensor
     bias: Tensor
 
 
@@ -78,8 +69,8 @@ class MlpWeights:
 
     norm: Tensor
     router: Linear
-    gate_up: PackedExperts
-    down: PackedExperts
+    gate_up: Experts
+    down: Experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +100,7 @@ def float_rows(matrix: Rows, start: int, end: int, *, columns: int) -> Tensor:
     return (blocks * factors.unsqueeze(-1)).flatten(1)[:, :columns]
 
 
-def load_weights(folder: Path, config: ModelConfig, *, device: str = "cpu") -> ModelWeights:
+def load_weights(folder: Path, config: ModelConfig, residence: Residence = MAPPED) -> ModelWeights:
     """Map the tensors of `folder`, in whichever layout its names are; on another device than the CPU, copy them there.
 
     Raises NotInstalledError if a shard is missing, IntegrityError if a file contradicts `config`, ResourceError if
@@ -120,9 +111,9 @@ def load_weights(folder: Path, config: ModelConfig, *, device: str = "cpu") -> M
     _check(folder, found, expected_tensors(config, layout))
     name = names(layout)
     try:
-        return _assemble(config, name, lambda key: found[key].load(device))
+        return _assemble(config, name, lambda key: found[key].mapped(), residence)
     except torch.OutOfMemoryError as exc:
-        raise ResourceError(f"The weights in {folder} do not fit on {device}. Use --device cpu") from exc
+        raise ResourceError(f"The weights in {folder} do not fit on {residence.device}. Use --device cpu") from exc
 
 
 class _Slice(Protocol):
@@ -149,8 +140,8 @@ class _Found:
         self.spec = TensorSpec(tuple(part.get_shape()), str(part.get_dtype()))
         self._file, self._name = file, name
 
-    def load(self, device: str) -> Tensor:
-        return self._file.get_tensor(self._name).to(device)
+    def mapped(self) -> Tensor:
+        return self._file.get_tensor(self._name)
 
 
 def _open_all(folder: Path) -> dict[str, _Found]:
@@ -219,40 +210,65 @@ def _words(spec: TensorSpec) -> str:
     return f"{ascii(spec.dtype)[1:-1]} {list(spec.shape)}"
 
 
-def _assemble(config: ModelConfig, name: Names, load: Callable[[str], Tensor]) -> ModelWeights:
+def _assemble(config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], residence: Residence) -> ModelWeights:
+    def load(key: str) -> Tensor:
+        return mapped(key).to(residence.device)
+
+    embedding = mapped(name.embedding)
     return ModelWeights(
-        embedding=load(name.embedding),
-        layers=tuple(_assemble_layer(config, name, load, layer) for layer in range(config.layers)),
+        embedding=embedding.to(residence.device) if residence.embedding else embedding,
+        layers=tuple(
+            LayerWeights(
+                _assemble_attention(config, name, load, layer), _assemble_mlp(config, name, mapped, residence, layer)
+            )
+            for layer in range(config.layers)
+        ),
         final_norm=load(name.final_norm),
         unembedding=load(name.unembedding),
     )
 
 
-def _assemble_layer(config: ModelConfig, name: Names, load: Callable[[str], Tensor], layer: int) -> LayerWeights:
-    def linear(key: str) -> Linear:
-        return Linear(load(f"{key.format(layer)}.weight"), load(f"{key.format(layer)}.bias"))
-
-    def experts(weight: str, bias: str) -> PackedExperts:
-        key = weight.format(layer)
-        return PackedExperts(load(key + name.blocks), load(key + name.scales), load(bias.format(layer)))
-
-    query, key, value = _split_qkv(config, [linear(part) for part in name.qkv])
-    return LayerWeights(
-        AttentionWeights(
-            norm=load(name.attention_norm.format(layer)),
-            query=query,
-            key=key,
-            value=value,
-            output=linear(name.output),
-            sinks=load(name.sinks.format(layer)),
-        ),
-        MlpWeights(
-            norm=load(name.mlp_norm.format(layer)),
-            router=linear(name.router),
-            gate_up=experts(name.gate_up, name.gate_up_bias),
-            down=experts(name.down, name.down_bias),
-        ),
+def _assemble_attention(
+    config: ModelConfig, name: Names, load: Callable[[str], Tensor], layer: int
+) -> AttentionWeights:
+    query, key, value = _split_qkv(config, [_linear(load, part, layer) for part in name.qkv])
+    return AttentionWeights(
+        norm=load(name.attention_norm.format(layer)),
+        query=query,
+        key=key,
+        value=value,
+        output=_linear(load, name.output, layer),
+        sinks=load(name.sinks.format(layer)),
     )
+
+
+def _assemble_mlp(
+    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], residence: Residence, layer: int
+) -> MlpWeights:
+    device = residence.device
+
+    def load(key: str) -> Tensor:
+        return mapped(key).to(device)
+
+    def experts(weight: str, bias: str) -> Experts:
+        key = weight.format(layer)
+        parts = key + name.blocks, key + name.scales, bias.format(layer)
+        if residence.experts is None:
+            return PackedExperts(*map(load, parts))
+        packed = PackedExperts(*map(mapped, parts))
+        return PlacedExperts(packed, torch.device(device), residence.experts_of_layer(layer, config.layers))
+
+    return MlpWeights(
+        norm=load(name.mlp_norm.format(layer)),
+        router=_linear(load, name.router, layer),
+        gate_up=experts(name.gate_up, name.gate_up_bias),
+        down=experts(name.down, name.down_bias),
+    )
+
+
+def _linear(load: Callable[[str], Tensor], name: str, layer: int) -> Linear:
+    key = name.format(layer)
+    return Linear(load(f"{key}.weight"), load(f"{key}.bias"))
 
 
 def _split_qkv(config: ModelConfig, parts: list[Linear]) -> list[Linear]:

@@ -55,6 +55,8 @@ def test_the_table_says_what_limits_decode_in_words() -> None:
         outside_share=0.02,
         process_age_seconds=2.5,
         anonymous_bytes=2**29,
+        gpu_bytes=None,
+        expert_hit_rate=None,
     )
     numerics = Numerics("avx2", "int16", "bf16", 2)
     assert _limit(found, numerics).endswith("memory allows 8.0 tokens/s. What limits decode here is memory.")

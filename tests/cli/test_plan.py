@@ -13,13 +13,14 @@ import typer
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.loading import Loading
 from gptoss_cli.cli.options import TurnOptions
-from gptoss_cli.cli.plan import parse_size
+from gptoss_cli.cli.sizes import parse_size
 from gptoss_cli.engine.config import ModelConfig, published_config
 from gptoss_cli.engine.machine import Cuda, Machine
 from gptoss_cli.engine.placement import choose
 from gptoss_cli.engine.reasons import Code
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.errors import IntegrityError
+from gptoss_cli.settings import Dense
 from tests.cli.conftest import Run
 from tests.engine.checkpoints import REAL_20B
 from tests.engine.machines import GPT_OSS_20B, GPT_OSS_120B, gib, gpu, machine
@@ -46,20 +47,20 @@ _GIVES: dict[Code, tuple[str, Machine]] = {
     Code.FROM_DISK: ("120b", machine(ram=32)),
     Code.GROUP_LIMIT: ("20b", machine(available=20, group_limit_bytes=gib(21))),
     Code.MEMORY_UNKNOWN: ("20b", machine(available_bytes=None, memory_bytes=None)),
-    Code.ENGINE_ON_CPU: ("20b", machine(gpu(24))),
+    Code.DENSE_ON_GPU: ("20b", machine(gpu(24))),
     Code.WISHED: ("20b", machine()),
 }
-_WISHED = ("--device", "cpu")
-# What only a placement on a GPU gives: a chat does not perform one, and says that instead.
-_OF_A_GPU = (Code.FITS_GPU, Code.EMBEDDING_ON_HOST, Code.EXPERTS_ON_HOST, Code.LOCKED_MEMORY)
+# Those that only a wish gives.
+_FLAGS: dict[Code, tuple[str, str]] = {Code.WISHED: ("--device", "cpu"), Code.DENSE_ON_GPU: ("--dense", "int8")}
+_WISHES = {Code.WISHED: Wishes(device="cpu"), Code.DENSE_ON_GPU: Wishes(dense=Dense.INT8)}
 
 
 def _given(code: Code, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str], str]:
     """Puts the program on the reason's machine; the model, the wishes as flags, and the reason's words."""
     model, there = _GIVES[code]
     monkeypatch.setattr("gptoss_cli.engine.machine.detect", lambda data_folder: there)
-    flags = list(_WISHED) if code is Code.WISHED else []
-    placed = choose(_config(model), there, Wishes(device="cpu") if flags else None)
+    flags = list(_FLAGS.get(code, ()))
+    placed = choose(_config(model), there, _WISHES.get(code))
     (reason,) = [reason for reason in placed.reasons if reason.code is code]
     return model, flags, reason.text
 
@@ -82,7 +83,7 @@ def test_plan_shows_every_reason(code: Code, run: Run, monkeypatch: pytest.Monke
     assert words in [reason["text"] for reason in json.loads(shown)["reasons"] if reason["code"] == code]
 
 
-@pytest.mark.parametrize("code", [code for code in Code if code is not Code.WISHED])
+@pytest.mark.parametrize("code", [code for code in Code if code not in _FLAGS])
 def test_doctor_shows_every_reason_but_wishes(code: Code, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, words = _given(code, monkeypatch)
     status, shown, asides = run("doctor")
@@ -95,23 +96,21 @@ def test_doctor_shows_every_reason_but_wishes(code: Code, run: Run, monkeypatch:
 
 @pytest.mark.parametrize("code", list(Code))
 def test_the_start_of_chat_shows_every_reason(code: Code, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model, flags, words = _given(code, monkeypatch)
+    model, _, words = _given(code, monkeypatch)
     # Weights that are none: it ends where it would load them.
     sizes = {} if model == "20b" else {"num_hidden_layers": 36, "num_local_experts": 128, "layer_types": None}
     (tmp_path / "config.json").write_text(json.dumps(REAL_20B | sizes))
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(sys, "stdin", KeptStream(terminal=True))
-    loading = Loading(TurnOptions(model=str(tmp_path), device=flags[-1] if flags else "auto"), lambda loading: None)
+    wishes = _WISHES.get(code, Wishes())
+    options = TurnOptions(model=str(tmp_path), device=wishes.device, dense=wishes.dense)
+    loading = Loading(options, lambda loading: None)
     loading.start()
     assert loading.wait(60)
     assert isinstance(loading.error, IntegrityError)
     (first,) = loading.notices
-    assert "runs on the CPU with " in first
-    if code in _OF_A_GPU:
-        assert "This version of gptoss computes on the CPU only" in first
-        assert words not in first
-    else:
-        assert words in first
+    assert "runs on " in first
+    assert words in first
 
 
 def test_ask_in_a_pipe_says_only_what_is_amiss(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -125,12 +124,10 @@ def test_ask_in_a_pipe_says_only_what_is_amiss(run: Run, monkeypatch: pytest.Mon
     assert "build without CUDA" in said[Code.TORCH_WITHOUT_CUDA][0]
 
 
-def test_a_wish_that_this_version_cannot_meet_exits_6(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_wish_that_cannot_be_met_exits_6(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(REAL_20B))
     (tmp_path / "model.safetensors").touch()
-    _given(Code.FITS_GPU, monkeypatch)
+    _given(Code.GPU_TOO_SMALL, monkeypatch)
     status, answer, asides = run("ask", "-m", str(tmp_path), "--execution", "mxfp4", "Hi")
     assert (status, answer, asides.count("\n")) == (6, "", 1)
     assert "--execution mxfp4 cannot be met" in asides
@@ -169,7 +166,6 @@ def _told(run: Run, *arguments: str) -> dict[str, Any]:
 def test_another_machine_can_be_described(arguments: str, model: str, execution: str, run: Run) -> None:
     told = _told(run, *arguments.split())
     assert (told["model"], told["execution"], told["version"]) == (model, execution, 1)
-    assert told["performed"] == "cpu"
     assert (told["gpu"] is None) == (execution == "cpu")
 
 
@@ -193,7 +189,6 @@ def test_the_picture_tells_all_parts_of_both_memories(run: Run) -> None:
     assert "█ dense 2.3 GiB  ▓ experts 4.4 GiB  ▒ KV cache 387 MiB" in shown
     assert "Host memory: 7.2 GiB of 28.8 GiB" in shown
     assert "At most " in shown
-    assert "! This version of gptoss computes on the CPU only, though cuda:0 could hold" in shown
     assert "To be downloaded: 13.8 GB" in shown
     assert all(len(line) <= 80 for line in shown.splitlines() if line[:1] in "[ ")
 

@@ -125,7 +125,7 @@ def test_a_ring_never_holds_more_than_its_window() -> None:
 
 
 def test_a_full_layer_grows_in_steps_and_not_past_the_context() -> None:
-    layer = FullLayer(2, 3, context_tokens=CONTEXT, dtype=torch.float32, device="cpu")
+    layer = FullLayer(2, 3, context_tokens=CONTEXT, dtype=torch.float32, position=torch.zeros(1))
     slots = []
     for position in range(CONTEXT):
         visible = layer.append(entry([position]), entry([position]), position)
@@ -168,6 +168,6 @@ def test_what_is_read_back_at_once_is_rounded_like_what_is_read_back_later() -> 
 
 
 def test_a_cache_that_does_not_fit_is_a_resource_error() -> None:
-    layer = FullLayer(2**20, 2**10, context_tokens=2**30, dtype=torch.float32, device="cpu")
+    layer = FullLayer(2**20, 2**10, context_tokens=2**30, dtype=torch.float32, position=torch.zeros(1))
     with pytest.raises(ResourceError, match="--context"):
         layer.append(torch.empty(2**29, 2**20, 2**10, device="meta"), torch.empty(0), 0)

@@ -9,10 +9,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from gptoss_cli.engine.cache import Cache
 from gptoss_cli.engine.config import load_config, published_config
+from gptoss_cli.engine.experts import unplaced
 from gptoss_cli.engine.footprint import footprint
 from gptoss_cli.engine.int8 import int8_weights
 from gptoss_cli.engine.placement import Placement, choose
-from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, PackedExperts, load_weights
+from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, load_weights
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.settings import Dense, Dtype
 from tests.engine.checkpoints import FULL, REAL_20B, SLIDING, ConfigStyle, Shape, write_checkpoint, write_config
@@ -97,7 +98,7 @@ def test_a_placement_on_the_host_counts_weights_and_cache_once() -> None:
 
 
 def _experts(weights: ModelWeights) -> list[Tensor]:
-    packed: list[PackedExperts] = [part for layer in weights.layers for part in (layer.mlp.gate_up, layer.mlp.down)]
+    packed = [unplaced(part) for layer in weights.layers for part in (layer.mlp.gate_up, layer.mlp.down)]
     return [tensor for part in packed for tensor in (part.blocks, part.scales, part.bias)]
 
 

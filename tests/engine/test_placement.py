@@ -7,11 +7,11 @@ import pytest
 from gptoss_cli.engine.config import ModelConfig
 from gptoss_cli.engine.footprint import footprint
 from gptoss_cli.engine.machine import Cuda, Machine
-from gptoss_cli.engine.placement import GPU_WORK_BYTES, STAGING_BYTES, Placement, choose, choose_performed
+from gptoss_cli.engine.placement import GPU_WORK_BYTES, STAGING_BYTES, Placement, choose
 from gptoss_cli.engine.reasons import Code
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.errors import ResourceError, UsageError
-from gptoss_cli.settings import Dtype, Execution
+from gptoss_cli.settings import Dense, Dtype, Execution
 from tests.engine.machines import GIB, GPT_OSS_20B, GPT_OSS_120B, gib, gpu, machine
 
 _FULL, _USUAL = 131_072, 16_384
@@ -40,7 +40,7 @@ _SLOW_DISK = (Code.FROM_DISK, Code.SHORTER_CONTEXT)
 
 _CASES = {
     # Without a GPU.
-    "20b, 64 GiB of RAM": _Case(machine(), _20B, _CPU, _FULL, (Code.NO_GPU,), (Code.FROM_DISK, Code.ENGINE_ON_CPU)),
+    "20b, 64 GiB of RAM": _Case(machine(), _20B, _CPU, _FULL, (Code.NO_GPU,), (Code.FROM_DISK,)),
     "20b, 32 GiB of RAM": _Case(machine(ram=32), _20B, _CPU, _FULL, (Code.NO_GPU,), (Code.SHORTER_CONTEXT,)),
     "20b, 16 GB laptop": _Case(machine(ram=15.5, available=13.5), _20B, _CPU, 33_024, (Code.SHORTER_CONTEXT,)),
     "20b, 8 GB laptop": _Case(machine(ram=7.6, available=6), _20B, _CPU, _USUAL, _SLOW_DISK),
@@ -60,7 +60,7 @@ _CASES = {
     # 20b on one GPU.
     "20b, 4 GiB": _Case(machine(gpu(4)), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.04),
     "20b, 4 GiB, a desktop on it": _Case(machine(gpu(4, 3.4)), _20B, _OFFLOAD, 5_376, _SPLIT, experts=0.0),
-    "20b, 3 GiB": _Case(machine(gpu(3)), _20B, _CPU, _FULL, (Code.GPU_TOO_SMALL,), (Code.ENGINE_ON_CPU,)),
+    "20b, 3 GiB": _Case(machine(gpu(3)), _20B, _CPU, _FULL, (Code.GPU_TOO_SMALL,)),
     "20b, 6 GiB": _Case(machine(gpu(6)), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.25),
     "20b, 8 GiB": _Case(machine(gpu(8), ram=32), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.46),
     "20b, 10 GiB": _Case(machine(gpu(10), ram=32), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.67),
@@ -83,7 +83,7 @@ _CASES = {
     "120b, 16 GiB": _Case(machine(gpu(16), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.20),
     "120b, 24 GiB": _Case(machine(gpu(24), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.34),
     "120b, 24 GiB, little RAM": _Case(
-        machine(gpu(24), ram=32), _120B, _CPU, _USUAL, (Code.HOST_TOO_SMALL, *_SLOW_DISK), (Code.ENGINE_ON_CPU,)
+        machine(gpu(24), ram=32), _120B, _CPU, _USUAL, (Code.HOST_TOO_SMALL, *_SLOW_DISK)
     ),
     "120b, 32 GiB": _Case(machine(gpu(32), ram=64), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.49),
     "120b, 48 GiB, little RAM": _Case(machine(gpu(48), ram=32), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.77),
@@ -177,8 +177,11 @@ def test_a_placement_adds_up(name: str) -> None:
         assert placed.gpu.used_bytes <= budget
         assert placed.gpu.free_bytes == budget - placed.gpu.used_bytes
     assert len(set(placed.reasons)) == len(placed.reasons)
-    assert (Code.ENGINE_ON_CPU in [reason.code for reason in placed.reasons]) == (placed.execution is not _CPU)
-    assert placed.performed is _CPU
+    # What the engine is told is what was decided.
+    assert placed.residence.device == placed.device
+    fast = placed.execution is not _CPU and not {Code.OLD_GPU, Code.NO_TRITON, Code.NO_COMPILER} & _codes(placed)
+    assert placed.residence.experts == (placed.gpu_experts if fast else None)
+    assert placed.residence.embedding == (placed.execution is _CPU or placed.host.dense_bytes == 0)
 
 
 def test_more_gpu_memory_never_means_fewer_experts_on_it() -> None:
@@ -255,23 +258,11 @@ def test_a_context_the_model_does_not_have_is_a_usage_error(tokens: int) -> None
         choose(_20B, machine(), Wishes(context_tokens=tokens))
 
 
-def test_this_version_performs_on_the_cpu_and_tells_what_it_leaves_unused() -> None:
-    on_gpu = machine(gpu(24), gpu(12))
-    possible, performed = choose(_20B, on_gpu), choose_performed(_20B, on_gpu)
-    assert (possible.execution, performed.execution, performed.device) == (_MXFP4, _CPU, "cpu")
-    assert [reason.code for reason in performed.reasons] == [Code.ENGINE_ON_CPU]
-    assert "though cuda:0 could hold the model (mxfp4)" in performed.reasons[0].text
-
-
-@pytest.mark.parametrize("wishes", [Wishes(execution=_MXFP4), Wishes(device="cuda")])
-def test_a_wish_this_version_cannot_meet_is_an_error(wishes: Wishes) -> None:
-    with pytest.raises(ResourceError, match="this version computes on the CPU only"):
-        choose_performed(_20B, machine(gpu(24)), wishes)
-
-
-def test_on_the_cpu_the_cpu_is_performed_as_chosen() -> None:
-    for wishes in (Wishes(), Wishes(device="cpu"), Wishes(execution=_CPU)):
-        assert choose_performed(_20B, machine(), wishes) == choose(_20B, machine(), wishes)
+def test_dense_int8_is_for_the_cpu_and_that_is_said() -> None:
+    placed = choose(_20B, machine(gpu(24)), Wishes(dense=Dense.INT8))
+    assert (placed.execution, placed.dense) == (_MXFP4, Dense.BF16)
+    assert Code.DENSE_ON_GPU in _codes(placed)
+    assert Code.DENSE_ON_GPU not in _codes(choose(_20B, machine(), Wishes(dense=Dense.INT8)))
 
 
 def test_float32_takes_twice_the_cache() -> None:
@@ -300,7 +291,7 @@ def _codes(placed: Placement) -> set[Code]:
 
 def test_every_reason_is_given_to_some_machine_of_the_table() -> None:
     given = set().union(*(_codes(choose(case.config, case.machine)) for case in _CASES.values()))
-    assert given | {Code.WISHED} == set(Code)
+    assert given | {Code.WISHED, Code.DENSE_ON_GPU} == set(Code)
 
 
 def test_missing_bytes_are_in_the_json() -> None:
@@ -308,4 +299,4 @@ def test_missing_bytes_are_in_the_json() -> None:
     (small,) = [reason for reason in told["reasons"] if reason["code"] == "gpu-too-small"]
     needed = footprint(_20B).dense_bytes + footprint(_20B).cache_bytes(4_096) + GPU_WORK_BYTES + STAGING_BYTES
     assert small["missing_bytes"] == needed - gib(3)
-    assert told["execution"] == told["performed"] == "cpu"
+    assert told["execution"] == "cpu"

@@ -13,16 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from gptoss_cli.engine.cache import LayerCache
+from gptoss_cli.engine.experts import PackedExperts, unplaced
 from gptoss_cli.engine.kernels.library import Attention, Experts, Matrix, Native, find_library
-from gptoss_cli.engine.weights import (
-    AttentionWeights,
-    Int8Matrix,
-    Linear,
-    MlpWeights,
-    PackedExperts,
-    Rows,
-    float_rows,
-)
+from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, Linear, MlpWeights, Rows, float_rows
 
 # Up to so many tokens a row of weights is read once and multiplied by each; above, torch's blocked product is faster.
 _FEW_TOKENS = 8
@@ -112,7 +105,7 @@ class CpuKernels:
     ) -> Tensor:
         """See Kernels.mix_experts. Of several tokens one expert at a time, of one token its A experts."""
         normed, experts, shares = routed
-        packed = byref(_experts(weights.gate_up)), byref(_experts(weights.down))
+        packed = byref(_experts(unplaced(weights.gate_up))), byref(_experts(unplaced(weights.down)))
         numerics = limit, int(dtype is torch.float32), torch.get_num_threads()
         if len(x) == 1:
             out = torch.empty_like(x)

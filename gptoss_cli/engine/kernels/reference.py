@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gptoss_cli.engine.cache import LayerCache, Visible
-from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights, PackedExperts, Rows, float_rows
+from gptoss_cli.engine.experts import PackedExperts, unplaced
+from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights, Rows, float_rows
 
 _FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _SWIGLU_ALPHA = 1.702
@@ -17,8 +18,8 @@ _UNEMBED_ROWS = 16_384  # vocabulary rows made float32 at once
 
 
 def embed(ids: Tensor, embedding: Tensor) -> Tensor:
-    """See Kernels.embed."""
-    return embedding[ids].float()
+    """See Kernels.embed. An embedding in other memory than the ids is read there."""
+    return embedding[ids.to(embedding.device)].to(ids.device).float()
 
 
 def project_qkv(
@@ -69,14 +70,18 @@ def mix_experts(
 ) -> Tensor:
     """See Kernels.mix_experts. Of several tokens one expert at a time is dequantized, of one token its A experts."""
     normed, experts, shares = routed
-    inputs = normed.to(dtype)
+    inputs, gate_up, down = normed.to(dtype), unplaced(weights.gate_up), unplaced(weights.down)
     if len(x) == 1:
-        made = _run_experts(inputs.expand(experts.shape[1], 1, -1), experts[0], weights, limit)  # [A, 1, C]
+        chosen = experts[0]
+        made = run_experts(
+            inputs.expand(len(chosen), 1, -1), gate_up.some(chosen), down.some(chosen), limit
+        )  # [A, 1, C]
         return x + shares @ made.squeeze(1)
     mixed = torch.zeros_like(x)
     for expert in sorted(set(experts.flatten().tolist())):
         tokens, slots = torch.where(experts == expert)
-        made = _run_experts(inputs[tokens].unsqueeze(0), slice(expert, expert + 1), weights, limit)
+        one = slice(expert, expert + 1)
+        made = run_experts(inputs[tokens].unsqueeze(0), gate_up.some(one), down.some(one), limit)
         mixed.index_add_(0, tokens, made.squeeze(0) * shares[tokens, slots, None])
     return x + mixed
 
@@ -89,6 +94,12 @@ def unembed(x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: to
     for start, end in pairwise(bounds):
         logits[:, start:end] = functional.linear(normed, _rows(unembedding, start, end, normed))
     return logits
+
+
+def run_experts(inputs: Tensor, gate_up: PackedExperts, down: PackedExperts, limit: float) -> Tensor:
+    """N experts, each on its own inputs [N, T, C] -> [N, T, C] float32, computed in the dtype of `inputs`."""
+    hidden = _swiglu(_expert_products(inputs, gate_up), limit)
+    return _expert_products(hidden.to(inputs.dtype), down)
 
 
 def dequantize(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
@@ -117,17 +128,10 @@ def _scale_values(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor([*factors, torch.nan], dtype=dtype, device=device)
 
 
-def _run_experts(inputs: Tensor, which: Tensor | slice, weights: MlpWeights, limit: float) -> Tensor:
-    """N experts, each on its own inputs [N, T, C] -> [N, T, C] float32."""
-    hidden = _swiglu(_expert_products(inputs, which, weights.gate_up), limit)
-    return _expert_products(hidden.to(inputs.dtype), which, weights.down)
-
-
-def _expert_products(inputs: Tensor, which: Tensor | slice, packed: PackedExperts) -> Tensor:
+def _expert_products(inputs: Tensor, packed: PackedExperts) -> Tensor:
     """[N, T, columns] -> [N, T, rows] float32, in the dtype of `inputs`."""
-    weight = dequantize(packed.blocks[which], packed.scales[which], inputs.dtype)
-    bias = packed.bias[which].to(inputs.dtype).unsqueeze(1)
-    return torch.baddbmm(bias, inputs, weight.transpose(1, 2)).float()
+    weight = dequantize(packed.blocks, packed.scales, inputs.dtype)
+    return torch.baddbmm(packed.bias.to(inputs.dtype).unsqueeze(1), inputs, weight.transpose(1, 2)).float()
 
 
 def _linear(x: Tensor, linear: Linear) -> Tensor:

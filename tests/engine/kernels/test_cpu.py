@@ -10,15 +10,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from gptoss_cli.engine.cache import FullLayer, LayerCache, SlidingLayer
+from gptoss_cli.engine.experts import PackedExperts, unplaced
 from gptoss_cli.engine.int8 import quantize
 from gptoss_cli.engine.kernels import Kernels, reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.library import Native
-from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, Linear, MlpWeights, PackedExperts
+from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, MlpWeights
 from tests.engine.checkpoints import Array
+from tests.engine.kernels.random_weights import assert_close, random_linear, random_mlp, random_of
 from tests.engine.kernels.test_reference import numpy_dequantized
 
 INSTRUCTIONS = ["scalar", "avx2"]
@@ -43,38 +44,6 @@ def cpu(request: pytest.FixtureRequest, cpu_kernels: CpuKernels) -> Iterator[Cpu
 def test_cpu_kernels_have_every_operation(cpu_kernels: CpuKernels) -> None:
     kernels: Kernels = cpu_kernels
     assert callable(kernels.embed)
-
-
-def random_of(*size: int, seed: int = 0, std: float = 1.0) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).normal(0, std, size).astype(np.float32))
-
-
-def random_linear(rows: int, columns: int, seed: int = 0) -> Linear:
-    weight = random_of(rows, columns, seed=seed, std=columns**-0.5).bfloat16()
-    return Linear(weight, random_of(rows, seed=seed + 1).bfloat16())
-
-
-def random_experts(experts: int, rows: int, columns: int, seed: int = 0) -> PackedExperts:
-    random = np.random.default_rng(seed)
-    blocks = random.integers(0, 256, (experts, rows, columns // 32, 16), np.uint8)
-    scales = random.integers(118, 123, (experts, rows, columns // 32), np.uint8)
-    bias = random_of(experts, rows, seed=seed).bfloat16()
-    return PackedExperts(torch.from_numpy(blocks), torch.from_numpy(scales), bias)
-
-
-def random_mlp(hidden: int, intermediate: int, experts: int = 3) -> MlpWeights:
-    return MlpWeights(
-        random_of(hidden, seed=1).bfloat16(),
-        random_linear(experts, hidden, seed=2),
-        random_experts(experts, 2 * intermediate, hidden, seed=3),
-        random_experts(experts, hidden, intermediate, seed=4),
-    )
-
-
-def assert_close(got: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert got.shape == expected.shape
-    assert got.dtype is torch.float32
-    assert (got - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @real_tokens
@@ -151,11 +120,11 @@ LayerMaker = Callable[[torch.dtype], LayerCache]
 
 
 def full_layer(dtype: torch.dtype) -> LayerCache:
-    return FullLayer(2, 22, context_tokens=400, dtype=dtype, device="cpu")
+    return FullLayer(2, 22, context_tokens=400, dtype=dtype, position=torch.zeros(1))
 
 
 def sliding_layer(dtype: torch.dtype) -> LayerCache:
-    return SlidingLayer(2, 22, window=11, dtype=dtype, device="cpu")
+    return SlidingLayer(2, 22, window=11, dtype=dtype, position=torch.zeros(1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -256,7 +225,7 @@ def test_an_activation_that_is_no_number_is_not_lost(
 def test_a_scale_that_is_no_number_is_not_lost(cpu: CpuKernels, tokens: int, dtype: torch.dtype, group: int) -> None:
     """Infinity in its place would end at the activation's limit, as if nothing were wrong."""
     weights, normed = random_mlp(288, 32), random_of(tokens, 288)
-    weights.gate_up.scales[0, 7, group] = 255
+    unplaced(weights.gate_up).scales[0, 7, group] = 255
     routed = (normed, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
     got = cpu.mix_experts(torch.zeros(tokens, 288), routed, weights, limit=7.0, dtype=dtype)
     assert not got.isfinite().any()

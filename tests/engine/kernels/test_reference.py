@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from gptoss_cli.engine.cache import FullLayer
+from gptoss_cli.engine.experts import PackedExperts, unplaced
 from gptoss_cli.engine.kernels import Kernels, reference
-from gptoss_cli.engine.weights import Linear, MlpWeights, PackedExperts
+from gptoss_cli.engine.weights import Linear, MlpWeights
 from tests.engine.checkpoints import Array
 
 E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
@@ -73,11 +74,12 @@ def test_gate_is_clamped_above_only_and_up_on_both_sides() -> None:
 
 def _padded(weights: MlpWeights, intermediate: int) -> MlpWeights:
     """Rows of gate and up that are 0, so that there are `intermediate` of each."""
-    rows = 2 * intermediate - weights.gate_up.bias.shape[1]
+    gate_up = unplaced(weights.gate_up)
+    rows = 2 * intermediate - gate_up.bias.shape[1]
     padded = PackedExperts(
-        torch.nn.functional.pad(weights.gate_up.blocks, (0, 0, 0, 0, 0, rows)),
-        torch.nn.functional.pad(weights.gate_up.scales, (0, 0, 0, rows)),
-        torch.nn.functional.pad(weights.gate_up.bias, (0, rows)),
+        torch.nn.functional.pad(gate_up.blocks, (0, 0, 0, 0, 0, rows)),
+        torch.nn.functional.pad(gate_up.scales, (0, 0, 0, rows)),
+        torch.nn.functional.pad(gate_up.bias, (0, rows)),
     )
     return MlpWeights(weights.norm, weights.router, padded, weights.down)
 
@@ -108,7 +110,7 @@ def test_queries_in_slices_attend_as_in_one_piece(monkeypatch: pytest.MonkeyPatc
     sinks = torch.randn(6, generator=random)
 
     def attended() -> torch.Tensor:
-        layer = FullLayer(2, 14, context_tokens=9, dtype=torch.float32, device="cpu")
+        layer = FullLayer(2, 14, context_tokens=9, dtype=torch.float32, position=torch.zeros(1))
         return reference.attend((qkv[0], qkv[1], qkv[2]), rotation, sinks, layer, position=0)
 
     whole = attended()

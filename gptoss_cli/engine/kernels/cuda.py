@@ -1,0 +1,235 @@
+"""The operations of `Kernels` on an NVIDIA GPU: Triton for one token, torch and dequantized experts for several.
+
+Weights are read as they lie in the checkpoint. For one token nothing comes from the host but addresses, so that its
+operations can be recorded once and replayed; see step.py.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from gptoss_cli.engine.cache import FullLayer, LayerCache
+from gptoss_cli.engine.experts import PackedExperts, PlacedExperts
+from gptoss_cli.engine.kernels import programs, reference
+from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
+
+_ALPHA = 1.702
+_SHORT_WINDOW = 256  # up to so many keys are not worth cutting into parts
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Rows and columns that a program holds at once, and its warps; into how many parts a long attention is cut.
+
+    Of packed weights `packed_width` is in words of 8.
+    """
+
+    rows: int = 4
+    width: int = 512
+    packed_rows: int = 8
+    packed_width: int = 128
+    warps: int = 4
+    keys: int = 32
+    splits: int = 32
+
+
+# For compute capabilities 7.5 to 12.0: with 64 keys the registers do not suffice.
+TUNING = Tuning()
+# In Triton's interpreter a program costs much and its width little.
+_INTERPRETED = Tuning(rows=64, width=64, packed_rows=64, packed_width=16, keys=16, splits=4)
+
+
+def tuning_for(capability: tuple[int, int] | None) -> Tuning:
+    """The static configuration for a compute capability, or for none."""
+    return _INTERPRETED if capability is None else TUNING
+
+
+class CudaKernels:
+    """See Kernels. The weights' experts are PlacedExperts. Without a GPU these run in Triton's interpreter."""
+
+    def __init__(self, tuning: Tuning = TUNING) -> None:
+        self._tuning = tuning
+
+    def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
+        """See Kernels.embed."""
+        return reference.embed(ids, embedding)
+
+    def project_qkv(
+        self, x: Tensor, weights: AttentionWeights, *, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See Kernels.project_qkv."""
+        if len(x) > 1:
+            return reference.project_qkv(x, weights, eps=eps, dtype=dtype)
+        tuning, parts = self._tuning, (weights.query, weights.key, weights.value)
+        rows = [len(part.weight) for part in parts]
+        query, key, value = (x.new_empty(1, count) for count in rows)
+        programs.qkv_kernel[(sum(triton.cdiv(count, tuning.rows) for count in rows),)](
+            x, weights.norm, *(part for linear in parts for part in (linear.weight, linear.bias)), query, key, value,
+            eps, QUERY=rows[0], KEY=rows[1], K=x.shape[1], ROWS=tuning.rows, WIDTH=tuning.width,
+            ROUND=dtype is torch.bfloat16, num_warps=tuning.warps,
+        )  # fmt: skip
+        return query, key, value
+
+    def attend(
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        rotation: tuple[Tensor, Tensor],
+        sinks: Tensor,
+        cache: LayerCache,
+        *,
+        position: int,
+    ) -> Tensor:
+        """See Kernels.attend. One token's position is the one in `cache.position`, on the device."""
+        queries, keys, values = qkv
+        if len(queries) > 1:
+            return reference.attend(qkv, rotation, sinks, cache, position=position)
+        tuning, half = self._tuning, rotation[0].shape[1]
+        heads, kv_heads = queries.shape[1] // (2 * half), keys.shape[1] // (2 * half)
+        slots, (cached_keys, cached_values) = cache.slots(position + 1), cache.buffers()
+        window = 0 if isinstance(cache, FullLayer) else slots
+        splits = 1 if 0 < window <= _SHORT_WINDOW else tuning.splits
+        group, dim_width = heads // kv_heads, max(16, triton.next_power_of_2(2 * half))
+        rotated, attended = torch.empty_like(queries), torch.empty_like(queries)
+        partial = queries.new_empty(kv_heads * splits * group * (2 + 2 * half))
+        programs.rotate_kernel[(heads + kv_heads,)](
+            queries, keys, values, *rotation, cache.position, rotated, cached_keys, cached_values,
+            HEADS=heads, KV_HEADS=kv_heads, HALF=half, HALF_WIDTH=triton.next_power_of_2(half), WINDOW=window,
+            num_warps=1,
+        )  # fmt: skip
+        programs.attend_kernel[(kv_heads, splits)](
+            rotated, cached_keys, cached_values, sinks, cache.position, partial, attended, (2 * half) ** -0.5,
+            KV_HEADS=kv_heads, GROUP=group, D=2 * half, GROUP_WIDTH=max(16, triton.next_power_of_2(group)),
+            D_WIDTH=dim_width, KEYS=tuning.keys, SPLITS=splits, WINDOW=window, num_warps=tuning.warps,
+        )  # fmt: skip
+        if splits > 1:
+            programs.combine_kernel[(heads,)](
+                partial, sinks, attended, GROUP=group, D=2 * half, D_WIDTH=dim_width, SPLITS=splits, num_warps=1
+            )
+        return attended
+
+    def project_output(self, x: Tensor, attended: Tensor, weights: AttentionWeights, *, dtype: torch.dtype) -> Tensor:
+        """See Kernels.project_output."""
+        if len(x) > 1:
+            return reference.project_output(x, attended, weights, dtype=dtype)
+        tuning, columns, projected = self._tuning, x.shape[1], torch.empty_like(x)
+        programs.output_kernel[(triton.cdiv(columns, tuning.rows),)](
+            x, attended, weights.output.weight, weights.output.bias, projected,
+            C=columns, K=attended.shape[1], ROWS=tuning.rows, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16,
+            num_warps=tuning.warps,
+        )  # fmt: skip
+        return projected
+
+    def route(self, x: Tensor, weights: MlpWeights, *, active: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """See Kernels.route."""
+        if len(x) > 1:
+            return reference.route(x, weights, active=active, eps=eps)
+        tuning, columns, experts = self._tuning, x.shape[1], len(weights.router.bias)
+        normed, logits = torch.empty_like(x), x.new_empty(experts)
+        chosen, shares = x.new_empty(1, active, dtype=torch.int64), x.new_empty(1, active)
+        programs.router_kernel[(triton.cdiv(experts, tuning.rows),)](
+            x, weights.norm, weights.router.weight, weights.router.bias, normed, logits, eps,
+            E=experts, K=columns, ROWS=tuning.rows, WIDTH=tuning.width, num_warps=tuning.warps,
+        )  # fmt: skip
+        programs.choose_kernel[(1,)](
+            logits, chosen, shares, _placed(weights.gate_up).uses,
+            E=experts, A=active, E_WIDTH=triton.next_power_of_2(experts), A_WIDTH=triton.next_power_of_2(active),
+            num_warps=1,
+        )  # fmt: skip
+        return normed, chosen, shares
+
+    def mix_experts(
+        self, x: Tensor, routed: tuple[Tensor, Tensor, Tensor], weights: MlpWeights, *, limit: float, dtype: torch.dtype
+    ) -> Tensor:
+        """See Kernels.mix_experts."""
+        gate_up, down = _placed(weights.gate_up), _placed(weights.down)
+        if len(x) > 1:
+            return _mix_several(x, routed, (gate_up, down), limit=limit, dtype=dtype)
+        normed, experts, shares = routed
+        tuning, columns, active, intermediate = self._tuning, x.shape[1], experts.shape[1], gate_up.bias.shape[1] // 2
+        hidden, mixed = x.new_empty(active, intermediate), torch.empty_like(x)
+        inputs = x.new_empty(8, columns // 8)
+        programs.spread_kernel[(triton.cdiv(columns, tuning.width),)](
+            normed, inputs, K=columns, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16, num_warps=tuning.warps
+        )
+        programs.gate_up_kernel[(triton.cdiv(intermediate, tuning.packed_rows), active)](
+            inputs, experts, *gate_up.addresses, gate_up.bias, hidden, limit, _ALPHA,
+            F=intermediate, WORDS=columns // 8, ROWS=tuning.packed_rows, WIDTH=tuning.packed_width,
+            ROUND=dtype is torch.bfloat16, num_warps=tuning.warps,
+        )  # fmt: skip
+        programs.down_kernel[(triton.cdiv(columns, tuning.packed_rows),)](
+            x, hidden, experts, shares, *down.addresses, down.bias, mixed,
+            C=columns, A=active, WORDS=intermediate // 8, ROWS=tuning.packed_rows, WIDTH=tuning.packed_width,
+            num_warps=tuning.warps,
+        )  # fmt: skip
+        return mixed
+
+    def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
+        """See Kernels.unembed."""
+        if len(x) > 1:
+            return reference.unembed(x, norm, unembedding, eps=eps, dtype=dtype)
+        tuning, logits = self._tuning, x.new_empty(1, len(unembedding))
+        programs.unembed_kernel[(triton.cdiv(len(unembedding), tuning.rows),)](
+            x, norm, unembedding, logits, eps, len(unembedding),
+            K=x.shape[1], ROWS=tuning.rows, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16, num_warps=tuning.warps,
+        )  # fmt: skip
+        return logits
+
+
+def _mix_several(
+    x: Tensor,
+    routed: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[PlacedExperts, PlacedExperts],
+    *,
+    limit: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The reference's sum with one expert at a time on the device and dequantized there, the next one on its way."""
+    normed, experts, shares = routed
+    order = experts.flatten().argsort(stable=True)
+    counts = torch.bincount(experts.flatten(), minlength=len(weights[0].bias)).tolist()
+    inputs, mixed = normed.to(dtype), torch.zeros_like(x)
+    used = [expert for expert, count in enumerate(counts) if count]
+    rows = torch.split(order, [counts[expert] for expert in used])
+    for (gate_up, down), which in zip(_fetched(weights, used), rows, strict=True):
+        tokens = which // experts.shape[1]
+        made = reference.run_experts(inputs[tokens].unsqueeze(0), gate_up, down, limit).squeeze(0)
+        mixed.index_add_(0, tokens, made * shares.flatten()[which, None])
+    return x + mixed
+
+
+def _fetched(
+    weights: tuple[PlacedExperts, PlacedExperts], experts: list[int]
+) -> Iterator[tuple[PackedExperts, PackedExperts]]:
+    """Both matrices of each expert on the device; the copy of the next is begun before one is given."""
+    gate_up, down = weights
+    is_gpu = gate_up.device.type == "cuda"
+    stream = torch.cuda.Stream(gate_up.device) if is_gpu else None  # type: ignore[no-untyped-call]
+    if stream is not None:
+        stream.wait_stream(torch.cuda.current_stream())
+    coming = deque[tuple[PackedExperts, PackedExperts, torch.cuda.Event | None]]()
+    for expert in [*experts, None]:
+        if expert is not None:
+            parts = gate_up.on_device(expert, stream), down.on_device(expert, stream)
+            coming.append((*parts, None if stream is None else stream.record_event()))
+        if len(coming) == 2 or (expert is None and coming):
+            yield _arrived(*coming.popleft())
+
+
+def _arrived(
+    gate_up: PackedExperts, down: PackedExperts, event: "torch.cuda.Event | None"
+) -> tuple[PackedExperts, PackedExperts]:
+    if event is not None:
+        stream = torch.cuda.current_stream()
+        stream.wait_event(event)
+        for tensor in (gate_up.blocks, gate_up.scales, down.blocks, down.scales):
+            tensor.record_stream(stream)
+    return gate_up, down
+
+
+def _placed(experts: PackedExperts | PlacedExperts) -> PlacedExperts:
+    assert isinstance(experts, PlacedExperts), "the experts of a GPU are placed when they are loaded"
+    return experts

@@ -1,0 +1,213 @@
+"""Triton's kernels against the reference: in Triton's interpreter, or on a GPU where there is one."""
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from gptoss_cli.engine.cache import FullLayer, LayerCache, SlidingLayer
+from gptoss_cli.engine.experts import PackedExperts, PlacedExperts, Promotion, unplaced
+from gptoss_cli.engine.kernels import Kernels, reference
+from gptoss_cli.engine.kernels.cuda import CudaKernels, Tuning
+from gptoss_cli.engine.weights import MlpWeights
+from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
+
+EXACT = 3e-6  # of the largest value
+BF16 = 2e-2
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Small enough that every loop goes round more than once.
+SMALL = Tuning(rows=32, width=32, packed_rows=32, packed_width=8, keys=16, splits=4)
+
+
+@pytest.fixture
+def kernels() -> Kernels:
+    return CudaKernels(SMALL)
+
+
+def placed(weights: MlpWeights, resident: int | None = None) -> MlpWeights:
+    """The same with experts that are placed, all of them or so many on the device."""
+    gate_up, down = unplaced(weights.gate_up), unplaced(weights.down)
+    count = len(gate_up.bias) if resident is None else resident
+    return MlpWeights(
+        weights.norm,
+        weights.router,
+        PlacedExperts(gate_up, DEVICE, count),
+        PlacedExperts(down, DEVICE, count),
+    )
+
+
+@pytest.mark.parametrize("hidden", [36, 97])
+def test_dense_products_are_the_references(kernels: Kernels, hidden: int) -> None:
+    weights, x = random_attention(hidden, 6, 2, 10), random_of(1, hidden, seed=5)
+    expected = reference.project_qkv(x, weights, eps=1e-3, dtype=torch.float32)
+    for got, right in zip(kernels.project_qkv(x, weights, eps=1e-3, dtype=torch.float32), expected, strict=True):
+        assert_close(got, right, EXACT)
+    for got, right in zip(kernels.project_qkv(x, weights, eps=1e-3, dtype=torch.bfloat16), expected, strict=True):
+        assert_close(got, right, BF16)
+    attended = random_of(1, 60, seed=7)
+    right = reference.project_output(x, attended, weights, dtype=torch.float32)
+    assert_close(kernels.project_output(x, attended, weights, dtype=torch.float32), right, EXACT)
+    assert_close(kernels.project_output(x, attended, weights, dtype=torch.bfloat16), right, BF16)
+    unembedding = random_of(83, hidden, seed=8).bfloat16()
+    right = reference.unembed(x, weights.norm, unembedding, eps=1e-3, dtype=torch.float32)
+    assert_close(kernels.unembed(x, weights.norm, unembedding, eps=1e-3, dtype=torch.float32), right, EXACT)
+
+
+def _rotation(position: int, tokens: int, half: int) -> tuple[Tensor, Tensor]:
+    angles = torch.arange(position, position + tokens).unsqueeze(1) * torch.arange(1, half + 1) * 0.1
+    return angles.cos() * 1.2, angles.sin() * 1.2
+
+
+def _layer(kind: str, dtype: torch.dtype) -> LayerCache:
+    position = torch.zeros(1, dtype=torch.int32)
+    if kind == "full":
+        return FullLayer(2, 10, context_tokens=200, dtype=dtype, position=position)
+    return SlidingLayer(2, 10, window=11, dtype=dtype, position=position)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["full", "sliding"])
+@pytest.mark.parametrize("known", [0, 5, 10, 11, 70])
+def test_attention_of_one_token_is_the_references(kernels: Kernels, kind: str, dtype: torch.dtype, known: int) -> None:
+    ours, theirs = _layer(kind, dtype), _layer(kind, dtype)
+    sinks = random_of(6, seed=3).bfloat16()
+    if known:
+        before = random_of(known, 60, seed=1), random_of(known, 20, seed=2), random_of(known, 20, seed=3)
+        for layer in (ours, theirs):
+            reference.attend(before, _rotation(0, known, 5), sinks, layer, position=0)
+    for position in (known, known + 1):
+        qkv = random_of(1, 60, seed=20), random_of(1, 20, seed=21 + position), random_of(1, 20, seed=22 + position)
+        rotation = _rotation(position, 1, 5)
+        ours.position.fill_(position)
+        got = kernels.attend(qkv, rotation, sinks, ours, position=position)
+        right = reference.attend(qkv, rotation, sinks, theirs, position=position)
+        # The interpreter cuts a bfloat16 off instead of rounding it.
+        exact = dtype is torch.float32 or DEVICE.type == "cuda"
+        assert_close(got, right, EXACT if exact else BF16)
+        for mine, his in zip(ours.contents(position + 1), theirs.contents(position + 1), strict=True):
+            assert_close(mine.float(), his.float(), EXACT if exact else BF16)
+
+
+@pytest.mark.parametrize(("experts", "active"), [(3, 1), (7, 4), (34, 5)])
+def test_the_router_chooses_as_the_references(kernels: Kernels, experts: int, active: int) -> None:
+    weights = placed(random_mlp(96, 32, experts))
+    x = random_of(1, 96, seed=5)
+    got = kernels.route(x, weights, active=active, eps=1e-3)
+    right = reference.route(x, weights, active=active, eps=1e-3)
+    assert torch.equal(got[1], right[1])
+    assert_close(got[0], right[0], EXACT)
+    assert_close(got[2], right[2], EXACT)
+    assert isinstance(weights.gate_up, PlacedExperts)
+    assert sorted(weights.gate_up.uses.nonzero().flatten().tolist()) == sorted(right[1][0].tolist())
+
+
+@pytest.mark.parametrize(("experts", "active", "hidden", "intermediate"), [(5, 3, 96, 64), (3, 1, 32, 64)])
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_experts_of_one_token_are_the_references(
+    kernels: Kernels, experts: int, active: int, hidden: int, intermediate: int, share: float
+) -> None:
+    weights, x = random_mlp(hidden, intermediate, experts), random_of(1, hidden, seed=5)
+    routed = reference.route(x, weights, active=active, eps=1e-5)
+    right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
+    there = placed(weights, int(share * experts))
+    assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.float32), right, EXACT)
+    assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.bfloat16), right, BF16)
+
+
+def test_operations_of_the_true_width_are_the_references() -> None:
+    kernels, x = CudaKernels(), random_of(1, 2_880, seed=5)
+    weights, attention = random_mlp(2_880, 32, 2), random_attention(2_880, 2, 1, 64)
+    routed = reference.route(x, weights, active=1, eps=1e-5)
+    right = reference.mix_experts(x, routed, weights, limit=7.0, dtype=torch.float32)
+    assert_close(kernels.mix_experts(x, routed, placed(weights), limit=7.0, dtype=torch.float32), right, EXACT)
+    expected = reference.project_qkv(x, attention, eps=1e-5, dtype=torch.float32)
+    for got, right in zip(kernels.project_qkv(x, attention, eps=1e-5, dtype=torch.float32), expected, strict=True):
+        assert_close(got, right, EXACT)
+
+
+@pytest.mark.parametrize("resident", [0, 3, 6])
+def test_experts_of_several_tokens_are_the_references(kernels: Kernels, resident: int) -> None:
+    weights, x = random_mlp(96, 160, 6), random_of(9, 96, seed=5)
+    routed = reference.route(x, weights, active=2, eps=1e-5)
+    right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
+    got = kernels.mix_experts(x, routed, placed(weights, resident), limit=1.75, dtype=torch.float32)
+    assert_close(got, right, EXACT)
+
+
+def _filled(weights: PackedExperts, *, blocks: int | None = None, scales: int | None = None) -> PackedExperts:
+    changed = weights.blocks if blocks is None else torch.full_like(weights.blocks, blocks)
+    return PackedExperts(
+        changed, weights.scales if scales is None else torch.full_like(weights.scales, scales), weights.bias
+    )
+
+
+@pytest.mark.parametrize("nibble", range(16))
+def test_every_element_has_its_value(kernels: Kernels, nibble: int) -> None:
+    weights = random_mlp(32, 32, 1)
+    same = [_filled(unplaced(part), blocks=nibble * 17) for part in (weights.gate_up, weights.down)]
+    weights = MlpWeights(weights.norm, weights.router, *same)
+    x = random_of(1, 32, seed=5)
+    routed = reference.route(x, weights, active=1, eps=1e-5)
+    right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
+    assert_close(kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32), right, EXACT)
+
+
+@pytest.mark.parametrize("scale", [0, 1, 90, 180, 254])
+def test_every_scale_has_its_value(kernels: Kernels, scale: int) -> None:
+    weights = random_mlp(32, 32, 1)
+    gate_up = _filled(unplaced(weights.gate_up), scales=scale)
+    weights = MlpWeights(weights.norm, weights.router, gate_up, weights.down)
+    x = random_of(1, 32, seed=5)
+    routed = reference.route(x, weights, active=1, eps=1e-5)
+    right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
+    got = kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32)
+    # At 254 sums are infinite, and some of what swiglu makes of them is no number.
+    assert torch.allclose(got, right, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_a_scale_of_255_is_not_a_number() -> None:
+    weights = random_mlp(64, 32, 1)
+    gate_up = unplaced(weights.gate_up)
+    gate_up.scales[0, 5, 1] = 255
+    x = random_of(1, 64, seed=5)
+    routed = reference.route(x, weights, active=1, eps=1e-5)
+    got = CudaKernels().mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32)
+    assert got.isnan().any()
+
+
+def test_a_swapped_expert_is_read_where_it_is(kernels: Kernels) -> None:
+    weights, x = random_mlp(32, 64, 6), random_of(1, 32, seed=5)
+    there = placed(weights, 2)
+    gate_up, down = there.gate_up, there.down
+    assert isinstance(gate_up, PlacedExperts)
+    assert isinstance(down, PlacedExperts)
+    for inward, outward in ((4, 1), (1, 0), (5, 4)):
+        gate_up.swap(inward, outward)
+        down.swap(inward, outward)
+        assert gate_up.resident[inward]
+        assert not gate_up.resident[outward]
+        assert sum(gate_up.resident) == 2
+        routed = x, torch.arange(6).unsqueeze(0), torch.rand(1, 6)
+        right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
+        assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.float32), right, EXACT)
+
+
+def test_hot_experts_are_brought_to_the_gpu() -> None:
+    weights = placed(random_mlp(32, 64, 6), 2)
+    gate_up, down = weights.gate_up, weights.down
+    assert isinstance(gate_up, PlacedExperts)
+    assert isinstance(down, PlacedExperts)
+    promotion = Promotion([(gate_up, down)])
+    assert promotion.hit_rate is None
+    gate_up.uses.copy_(torch.tensor([1, 0, 9, 0, 8, 1]))
+    assert promotion.promote(1) == 1
+    assert gate_up.resident == [True, False, True, False, False, False]
+    assert promotion.hit_rate == pytest.approx(1 / 19)
+    assert promotion.promote(4) == 1  # 4's uses are remembered
+    assert gate_up.resident == down.resident == [False, False, True, False, True, False]
+    for _ in range(9):
+        gate_up.uses.copy_(torch.tensor([0, 0, 2, 0, 2, 3]))
+        assert promotion.promote(4) == 0  # a little hotter is not worth a swap
+    assert promotion.hit_rate == pytest.approx((1 + 9 * 4) / (19 + 9 * 7))
+    assert Promotion([]).promote(4) == 0

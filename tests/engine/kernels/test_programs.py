@@ -1,0 +1,50 @@
+"""What the GPU's kernels compile to, for every architecture they are for. Needs no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+COMPILER = Path(__file__).with_name("compile_programs.py")
+CAPABILITIES = [75, 80, 86, 89, 90, 100, 120]
+LEAST_SHARED_BYTES = 64 << 10  # of a multiprocessor of compute capability 7.5
+# Weights that a thread multiplies in a round of the loop: rows, words and elements over the threads; gate and up apart.
+_A_THREAD = 8 * 128 * 8 // 128
+WEIGHTS_A_ROUND = {"gate_up_kernel": 2 * _A_THREAD, "down_kernel": _A_THREAD}
+MOST_INSTRUCTIONS_A_WEIGHT = 10  # of all the code, of which the loop is the greater part
+
+
+def _compiled(capability: int, *kernels: str) -> dict[str, dict[str, int]]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(COMPILER), str(capability), *kernels]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, dict[str, int]] = json.loads(done.stdout)
+    return told
+
+
+def _check(told: dict[str, dict[str, int]]) -> None:
+    for name, used in told.items():
+        assert used["spilled"] == 0, (name, used)
+        assert used["shared"] <= LEAST_SHARED_BYTES, (name, used)
+        if name in WEIGHTS_A_ROUND:
+            assert used["instructions"] <= MOST_INSTRUCTIONS_A_WEIGHT * WEIGHTS_A_ROUND[name], (name, used)
+
+
+def test_the_heaviest_kernels_compile_without_spills() -> None:
+    told = _compiled(90, "attend_kernel", "gate_up_kernel", "down_kernel")
+    assert len(told) == 3
+    _check(told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_kernel_compiles_for_every_architecture_without_spills(capability: int) -> None:
+    told = _compiled(capability)
+    assert len(told) == 11
+    _check(told)

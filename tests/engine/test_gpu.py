@@ -1,0 +1,158 @@
+"""What only a GPU can show: true shapes, recordings, memory of two kinds, and a GPU that is full."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from gptoss_cli.engine.cache import FullLayer, SlidingLayer
+from gptoss_cli.engine.experts import PackedExperts, PlacedExperts, unplaced
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.interface import Allowed, Forced, Sampling, Steering
+from gptoss_cli.engine.kernels import reference
+from gptoss_cli.engine.kernels.cuda import CudaKernels
+from gptoss_cli.engine.residence import Residence
+from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights
+from gptoss_cli.errors import ResourceError
+from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU"),
+]
+SHAPE = Shape(layer_types=(SLIDING, FULL, SLIDING, FULL))
+EXPERTS = SHAPE.experts * 4
+PROMPT = [3, 17, 8, 29, 11, 40, 2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("gpu"), SHAPE, seed=4)
+
+
+def _open(folder: Path, experts: int = EXPERTS, context_tokens: int = 400) -> Generator:
+    return Generator.open(folder, context_tokens=context_tokens, residence=Residence("cuda:0", experts))
+
+
+def _decoded(generator: Generator, tokens: int, steering: Steering | None = None, seed: int = 3) -> list[int]:
+    list(generator.prefill(PROMPT))
+    new = generator.decode(Sampling(seed=seed), stop_ids=(), banned_ids=(), max_tokens=tokens, steering=steering)
+    return list(new)
+
+
+def _on_gpu(linear: Linear) -> Linear:
+    assert isinstance(linear.weight, torch.Tensor)
+    return Linear(linear.weight.cuda(), linear.bias.cuda())
+
+
+def _attention_on_gpu(weights: AttentionWeights) -> AttentionWeights:
+    return AttentionWeights(
+        norm=weights.norm.cuda(),
+        query=_on_gpu(weights.query),
+        key=_on_gpu(weights.key),
+        value=_on_gpu(weights.value),
+        output=_on_gpu(weights.output),
+        sinks=weights.sinks.cuda(),
+    )
+
+
+def _packed_on_gpu(packed: PackedExperts) -> PackedExperts:
+    return PackedExperts(packed.blocks.cuda(), packed.scales.cuda(), packed.bias.cuda())
+
+
+@pytest.mark.parametrize("resident", [0, 3, 6])
+def test_experts_of_the_true_shape_are_the_references(resident: int) -> None:
+    made = random_mlp(2_880, 2_880, 6)
+    gate_up, down = unplaced(made.gate_up), unplaced(made.down)
+    norm, router = made.norm.cuda(), _on_gpu(made.router)
+    plain = MlpWeights(norm, router, _packed_on_gpu(gate_up), _packed_on_gpu(down))
+    device = torch.device("cuda")
+    placed = MlpWeights(norm, router, PlacedExperts(gate_up, device, resident), PlacedExperts(down, device, resident))
+    for tokens in (1, 5):
+        x = random_of(tokens, 2_880, seed=5).cuda()
+        routed = reference.route(x, plain, active=4, eps=1e-5)
+        right = reference.mix_experts(x, routed, plain, limit=7.0, dtype=torch.float32)
+        got = CudaKernels().mix_experts(x, routed, placed, limit=7.0, dtype=torch.float32)
+        assert_close(got, right, 1e-4)
+
+
+def test_attention_of_the_true_shape_is_the_references() -> None:
+    weights, kernels = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels()
+    position = torch.zeros(1, dtype=torch.int32, device="cuda")
+    for window in (None, 128):
+        layers = [
+            FullLayer(8, 64, context_tokens=70_000, dtype=torch.bfloat16, position=position)
+            if window is None
+            else SlidingLayer(8, 64, window=window, dtype=torch.bfloat16, position=position)
+            for _ in range(2)
+        ]
+        for known in (1, 130, 9_000, 65_536):
+            angles = torch.arange(known + 1, device="cuda").unsqueeze(1) * torch.linspace(1, 1e-5, 32, device="cuda")
+            rotation = angles.cos(), angles.sin()
+            qkv = tuple(torch.randn(known + 1, size, device="cuda") for size in (4_096, 512, 512))
+            before, last = [part[:known] for part in qkv], [part[known:] for part in qkv]
+            for layer in layers:
+                keys, values = (part.view(known, 8, 64).bfloat16() for part in before[1:])
+                layer.append(keys, values, 0)
+            position.fill_(known)
+            turned = rotation[0][known:], rotation[1][known:]
+            arguments = (last[0], last[1], last[2]), turned, weights.sinks
+            right = reference.attend(*arguments, layers[0], position=known)
+            assert_close(kernels.attend(*arguments, layers[1], position=known), right, 1e-3)
+
+
+@pytest.mark.parametrize("experts", [0, EXPERTS // 2, EXPERTS])
+def test_a_recorded_step_gives_what_the_single_operations_give(folder: Path, experts: int) -> None:
+    recorded, single = _open(folder, experts), _open(folder, experts)
+    single.model._records = False  # the only way to compare
+    assert _decoded(recorded, 200) == _decoded(single, 200)
+
+
+class _Changing:
+    """Every few tokens some are forced, or only some allowed."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.few = Allowed(frozenset(range(5, 60)))
+
+    def next(self) -> Forced | Allowed | None:
+        self.asked += 1
+        if self.asked % 7 == 0:
+            return Forced((4, 9, 2))
+        return self.few if self.asked % 3 == 0 else None
+
+
+def test_masks_and_forced_tokens_are_as_without_a_recording(folder: Path) -> None:
+    recorded, single = _open(folder), _open(folder)
+    single.model._records = False
+    assert _decoded(recorded, 90, _Changing()) == _decoded(single, 90, _Changing())
+
+
+def test_stopping_between_tokens_leaves_a_sequence_that_goes_on(folder: Path) -> None:
+    generator = _open(folder)
+    whole = _decoded(generator, 40)
+    list(generator.prefill(PROMPT))
+    new = generator.decode(Sampling(seed=3), stop_ids=(), banned_ids=(), max_tokens=40)
+    some = [next(new) for _ in range(11)]
+    new.close()  # type: ignore[attr-defined]
+    assert some == whole[:11]
+    assert _decoded(generator, 40) == whole
+
+
+def test_a_full_context_ends_the_sequence(folder: Path) -> None:
+    generator = _open(folder, context_tokens=32)
+    assert len(_decoded(generator, 100)) == 32 - len(PROMPT)
+
+
+def test_more_than_the_gpu_holds_is_refused_in_one_line(folder: Path) -> None:
+    free, _ = torch.cuda.mem_get_info()
+    kept = torch.empty(max(0, free - (64 << 20)), dtype=torch.uint8, device="cuda")
+    try:
+        with pytest.raises(ResourceError, match="--device cpu"):
+            Generator.open(folder, context_tokens=4_000, residence=Residence("cuda:0", EXPERTS)).logits(PROMPT * 500)
+    finally:
+        del kept
+        torch.cuda.empty_cache()

@@ -1,0 +1,89 @@
+"""Whole models over the GPU's kernels: on a GPU where there is one, else on the CPU in Triton's interpreter."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.interface import Sampling
+from gptoss_cli.engine.kernels import programs
+from gptoss_cli.engine.kernels.cuda import CudaKernels
+from gptoss_cli.engine.residence import Residence
+from gptoss_cli.errors import ResourceError
+from gptoss_cli.settings import Dtype
+from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SHAPE = Shape(layer_types=(SLIDING, FULL), window=5)
+EXPERTS = SHAPE.experts * 2
+PROMPT = [3, 17, 8, 29, 11, 40, 2]
+NEW = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("gpu"), SHAPE, seed=4)
+
+
+def _continued(generator: Generator, seed: int = 1, temperature: float = 0) -> list[int]:
+    list(generator.prefill(PROMPT))
+    sampling = Sampling(seed=seed, temperature=temperature)
+    return list(generator.decode(sampling, stop_ids=(), banned_ids=(), max_tokens=NEW))
+
+
+def _logits_after(generator: Generator, ids: list[int]) -> Tensor:
+    """Of the last of `ids`, the first few read at once and the others one by one."""
+    list(generator.prefill(ids[:4]))
+    for end in range(5, len(ids) + 1):
+        list(generator.prefill(ids[:end]))
+    return generator._next_logits().cpu()  # the logits of the very sequence
+
+
+@pytest.mark.parametrize("experts", [0, EXPERTS // 2 + 1, EXPERTS])
+def test_one_by_one_the_logits_are_the_references(folder: Path, experts: int) -> None:
+    plain = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64)
+    placed = Generator.open(
+        folder, dtype=Dtype.FLOAT32, context_tokens=64, residence=Residence(DEVICE, experts, embedding=False)
+    )
+    assert isinstance(placed.model.kernels, CudaKernels)
+    assert placed.numerics is not None
+    assert placed.numerics.summary == "triton kernels, float32 activations, bf16 dense weights"
+    right, got = _logits_after(plain, PROMPT), _logits_after(placed, PROMPT)
+    assert (got - right).abs().max() <= 1e-3 * right.std()
+    rate = placed.expert_hit_rate
+    assert rate is None or 0 <= rate <= 1
+
+
+def test_the_same_ids_come_greedily_and_after_a_rewind(folder: Path) -> None:
+    plain = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64)
+    placed = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64, residence=Residence(DEVICE, 3))
+    right = _continued(plain)
+    assert _continued(placed) == right
+    assert _continued(placed) == right
+    hot = _continued(placed, seed=5, temperature=1.0)
+    assert _continued(placed, seed=5, temperature=1.0) == hot
+
+
+def test_kernels_that_compute_something_else_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = CudaKernels.project_output
+
+    def wrong(self: CudaKernels, x: Tensor, attended: Tensor, *arguments: object, **more: object) -> Tensor:
+        made: Tensor = right(self, x, attended, *arguments, **more)  # type: ignore[arg-type]
+        return made * 1.5 if len(x) == 1 else made
+
+    monkeypatch.setattr(CudaKernels, "project_output", wrong)
+    with pytest.raises(ResourceError, match=r"kernels give wrong results .* --device cpu"):
+        Generator.open(folder, context_tokens=64, residence=Residence(DEVICE, EXPERTS))
+
+
+def test_kernels_that_cannot_be_built_are_refused_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(grid: object) -> None:
+        raise RuntimeError("no compiler.\nA second line.")
+
+    monkeypatch.setattr(type(programs.qkv_kernel), "__getitem__", lambda self, grid: fail(grid))
+    with pytest.raises(ResourceError, match=r"^The GPU's kernels fail: no compiler\. Use --device cpu$"):
+        Generator.open(folder, context_tokens=64, residence=Residence(DEVICE, EXPERTS))
