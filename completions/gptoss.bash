@@ -22,14 +22,14 @@ _gptoss() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
-        --think-budget --free-headers --context --execution --device --dtype --dense --threads --no-prefix-cache
-        --reasoning"
+        --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --threads
+        --no-prefix-cache --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts"
     local chat="-f --file --plain --vi"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --json"
-    local bench="--prompt --generate --repeat --dense --threads --json"
+    local bench="--prompt --generate --repeat --execution --device --gpu-memory --dense --threads --json"
     local command="" word index
 
     # --color=never arrives as three words.

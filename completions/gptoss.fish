@@ -47,12 +47,13 @@ complete -c gptoss -n $turn -l dtype -x -a 'float32 bfloat16' -d 'The arithmetic
 complete -c gptoss -n $turn -l no-prefix-cache -d 'Read the first messages anew in every chat'
 complete -c gptoss -n $turn -l reasoning -x -a 'show collapse hide' -d 'Whether its reasoning is shown'
 
-set -l place '__fish_seen_subcommand_from ask chat plan'
-complete -c gptoss -n $place -l context -x -d 'Most tokens of a conversation'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat plan' -l context -x -d 'Most tokens of a conversation'
+set -l place '__fish_seen_subcommand_from ask chat plan bench'
 complete -c gptoss -n $place -l execution -x -a 'auto mxfp4 offload cpu' -d 'Where the weights lie'
 complete -c gptoss -n $place -l device -x -a 'auto cpu cuda' -d 'What computes'
 
 set -l speed '__fish_seen_subcommand_from ask chat bench'
+complete -c gptoss -n $speed -l gpu-memory -x -d 'The most to use of the memory of a GPU'
 complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan' -l dense -x -a 'bf16 int8' -d 'Attention and unembedding as they are, or smaller'
 complete -c gptoss -n $speed -l threads -x -d 'Threads; else one for each core'
 
