@@ -133,7 +133,7 @@ class ChatSession:
             turn.close()
             for message in turn.parser.messages:
                 self.conversation.add(message)
-            self.last_end = turn.end()
+            self.last_end = turn.end(self._generator.expert_hit_rate)
             self.last_raw = turn.raw
         yield self.last_end
 
@@ -236,7 +236,7 @@ class _Turn:
         """The events of what was still held."""
         return self._noted(self.parser.close())
 
-    def end(self) -> TurnEnd:
+    def end(self, expert_hit_rate: float | None) -> TurnEnd:
         return TurnEnd(
             reason=self.reason,
             answered=self._answered,
@@ -248,6 +248,7 @@ class _Turn:
             seed=self.seed,
             first_token_seconds=self._first_token_seconds,
             total_seconds=time.perf_counter() - self._began,
+            expert_hit_rate=expert_hit_rate,
         )
 
     def _noted(self, events: list[Event]) -> list[Event]:

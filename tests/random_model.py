@@ -14,6 +14,7 @@ class RandomGenerator:
 
     def __init__(self, *, rarity: int = 8, context_tokens: int = 131_072) -> None:
         self.context_tokens = context_tokens
+        self.expert_hit_rate: float | None = None
         self.sequence: list[int] = []
         self.drawn: list[int] = []
         self.prefilled_tokens = 0

@@ -112,6 +112,12 @@ def test_the_end_counts_tokens() -> None:
     assert chat.last_end == result
 
 
+def test_the_end_tells_how_many_experts_were_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert end(list(session(script(GREETING)).turn("Hi"))).expert_hit_rate is None
+    monkeypatch.setattr(ScriptedGenerator, "expert_hit_rate", 0.875)
+    assert end(list(session(script(GREETING)).turn("Hi"))).expert_hit_rate == 0.875
+
+
 def test_every_prompt_is_a_render_from_scratch() -> None:
     generator = script(GREETING, SECOND, GREETING)
     chat = session(generator)

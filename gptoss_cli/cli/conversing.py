@@ -233,6 +233,8 @@ class Chat:
         if end is not None and end.first_token_seconds is not None and end.total_seconds > end.first_token_seconds:
             rate = (end.reasoning_tokens + end.answer_tokens) / (end.total_seconds - end.first_token_seconds)
             parts.append(f"{rate:.1f} tokens/s")
+        if end is not None and end.expert_hit_rate is not None:
+            parts.append(f"{end.expert_hit_rate:.0%} of the experts on the GPU")
         if self.attached:
             parts.append(f"{len(self.attached)} files go with the message")
         return " · ".join(parts)

@@ -113,6 +113,7 @@ def _ending(end: "TurnEnd") -> dict[str, Any]:
         "seconds": total,
         "prefill_rate": _rate(end.prefilled_tokens, first),
         "decode_rate": None if first is None else _rate(tokens - 1, total - first),
+        "expert_hit_rate": end.expert_hit_rate,
     }
 
 

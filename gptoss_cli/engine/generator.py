@@ -133,7 +133,7 @@ class Generator:
 
     @property
     def expert_hit_rate(self) -> float | None:
-        """Of the experts that were decoded with, the share that was in the GPU's memory; None if all of them are."""
+        """See TokenGenerator.expert_hit_rate."""
         return self._promotion.hit_rate
 
     def keep_prefix(self, ids: Sequence[int]) -> None:
@@ -242,7 +242,8 @@ class Generator:
             self._cached += chunk
             finished = True
         except torch.OutOfMemoryError as exc:
-            raise ResourceError("The device is out of memory. Use a smaller --context, or --device cpu") from exc
+            ways_out = "Use a smaller --context, --execution offload, or --device cpu"
+            raise ResourceError(f"The device is out of memory. {ways_out}") from exc
         except torch.AcceleratorError as exc:
             finished = True  # nothing can be brought back from a device that has failed
             raise ResourceError(f"The GPU failed: {first_line(exc)}. Start again, or use --device cpu") from exc

@@ -81,6 +81,10 @@ class TokenGenerator(Protocol):
     def context_tokens(self) -> int:
         """The most tokens a sequence may have."""
 
+    @property
+    def expert_hit_rate(self) -> float | None:
+        """Of the experts that were decoded with, the share that was in the GPU's memory; None if all of them are."""
+
     def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Read what is not yet in the cache; yield (done_tokens, total_tokens) first with 0 done, then per chunk.
 

@@ -32,6 +32,11 @@ class ScriptedGenerator:
         return self._context_tokens
 
     @property
+    def expert_hit_rate(self) -> float | None:
+        """See TokenGenerator.expert_hit_rate."""
+        return None
+
+    @property
     def sequence(self) -> Sequence[int]:
         """The ids that were read or yielded and not taken back."""
         return tuple(self._sequence)

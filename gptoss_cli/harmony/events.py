@@ -142,6 +142,8 @@ class TurnEnd:
     """The turn is over. Seconds are wall time since the turn began.
 
     `answered`: there is an answer, and not a blank one. `cuts`: what was done to the reasoning, in order.
+    `expert_hit_rate`: the share of the experts decoded with since the model was loaded that lay in the GPU's memory,
+    None where all of them do.
     """
 
     reason: EndReason
@@ -154,6 +156,7 @@ class TurnEnd:
     seed: int
     first_token_seconds: float | None
     total_seconds: float
+    expert_hit_rate: float | None = None
 
 
 Delta = ReasoningDelta | PreambleDelta | CallDelta | AnswerDelta
