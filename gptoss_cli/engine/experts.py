@@ -59,6 +59,11 @@ class PlacedExperts:
         self.nbytes = packed.nbytes
 
     @property
+    def device_bytes(self) -> int:
+        """Of `nbytes`, what is in the GPU's memory; and the bias."""
+        return self._blocks.side(True).nbytes + self._scales.side(True).nbytes + self.bias.nbytes
+
+    @property
     def addresses(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """block_places, scale_places, and what they count from: blocks as int32 words, scales as bytes."""
         return *self._tables, self._blocks.base.view(torch.int32), self._scales.base  # type: ignore[return-value]

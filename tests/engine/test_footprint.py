@@ -1,5 +1,6 @@
 """Predicted bytes: against the published sizes, and against what torch really allocates for small checkpoints."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,15 @@ from torch.profiler import ProfilerActivity, profile
 
 from gptoss_cli.engine.cache import Cache
 from gptoss_cli.engine.config import load_config, published_config
-from gptoss_cli.engine.experts import unplaced
+from gptoss_cli.engine.experts import PlacedExperts, unplaced
 from gptoss_cli.engine.footprint import footprint
 from gptoss_cli.engine.int8 import int8_weights
-from gptoss_cli.engine.placement import Placement, choose
+from gptoss_cli.engine.placement import GPU_WORK_BYTES, STAGING_BYTES, Placement, choose
 from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, load_weights
 from gptoss_cli.engine.wishes import Wishes
-from gptoss_cli.settings import Dense, Dtype
+from gptoss_cli.settings import Dense, Dtype, Execution
 from tests.engine.checkpoints import FULL, REAL_20B, SLIDING, ConfigStyle, Shape, write_checkpoint, write_config
-from tests.engine.machines import GPT_OSS_20B, GPT_OSS_120B, machine
+from tests.engine.machines import GIB, GPT_OSS_20B, GPT_OSS_120B, gpu, machine
 
 _SHAPES = {
     "alternating": Shape(),
@@ -71,6 +72,25 @@ def test_the_predicted_cache_is_what_is_allocated(name: str, dtype: Dtype, tmp_p
         for layer in cache.layers:
             layer.append(read, read, 0)
     assert placed.host.cache_bytes == pytest.approx(_allocated(profiled), rel=0.03)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("name", ["wide experts", "large vocabulary"])
+def test_the_predicted_experts_of_a_gpu_are_what_is_placed_there(name: str, share: float, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, _SHAPES[name])
+    config = load_config(folder / "config.json")
+    sizes = footprint(config)
+    others = sizes.dense_bytes + sizes.cache_bytes(config.max_context_tokens) + GPU_WORK_BYTES + STAGING_BYTES
+    budget = others + int(share * sizes.experts_bytes)
+    placed = choose(config, machine(gpu(budget / GIB)), Wishes(execution=Execution.OFFLOAD))
+    assert placed.gpu is not None
+    assert placed.gpu_experts == pytest.approx(share * placed.experts, abs=1)
+    there = load_weights(folder, config, replace(placed.residence, device="cpu"))
+    pairs = [(layer.mlp.gate_up, layer.mlp.down) for layer in there.layers]
+    used = sum(part.device_bytes for pair in pairs for part in pair if isinstance(part, PlacedExperts))
+    # What the host's experts have there is their biases.
+    assert used - placed.gpu.experts_bytes <= 0.06 * placed.host.experts_bytes
+    assert placed.gpu.used_bytes - placed.gpu.experts_bytes + used <= 1.03 * budget
 
 
 @pytest.mark.parametrize("name", _SHAPES)
