@@ -111,6 +111,8 @@ def _decode_seconds(generator: Generator, ids: list[int], tokens: int) -> tuple[
     """How long it takes to read `ids`, and then to run `tokens` new ones."""
     began = time.perf_counter()
     list(generator.prefill(ids))
+    if generator.model.device.type == "cuda":
+        torch.cuda.synchronize(generator.model.device)
     read = time.perf_counter()
     new = generator.decode(_GREEDY, stop_ids=(), banned_ids=(), max_tokens=tokens + 1)
     next(new)  # drawn from what prefill left

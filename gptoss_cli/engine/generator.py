@@ -170,7 +170,7 @@ class Generator:
         """Logits [T, V] float32 after each of `ids` [T], from position 0. The generator's own sequence is untouched."""
         ids = list(ids)
         self._refuse(ids, room_tokens=0)
-        cache = self._model.new_cache(self._context_tokens)
+        cache = self._model.new_cache(max(2, len(ids)))
         return torch.cat([self._model.unembed(self._model.read(chunk, cache)) for chunk in self._chunks(ids)])
 
     def _prefill(self, ids: list[int]) -> Iterator[tuple[int, int]]:

@@ -110,7 +110,8 @@ class Model:
 
     def _read(self, ids: list[int], cache: Cache) -> Tensor:
         rotation = self._rotation(cache.length, len(ids))
-        x = self.kernels.embed(torch.tensor(ids, device=self.device), self._weights.embedding)
+        embedding = self._weights.embedding  # which may be in host memory
+        x = self.kernels.embed(torch.tensor(ids, device=embedding.device), embedding).to(self.device)
         cache.position.fill_(cache.length)
         x = self._replay(x, rotation, cache) if self._records and len(ids) == 1 else self._run(x, rotation, cache)
         cache.advance(len(ids))
