@@ -1,4 +1,7 @@
-"""Whole models over the GPU's kernels: on a GPU where there is one, else on the CPU in Triton's interpreter."""
+"""Whole models over the GPU's kernels: on a GPU where there is one, else on the CPU in Triton's interpreter.
+
+The interpreter takes a tenth of a second for every kernel that is begun, whatever it does.
+"""
 
 from pathlib import Path
 
@@ -43,7 +46,10 @@ def _logits_after(generator: Generator, ids: list[int]) -> Tensor:
     return generator._next_logits().cpu()  # the logits of the very sequence
 
 
-@pytest.mark.parametrize("experts", [0, EXPERTS // 2 + 1, EXPERTS])
+@pytest.mark.parametrize(
+    "experts",
+    [pytest.param(0, marks=pytest.mark.slow), EXPERTS // 2 + 1, pytest.param(EXPERTS, marks=pytest.mark.slow)],
+)
 def test_one_by_one_the_logits_are_the_references(folder: Path, experts: int) -> None:
     plain = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64)
     placed = Generator.open(
@@ -58,6 +64,7 @@ def test_one_by_one_the_logits_are_the_references(folder: Path, experts: int) ->
     assert rate is None or 0 <= rate <= 1
 
 
+@pytest.mark.slow
 def test_the_same_ids_come_greedily_and_after_a_rewind(folder: Path) -> None:
     plain = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64)
     placed = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64, residence=Residence(DEVICE, 3))
