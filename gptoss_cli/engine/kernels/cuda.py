@@ -6,7 +6,7 @@ operations can be recorded once and replayed; see step.py.
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -25,27 +25,29 @@ _SHORT_WINDOW = 256  # up to so many keys are not worth cutting into parts
 class Tuning:
     """Rows and columns that a program holds at once, and its warps; into how many parts a long attention is cut.
 
-    Of packed weights `packed_width` is in words of 8.
+    Of packed weights the widths are in words of 8: of gate_up `packed_width`, of down `down_width`.
     """
 
     rows: int = 4
     width: int = 512
     packed_rows: int = 8
     packed_width: int = 128
+    down_width: int = 128
     warps: int = 4
     keys: int = 32
     splits: int = 32
 
 
-# For compute capabilities 7.5 to 12.0: with 64 keys the registers do not suffice.
+# With 64 keys the registers do not suffice, nor with 128 words those that the compiler allows itself for 8.0.
 TUNING = Tuning()
+_TUNINGS = {(8, 0): replace(TUNING, down_width=64)}
 # In Triton's interpreter a program costs much and its width little.
-_INTERPRETED = Tuning(rows=64, width=64, packed_rows=64, packed_width=16, keys=16, splits=4)
+_INTERPRETED = Tuning(rows=64, width=64, packed_rows=64, packed_width=16, down_width=16, keys=16, splits=4)
 
 
 def tuning_for(capability: tuple[int, int] | None) -> Tuning:
     """The static configuration for a compute capability, or for none."""
-    return _INTERPRETED if capability is None else TUNING
+    return _INTERPRETED if capability is None else _TUNINGS.get(capability, TUNING)
 
 
 class CudaKernels:
@@ -162,7 +164,7 @@ class CudaKernels:
         )  # fmt: skip
         programs.down_kernel[(triton.cdiv(columns, tuning.packed_rows),)](
             x, hidden, experts, shares, *down.addresses, down.bias, mixed,
-            C=columns, A=active, WORDS=intermediate // 8, ROWS=tuning.packed_rows, WIDTH=tuning.packed_width,
+            C=columns, A=active, WORDS=intermediate // 8, ROWS=tuning.packed_rows, WIDTH=tuning.down_width,
             num_warps=tuning.warps,
         )  # fmt: skip
         return mixed

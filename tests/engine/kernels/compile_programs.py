@@ -34,7 +34,7 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
     """Of each kernel what it is compiled with."""
     tuning = tuning_for(capability)
     dense = {"ROWS": tuning.rows, "WIDTH": tuning.width, "ROUND": True}
-    packed = {"ROWS": tuning.packed_rows, "WIDTH": tuning.packed_width, "WORDS": 360}
+    packed = {"ROWS": tuning.packed_rows, "WORDS": 360}
     attention = {"KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 16, "D_WIDTH": 64, "KEYS": tuning.keys}
     return {
         "qkv_kernel": {"QUERY": 4096, "KEY": 512, "K": 2880, **dense},
@@ -46,8 +46,8 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
         "router_kernel": {"E": 32, "K": 2880, "ROWS": tuning.rows, "WIDTH": tuning.width},
         "spread_kernel": {"K": 2880, "WIDTH": tuning.width, "ROUND": True},
         "choose_kernel": {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4},
-        "gate_up_kernel": {"F": 2880, "ROUND": True, **packed},
-        "down_kernel": {"C": 2880, "A": 4, **packed},
+        "gate_up_kernel": {"F": 2880, "ROUND": True, "WIDTH": tuning.packed_width, **packed},
+        "down_kernel": {"C": 2880, "A": 4, "WIDTH": tuning.down_width, **packed},
     }
 
 

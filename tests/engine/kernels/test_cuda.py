@@ -19,7 +19,7 @@ EXACT = 3e-6  # of the largest value
 BF16 = 2e-2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Small enough that every loop goes round more than once.
-SMALL = Tuning(rows=32, width=32, packed_rows=32, packed_width=8, keys=16, splits=4)
+SMALL = Tuning(rows=32, width=32, packed_rows=32, packed_width=8, down_width=8, keys=16, splits=4)
 
 
 @pytest.fixture
