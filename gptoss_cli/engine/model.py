@@ -9,7 +9,7 @@ from torch import Tensor
 from gptoss_cli.engine.cache import Cache, LayerCache
 from gptoss_cli.engine.config import ModelConfig, Rope, Yarn
 from gptoss_cli.engine.experts import PlacedExperts
-from gptoss_cli.engine.kernels import Kernels
+from gptoss_cli.engine.kernels import Kernels, LayerDecoder
 from gptoss_cli.engine.recording import Recording
 from gptoss_cli.engine.weights import LayerWeights, ModelWeights
 from gptoss_cli.errors import ResourceError, first_line
@@ -35,6 +35,7 @@ class Model:
     ) -> None:
         self.config = config
         self.kernels = kernels
+        self._decoder = kernels if isinstance(kernels, LayerDecoder) else None
         self._weights = weights
         self._dtype = dtype
         self.device = weights.final_norm.device
@@ -118,8 +119,13 @@ class Model:
         return x
 
     def _run(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
-        for weights, layer_cache in zip(self._weights.layers, cache.layers, strict=True):
-            x = self._layer(x, weights, layer_cache, rotation=rotation, position=cache.length)
+        layers, position = self._weights.layers, cache.length
+        if self._decoder is not None and len(x) == 1:
+            return self._decoder.decode_layers(
+                x, layers, cache.layers, rotation, position=position, config=self.config, dtype=self._dtype
+            )
+        for weights, layer_cache in zip(layers, cache.layers, strict=True):
+            x = self._layer(x, weights, layer_cache, rotation=rotation, position=position)
         return x
 
     def _replay(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.interface import Sampling, TokenGenerator
+from gptoss_cli.engine.kernels import LayerDecoder
 from gptoss_cli.errors import IntegrityError, NumericalError, ResourceError, UsageError
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
@@ -170,23 +171,25 @@ def test_a_closed_decode_keeps_every_yielded_id(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("when", [0, 1, 3])
-def test_a_failure_inside_a_layer_leaves_a_sound_sequence(
+def test_a_failure_after_the_layers_leaves_a_sound_sequence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
-    """The second layer fails after the first has overwritten its ring."""
+    """The rings are overwritten by then."""
     generator = open_generator(folder)
     prefilled(generator, PROMPT)
     said = decode(generator, 14)
     calls = iter(range(100))
     kernels = generator.model.kernels
-    route = kernels.route
+    name = "decode_layers" if isinstance(kernels, LayerDecoder) else "mix_experts"
+    operation = getattr(kernels, name)
 
     def failing(*arguments: object, **options: object) -> object:
+        result = operation(*arguments, **options)
         if next(calls) == when:
             raise KeyboardInterrupt
-        return route(*arguments, **options)  # type: ignore[arg-type]
+        return result
 
-    monkeypatch.setattr(kernels, "route", failing)
+    monkeypatch.setattr(kernels, name, failing)
     with pytest.raises(KeyboardInterrupt):
         said.extend(generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=14))
     monkeypatch.undo()

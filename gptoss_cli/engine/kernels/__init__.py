@@ -1,12 +1,14 @@
 """The operations a model is written in. Each module of this folder computes all of them, in its own way."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from gptoss_cli.engine.cache import LayerCache
-from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
+from gptoss_cli.engine.config import ModelConfig
+from gptoss_cli.engine.weights import AttentionWeights, LayerWeights, MlpWeights, Rows
 
 
 class Kernels(Protocol):
@@ -61,3 +63,21 @@ class Kernels(Protocol):
 
     def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
         """RMSNorm x [T, C] by norm [C], then the product with unembedding [V, C] -> logits [T, V] float32."""
+
+
+@runtime_checkable
+class LayerDecoder(Protocol):
+    """Kernels that have all layers in one operation besides, for one token."""
+
+    def decode_layers(
+        self,
+        x: Tensor,
+        layers: Sequence[LayerWeights],
+        caches: Sequence[LayerCache],
+        rotation: tuple[Tensor, Tensor],
+        *,
+        position: int,
+        config: ModelConfig,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """x [1, C] through project_qkv, attend, project_output, route and mix_experts of every layer -> [1, C]."""

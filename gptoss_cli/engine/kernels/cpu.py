@@ -6,16 +6,25 @@ only keys and values are kept in bfloat16.
 """
 
 from collections.abc import Sequence
-from ctypes import byref
+from ctypes import Array, byref
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from gptoss_cli.engine.cache import LayerCache
-from gptoss_cli.engine.experts import PackedExperts, unplaced
-from gptoss_cli.engine.kernels.library import Attention, Experts, Matrix, Native, find_library
-from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, Linear, MlpWeights, Rows, float_rows
+from gptoss_cli.engine.config import ModelConfig
+from gptoss_cli.engine.experts import PackedExperts, PlacedExperts, unplaced
+from gptoss_cli.engine.kernels.library import Attention, Cached, Experts, Layer, Matrix, Native, Shape, find_library
+from gptoss_cli.engine.weights import (
+    AttentionWeights,
+    Int8Matrix,
+    LayerWeights,
+    Linear,
+    MlpWeights,
+    Rows,
+    float_rows,
+)
 
 # Up to so many tokens a row of weights is read once and multiplied by each; above, torch's blocked product is faster.
 _FEW_TOKENS = 8
@@ -36,10 +45,11 @@ def find_kernels() -> "CpuKernels | str":
 
 
 class CpuKernels:
-    """See Kernels. Runs on as many threads as torch. `native` may be exchanged, to watch the calls."""
+    """See Kernels and LayerDecoder. Runs on as many threads as torch. `native` may be exchanged, to watch the calls."""
 
     def __init__(self, native: Native) -> None:
         self.native = native
+        self._layers: tuple[Sequence[LayerWeights], Array[Layer]] | None = None
 
     def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
         """See Kernels.embed."""
@@ -95,17 +105,19 @@ class CpuKernels:
     def route(self, x: Tensor, weights: MlpWeights, *, active: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """See Kernels.route."""
         normed = torch.empty_like(x)
-        logits = torch.empty(len(x), len(weights.router.bias))
+        tokens, count = len(x), len(weights.router.bias)
+        logits, shares = torch.empty(tokens, count), torch.empty(tokens, active)
+        experts = torch.empty(tokens, active, dtype=torch.int64)
         self._dense(logits, x, [_parts(weights.router)], norm=weights.norm, normed=normed, eps=eps)
-        logits, experts = logits.topk(active, dim=-1)
-        return normed, experts, logits.softmax(-1)
+        self.native.choose(experts.data_ptr(), shares.data_ptr(), logits.data_ptr(), tokens, count, active)
+        return normed, experts, shares
 
     def mix_experts(
         self, x: Tensor, routed: tuple[Tensor, Tensor, Tensor], weights: MlpWeights, *, limit: float, dtype: torch.dtype
     ) -> Tensor:
         """See Kernels.mix_experts. Of several tokens one expert at a time, of one token its A experts."""
         normed, experts, shares = routed
-        packed = byref(_experts(unplaced(weights.gate_up))), byref(_experts(unplaced(weights.down)))
+        packed = byref(_experts(weights.gate_up)), byref(_experts(weights.down))
         numerics = limit, int(dtype is torch.float32), torch.get_num_threads()
         if len(x) == 1:
             out = torch.empty_like(x)
@@ -123,6 +135,40 @@ class CpuKernels:
         """See Kernels.unembed."""
         (logits,) = self._norm_products(x, norm, [(unembedding, None)], eps)
         return logits
+
+    def decode_layers(
+        self,
+        x: Tensor,
+        layers: Sequence[LayerWeights],
+        caches: Sequence[LayerCache],
+        rotation: tuple[Tensor, Tensor],
+        *,
+        position: int,
+        config: ModelConfig,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """See LayerDecoder."""
+        if self._layers is None or self._layers[0] is not layers:
+            self._layers = layers, (Layer * len(layers))(*map(_layer, layers))
+        cached = (Cached * len(layers))(*(_cached(cache, position) for cache in caches))
+        shape = Shape(
+            hidden_size=config.hidden_size,
+            query_heads=config.query_heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            active=config.active_experts,
+            eps=config.norm_eps,
+            limit=config.swiglu_limit,
+            exact=dtype is torch.float32,
+            is_bf16=dtype is torch.bfloat16,
+        )
+        out = x.clone()
+        cos, sin = (part.data_ptr() for part in rotation)
+        threads = torch.get_num_threads()
+        self.native.decode(
+            out.data_ptr(), self._layers[1], cached, len(layers), byref(shape), cos, sin, position, threads
+        )
+        return out
 
     def _norm_products(self, x: Tensor, norm: Tensor, linears: Sequence[_Linear], eps: float) -> list[Tensor]:
         """RMSNorm x [T, C], then its product with each of `linears` -> [T, rows] float32 each."""
@@ -188,6 +234,30 @@ def _matrix(weight: Rows, bias: Tensor | None) -> Matrix:
     return Matrix(weight.data_ptr(), None, added, len(weight))
 
 
-def _experts(packed: PackedExperts) -> Experts:
+def _experts(weights: PackedExperts | PlacedExperts) -> Experts:
+    packed = unplaced(weights)
     rows, groups = packed.scales.shape[1:]
     return Experts(packed.blocks.data_ptr(), packed.scales.data_ptr(), packed.bias.data_ptr(), rows, groups)
+
+
+def _layer(weights: LayerWeights) -> Layer:
+    attention, mlp = weights.attention, weights.mlp
+    query, key, value, output, router = (
+        _matrix(*_parts(linear))
+        for linear in (attention.query, attention.key, attention.value, attention.output, mlp.router)
+    )
+    return Layer(
+        attention_norm=attention.norm.data_ptr(),
+        qkv=(query, key, value),
+        output=output,
+        sinks=attention.sinks.data_ptr(),
+        mlp_norm=mlp.norm.data_ptr(),
+        router=router,
+        gate_up=_experts(mlp.gate_up),
+        down=_experts(mlp.down),
+    )
+
+
+def _cached(cache: LayerCache, position: int) -> Cached:
+    slots, (keys, values) = cache.slots(position + 1), cache.buffers()
+    return Cached(keys.data_ptr(), values.data_ptr(), slots)

@@ -16,13 +16,13 @@ _NAME = "_native"
 
 
 class Matrix(ctypes.Structure):
-    """dense.c's Matrix: `factors` None is bf16, else int8; `bias` None is none."""
+    """gptoss.h's Matrix: `factors` None is bf16, else int8; `bias` None is none."""
 
     _fields_ = (("weight", c_void_p), ("factors", c_void_p), ("bias", c_void_p), ("rows", c_int64))
 
 
 class Experts(ctypes.Structure):
-    """experts.c's Experts."""
+    """gptoss.h's Experts."""
 
     _fields_ = (
         ("blocks", c_void_p),
@@ -34,7 +34,7 @@ class Experts(ctypes.Structure):
 
 
 class Attention(ctypes.Structure):
-    """attention.c's Attention."""
+    """gptoss.h's Attention."""
 
     _fields_ = (
         ("tokens", c_int64),
@@ -49,6 +49,43 @@ class Attention(ctypes.Structure):
     )
 
 
+class Layer(ctypes.Structure):
+    """decode.c's Layer."""
+
+    _fields_ = (
+        ("attention_norm", c_void_p),
+        ("qkv", Matrix * 3),
+        ("output", Matrix),
+        ("sinks", c_void_p),
+        ("mlp_norm", c_void_p),
+        ("router", Matrix),
+        ("gate_up", Experts),
+        ("down", Experts),
+    )
+
+
+class Cached(ctypes.Structure):
+    """decode.c's Cached."""
+
+    _fields_ = (("keys", c_void_p), ("values", c_void_p), ("slots", c_int64))
+
+
+class Shape(ctypes.Structure):
+    """decode.c's Shape."""
+
+    _fields_ = (
+        ("hidden_size", c_int64),
+        ("query_heads", c_int64),
+        ("kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("active", c_int64),
+        ("eps", c_float),
+        ("limit", c_float),
+        ("exact", c_int32),
+        ("is_bf16", c_int32),
+    )
+
+
 _POINTER = c_void_p
 _TYPES: dict[str, tuple[Any, ...]] = {
     "dense": (*[_POINTER] * 5, POINTER(Matrix), c_int64, c_int64, c_int64, c_float, c_int),
@@ -56,12 +93,14 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "mix_many": (*[_POINTER] * 4, c_int64, c_int64, POINTER(Experts), POINTER(Experts), c_float, c_int, c_int),
     "rotate": (*[_POINTER] * 4, c_int64, c_int64, c_int64),
     "attend": (*[_POINTER] * 5, POINTER(Attention), c_int),
+    "choose": (*[_POINTER] * 3, c_int64, c_int64, c_int64),
+    "decode": (_POINTER, POINTER(Layer), POINTER(Cached), c_int64, POINTER(Shape), _POINTER, _POINTER, c_int64, c_int),
     "select": (c_char_p,),
     "selected": (),
     "has_threads": (),
     "read": (_POINTER, c_int64, c_int),
 }
-_RESULTS: dict[str, Any] = {"rotate": None, "selected": c_char_p, "read": c_uint64}
+_RESULTS: dict[str, Any] = {"rotate": None, "choose": None, "selected": c_char_p, "read": c_uint64}
 
 
 class Native:
@@ -74,6 +113,8 @@ class Native:
         self.mix_one = _checked(library, "mix_one")
         self.mix_many = _checked(library, "mix_many")
         self.attend = _checked(library, "attend")
+        self.decode = _checked(library, "decode")
+        self.choose = _function(library, "choose")
         self.rotate = _function(library, "rotate")
         self.read = _function(library, "read")
         self._select = _function(library, "select")
@@ -96,7 +137,7 @@ class WatchedNative(Native):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.seconds = 0.0
-        for name in ("dense", "mix_one", "mix_many", "attend", "rotate"):
+        for name in ("dense", "mix_one", "mix_many", "attend", "choose", "rotate", "decode"):
             setattr(self, name, self._timed(getattr(self, name)))
 
     def _timed(self, function: Callable[..., None]) -> Callable[..., None]:

@@ -56,15 +56,16 @@ static void compare(const char *what, int64_t n, float got, float expected, floa
 /* What `use` makes of one row of each kind; the inputs are the same for the same n. */
 static void dots(const Instructions *use, int64_t n, float results[4]) {
     state = (uint32_t)n;
-    int64_t blocks = n / BLOCK, even = (blocks + 1) / 2 * 2;
-    float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed), *factors = malloc((size_t)even * 16);
+    int64_t blocks = n / BLOCK, padded = (blocks + GROUP - 1) / GROUP * GROUP;
+    float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed);
+    float *factors = malloc((size_t)(padded * FACTORS) * sizeof *factors);
     uint8_t *dense = bf16s(n), *nibbles = filled((size_t)blocks * BLOCK_BYTES), *powers = exponents(blocks);
     uint8_t *steps = filled((size_t)n), *scales = bf16s(blocks);
-    int16_t *values = malloc((size_t)even * BLOCK * sizeof *values);
+    int16_t *values = malloc((size_t)padded * BLOCK * sizeof *values);
     use->pack_float(packed, x, n);
     results[0] = use->dot_bf16(dense, packed, n);
     use->pack_blocks(values, factors, x, blocks);
-    results[1] = use->dot_mxfp4(nibbles, powers, values, factors, blocks);
+    use->dots_mxfp4(results + 1, nibbles, powers, 1, values, factors, blocks);
     results[2] = use->dot_mxfp4_float(nibbles, powers, x, blocks);
     use->quantize(values, factors, x, blocks);
     results[3] = use->dot_int8((int8_t *)steps, scales, values, factors, blocks) / 127.0f;
@@ -118,16 +119,19 @@ static void check_mapping(const Instructions *use, int64_t n) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = (size_t)n * 2, size = (bytes + page - 1) / page * page;
     uint8_t *memory = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     mprotect(memory + size, page, PROT_NONE);
-    int64_t blocks = n / BLOCK, even = (blocks + 1) / 2 * 2;
-    float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed), *factors = malloc((size_t)even * 16);
-    int16_t *values = malloc((size_t)even * BLOCK * sizeof *values);
+    int64_t blocks = n / BLOCK, padded = (blocks + GROUP - 1) / GROUP * GROUP;
+    float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed);
+    float *factors = malloc((size_t)(padded * FACTORS) * sizeof *factors);
+    int16_t *values = malloc((size_t)padded * BLOCK * sizeof *values);
     uint8_t *end = memory + size, *powers = exponents(blocks), *nibbles = filled((size_t)blocks * BLOCK_BYTES);
     float sum = 0;
     use->pack_float(packed, x, n);
     sum += use->dot_bf16(end - 2 * n, packed, n);
     use->pack_blocks(values, factors, x, blocks);
-    sum += use->dot_mxfp4(end - blocks * BLOCK_BYTES, powers, values, factors, blocks);
-    sum += use->dot_mxfp4(nibbles, end - blocks, values, factors, blocks);
+    float dots[2];
+    use->dots_mxfp4(dots, end - blocks * BLOCK_BYTES, powers, 1, values, factors, blocks);
+    use->dots_mxfp4(dots + 1, nibbles, end - blocks, 1, values, factors, blocks);
+    sum += dots[0] + dots[1];
     sum += use->dot_mxfp4_float(end - blocks * BLOCK_BYTES, powers, x, blocks);
     sum += use->dot_mxfp4_float(nibbles, end - blocks, x, blocks);
     use->quantize(values, factors, x, blocks);

@@ -1,18 +1,10 @@
-/* Rotation of queries and keys, and attention over what is cached, a few keys at a time. */
+/* Attention over what is cached, a few keys at a time; and the rotation of queries and keys before it. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "gptoss.h"
 
 enum { CHUNK_KEYS = 64, CHUNK_TOKENS = 8 };
-
-typedef struct {
-    int64_t tokens, query_heads, kv_heads, head_dim, keys;
-    int64_t first;    /* the position of the first key */
-    int64_t position; /* the position of the first query */
-    int64_t window;   /* keys that a query sees, itself included; 0 for all up to itself */
-    int32_t is_bf16;  /* whether keys and values are bf16, else float32 */
-} Attention;
 
 /* out [tokens, heads, d] = x turned by cos and sin [tokens, d / 2]: i of the first half with i of the second. */
 EXPORT void gptoss_rotate(float *out, const float *x, const float *cosines, const float *sines, int64_t tokens,

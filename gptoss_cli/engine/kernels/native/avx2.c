@@ -9,6 +9,12 @@
 #define AVX2 __attribute__((target("avx2,fma")))
 #define AVX2_INLINE static inline __attribute__((target("avx2,fma"), always_inline))
 
+/* How far ahead of their use weights are asked for: a thread that computes and waits in turn leaves memory idle. */
+enum { AHEAD_BYTES = 1536 };
+
+/* Added to doubled weights, it makes them 0 to 24. */
+enum { WEIGHT_OFFSET = 12 };
+
 AVX2_INLINE float sum_of(__m256 v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -32,7 +38,8 @@ AVX2 static float dot_bf16(const uint8_t *weights, const float *packed, int64_t 
     const __m256i odd = _mm256_set1_epi32((int)0xFFFF0000u);
     __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     int64_t i = 0;
-    for (; i + 32 <= n; i += 32)
+    for (; i + 32 <= n; i += 32) {
+        _mm_prefetch((const char *)weights + 2 * i + AHEAD_BYTES, _MM_HINT_T0);
         for (int half = 0; half < 2; half++) {
             __m256i pairs = load(weights + 2 * (i + 16 * half));
             const float *x = packed + i + 16 * half;
@@ -41,6 +48,7 @@ AVX2 static float dot_bf16(const uint8_t *weights, const float *packed, int64_t 
             sums[2 * half] = _mm256_fmadd_ps(evens, _mm256_loadu_ps(x), sums[2 * half]);
             sums[2 * half + 1] = _mm256_fmadd_ps(odds, _mm256_loadu_ps(x + 8), sums[2 * half + 1]);
         }
+    }
     for (; i + 16 <= n; i += 16) {
         __m256i pairs = load(weights + 2 * i);
         __m256 evens = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
@@ -69,7 +77,7 @@ AVX2_INLINE float quantize_block(int16_t *values, const float *x) {
         broken = _mm256_fmadd_ps(part, _mm256_setzero_ps(), broken);
     }
     float largest = largest_of(most), nan = sum_of(broken);
-    float inverse = largest > 0 && nan == 0 ? 32767.0f / largest : 0;
+    float inverse = largest > 0 && nan == 0 ? (float)MOST / largest : 0;
     if (inverse > 3e38f) inverse = 0;
     for (int i = 0; i < BLOCK; i += 16) {
         __m256 scale = _mm256_set1_ps(inverse), nothing = _mm256_set1_ps(inverse == 0 ? 0.0f : 1.0f);
@@ -79,25 +87,48 @@ AVX2_INLINE float quantize_block(int16_t *values, const float *x) {
         __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
         _mm256_storeu_si256((__m256i *)(values + i), _mm256_and_si256(both, kept));
     }
-    return largest / 32767.0f + nan;
+    return largest / (float)MOST + nan;
 }
 
 AVX2 static void quantize(int16_t *values, float *factors, const float *x, int64_t blocks) {
     for (int64_t g = 0; g < blocks; g++) factors[g] = quantize_block(values + g * BLOCK, x + g * BLOCK);
 }
 
-/* Two blocks to 4 vectors: vector k has the elements k, k + 4, ... of the first block and then those of the second. The
-   factors take in what dot_mxfp4's integers are too large by: 2 for E2M1, 256 for the shift. */
+/* Where block g of a group has its factor: the order in which `sums_of_blocks` leaves them. */
+static const int64_t PLACES[GROUP] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+/* Each value x to two signed bytes, x = 256 * high + low. Of two blocks 4 vectors: the high bytes of the even elements,
+   of the odd ones, and so the low bytes; the first block is the lower half of each. Of a group 8 factors, with what
+   doubled weights are too large by, and as integers 8 sums of what WEIGHT_OFFSET adds. */
 AVX2 static void pack_blocks(int16_t *values, float *factors, const float *x, int64_t blocks) {
-    int64_t even = (blocks + 1) / 2 * 2;
-    memset(values, 0, (size_t)even * BLOCK * sizeof *values);
-    memset(factors, 0, (size_t)even * FACTORS * sizeof *factors);
+    int64_t padded = (blocks + GROUP - 1) / GROUP * GROUP;
+    memset(values, 0, (size_t)padded * BLOCK * sizeof *values);
+    memset(factors, 0, (size_t)padded * FACTORS * sizeof *factors);
+    const __m256i split = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15));
     for (int64_t g = 0; g < blocks; g++) {
         int16_t natural[BLOCK];
-        float factor = quantize_block(natural, x + g * BLOCK) / 512.0f;
-        int16_t *pair = values + g / 2 * 2 * BLOCK + g % 2 * 8;
-        for (int i = 0; i < BLOCK; i++) pair[i % 4 * 16 + i / 4] = natural[i];
-        for (int i = 0; i < FACTORS; i++) factors[g * FACTORS + i] = factor;
+        float *group = factors + g / GROUP * GROUP * FACTORS;
+        group[PLACES[g % GROUP]] = quantize_block(natural, x + g * BLOCK) * 0.5f;
+        __m256i sum = _mm256_setzero_si256();
+        int8_t *pair = (int8_t *)(values + g / 2 * 2 * BLOCK) + g % 2 * BLOCK_BYTES;
+        for (int half = 0; half < 2; half++) {
+            /* 16 values: an int64 of even and one of odd elements of each 8, lows and then highs. */
+            __m256i x16 = load(natural + 16 * half);
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x16, _mm256_set1_epi16(WEIGHT_OFFSET)));
+            __m256i low = _mm256_srai_epi16(_mm256_slli_epi16(x16, 8), 8);
+            __m256i bytes = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi16(255)), _mm256_sub_epi16(x16, low));
+            uint32_t words[8];
+            _mm256_storeu_si256((__m256i *)words, _mm256_shuffle_epi8(bytes, split));
+            for (int eight = 0; eight < 2; eight++) {
+                int8_t *at = pair + 8 * half + 4 * eight;
+                const uint32_t *from = words + 4 * eight;
+                memcpy(at + 64, from, 4), memcpy(at + 96, from + 1, 4), memcpy(at, from + 2, 4), memcpy(at + 32, from + 3, 4);
+            }
+        }
+        int32_t lanes[8], offset = 0;
+        _mm256_storeu_si256((__m256i *)lanes, sum);
+        for (int i = 0; i < 8; i++) offset += lanes[i];
+        memcpy(group + GROUP + PLACES[g % GROUP], &offset, sizeof offset);
     }
 }
 
@@ -112,60 +143,89 @@ AVX2_INLINE __m256i doubled_values(void) {
     return _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
 }
 
-/* One block in each half of `nibbles`: adds their sums, one in each half of the result. A lane's integers stay below
-   8 * 12 * 256 * 32767, and fp32 holds them exactly, for their last 8 bits are 0. */
-AVX2_INLINE __m256 add_blocks(__m256 sums, __m256i nibbles, const int16_t *values, const float *factors,
-                              __m256 powers) {
-    const __m256i low = _mm256_set1_epi8(15), upper = _mm256_set1_epi16((short)0xFF00);
-    __m256i evens = _mm256_shuffle_epi8(doubled_values(), _mm256_and_si256(nibbles, low));
-    __m256i odds = _mm256_shuffle_epi8(doubled_values(), _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low));
-    __m256i a = _mm256_madd_epi16(_mm256_slli_epi16(evens, 8), load(values));
-    __m256i b = _mm256_madd_epi16(_mm256_slli_epi16(odds, 8), load(values + 16));
-    __m256i c = _mm256_madd_epi16(_mm256_and_si256(evens, upper), load(values + 32));
-    __m256i d = _mm256_madd_epi16(_mm256_and_si256(odds, upper), load(values + 48));
-    __m256 sum = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d)));
+/* Two blocks by the values that pack_blocks made of them: 4 parts of the sum of the first, and 4 of the second. The
+   weights are unsigned, as vpmaddubsw wants them; its 16-bit sums stay below 2 * 2 * 24 * 128. */
+AVX2_INLINE __m256i multiply_pair(__m256i nibbles, const int16_t *values) {
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i weights = _mm256_add_epi8(doubled_values(), _mm256_set1_epi8(WEIGHT_OFFSET));
+    __m256i evens = _mm256_shuffle_epi8(weights, _mm256_and_si256(nibbles, low));
+    __m256i odds = _mm256_shuffle_epi8(weights, _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low));
+    __m256i highs = _mm256_add_epi16(_mm256_maddubs_epi16(evens, load(values)),
+                                     _mm256_maddubs_epi16(odds, load(values + 16)));
+    __m256i lows = _mm256_add_epi16(_mm256_maddubs_epi16(evens, load(values + 32)),
+                                    _mm256_maddubs_epi16(odds, load(values + 48)));
+    return _mm256_add_epi32(_mm256_madd_epi16(highs, _mm256_set1_epi16(256)),
+                            _mm256_madd_epi16(lows, _mm256_set1_epi16(1)));
+}
+
+/* a0 + a1, a2 + a3, b0 + b1, b2 + b3 of each half. */
+AVX2_INLINE __m256i add_neighbours(__m256i a, __m256i b) {
+    __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
+    return _mm256_add_epi32(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88)),
+                            _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD)));
+}
+
+/* From 4 pairs of blocks the sums of the first of each pair, and then those of the second. */
+AVX2_INLINE __m256i sums_of_blocks(const __m256i pairs[4]) {
+    return add_neighbours(add_neighbours(pairs[0], pairs[1]), add_neighbours(pairs[2], pairs[3]));
+}
+
+/* A sum of a block is below 2^24, once the offset is gone, and so exact in fp32. */
+AVX2_INLINE __m256 add_group(__m256 sums, const __m256i pairs[4], uint64_t exponents, const float *factors) {
+    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256 powers = powers_of_two(_mm_shuffle_epi8(_mm_set_epi64x(0, (long long)exponents), order));
+    __m256 part = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums_of_blocks(pairs), load(factors + GROUP)));
     /* In this order: factor times power could be below what fp32 holds. */
-    return _mm256_fmadd_ps(_mm256_mul_ps(sum, _mm256_loadu_ps(factors)), powers, sums);
+    return _mm256_fmadd_ps(_mm256_mul_ps(part, _mm256_loadu_ps(factors)), powers, sums);
 }
 
-AVX2_INLINE __m256 power_pair(__m256 powers, int pair) {
-    __m256i which = _mm256_add_epi32(_mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1), _mm256_set1_epi32(2 * pair));
-    return _mm256_permutevar8x32_ps(powers, which);
-}
-
-AVX2_INLINE float last_blocks(__m256 sums, const uint8_t *blocks, const uint8_t *exponents, const int16_t *values,
-                              const float *factors, int64_t n) {
-    uint8_t bytes[8] = {0};
-    memcpy(bytes, exponents, (size_t)n);
-    __m256 powers = powers_of_two(_mm_loadl_epi64((const __m128i *)bytes));
-    int64_t g = 0;
-    for (; g + 2 <= n; g += 2)
-        sums = add_blocks(sums, load(blocks + g * BLOCK_BYTES), values + g * BLOCK, factors + g * FACTORS,
-                          power_pair(powers, (int)g / 2));
-    if (g < n) {
-        __m128i block = _mm_loadu_si128((const __m128i *)(blocks + g * BLOCK_BYTES));
-        sums = add_blocks(sums, _mm256_inserti128_si256(_mm256_setzero_si256(), block, 0), values + g * BLOCK,
-                          factors + g * FACTORS, power_pair(powers, (int)g / 2));
+/* The exponents of the last `rest` of n blocks, and zeros. */
+static inline uint64_t last_exponents(const uint8_t *exponents, int64_t n, int64_t rest) {
+    uint64_t bits = 0;
+    if (n < GROUP) {
+        memcpy(&bits, exponents, (size_t)n);
+        return bits;
     }
-    return sum_of(sums);
+    memcpy(&bits, exponents + n - GROUP, sizeof bits);
+    return bits >> (8 * (GROUP - rest));
 }
 
-AVX2 static float dot_mxfp4(const uint8_t *blocks, const uint8_t *exponents, const int16_t *values,
-                            const float *factors, int64_t n) {
-    __m256 sums = _mm256_setzero_ps(), others = _mm256_setzero_ps();
-    int64_t g = 0;
-    for (; g + 8 <= n; g += 8) {
-        __m256 powers = powers_of_two(_mm_loadl_epi64((const __m128i *)(exponents + g)));
-        const uint8_t *at = blocks + g * BLOCK_BYTES;
-        const int16_t *x = values + g * BLOCK;
-        const float *f = factors + g * FACTORS;
-        sums = add_blocks(sums, load(at), x, f, power_pair(powers, 0));
-        others = add_blocks(others, load(at + 32), x + 64, f + 8, power_pair(powers, 1));
-        sums = add_blocks(sums, load(at + 64), x + 128, f + 16, power_pair(powers, 2));
-        others = add_blocks(others, load(at + 96), x + 192, f + 24, power_pair(powers, 3));
+AVX2_INLINE __m256 add_last(__m256 sums, const uint8_t *blocks, uint64_t exponents, const int16_t *values,
+                            const float *factors, int64_t rest) {
+    __m256i pairs[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                        _mm256_setzero_si256()};
+    for (int i = 0; i < 4; i++) {
+        if (rest >= 2 * i + 2) {
+            pairs[i] = multiply_pair(load(blocks + 2 * i * BLOCK_BYTES), values + 2 * i * BLOCK);
+        } else if (rest == 2 * i + 1) { /* for the other block the values are 0 */
+            __m128i block = _mm_loadu_si128((const __m128i *)(blocks + 2 * i * BLOCK_BYTES));
+            pairs[i] = multiply_pair(_mm256_zextsi128_si256(block), values + 2 * i * BLOCK);
+        }
     }
-    sums = _mm256_add_ps(sums, others);
-    return last_blocks(sums, blocks + g * BLOCK_BYTES, exponents + g, values + g * BLOCK, factors + g * FACTORS, n - g);
+    return add_group(sums, pairs, exponents, factors);
+}
+
+AVX2 static void dots_mxfp4(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
+                            const int16_t *values, const float *factors, int64_t n) {
+    int64_t rest = n % GROUP, whole = n - rest;
+    for (int64_t row = 0; row < rows; row++, blocks += n * BLOCK_BYTES, exponents += n) {
+        __m256 sums = _mm256_setzero_ps();
+        for (int64_t g = 0; g < whole; g += GROUP) {
+            const uint8_t *at = blocks + g * BLOCK_BYTES;
+            const int16_t *x = values + g * BLOCK;
+            _mm_prefetch((const char *)at + AHEAD_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)at + AHEAD_BYTES + 64, _MM_HINT_T0);
+            __m256i pairs[4] = {multiply_pair(load(at), x), multiply_pair(load(at + 32), x + 64),
+                                multiply_pair(load(at + 64), x + 128), multiply_pair(load(at + 96), x + 192)};
+            uint64_t powers;
+            memcpy(&powers, exponents + g, sizeof powers);
+            sums = add_group(sums, pairs, powers, factors + g * FACTORS);
+        }
+        if (rest)
+            sums = add_last(sums, blocks + whole * BLOCK_BYTES, last_exponents(exponents, n, rest),
+                            values + whole * BLOCK, factors + whole * FACTORS, rest);
+        to[row] = sum_of(sums);
+    }
 }
 
 AVX2 static float dot_mxfp4_float(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n) {
@@ -269,7 +329,7 @@ void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *exponen
                       const float *factors, int64_t tokens);
 
 const Instructions gptoss_avx2 = {
-    "avx2",   pack_float,       dot_bf16, quantize,     pack_blocks, dot_mxfp4, dot_mxfp4_float,
+    "avx2",   pack_float,       dot_bf16, quantize,     pack_blocks, dots_mxfp4, dot_mxfp4_float,
     dot_int8, gptoss_avx2_tile, scores,   exponentials, accumulate,
 };
 

@@ -6,14 +6,6 @@
 
 enum { CHUNK_ROWS = 32 };
 
-/* rows x columns. bf16 if `factors` is NULL; else int8, columns rounded up to whole blocks, a bf16 factor a block. */
-typedef struct {
-    const uint8_t *weight;
-    const uint8_t *factors;
-    const uint8_t *bias; /* bf16, or NULL for none */
-    int64_t rows;
-} Matrix;
-
 /* Activations in the two forms that matrices take them in; `stride` elements a token. */
 typedef struct {
     float *floats;

@@ -4,38 +4,34 @@
 
 #include "gptoss.h"
 
-enum { CHUNK_ROWS = 32, FEW_TOKENS = 4 };
+enum { CHUNK_ROWS = 96, FEW_TOKENS = 4, LINE = 64 };
 
-/* One matrix per expert: blocks [experts, rows, groups, 16], exponents [experts, rows, groups], bias bf16. */
+/* Activations of some tokens: float32 as they are, or (values not NULL) int16 in the layout of dots_mxfp4. */
 typedef struct {
-    const uint8_t *blocks;
-    const uint8_t *exponents;
-    const uint8_t *bias;
-    int64_t rows;
-    int64_t groups; /* blocks a row */
-} Experts;
-
-/* Activations of some tokens: float32 as they are, or (values not NULL) int16 in the layout of dot_mxfp4. */
-typedef struct {
+    void *memory;
     float *floats;
     int16_t *values;
     float *factors;
     int64_t groups;
-    int64_t padded; /* groups rounded up to even */
+    int64_t padded; /* groups rounded up to whole GROUPs */
 } Inputs;
 
 static int reserve(Inputs *in, int64_t tokens, int64_t groups, int exact) {
-    *in = (Inputs){NULL, NULL, NULL, groups, (groups + 1) / 2 * 2};
-    size_t blocks = (size_t)(tokens * in->padded);
-    in->floats = malloc(blocks * BLOCK * sizeof *in->floats);
+    *in = (Inputs){NULL, NULL, NULL, NULL, groups, (groups + GROUP - 1) / GROUP * GROUP};
+    size_t blocks = (size_t)(tokens * in->padded), cells = blocks * BLOCK;
+    size_t bytes = cells * sizeof *in->floats;
+    if (!exact) bytes += cells * sizeof *in->values + blocks * FACTORS * sizeof *in->factors;
+    in->memory = malloc(bytes + LINE);
+    if (!in->memory) return 0;
+    in->floats = (float *)((char *)in->memory + LINE - (uintptr_t)in->memory % LINE); /* all parts are whole lines */
     if (!exact) {
-        in->values = malloc(blocks * BLOCK * sizeof *in->values);
-        in->factors = malloc(blocks * FACTORS * sizeof *in->factors);
+        in->values = (int16_t *)(in->floats + cells);
+        in->factors = (float *)(in->values + cells);
     }
-    return in->floats && (exact || (in->values && in->factors));
+    return 1;
 }
 
-static void release(Inputs *in) { free(in->floats), free(in->values), free(in->factors); }
+static void release(Inputs *in) { free(in->memory); }
 
 static float *floats_of(const Inputs *in, int64_t token) { return in->floats + token * in->groups * BLOCK; }
 
@@ -45,14 +41,19 @@ static void pack(const Instructions *use, const Inputs *in, int64_t token) {
     use->pack_blocks(in->values + at * BLOCK, in->factors + at * FACTORS, floats_of(in, token), in->groups);
 }
 
-/* A row of one expert by one token, bias included. */
-static float dot(const Instructions *use, const Experts *m, int64_t expert, int64_t row, const Inputs *in,
-                 int64_t token) {
+/* `count` rows of one expert from `row` on, by one token, bias included. */
+static void dots(const Instructions *use, float *sums, const Experts *m, int64_t expert, int64_t row, int64_t count,
+                 const Inputs *in, int64_t token) {
     int64_t index = expert * m->rows + row, group = index * m->groups, at = token * in->padded;
     const uint8_t *blocks = m->blocks + group * BLOCK_BYTES, *exponents = m->exponents + group;
-    float bias = load_bf16(m->bias, index);
-    if (!in->values) return bias + use->dot_mxfp4_float(blocks, exponents, floats_of(in, token), m->groups);
-    return bias + use->dot_mxfp4(blocks, exponents, in->values + at * BLOCK, in->factors + at * FACTORS, m->groups);
+    if (in->values) {
+        use->dots_mxfp4(sums, blocks, exponents, count, in->values + at * BLOCK, in->factors + at * FACTORS, m->groups);
+    } else {
+        for (int64_t i = 0; i < count; i++)
+            sums[i] = use->dot_mxfp4_float(blocks + i * m->groups * BLOCK_BYTES, exponents + i * m->groups,
+                                           floats_of(in, token), m->groups);
+    }
+    for (int64_t i = 0; i < count; i++) sums[i] += load_bf16(m->bias, index + i);
 }
 
 static float swiglu(float gate, float up, float limit) {
@@ -61,13 +62,46 @@ static float swiglu(float gate, float up, float limit) {
     return (up + 1.0f) * gate / (1.0f + expf(-1.702f * gate));
 }
 
-/* CHUNK_ROWS / 2 hidden values of `expert` for one token. */
+/* CHUNK_ROWS / 2 hidden values of `expert` for one token: gates and ups lie in turn. */
 static void hidden_chunk(const Instructions *use, float *hidden, const Experts *gate_up, int64_t expert, int64_t start,
                          const Inputs *in, int64_t token, float limit) {
-    int64_t end = start + CHUNK_ROWS / 2;
-    for (int64_t i = start; i < end && i < gate_up->rows / 2; i++) {
-        float gate = dot(use, gate_up, expert, 2 * i, in, token);
-        hidden[i] = swiglu(gate, dot(use, gate_up, expert, 2 * i + 1, in, token), limit);
+    float sums[CHUNK_ROWS];
+    int64_t left = gate_up->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
+    dots(use, sums, gate_up, expert, start, count, in, token);
+    for (int64_t i = 0; i < count / 2; i++) hidden[start / 2 + i] = swiglu(sums[2 * i], sums[2 * i + 1], limit);
+}
+
+/* CHUNK_ROWS rows of x plus what the `active` chosen experts make of `hidden`, times their shares. */
+static void down_chunk(const Instructions *use, float *out, const float *x, const Experts *down, const int64_t *experts,
+                       const float *shares, int64_t active, int64_t start, const Inputs *hidden) {
+    float sums[CHUNK_ROWS];
+    int64_t left = down->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
+    memcpy(out + start, x + start, (size_t)count * sizeof *out);
+    for (int64_t i = 0; i < active; i++) {
+        dots(use, sums, down, experts[i], start, count, hidden, i);
+        for (int64_t row = 0; row < count; row++) out[start + row] += shares[i] * sums[row];
+    }
+}
+
+/* The `active` largest of logits [tokens, experts], a NaN before all: which they are, and their softmax. */
+EXPORT void gptoss_choose(int64_t *chosen, float *shares, const float *logits, int64_t tokens, int64_t experts,
+                          int64_t active) {
+    for (int64_t t = 0; t < tokens; t++) {
+        const float *from = logits + t * experts;
+        int64_t *to = chosen + t * active;
+        float *share = shares + t * active, total = 0;
+        for (int64_t i = 0; i < active; i++) {
+            to[i] = -1;
+            for (int64_t e = 0; e < experts; e++) {
+                int taken = 0;
+                for (int64_t j = 0; j < i; j++) taken |= to[j] == e;
+                if (!taken && (to[i] < 0 || from[e] > from[to[i]] || (from[e] != from[e] && from[to[i]] == from[to[i]])))
+                    to[i] = e;
+            }
+            share[i] = expf(from[to[i]] - from[to[0]]);
+            total += share[i];
+        }
+        for (int64_t i = 0; i < active; i++) share[i] /= total;
     }
 }
 
@@ -93,19 +127,14 @@ EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const
     {
 #pragma omp for schedule(dynamic, 1)
         for (int64_t chunk = 0; chunk < (reserved ? active * chunks : 0); chunk++) {
-            int64_t i = chunk / chunks, start = chunk % chunks * (CHUNK_ROWS / 2);
-            hidden_chunk(use, floats_of(&hidden, i), gate_up, experts[i], start, &in, 0, limit);
+            int64_t i = chunk / chunks;
+            hidden_chunk(use, floats_of(&hidden, i), gate_up, experts[i], chunk % chunks * CHUNK_ROWS, &in, 0, limit);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < (reserved ? active : 0); i++) pack(use, &hidden, i);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t chunk = 0; chunk < (reserved ? down_chunks : 0); chunk++) {
-            int64_t start = chunk * CHUNK_ROWS, end = start + CHUNK_ROWS < down->rows ? start + CHUNK_ROWS : down->rows;
-            memcpy(out + start, x + start, (size_t)(end - start) * sizeof *out);
-            for (int64_t i = 0; i < active; i++)
-                for (int64_t row = start; row < end; row++)
-                    out[row] += shares[i] * dot(use, down, experts[i], row, &hidden, i);
-        }
+        for (int64_t chunk = 0; chunk < (reserved ? down_chunks : 0); chunk++)
+            down_chunk(use, out, x, down, experts, shares, active, chunk * CHUNK_ROWS, &hidden);
     }
     release(&in), release(&hidden);
     return reserved;
@@ -123,8 +152,8 @@ static void tile(const Instructions *use, float *sums, const Experts *m, int64_t
                  const Inputs *in, int64_t tokens) {
     int64_t row = expert * m->rows + start, group = row * m->groups;
     if (!in->values || tokens <= FEW_TOKENS) {
-        for (int64_t r = 0; r < TILE_ROWS; r++)
-            for (int64_t t = 0; t < tokens; t++) sums[t * TILE_ROWS + r] = dot(use, m, expert, start + r, in, t);
+        for (int64_t t = 0; t < tokens; t++)
+            dots(use, sums + t * TILE_ROWS, m, expert, start, TILE_ROWS, in, t);
         return;
     }
     use->tile(sums, m->blocks + group * BLOCK_BYTES, m->exponents + group, m->groups, in->values, in->factors, tokens);

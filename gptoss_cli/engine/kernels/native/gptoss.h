@@ -20,7 +20,9 @@
 #define HAS_AVX2 1
 #endif
 
-enum { BLOCK = 32, BLOCK_BYTES = 16, TILE_ROWS = 16, FACTORS = 4 };
+/* GROUP blocks are packed together, with FACTORS 4-byte numbers for each. Quantized activations reach to MOST, which is
+   the largest int16 of two signed bytes: 127 * 256 + 127. */
+enum { BLOCK = 32, BLOCK_BYTES = 16, TILE_ROWS = 16, GROUP = 8, FACTORS = 2, MOST = 32639 };
 
 /* One way of computing the inner loops, for one set of instructions. The layouts of packed activations are its own. */
 typedef struct {
@@ -31,11 +33,13 @@ typedef struct {
     float (*dot_bf16)(const uint8_t *weights, const float *packed, int64_t n);
     /* Blocks of 32 floats to int16, each with its own factor: values [blocks, 32] in natural order, factors [blocks]. */
     void (*quantize)(int16_t *values, float *factors, const float *x, int64_t blocks);
-    /* The same for dot_mxfp4: values [blocks rounded up to even, 32], factors [blocks rounded up to even, FACTORS]. */
+    /* The same for dots_mxfp4: values [padded, 32], factors [padded, FACTORS], where padded is blocks rounded up to whole
+       groups, and both on a line of the cache. */
     void (*pack_blocks)(int16_t *values, float *factors, const float *x, int64_t blocks);
-    /* MXFP4 (OCP MX v1.0) weights: blocks [n, 16] and exponents [n] with bias 127. */
-    float (*dot_mxfp4)(const uint8_t *blocks, const uint8_t *exponents, const int16_t *values, const float *factors,
-                       int64_t n);
+    /* MXFP4 (OCP MX v1.0) weights: blocks [rows, n, 16] and exponents [rows, n] with bias 127. */
+    void (*dots_mxfp4)(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const int16_t *values,
+                       const float *factors, int64_t n);
+    /* One row of them. */
     float (*dot_mxfp4_float)(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n);
     /* 8-bit weights [n, 32] with a bf16 factor [n] for each block, and activations as quantize leaves them. */
     float (*dot_int8)(const int8_t *weights, const uint8_t *weight_factors, const int16_t *values,
@@ -57,8 +61,47 @@ extern const Instructions gptoss_scalar;
 extern const Instructions gptoss_avx2;
 #endif
 
+/* rows x columns. bf16 if `factors` is NULL; else int8, columns rounded up to whole blocks, a bf16 factor a block. */
+typedef struct {
+    const uint8_t *weight;
+    const uint8_t *factors;
+    const uint8_t *bias; /* bf16, or NULL for none */
+    int64_t rows;
+} Matrix;
+
+/* One matrix per expert: blocks [experts, rows, groups, 16], exponents [experts, rows, groups], bias bf16. */
+typedef struct {
+    const uint8_t *blocks;
+    const uint8_t *exponents;
+    const uint8_t *bias;
+    int64_t rows;
+    int64_t groups; /* blocks a row */
+} Experts;
+
+typedef struct {
+    int64_t tokens, query_heads, kv_heads, head_dim, keys;
+    int64_t first;    /* the position of the first key */
+    int64_t position; /* the position of the first query */
+    int64_t window;   /* keys that a query sees, itself included; 0 for all up to itself */
+    int32_t is_bf16;  /* whether keys and values are bf16, else float32 */
+} Attention;
+
 /* What is used: the best this machine has, or what gptoss_select asked for. */
 const Instructions *gptoss_instructions(void);
+
+/* The operations; what they do stands where they are defined. */
+EXPORT int gptoss_dense(float *y, float *normed, const float *x, const uint8_t *norm, const float *residual,
+                        const Matrix *matrices, int64_t count, int64_t tokens, int64_t columns, float eps,
+                        int threads);
+EXPORT void gptoss_rotate(float *out, const float *x, const float *cosines, const float *sines, int64_t tokens,
+                          int64_t heads, int64_t d);
+EXPORT int gptoss_attend(float *out, const float *queries, const uint8_t *keys, const uint8_t *values,
+                         const uint8_t *sinks, const Attention *a, int threads);
+EXPORT void gptoss_choose(int64_t *chosen, float *shares, const float *logits, int64_t tokens, int64_t experts,
+                          int64_t active);
+EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *shares,
+                          int64_t active, const Experts *gate_up, const Experts *down, float limit, int exact,
+                          int threads);
 
 static inline float float_of_bits(uint32_t bits) {
     float value;
@@ -70,6 +113,14 @@ static inline float load_bf16(const uint8_t *weights, int64_t i) {
     uint16_t bits;
     memcpy(&bits, weights + 2 * i, sizeof bits);
     return float_of_bits((uint32_t)bits << 16);
+}
+
+/* The nearest bf16, of two the even one; NaN stays NaN. */
+static inline uint16_t bf16_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (value != value) return 0x7FC0u;
+    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16);
 }
 
 /* 2^(exponent - 127), NaN for 255: E8M0. 2^-127 is subnormal. */

@@ -24,10 +24,10 @@ static void quantize_block(int16_t *values, float *factor, const float *x) {
         if (fabsf(x[i]) > most) most = fabsf(x[i]);
         broken += x[i] * 0.0f; /* NaN once anything is NaN or infinite, and then all that is made of it */
     }
-    float inverse = most > 0 && broken == 0 ? 32767.0f / most : 0;
+    float inverse = most > 0 && broken == 0 ? (float)MOST / most : 0;
     if (inverse > 3e38f) inverse = 0; /* of numbers below 1e-34 nothing remains */
     for (int i = 0; i < BLOCK; i++) values[i] = inverse == 0 ? 0 : (int16_t)lrintf(x[i] * inverse);
-    *factor = most / 32767.0f + broken;
+    *factor = most / (float)MOST + broken;
 }
 
 static void quantize(int16_t *values, float *factors, const float *x, int64_t blocks) {
@@ -44,14 +44,16 @@ static int32_t block_sum(const uint8_t *block, const int16_t *values) {
     return sum;
 }
 
-static float dot_mxfp4(const uint8_t *blocks, const uint8_t *exponents, const int16_t *values, const float *factors,
-                       int64_t n) {
-    float sum = 0;
-    for (int64_t g = 0; g < n; g++) {
-        float part = (float)block_sum(blocks + g * BLOCK_BYTES, values + g * BLOCK) * 0.5f;
-        sum += part * factors[g * FACTORS] * power_of_two(exponents[g]);
+static void dots_mxfp4(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
+                       const int16_t *values, const float *factors, int64_t n) {
+    for (int64_t row = 0; row < rows; row++) {
+        float sum = 0;
+        for (int64_t g = 0; g < n; g++) {
+            float part = (float)block_sum(blocks + (row * n + g) * BLOCK_BYTES, values + g * BLOCK) * 0.5f;
+            sum += part * factors[g * FACTORS] * power_of_two(exponents[row * n + g]);
+        }
+        sums[row] = sum;
     }
-    return sum;
 }
 
 static float dot_mxfp4_float(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n) {
@@ -113,6 +115,6 @@ static void accumulate(float *sums, const float *shares, const float *values, in
 }
 
 const Instructions gptoss_scalar = {
-    "scalar", pack_float, dot_bf16, quantize, pack_blocks, dot_mxfp4,   dot_mxfp4_float,
+    "scalar", pack_float, dot_bf16, quantize, pack_blocks, dots_mxfp4,  dot_mxfp4_float,
     dot_int8, tile,       scores,   exponentials, accumulate,
 };
