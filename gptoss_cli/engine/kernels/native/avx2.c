@@ -248,15 +248,37 @@ AVX2 static float dot_mxfp4_float(const uint8_t *blocks, const uint8_t *exponent
     return sum_of(sums);
 }
 
-/* A lane's integers stay below 4 * 127 * 32767 < 2^24: exact in fp32. */
+/* A block of 8-bit weights: 8 parts of its sum, below 4 * 127 * MOST each. */
+AVX2_INLINE __m256i multiply_int8(const int8_t *weights, const int16_t *values) {
+    __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights));
+    __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + 16)));
+    return _mm256_add_epi32(_mm256_madd_epi16(low, load(values)), _mm256_madd_epi16(high, load(values + 16)));
+}
+
+/* Of 4 blocks: 4 sums of their lower halves, and 4 of their upper ones. */
+AVX2_INLINE __m256i multiply_int8_four(const int8_t *weights, const int16_t *values) {
+    __m256i parts[4];
+    for (int i = 0; i < 4; i++) parts[i] = multiply_int8(weights + i * BLOCK, values + i * BLOCK);
+    return add_neighbours(add_neighbours(parts[0], parts[1]), add_neighbours(parts[2], parts[3]));
+}
+
 AVX2 static float dot_int8(const int8_t *weights, const uint8_t *weight_factors, const int16_t *values,
                            const float *factors, int64_t n) {
     __m256 sums = _mm256_setzero_ps();
-    for (int64_t g = 0; g < n; g++) {
-        __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + g * BLOCK)));
-        __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + g * BLOCK + 16)));
-        __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(low, load(values + g * BLOCK)),
-                                       _mm256_madd_epi16(high, load(values + g * BLOCK + 16)));
+    int64_t g = 0;
+    for (; g + GROUP <= n; g += GROUP) {
+        const int8_t *at = weights + g * BLOCK;
+        for (int line = 0; line < 4; line++) _mm_prefetch((const char *)at + AHEAD_BYTES + 64 * line, _MM_HINT_T0);
+        __m256i first = multiply_int8_four(at, values + g * BLOCK);
+        __m256i second = multiply_int8_four(at + 4 * BLOCK, values + (g + 4) * BLOCK);
+        __m256i sum = _mm256_add_epi32(_mm256_permute2x128_si256(first, second, 0x20),
+                                       _mm256_permute2x128_si256(first, second, 0x31));
+        __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(weight_factors + 2 * g)));
+        __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(factors + g));
+        sums = _mm256_fmadd_ps(part, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)), sums);
+    }
+    for (; g < n; g++) {
+        __m256i sum = multiply_int8(weights + g * BLOCK, values + g * BLOCK);
         __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(factors[g]));
         sums = _mm256_fmadd_ps(part, _mm256_set1_ps(load_bf16(weight_factors, g)), sums);
     }
