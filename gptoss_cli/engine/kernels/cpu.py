@@ -10,7 +10,6 @@ from ctypes import Array, byref
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gptoss_cli.engine.cache import LayerCache
 from gptoss_cli.engine.config import ModelConfig
@@ -23,12 +22,7 @@ from gptoss_cli.engine.weights import (
     Linear,
     MlpWeights,
     Rows,
-    float_rows,
 )
-
-# Up to so many tokens a row of weights is read once and multiplied by each; above, torch's blocked product is faster.
-_FEW_TOKENS = 8
-_CONVERTED_ROWS = 1024  # rows of weights that are float32 at once
 
 _Linear = tuple[Rows, Tensor | None]  # a matrix and its bias
 
@@ -96,8 +90,6 @@ class CpuKernels:
 
     def project_output(self, x: Tensor, attended: Tensor, weights: AttentionWeights, *, dtype: torch.dtype) -> Tensor:
         """See Kernels.project_output."""
-        if len(x) > _FEW_TOKENS:
-            return x + _product(attended, weights.output.weight, weights.output.bias)
         out = torch.empty_like(x)
         self._dense(out, attended, [_parts(weights.output)], residual=x)
         return out
@@ -119,17 +111,13 @@ class CpuKernels:
         normed, experts, shares = routed
         packed = byref(_experts(weights.gate_up)), byref(_experts(weights.down))
         numerics = limit, int(dtype is torch.float32), torch.get_num_threads()
-        if len(x) == 1:
-            out = torch.empty_like(x)
-            tensors = (out, x, normed, experts, shares)
-            self.native.mix_one(*(part.data_ptr() for part in tensors), experts.shape[1], *packed, *numerics)
-            return out
-        mixed = x.clone()
-        for expert, tokens, slots in _by_expert(experts):
-            share = shares[tokens, slots]
-            pointers = (part.data_ptr() for part in (mixed, normed, tokens, share))
-            self.native.mix_many(*pointers, len(tokens), expert, *packed, *numerics)
-        return mixed
+        out, (tokens, active) = torch.empty_like(x), experts.shape
+        pointers = (part.data_ptr() for part in (out, x.contiguous(), normed, experts, shares))
+        if tokens == 1:
+            self.native.mix_one(*pointers, active, *packed, *numerics)
+        else:
+            self.native.mix_many(*pointers, tokens, active, len(weights.router.bias), *packed, *numerics)
+        return out
 
     def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
         """See Kernels.unembed."""
@@ -172,9 +160,6 @@ class CpuKernels:
 
     def _norm_products(self, x: Tensor, norm: Tensor, linears: Sequence[_Linear], eps: float) -> list[Tensor]:
         """RMSNorm x [T, C], then its product with each of `linears` -> [T, rows] float32 each."""
-        if len(x) > _FEW_TOKENS:
-            normed = functional.rms_norm(x, norm.shape, norm.float(), eps)
-            return [_product(normed, weight, bias) for weight, bias in linears]
         sizes = [len(x) * len(weight) for weight, _ in linears]
         out = torch.empty(sum(sizes))
         self._dense(out, x, linears, norm=norm, eps=eps)
@@ -205,22 +190,6 @@ class CpuKernels:
         tensors = (out, heads.contiguous(), *rotation)
         self.native.rotate(*(part.data_ptr() for part in tensors), len(heads), heads.shape[1], head_dim)
         return out
-
-
-def _by_expert(experts: Tensor) -> list[tuple[int, Tensor, Tensor]]:
-    """Each expert that is chosen in experts [T, A], the tokens that chose it, and in which slot."""
-    active, flat = experts.shape[1], experts.flatten()
-    places = torch.split(flat.argsort(stable=True), flat.bincount().tolist())
-    return [(expert, place // active, place % active) for expert, place in enumerate(places) if len(place)]
-
-
-def _product(x: Tensor, weight: Rows, bias: Tensor | None) -> Tensor:
-    """x [T, C] times weight.T in float32 -> [T, rows]. torch's own bf16 product is four times slower on AVX2."""
-    out = torch.empty(len(x), len(weight))
-    for start in range(0, len(weight), _CONVERTED_ROWS):
-        end = min(start + _CONVERTED_ROWS, len(weight))
-        torch.mm(x, float_rows(weight, start, end, columns=x.shape[1]).T, out=out[:, start:end])
-    return out if bias is None else out.add_(bias)
 
 
 def _parts(linear: Linear) -> _Linear:

@@ -90,7 +90,7 @@ _POINTER = c_void_p
 _TYPES: dict[str, tuple[Any, ...]] = {
     "dense": (*[_POINTER] * 5, POINTER(Matrix), c_int64, c_int64, c_int64, c_float, c_int),
     "mix_one": (*[_POINTER] * 5, c_int64, POINTER(Experts), POINTER(Experts), c_float, c_int, c_int),
-    "mix_many": (*[_POINTER] * 4, c_int64, c_int64, POINTER(Experts), POINTER(Experts), c_float, c_int, c_int),
+    "mix_many": (*[_POINTER] * 5, *[c_int64] * 3, POINTER(Experts), POINTER(Experts), c_float, c_int, c_int),
     "rotate": (*[_POINTER] * 4, c_int64, c_int64, c_int64),
     "attend": (*[_POINTER] * 5, POINTER(Attention), c_int),
     "choose": (*[_POINTER] * 3, c_int64, c_int64, c_int64),

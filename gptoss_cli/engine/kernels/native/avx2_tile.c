@@ -53,6 +53,11 @@ AVX2_INLINE __m256 half_powers(const uint8_t *exponents, int64_t stride) {
     return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_or_si256(repaired, nan)), _mm256_set1_ps(0.5f));
 }
 
+/* For which gcc else multiplies for all tokens first, and has not the registers, or copies each sum. */
+AVX2_INLINE void add_in_place(__m256i *sum, __m256i x) {
+    __asm__ volatile("vpaddd %1, %0, %0" : "+x"(*sum) : "x"(x));
+}
+
 AVX2_INLINE void multiply(float *sums, int16_t panel[PAIRS][HALVES][2 * LANES], const __m256 powers[HALVES],
                           const int16_t *values, const float *factors, const int tokens) {
     __m256i parts[TOKENS][HALVES];
@@ -64,10 +69,8 @@ AVX2_INLINE void multiply(float *sums, int16_t panel[PAIRS][HALVES][2 * LANES], 
             int32_t two;
             memcpy(&two, values + t * BLOCK + 2 * pair, sizeof two);
             __m256i x = _mm256_set1_epi32(two);
-            parts[t][0] = _mm256_add_epi32(parts[t][0], _mm256_madd_epi16(first, x));
-            parts[t][1] = _mm256_add_epi32(parts[t][1], _mm256_madd_epi16(second, x));
-            /* gcc else multiplies for all tokens first, for which the registers are too few. */
-            __asm__ volatile("" : "+x"(parts[t][0]), "+x"(parts[t][1]));
+            add_in_place(&parts[t][0], _mm256_madd_epi16(first, x));
+            add_in_place(&parts[t][1], _mm256_madd_epi16(second, x));
         }
     }
     for (int t = 0; t < tokens; t++)

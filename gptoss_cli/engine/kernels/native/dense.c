@@ -4,14 +4,16 @@
 
 #include "gptoss.h"
 
-enum { CHUNK_ROWS = 32 };
+/* Up to FEW_TOKENS each row is multiplied by each token as it lies; of more, STRIP columns of it are made float32. */
+enum { CHUNK_ROWS = 32, FEW_TOKENS = 8, SOME_TOKENS = 6, STRIP = 1024 };
 
-/* Activations in the two forms that matrices take them in; `stride` elements a token. */
+/* Activations in the forms that matrices take them in; `stride` elements a token. */
 typedef struct {
-    float *floats;
+    float *floats; /* as they are for many tokens, with zeros at the end; else as pack_float makes them */
     int16_t *values;
     float *factors;
     int64_t stride;
+    int many;
 } Packed;
 
 /* RMSNorm: x / sqrt(mean(x^2) + eps) * weight. */
@@ -29,6 +31,11 @@ static void normalize(float *out, const float *x, const uint8_t *weight, float e
 
 static void pack(const Instructions *use, const Packed *packed, const float *x, int64_t token, int64_t columns) {
     int64_t at = token * packed->stride;
+    if (packed->many) {
+        memcpy(packed->floats + at, x, (size_t)columns * sizeof *x);
+        memset(packed->floats + at + columns, 0, (size_t)(packed->stride - columns) * sizeof *x);
+        return;
+    }
     if (packed->floats) use->pack_float(packed->floats + at, x, columns);
     if (!packed->values) return;
     int64_t whole = columns / BLOCK, rest = columns % BLOCK;
@@ -53,7 +60,8 @@ static float dot(const Instructions *use, const Matrix *m, int64_t row, const Pa
 static int reserve(Packed *packed, const Matrix *matrices, int64_t count, int64_t tokens, int64_t columns) {
     int bf16 = 0, int8 = 0;
     for (int64_t i = 0; i < count; i++) *(matrices[i].factors ? &int8 : &bf16) = 1;
-    *packed = (Packed){NULL, NULL, NULL, (columns + BLOCK - 1) / BLOCK * BLOCK};
+    *packed = (Packed){NULL, NULL, NULL, (columns + BLOCK - 1) / BLOCK * BLOCK, tokens > FEW_TOKENS};
+    if (packed->many) bf16 = 1, int8 = 0;
     size_t cells = (size_t)(tokens * packed->stride);
     if (bf16) packed->floats = malloc(cells * sizeof *packed->floats);
     if (int8) packed->values = malloc(cells * sizeof *packed->values);
@@ -72,6 +80,50 @@ static void multiply(const Instructions *use, float *y, const float *residual, c
         }
 }
 
+/* Columns [start, start + n) of CHUNK_ROWS rows as float32 [CHUNK_ROWS, n]: zeros where the matrix has ended. */
+static void widen(float *out, const Matrix *m, int64_t row, int64_t start, int64_t n, int64_t columns) {
+    int64_t blocks = (columns + BLOCK - 1) / BLOCK, left = columns - start, known = left < n ? left : n;
+    for (int64_t r = 0; r < CHUNK_ROWS; r++, row++, out += n) {
+        if (row >= m->rows) {
+            memset(out, 0, (size_t)n * sizeof *out);
+        } else if (!m->factors) {
+            const uint8_t *from = m->weight + 2 * (row * columns + start);
+            for (int64_t i = 0; i < known; i++) out[i] = load_bf16(from, i);
+            memset(out + known, 0, (size_t)(n - known) * sizeof *out);
+        } else {
+            const int8_t *from = (const int8_t *)m->weight + row * blocks * BLOCK + start;
+            for (int64_t g = 0; g < n / BLOCK; g++) {
+                float factor = load_bf16(m->factors, row * blocks + start / BLOCK + g);
+                for (int64_t i = 0; i < BLOCK; i++) out[g * BLOCK + i] = (float)from[g * BLOCK + i] * factor;
+            }
+        }
+    }
+}
+
+/* Rows from `start` of all matrices stacked, CHUNK_ROWS of them at most, for many tokens. `room` is for widened rows
+   [CHUNK_ROWS, STRIP] and then sums [tokens, CHUNK_ROWS]. */
+static void multiply_many(const Instructions *use, float *y, const float *residual, const Matrix *m,
+                          const Packed *packed, int64_t start, int64_t tokens, int64_t columns, float *room) {
+    int64_t rows = m->rows - start < CHUNK_ROWS ? m->rows - start : CHUNK_ROWS;
+    float *sums = room + CHUNK_ROWS * STRIP;
+    memset(sums, 0, (size_t)(tokens * CHUNK_ROWS) * sizeof *sums);
+    for (int64_t strip = 0; strip < packed->stride; strip += STRIP) {
+        int64_t n = packed->stride - strip < STRIP ? packed->stride - strip : STRIP;
+        widen(room, m, start, strip, n, columns);
+        for (int64_t t = 0; t < tokens; t += SOME_TOKENS)
+            for (int64_t row = 0; row < rows; row += SIDE)
+                use->tile_float(sums + t * CHUNK_ROWS + row, CHUNK_ROWS, room + row * n,
+                                packed->floats + t * packed->stride + strip, packed->stride,
+                                tokens - t < SOME_TOKENS ? tokens - t : SOME_TOKENS, n);
+    }
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t row = 0; row < rows; row++) {
+            int64_t at = t * m->rows + start + row;
+            float bias = m->bias ? load_bf16(m->bias, start + row) : 0;
+            y[at] = bias + sums[t * CHUNK_ROWS + row] + (residual ? residual[at] : 0);
+        }
+}
+
 /* y = x @ weight.T + bias of each of `count` matrices, one result [tokens, rows] after the other.
 
    x [tokens, columns] goes through RMSNorm with `norm` [columns] bf16 before it, unless that is NULL, and into `normed`
@@ -86,27 +138,40 @@ EXPORT int gptoss_dense(float *y, float *normed, const float *x, const uint8_t *
     float *inputs = normed ? normed : scratch;
     int64_t chunks = 0;
     for (int64_t i = 0; i < count; i++) chunks += (matrices[i].rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    int reserved = reserve(&packed, matrices, count, tokens, columns) && (!norm || inputs);
+    int failed = !reserve(&packed, matrices, count, tokens, columns) || (norm && !inputs);
+    size_t room_bytes = (size_t)(CHUNK_ROWS * (STRIP + tokens)) * sizeof(float);
     (void)threads;
-#pragma omp parallel num_threads(threads) if (reserved)
+#pragma omp parallel num_threads(threads) if (!failed)
     {
+        float *room = packed.many ? malloc(room_bytes) : NULL;
+        if (packed.many && !room) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
 #pragma omp for schedule(static)
-        for (int64_t t = 0; t < (reserved ? tokens : 0); t++) {
+        for (int64_t t = 0; t < (failed ? 0 : tokens); t++) {
             const float *from = x + t * columns;
             if (norm) normalize(inputs + t * columns, from, norm, eps, columns);
             pack(use, &packed, norm ? inputs + t * columns : from, t, columns);
         }
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t chunk = 0; chunk < (reserved ? chunks : 0); chunk++) {
+        for (int64_t chunk = 0; chunk < (failed ? 0 : chunks); chunk++) {
             const Matrix *m = matrices;
             int64_t before = 0, done = 0;
             for (int64_t here; chunk >= before + (here = (m->rows + CHUNK_ROWS - 1) / CHUNK_ROWS); m++) {
                 before += here;
                 done += m->rows * tokens;
             }
-            multiply(use, y + done, residual, m, &packed, (chunk - before) * CHUNK_ROWS, tokens, columns);
+            int64_t start = (chunk - before) * CHUNK_ROWS;
+            if (packed.many) {
+                multiply_many(use, y + done, residual, m, &packed, start, tokens, columns, room);
+            } else {
+                multiply(use, y + done, residual, m, &packed, start, tokens, columns);
+            }
         }
+        free(room);
     }
     free(packed.floats), free(packed.values), free(packed.factors), free(scratch);
-    return reserved;
+    return !failed;
 }

@@ -169,12 +169,10 @@ static void prepare(const Instructions *use, const Inputs *in, int64_t tokens, i
     }
 }
 
-/* mixed [.., C] += share * what `expert` makes of normed [.., C], for the `count` rows that `tokens` lists.
-
-   The rows of both matrices are multiples of TILE_ROWS. Returns 0 if there is no memory. */
-EXPORT int gptoss_mix_many(float *mixed, const float *normed, const int64_t *tokens, const float *shares,
-                           int64_t count, int64_t expert, const Experts *gate_up, const Experts *down, float limit,
-                           int exact, int threads) {
+/* out [.., C] += share * what `expert` makes of normed [.., C], for the `count` rows that `tokens` lists. */
+static int mix_expert(float *out, const float *normed, const int64_t *tokens, const float *shares, int64_t count,
+                      int64_t expert, const Experts *gate_up, const Experts *down, float limit, int exact,
+                      int threads) {
     const Instructions *use = gptoss_instructions();
     Inputs in, hidden;
     int64_t columns = gate_up->groups * BLOCK;
@@ -211,10 +209,34 @@ EXPORT int gptoss_mix_many(float *mixed, const float *normed, const int64_t *tok
             tile(use, sums, down, expert, start, &hidden, count);
             for (int64_t t = 0; t < count; t++)
                 for (int64_t r = 0; r < TILE_ROWS; r++)
-                    mixed[tokens[t] * down->rows + start + r] += shares[t] * sums[t * TILE_ROWS + r];
+                    out[tokens[t] * down->rows + start + r] += shares[t] * sums[t * TILE_ROWS + r];
         }
         free(sums);
     }
     release(&in), release(&hidden);
     return !failed;
+}
+
+/* As gptoss_mix_one, for experts and shares [tokens, active] of `total` experts, one expert at a time.
+
+   The rows of both matrices are multiples of TILE_ROWS. Returns 0 if there is no memory. */
+EXPORT int gptoss_mix_many(float *out, const float *x, const float *normed, const int64_t *experts,
+                           const float *shares, int64_t tokens, int64_t active, int64_t total, const Experts *gate_up,
+                           const Experts *down, float limit, int exact, int threads) {
+    int64_t *chosen_by = malloc((size_t)tokens * sizeof *chosen_by);
+    float *by_shares = malloc((size_t)tokens * sizeof *by_shares);
+    int done = chosen_by && by_shares;
+    memcpy(out, x, (size_t)(tokens * down->rows) * sizeof *out);
+    for (int64_t expert = 0; done && expert < total; expert++) {
+        int64_t count = 0;
+        for (int64_t i = 0; i < tokens * active; i++) {
+            if (experts[i] != expert) continue;
+            chosen_by[count] = i / active;
+            by_shares[count++] = shares[i];
+        }
+        if (count)
+            done = mix_expert(out, normed, chosen_by, by_shares, count, expert, gate_up, down, limit, exact, threads);
+    }
+    free(chosen_by), free(by_shares);
+    return done;
 }

@@ -22,7 +22,7 @@
 
 /* GROUP blocks are packed together, with FACTORS 4-byte numbers for each. Quantized activations reach to MOST, which is
    the largest int16 of two signed bytes: 127 * 256 + 127. */
-enum { BLOCK = 32, BLOCK_BYTES = 16, TILE_ROWS = 16, GROUP = 8, FACTORS = 2, MOST = 32639 };
+enum { BLOCK = 32, BLOCK_BYTES = 16, TILE_ROWS = 16, SIDE = 4, GROUP = 8, FACTORS = 2, MOST = 32639 };
 
 /* One way of computing the inner loops, for one set of instructions. The layouts of packed activations are its own. */
 typedef struct {
@@ -44,6 +44,10 @@ typedef struct {
     /* 8-bit weights [n, 32] with a bf16 factor [n] for each block, and activations as quantize leaves them. */
     float (*dot_int8)(const int8_t *weights, const uint8_t *weight_factors, const int16_t *values,
                       const float *factors, int64_t n);
+    /* Adds to sums [tokens, SIDE], `stride` floats a token, what rows [SIDE, n] make of x [tokens, n], `x_stride` floats a
+       token. n is a multiple of 8. */
+    void (*tile_float)(float *sums, int64_t stride, const float *rows, const float *x, int64_t x_stride,
+                       int64_t tokens, int64_t n);
     /* TILE_ROWS rows of MXFP4 weights by many tokens: sums [tokens, TILE_ROWS], from values [n, tokens, 32] and
        factors [n, tokens]. */
     void (*tile)(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const int16_t *values,

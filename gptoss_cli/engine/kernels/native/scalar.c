@@ -77,6 +77,17 @@ static float dot_int8(const int8_t *weights, const uint8_t *weight_factors, cons
     return sum;
 }
 
+static void tile_float(float *sums, int64_t stride, const float *rows, const float *x, int64_t x_stride, int64_t tokens,
+                       int64_t n) {
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t row = 0; row < SIDE; row++) {
+            float parts[8] = {0};
+            for (int64_t i = 0; i < n; i++) parts[i % 8] += rows[row * n + i] * x[t * x_stride + i];
+            sums[t * stride + row] +=
+                ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+        }
+}
+
 static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const int16_t *values,
                  const float *factors, int64_t tokens) {
     for (int64_t t = 0; t < tokens; t++) {
@@ -115,6 +126,6 @@ static void accumulate(float *sums, const float *shares, const float *values, in
 }
 
 const Instructions gptoss_scalar = {
-    "scalar", pack_float, dot_bf16, quantize, pack_blocks, dots_mxfp4,  dot_mxfp4_float,
-    dot_int8, tile,       scores,   exponentials, accumulate,
+    "scalar", pack_float, dot_bf16, quantize, pack_blocks,  dots_mxfp4, dot_mxfp4_float,
+    dot_int8, tile_float, tile,     scores,   exponentials, accumulate,
 };
