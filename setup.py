@@ -38,7 +38,7 @@ setup(
         Extension(
             "gptoss_cli.engine.kernels._native",
             sources=sorted(str(path) for path in NATIVE.glob("*.c")),
-            depends=[str(NATIVE / "gptoss.h")],
+            depends=sorted(str(path) for path in NATIVE.glob("*.h")),
             optional=True,
             py_limited_api=True,
         )

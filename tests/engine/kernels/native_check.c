@@ -65,7 +65,7 @@ static void dots(const Instructions *use, int64_t n, float results[4]) {
     use->pack_float(packed, x, n);
     results[0] = use->dot_bf16(dense, packed, n);
     use->pack_blocks(values, factors, x, blocks);
-    use->dots_mxfp4(results + 1, nibbles, powers, 1, values, factors, blocks);
+    use->dots_mxfp4(results + 1, nibbles, powers, 1, values, factors, blocks, 1);
     results[2] = use->dot_mxfp4_float(nibbles, powers, x, blocks);
     use->quantize(values, factors, x, blocks);
     results[3] = use->dot_int8((int8_t *)steps, scales, values, factors, blocks) / 127.0f;
@@ -91,6 +91,39 @@ static void check_tile(const Instructions *use, int64_t blocks, int64_t tokens) 
     gptoss_scalar.tile(expected, nibbles, powers, blocks, values, factors, tokens);
     for (int64_t i = 0; i < tokens * TILE_ROWS; i++) compare("tile", blocks, got[i], expected[i], sqrtf((float)blocks) * 8);
     free(nibbles), free(powers), free(x), free(factors), free(values), free(got), free(expected);
+}
+
+/* Two rows by several tokens at once. */
+static void check_rows(const Instructions *use, int64_t blocks, int64_t tokens) {
+    enum { ROWS = 2 };
+    int64_t padded = (blocks + GROUP - 1) / GROUP * GROUP;
+    uint8_t *nibbles = filled((size_t)(ROWS * blocks * BLOCK_BYTES)), *powers = exponents(ROWS * blocks);
+    float *x = floats(tokens * blocks * BLOCK), *sums[2];
+    const Instructions *both[2] = {use, &gptoss_scalar};
+    for (int i = 0; i < 2; i++) {
+        float *factors = malloc((size_t)(tokens * padded * FACTORS) * sizeof *factors);
+        int16_t *values = malloc((size_t)(tokens * padded * BLOCK) * sizeof *values);
+        sums[i] = malloc((size_t)(tokens * ROWS) * sizeof(float));
+        for (int64_t t = 0; t < tokens; t++)
+            both[i]->pack_blocks(values + t * padded * BLOCK, factors + t * padded * FACTORS, x + t * blocks * BLOCK, blocks);
+        both[i]->dots_mxfp4(sums[i], nibbles, powers, ROWS, values, factors, blocks, tokens);
+        free(factors), free(values);
+    }
+    for (int64_t i = 0; i < tokens * ROWS; i++) compare("dots_mxfp4 of rows", blocks, sums[0][i], sums[1][i], (float)blocks);
+    free(nibbles), free(powers), free(x), free(sums[0]), free(sums[1]);
+}
+
+/* A tile of rows by tokens that lie apart, added to what is there. */
+static void check_tile_float(const Instructions *use, int64_t n, int64_t tokens) {
+    float *rows = floats(SIDE * n), *x = floats(tokens * (n + 8)), *sums[2];
+    const Instructions *both[2] = {use, &gptoss_scalar};
+    for (int i = 0; i < 2; i++) {
+        sums[i] = malloc((size_t)(tokens * SIDE) * sizeof(float));
+        for (int64_t j = 0; j < tokens * SIDE; j++) sums[i][j] = (float)j;
+        both[i]->tile_float(sums[i], SIDE, rows, x, n + 8, tokens, n);
+    }
+    for (int64_t i = 0; i < tokens * SIDE; i++) compare("tile_float", n, sums[0][i], sums[1][i], (float)n);
+    free(rows), free(x), free(sums[0]), free(sums[1]);
 }
 
 static void check_attention(const Instructions *use, int64_t count, int64_t d) {
@@ -129,8 +162,8 @@ static void check_mapping(const Instructions *use, int64_t n) {
     sum += use->dot_bf16(end - 2 * n, packed, n);
     use->pack_blocks(values, factors, x, blocks);
     float dots[2];
-    use->dots_mxfp4(dots, end - blocks * BLOCK_BYTES, powers, 1, values, factors, blocks);
-    use->dots_mxfp4(dots + 1, nibbles, end - blocks, 1, values, factors, blocks);
+    use->dots_mxfp4(dots, end - blocks * BLOCK_BYTES, powers, 1, values, factors, blocks, 1);
+    use->dots_mxfp4(dots + 1, nibbles, end - blocks, 1, values, factors, blocks, 1);
     sum += dots[0] + dots[1];
     sum += use->dot_mxfp4_float(end - blocks * BLOCK_BYTES, powers, x, blocks);
     sum += use->dot_mxfp4_float(nibbles, end - blocks, x, blocks);
@@ -154,6 +187,8 @@ int main(void) {
     }
     for (int64_t tokens = 1; tokens <= 14; tokens++) check_tile(use, 1 + tokens % 4, tokens);
     check_tile(use, 90, 7);
+    for (int64_t tokens = 1; tokens <= 9; tokens++)
+        check_rows(use, 7 + tokens, tokens), check_rows(use, 90, tokens), check_tile_float(use, 8 * tokens, tokens);
     for (int64_t count = 1; count <= 64; count += 9) check_attention(use, count, 24), check_attention(use, count, 64);
     printf("%s checked against scalar\n", use->name);
     return failures != 0;

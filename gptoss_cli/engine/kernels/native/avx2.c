@@ -12,7 +12,8 @@
 /* How far ahead of their use weights are asked for: a thread that computes and waits in turn leaves memory idle. */
 enum { AHEAD_BYTES = 1536 };
 
-enum { TOKENS = 3 };
+/* Tokens at once by a row of MXFP4, and by a tile of float32. */
+enum { MANY = 4, TOKENS = 3 };
 
 /* Added to doubled weights, it makes them 0 to 24. */
 enum { WEIGHT_OFFSET = 12 };
@@ -96,7 +97,7 @@ AVX2 static void quantize(int16_t *values, float *factors, const float *x, int64
     for (int64_t g = 0; g < blocks; g++) factors[g] = quantize_block(values + g * BLOCK, x + g * BLOCK);
 }
 
-/* Where block g of a group has its factor: the order in which `sums_of_blocks` leaves them. */
+/* Where block g of a group has its factor: the order in which neighbours are added up. */
 static const int64_t PLACES[GROUP] = {0, 4, 1, 5, 2, 6, 3, 7};
 
 /* Each value x to two signed bytes, x = 256 * high + low. Of two blocks 4 vectors: the high bytes of the even elements,
@@ -145,17 +146,25 @@ AVX2_INLINE __m256i doubled_values(void) {
     return _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
 }
 
-/* Two blocks by the values that pack_blocks made of them: 4 parts of the sum of the first, and 4 of the second. The
-   weights are unsigned, as vpmaddubsw wants them; its 16-bit sums stay below 2 * 2 * 24 * 128. */
-AVX2_INLINE __m256i multiply_pair(__m256i nibbles, const int16_t *values) {
+/* The weights of two blocks, made unsigned as vpmaddubsw wants one side: even elements and odd ones. */
+typedef struct {
+    __m256i evens, odds;
+} Pair;
+
+AVX2_INLINE Pair unpack_pair(__m256i nibbles) {
     const __m256i low = _mm256_set1_epi8(15);
     const __m256i weights = _mm256_add_epi8(doubled_values(), _mm256_set1_epi8(WEIGHT_OFFSET));
-    __m256i evens = _mm256_shuffle_epi8(weights, _mm256_and_si256(nibbles, low));
-    __m256i odds = _mm256_shuffle_epi8(weights, _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low));
-    __m256i highs = _mm256_add_epi16(_mm256_maddubs_epi16(evens, load(values)),
-                                     _mm256_maddubs_epi16(odds, load(values + 16)));
-    __m256i lows = _mm256_add_epi16(_mm256_maddubs_epi16(evens, load(values + 32)),
-                                    _mm256_maddubs_epi16(odds, load(values + 48)));
+    return (Pair){_mm256_shuffle_epi8(weights, _mm256_and_si256(nibbles, low)),
+                  _mm256_shuffle_epi8(weights, _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low))};
+}
+
+/* By the values that pack_blocks made: 4 parts of the sum of the first block, and 4 of the second. 16-bit sums stay below
+   2 * 2 * 24 * 128. */
+AVX2_INLINE __m256i multiply_pair(Pair pair, const int16_t *values) {
+    __m256i highs = _mm256_add_epi16(_mm256_maddubs_epi16(pair.evens, load(values)),
+                                     _mm256_maddubs_epi16(pair.odds, load(values + 16)));
+    __m256i lows = _mm256_add_epi16(_mm256_maddubs_epi16(pair.evens, load(values + 32)),
+                                    _mm256_maddubs_epi16(pair.odds, load(values + 48)));
     return _mm256_add_epi32(_mm256_madd_epi16(highs, _mm256_set1_epi16(256)),
                             _mm256_madd_epi16(lows, _mm256_set1_epi16(1)));
 }
@@ -167,16 +176,15 @@ AVX2_INLINE __m256i add_neighbours(__m256i a, __m256i b) {
                             _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD)));
 }
 
-/* From 4 pairs of blocks the sums of the first of each pair, and then those of the second. */
-AVX2_INLINE __m256i sums_of_blocks(const __m256i pairs[4]) {
-    return add_neighbours(add_neighbours(pairs[0], pairs[1]), add_neighbours(pairs[2], pairs[3]));
+/* Exponents of a group, in the order of PLACES. */
+AVX2_INLINE __m256 powers_of_group(uint64_t exponents) {
+    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
+    return powers_of_two(_mm_shuffle_epi8(_mm_set_epi64x(0, (long long)exponents), order));
 }
 
-/* A sum of a block is below 2^24, once the offset is gone, and so exact in fp32. */
-AVX2_INLINE __m256 add_group(__m256 sums, const __m256i pairs[4], uint64_t exponents, const float *factors) {
-    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
-    __m256 powers = powers_of_two(_mm_shuffle_epi8(_mm_set_epi64x(0, (long long)exponents), order));
-    __m256 part = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums_of_blocks(pairs), load(factors + GROUP)));
+/* Adds 8 blocks, of which `parts` has the sums. One is below 2^24, once the offset is gone, and so exact in fp32. */
+AVX2_INLINE __m256 add_group(__m256 sums, __m256i parts, __m256 powers, const float *factors) {
+    __m256 part = _mm256_cvtepi32_ps(_mm256_sub_epi32(parts, load(factors + GROUP)));
     /* In this order: factor times power could be below what fp32 holds. */
     return _mm256_fmadd_ps(_mm256_mul_ps(part, _mm256_loadu_ps(factors)), powers, sums);
 }
@@ -198,35 +206,63 @@ AVX2_INLINE __m256 add_last(__m256 sums, const uint8_t *blocks, uint64_t exponen
                         _mm256_setzero_si256()};
     for (int i = 0; i < 4; i++) {
         if (rest >= 2 * i + 2) {
-            pairs[i] = multiply_pair(load(blocks + 2 * i * BLOCK_BYTES), values + 2 * i * BLOCK);
+            pairs[i] = multiply_pair(unpack_pair(load(blocks + 2 * i * BLOCK_BYTES)), values + 2 * i * BLOCK);
         } else if (rest == 2 * i + 1) { /* for the other block the values are 0 */
             __m128i block = _mm_loadu_si128((const __m128i *)(blocks + 2 * i * BLOCK_BYTES));
-            pairs[i] = multiply_pair(_mm256_zextsi128_si256(block), values + 2 * i * BLOCK);
+            pairs[i] = multiply_pair(unpack_pair(_mm256_zextsi128_si256(block)), values + 2 * i * BLOCK);
         }
     }
-    return add_group(sums, pairs, exponents, factors);
+    __m256i parts = add_neighbours(add_neighbours(pairs[0], pairs[1]), add_neighbours(pairs[2], pairs[3]));
+    return add_group(sums, parts, powers_of_group(exponents), factors);
+}
+
+/* dots_mxfp4 of up to MANY tokens, `stride` padded blocks apart. */
+AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
+                              const int16_t *values, const float *factors, int64_t n, int64_t stride,
+                              const int tokens) {
+    int64_t rest = n % GROUP, whole = n - rest;
+    for (int64_t row = 0; row < rows; row++, blocks += n * BLOCK_BYTES, exponents += n) {
+        __m256 sums[MANY];
+        for (int t = 0; t < tokens; t++) sums[t] = _mm256_setzero_ps();
+        for (int64_t g = 0; g < whole; g += GROUP) {
+            const uint8_t *at = blocks + g * BLOCK_BYTES;
+            _mm_prefetch((const char *)at + AHEAD_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)at + AHEAD_BYTES + 64, _MM_HINT_T0);
+            __m256i parts[2][MANY];
+            for (int half = 0; half < 2; half++) {
+                const int16_t *x = values + (g + 4 * half) * BLOCK;
+                Pair first = unpack_pair(load(at + 64 * half)), second = unpack_pair(load(at + 64 * half + 32));
+                for (int t = 0; t < tokens; t++)
+                    parts[half][t] = add_neighbours(multiply_pair(first, x + t * stride * BLOCK),
+                                                    multiply_pair(second, x + t * stride * BLOCK + 64));
+            }
+            uint64_t bytes;
+            memcpy(&bytes, exponents + g, sizeof bytes);
+            __m256 powers = powers_of_group(bytes);
+            for (int t = 0; t < tokens; t++)
+                sums[t] = add_group(sums[t], add_neighbours(parts[0][t], parts[1][t]), powers,
+                                    factors + (t * stride + g) * FACTORS);
+        }
+        for (int t = 0; t < tokens; t++) {
+            if (rest)
+                sums[t] = add_last(sums[t], blocks + whole * BLOCK_BYTES, last_exponents(exponents, n, rest),
+                                   values + (t * stride + whole) * BLOCK, factors + (t * stride + whole) * FACTORS, rest);
+            to[t * rows + row] = sum_of(sums[t]);
+        }
+    }
 }
 
 AVX2 static void dots_mxfp4(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
-                            const int16_t *values, const float *factors, int64_t n) {
-    int64_t rest = n % GROUP, whole = n - rest;
-    for (int64_t row = 0; row < rows; row++, blocks += n * BLOCK_BYTES, exponents += n) {
-        __m256 sums = _mm256_setzero_ps();
-        for (int64_t g = 0; g < whole; g += GROUP) {
-            const uint8_t *at = blocks + g * BLOCK_BYTES;
-            const int16_t *x = values + g * BLOCK;
-            _mm_prefetch((const char *)at + AHEAD_BYTES, _MM_HINT_T0);
-            _mm_prefetch((const char *)at + AHEAD_BYTES + 64, _MM_HINT_T0);
-            __m256i pairs[4] = {multiply_pair(load(at), x), multiply_pair(load(at + 32), x + 64),
-                                multiply_pair(load(at + 64), x + 128), multiply_pair(load(at + 96), x + 192)};
-            uint64_t powers;
-            memcpy(&powers, exponents + g, sizeof powers);
-            sums = add_group(sums, pairs, powers, factors + g * FACTORS);
+                            const int16_t *values, const float *factors, int64_t n, int64_t tokens) {
+    int64_t stride = (n + GROUP - 1) / GROUP * GROUP;
+    for (; tokens > 0; tokens -= MANY) {
+        switch (tokens) {
+            case 1: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, 1); break;
+            case 2: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, 2); break;
+            case 3: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, 3); break;
+            default: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, MANY); break;
         }
-        if (rest)
-            sums = add_last(sums, blocks + whole * BLOCK_BYTES, last_exponents(exponents, n, rest),
-                            values + whole * BLOCK, factors + whole * FACTORS, rest);
-        to[row] = sum_of(sums);
+        to += MANY * rows, values += MANY * stride * BLOCK, factors += MANY * stride * FACTORS;
     }
 }
 

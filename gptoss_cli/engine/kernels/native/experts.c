@@ -4,7 +4,7 @@
 
 #include "gptoss.h"
 
-enum { CHUNK_ROWS = 96, FEW_TOKENS = 4, LINE = 64 };
+enum { CHUNK_ROWS = 96, FEW_TOKENS = 8, LINE = 64 };
 
 /* Activations of some tokens: float32 as they are, or (values not NULL) int16 in the layout of dots_mxfp4. */
 typedef struct {
@@ -41,19 +41,21 @@ static void pack(const Instructions *use, const Inputs *in, int64_t token) {
     use->pack_blocks(in->values + at * BLOCK, in->factors + at * FACTORS, floats_of(in, token), in->groups);
 }
 
-/* `count` rows of one expert from `row` on, by one token, bias included. */
+/* sums [tokens, count] of `count` rows of one expert from `row` on, by tokens from `token` on, bias included. */
 static void dots(const Instructions *use, float *sums, const Experts *m, int64_t expert, int64_t row, int64_t count,
-                 const Inputs *in, int64_t token) {
+                 const Inputs *in, int64_t token, int64_t tokens) {
     int64_t index = expert * m->rows + row, group = index * m->groups, at = token * in->padded;
     const uint8_t *blocks = m->blocks + group * BLOCK_BYTES, *exponents = m->exponents + group;
-    if (in->values) {
-        use->dots_mxfp4(sums, blocks, exponents, count, in->values + at * BLOCK, in->factors + at * FACTORS, m->groups);
-    } else {
-        for (int64_t i = 0; i < count; i++)
-            sums[i] = use->dot_mxfp4_float(blocks + i * m->groups * BLOCK_BYTES, exponents + i * m->groups,
-                                           floats_of(in, token), m->groups);
-    }
-    for (int64_t i = 0; i < count; i++) sums[i] += load_bf16(m->bias, index + i);
+    if (in->values)
+        use->dots_mxfp4(sums, blocks, exponents, count, in->values + at * BLOCK, in->factors + at * FACTORS, m->groups,
+                        tokens);
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t i = 0; i < count; i++) {
+            if (!in->values)
+                sums[t * count + i] = use->dot_mxfp4_float(blocks + i * m->groups * BLOCK_BYTES,
+                                                           exponents + i * m->groups, floats_of(in, token + t), m->groups);
+            sums[t * count + i] += load_bf16(m->bias, index + i);
+        }
 }
 
 static float swiglu(float gate, float up, float limit) {
@@ -67,7 +69,7 @@ static void hidden_chunk(const Instructions *use, float *hidden, const Experts *
                          const Inputs *in, int64_t token, float limit) {
     float sums[CHUNK_ROWS];
     int64_t left = gate_up->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
-    dots(use, sums, gate_up, expert, start, count, in, token);
+    dots(use, sums, gate_up, expert, start, count, in, token, 1);
     for (int64_t i = 0; i < count / 2; i++) hidden[start / 2 + i] = swiglu(sums[2 * i], sums[2 * i + 1], limit);
 }
 
@@ -78,7 +80,7 @@ static void down_chunk(const Instructions *use, float *out, const float *x, cons
     int64_t left = down->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
     memcpy(out + start, x + start, (size_t)count * sizeof *out);
     for (int64_t i = 0; i < active; i++) {
-        dots(use, sums, down, experts[i], start, count, hidden, i);
+        dots(use, sums, down, experts[i], start, count, hidden, i, 1);
         for (int64_t row = 0; row < count; row++) out[start + row] += shares[i] * sums[row];
     }
 }
@@ -152,8 +154,7 @@ static void tile(const Instructions *use, float *sums, const Experts *m, int64_t
                  const Inputs *in, int64_t tokens) {
     int64_t row = expert * m->rows + start, group = row * m->groups;
     if (!in->values || tokens <= FEW_TOKENS) {
-        for (int64_t t = 0; t < tokens; t++)
-            dots(use, sums + t * TILE_ROWS, m, expert, start, TILE_ROWS, in, t);
+        dots(use, sums, m, expert, start, TILE_ROWS, in, 0, tokens);
         return;
     }
     use->tile(sums, m->blocks + group * BLOCK_BYTES, m->exponents + group, m->groups, in->values, in->factors, tokens);

@@ -36,9 +36,9 @@ typedef struct {
     /* The same for dots_mxfp4: values [padded, 32], factors [padded, FACTORS], where padded is blocks rounded up to whole
        groups, and both on a line of the cache. */
     void (*pack_blocks)(int16_t *values, float *factors, const float *x, int64_t blocks);
-    /* MXFP4 (OCP MX v1.0) weights: blocks [rows, n, 16] and exponents [rows, n] with bias 127. */
+    /* MXFP4 (OCP MX v1.0) weights: blocks [rows, n, 16] and exponents [rows, n] with bias 127; sums [tokens, rows]. */
     void (*dots_mxfp4)(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const int16_t *values,
-                       const float *factors, int64_t n);
+                       const float *factors, int64_t n, int64_t tokens);
     /* One row of them. */
     float (*dot_mxfp4_float)(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n);
     /* 8-bit weights [n, 32] with a bf16 factor [n] for each block, and activations as quantize leaves them. */

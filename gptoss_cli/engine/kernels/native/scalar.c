@@ -45,15 +45,17 @@ static int32_t block_sum(const uint8_t *block, const int16_t *values) {
 }
 
 static void dots_mxfp4(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
-                       const int16_t *values, const float *factors, int64_t n) {
-    for (int64_t row = 0; row < rows; row++) {
-        float sum = 0;
-        for (int64_t g = 0; g < n; g++) {
-            float part = (float)block_sum(blocks + (row * n + g) * BLOCK_BYTES, values + g * BLOCK) * 0.5f;
-            sum += part * factors[g * FACTORS] * power_of_two(exponents[row * n + g]);
+                       const int16_t *values, const float *factors, int64_t n, int64_t tokens) {
+    int64_t padded = (n + GROUP - 1) / GROUP * GROUP;
+    for (int64_t t = 0; t < tokens; t++, values += padded * BLOCK, factors += padded * FACTORS)
+        for (int64_t row = 0; row < rows; row++) {
+            float sum = 0;
+            for (int64_t g = 0; g < n; g++) {
+                float part = (float)block_sum(blocks + (row * n + g) * BLOCK_BYTES, values + g * BLOCK) * 0.5f;
+                sum += part * factors[g * FACTORS] * power_of_two(exponents[row * n + g]);
+            }
+            sums[t * rows + row] = sum;
         }
-        sums[row] = sum;
-    }
 }
 
 static float dot_mxfp4_float(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n) {
