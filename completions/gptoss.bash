@@ -22,14 +22,14 @@ _gptoss() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
-        --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --threads
+        --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
         --no-prefix-cache --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts"
     local chat="-f --file --plain --vi"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
-    local plan="--gpu-memory --ram --context --execution --device --dense --json"
-    local bench="--prompt --generate --repeat --execution --device --gpu-memory --dense --threads --json"
+    local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
+    local bench="--prompt --generate --repeat --execution --device --gpu-memory --dense --activations --threads --json"
     local command="" word index
 
     # --color=never arrives as three words.
@@ -58,6 +58,7 @@ _gptoss() {
         --device) _gptoss_words "auto cpu cuda" ;;
         --dtype) _gptoss_words "float32 bfloat16" ;;
         --dense) _gptoss_words "bf16 int8" ;;
+        --activations) _gptoss_words "int16 int8" ;;
         --reasoning) _gptoss_words "show collapse hide" ;;
         -f | --file | -o | --output | --schema) _gptoss_files "" ;;
         -s | --instructions)

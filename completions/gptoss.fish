@@ -54,6 +54,7 @@ complete -c gptoss -n $place -l device -x -a 'auto cpu cuda' -d 'What computes'
 
 set -l speed '__fish_seen_subcommand_from ask chat bench'
 complete -c gptoss -n $speed -l gpu-memory -x -d 'The most to use of the memory of a GPU'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan' -l activations -x -a 'int16 int8' -d 'What the CPU multiplies experts by'
 complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan' -l dense -x -a 'bf16 int8' -d 'Attention and unembedding as they are, or smaller'
 complete -c gptoss -n $speed -l threads -x -d 'Threads; else one for each core'
 

@@ -6,7 +6,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
         '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
-        '--gpu-memory', '--dtype', '--dense', '--threads', '--no-prefix-cache', '--reasoning'
+        '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--reasoning'
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
         '--stop', '--schema', '--choice', '--efforts'
     $data = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'data' }
@@ -22,10 +22,11 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'verify' = $models + @('--quick', '--json') + $common
         'list' = @('--json') + $common
         'remove' = @('20b', '120b', '--partial', '-y', '--yes') + $common
-        'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense', '--json') + $common
+        'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
+            '--activations', '--json') + $common
         'doctor' = @('--json') + $common
         'bench' = $models + @('--prompt', '--generate', '--repeat', '--execution', '--device', '--gpu-memory', '--dense',
-            '--threads', '--json') + $common
+            '--activations', '--threads', '--json') + $common
         'config' = @('show', 'path', 'edit', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }
@@ -37,6 +38,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--device' = 'auto', 'cpu', 'cuda'
         '--dtype' = 'float32', 'bfloat16'
         '--dense' = 'bf16', 'int8'
+        '--activations' = 'int16', 'int8'
         '--reasoning' = 'show', 'collapse', 'hide'
         '--instructions' = @()
         '--temperature' = @()

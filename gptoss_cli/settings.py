@@ -50,6 +50,13 @@ class Dense(StrEnum):
     INT8 = "int8"
 
 
+class Activations(StrEnum):
+    """In what the CPU multiplies by the experts' weights: integers with a factor for each 32 values."""
+
+    INT16 = "int16"
+    INT8 = "int8"
+
+
 class ReasoningDisplay(StrEnum):
     """What is shown of the analysis channel; collapsed, one line while it is made and one afterwards."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptoss_cli.cli.options import (
+    ActivationsOption,
     DenseOption,
     DeviceOption,
     ExecutionOption,
@@ -18,7 +19,7 @@ from gptoss_cli.cli.options import (
     command,
 )
 from gptoss_cli.errors import ResourceError
-from gptoss_cli.settings import Dense, Execution
+from gptoss_cli.settings import Activations, Dense, Execution
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def bench(
     device: DeviceOption = "auto",
     gpu_memory: GpuMemoryOption = None,
     dense: DenseOption = Dense.BF16,
+    activations: ActivationsOption = Activations.INT16,
     threads: ThreadsOption = None,
     console: Console,
 ) -> None:
@@ -55,7 +57,14 @@ def bench(
 
     name, folder = turns.choose_checkpoint(model, console)
     context = prompt + generate + 16
-    options = TurnOptions(context=context, execution=execution, device=device, gpu_memory=gpu_memory, dense=dense)
+    options = TurnOptions(
+        context=context,
+        execution=execution,
+        device=device,
+        gpu_memory=gpu_memory,
+        dense=dense,
+        activations=activations,
+    )
     placement = turns.place(name, folder, options, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
@@ -70,6 +79,7 @@ def bench(
             residence=placement.residence,
             context_tokens=context,
             dense=placement.dense,
+            activations=activations,
             threads=threads,
         )
         load_seconds = time.perf_counter() - began

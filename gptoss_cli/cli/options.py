@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from gptoss_cli import __version__
 from gptoss_cli.cli.sizes import parse_size
-from gptoss_cli.settings import ColorChoice, Dense, Dtype, Execution, ReasoningDisplay, ReasoningEffort
+from gptoss_cli.settings import Activations, ColorChoice, Dense, Dtype, Execution, ReasoningDisplay, ReasoningEffort
 from gptoss_cli.terminal.console import Console
 
 LONGEST_CONTEXT_TOKENS = 131_072
@@ -56,6 +56,9 @@ GpuMemoryOption = Annotated[
 ]
 DenseOption = Annotated[
     Dense, _preference("GPTOSS_DENSE", help="Attention and unembedding as they are, or smaller and faster.")
+]
+ActivationsOption = Annotated[
+    Activations, _preference("GPTOSS_ACTIVATIONS", help="What the CPU multiplies experts by; int8 is faster, coarser.")
 ]
 ThreadsOption = Annotated[
     int | None, _preference("GPTOSS_THREADS", metavar="N", min=1, max=1024, help="Threads; else one for each core.")
@@ -132,6 +135,7 @@ class TurnOptions:
     gpu_memory: GpuMemoryOption = None
     dtype: Annotated[Dtype, _preference("GPTOSS_DTYPE", help="The arithmetic it runs in.")] = Dtype.BFLOAT16
     dense: DenseOption = Dense.BF16
+    activations: ActivationsOption = Activations.INT16
     threads: ThreadsOption = None
     no_prefix_cache: Annotated[
         bool, typer.Option("--no-prefix-cache", help="Read the first messages anew in every chat.")

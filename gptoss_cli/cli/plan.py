@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptoss_cli import settings
-from gptoss_cli.cli.options import ContextOption, DenseOption, DeviceOption, ExecutionOption, command
+from gptoss_cli.cli.options import ActivationsOption, ContextOption, DenseOption, DeviceOption, ExecutionOption, command
 from gptoss_cli.cli.sizes import parse_size
-from gptoss_cli.settings import Dense, Execution
+from gptoss_cli.settings import Activations, Dense, Execution
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def plan(
     device: DeviceOption = "auto",
     context: ContextOption = None,
     dense: DenseOption = Dense.BF16,
+    activations: ActivationsOption = Activations.INT16,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, on a terminal too.")] = False,
     console: Console,
 ) -> None:
@@ -52,7 +53,7 @@ def plan(
     from gptoss_cli.engine.machine import detect
     from gptoss_cli.engine.wishes import Wishes
 
-    wishes = Wishes(execution=execution, device=device, context_tokens=context, dense=dense)
+    wishes = Wishes(execution=execution, device=device, context_tokens=context, dense=dense, activations=activations)
     name, config, download_bytes = planned_model(model)
     machine, wishes = described(detect(settings.data_folder()), wishes, gpu_bytes=gpu_memory, ram_bytes=ram)
     placed = placement.choose(config, machine, wishes)

@@ -80,6 +80,7 @@ def open_model(options: TurnOptions, console: Console) -> Opened:
             dtype=options.dtype,
             context_tokens=placement.context_tokens,
             dense=placement.dense,
+            activations=options.activations,
             threads=options.threads,
         )
         session = begin(generator, instructions, options)
@@ -113,6 +114,7 @@ def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "P
         context_tokens=options.context,
         dtype=options.dtype,
         dense=options.dense,
+        activations=options.activations,
     )
     config = load_config(weights_folder(folder) / "config.json")
     placement = choose(config, machine.detect(settings.data_folder()), wishes)

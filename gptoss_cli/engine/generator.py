@@ -23,7 +23,7 @@ from gptoss_cli.engine.residence import MAPPED, Residence
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.weights import load_weights
 from gptoss_cli.errors import IntegrityError, ResourceError, UsageError, first_line
-from gptoss_cli.settings import Dense, Dtype
+from gptoss_cli.settings import Activations, Dense, Dtype
 
 _MAX_MARKS = 8
 _CPU_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 512, 2048
@@ -79,6 +79,7 @@ class Generator:
         context_tokens: int | None = None,
         chunk_tokens: int | None = None,
         dense: Dense = Dense.BF16,
+        activations: Activations = Activations.INT16,
         threads: int | None = None,
     ) -> "Generator":
         """Map the checkpoint in `folder`, or in its `original` folder, or copy it to where `residence` wants it.
@@ -97,7 +98,7 @@ class Generator:
         if threads is not None:
             torch.set_num_threads(threads)
         weights = load_weights(home, config, residence)
-        kernels, numerics = _choose_kernels(residence, dtype, dense)
+        kernels, numerics = _choose_kernels(residence, dtype, dense, activations)
         identity = fingerprint(home)
         if dense is Dense.INT8:
             weights = int8_weights(weights, settings.cache_folder() / "int8", identity)
@@ -318,7 +319,9 @@ class Generator:
             )
 
 
-def _choose_kernels(residence: Residence, dtype: Dtype, dense: Dense) -> tuple[Kernels, Numerics]:
+def _choose_kernels(
+    residence: Residence, dtype: Dtype, dense: Dense, activations: Activations
+) -> tuple[Kernels, Numerics]:
     """The best operations for a device, and what is to be known of them."""
     threads = torch.get_num_threads()
     if residence.experts is not None:
@@ -327,10 +330,10 @@ def _choose_kernels(residence: Residence, dtype: Dtype, dense: Dense) -> tuple[K
 
         capability = None if residence.device == "cpu" else torch.cuda.get_device_capability(residence.device)
         return CudaKernels(tuning_for(capability)), Numerics("triton", dtype, Dense.BF16, threads)
-    found = find_kernels() if residence.device == "cpu" else None
+    found = find_kernels(activations) if residence.device == "cpu" else None
     if isinstance(found, CpuKernels):
-        activations = "float32" if dtype is Dtype.FLOAT32 else "int16"
-        return found, Numerics(found.native.instructions, activations, dense, threads)
+        used = "float32" if dtype is Dtype.FLOAT32 else activations
+        return found, Numerics(found.native.instructions, used, dense, threads)
     return reference, Numerics("reference", dtype, dense, threads, shortcoming=found)
 
 

@@ -3,6 +3,7 @@
 What a device is reckoned with beyond weights and KV cache is an allowance, not yet a measurement. Imports no torch.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from gptoss_cli.engine.reasons import Code, Reason, gib
 from gptoss_cli.engine.residence import MAPPED, Residence
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.errors import ResourceError, UsageError
-from gptoss_cli.settings import Dense, Execution
+from gptoss_cli.settings import Activations, Dense, Execution
 
 # The shortest context that is given unasked, and the one that comes before a second thought about speed.
 SHORT_CONTEXT_TOKENS = 4_096
@@ -134,11 +135,19 @@ def choose(config: ModelConfig, machine: Machine, wishes: Wishes | None = None) 
     if wished is not None and not 2 <= wished <= most:
         raise UsageError(f"The context should be 2 to {most:,} tokens for this model, not {wished:,}. Check --context")
     placement = _place(_Demand(sizes, wishes), machine, wishes)
-    reasons = (*_about_memory(machine), *placement.reasons)
+    return replace(
+        placement, reasons=(*_about_memory(machine), *placement.reasons, *_about_numerics(placement, wishes))
+    )
+
+
+def _about_numerics(placement: Placement, wishes: Wishes) -> Iterator[Reason]:
+    """What was wished of the numerics that a GPU does not have."""
     if placement.dense is not wishes.dense:
         text = f"--dense {wishes.dense} is for the CPU: on {placement.device} the dense weights stay {placement.dense}."
-        reasons = (*reasons, Reason(Code.DENSE_ON_GPU, text))
-    return replace(placement, reasons=reasons)
+        yield Reason(Code.DENSE_ON_GPU, text)
+    if placement.execution is not Execution.CPU and wishes.activations is not Activations.INT16:
+        text = f"--activations {wishes.activations} is for the CPU: on {placement.device} they stay {wishes.dtype}."
+        yield Reason(Code.ACTIVATIONS_ON_GPU, text)
 
 
 def _about_memory(machine: Machine) -> list[Reason]:

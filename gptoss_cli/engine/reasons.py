@@ -28,6 +28,7 @@ class Code(StrEnum):
     GROUP_LIMIT = "group-limit"
     MEMORY_UNKNOWN = "memory-unknown"
     DENSE_ON_GPU = "dense-on-gpu"
+    ACTIVATIONS_ON_GPU = "activations-on-gpu"
 
 
 # What only explains. All others say that a model runs worse than it could, and are warnings.

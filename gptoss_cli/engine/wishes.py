@@ -4,13 +4,13 @@ import re
 from dataclasses import dataclass
 
 from gptoss_cli.errors import ResourceError, UsageError
-from gptoss_cli.settings import Dense, Dtype, Execution
+from gptoss_cli.settings import Activations, Dense, Dtype, Execution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """`device` is auto, cpu, cuda or cuda:N; `gpu_memory_bytes` is the most that may be used on the GPU. `dense` is for
-    the CPU.
+    """`device` is auto, cpu, cuda or cuda:N; `gpu_memory_bytes` is the most that may be used on the GPU. `dense`
+    and `activations` are for the CPU.
 
     Raises UsageError for wishes that contradict each other, ResourceError for a kind of device that is not supported.
     """
@@ -21,6 +21,7 @@ class Wishes:
     context_tokens: int | None = None
     dtype: Dtype = Dtype.BFLOAT16
     dense: Dense = Dense.BF16
+    activations: Activations = Activations.INT16
 
     def __post_init__(self) -> None:
         if self.device == "mps":

@@ -20,7 +20,7 @@ from gptoss_cli.engine.placement import choose
 from gptoss_cli.engine.reasons import Code
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.errors import IntegrityError
-from gptoss_cli.settings import Dense
+from gptoss_cli.settings import Activations, Dense
 from tests.cli.conftest import Run
 from tests.engine.checkpoints import REAL_20B
 from tests.engine.machines import GPT_OSS_20B, GPT_OSS_120B, gib, gpu, machine
@@ -48,11 +48,20 @@ _GIVES: dict[Code, tuple[str, Machine]] = {
     Code.GROUP_LIMIT: ("20b", machine(available=20, group_limit_bytes=gib(21))),
     Code.MEMORY_UNKNOWN: ("20b", machine(available_bytes=None, memory_bytes=None)),
     Code.DENSE_ON_GPU: ("20b", machine(gpu(24))),
+    Code.ACTIVATIONS_ON_GPU: ("20b", machine(gpu(24))),
     Code.WISHED: ("20b", machine()),
 }
 # Those that only a wish gives.
-_FLAGS: dict[Code, tuple[str, str]] = {Code.WISHED: ("--device", "cpu"), Code.DENSE_ON_GPU: ("--dense", "int8")}
-_WISHES = {Code.WISHED: Wishes(device="cpu"), Code.DENSE_ON_GPU: Wishes(dense=Dense.INT8)}
+_FLAGS: dict[Code, tuple[str, str]] = {
+    Code.WISHED: ("--device", "cpu"),
+    Code.DENSE_ON_GPU: ("--dense", "int8"),
+    Code.ACTIVATIONS_ON_GPU: ("--activations", "int8"),
+}
+_WISHES = {
+    Code.WISHED: Wishes(device="cpu"),
+    Code.DENSE_ON_GPU: Wishes(dense=Dense.INT8),
+    Code.ACTIVATIONS_ON_GPU: Wishes(activations=Activations.INT8),
+}
 
 
 def _given(code: Code, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str], str]:
@@ -103,7 +112,7 @@ def test_the_start_of_chat_shows_every_reason(code: Code, monkeypatch: pytest.Mo
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(sys, "stdin", KeptStream(terminal=True))
     wishes = _WISHES.get(code, Wishes())
-    options = TurnOptions(model=str(tmp_path), device=wishes.device, dense=wishes.dense)
+    options = TurnOptions(model=str(tmp_path), device=wishes.device, dense=wishes.dense, activations=wishes.activations)
     loading = Loading(options, lambda loading: None)
     loading.start()
     assert loading.wait(60)

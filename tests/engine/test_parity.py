@@ -15,12 +15,14 @@ from transformers.utils.quantization_config import Mxfp4Config
 from gptoss_cli.engine.cache import Cache
 from gptoss_cli.engine.config import load_config
 from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.int8 import int8_weights
 from gptoss_cli.engine.interface import Sampling
 from gptoss_cli.engine.kernels import Kernels, reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
+from gptoss_cli.engine.kernels.library import Native
 from gptoss_cli.engine.model import Model
 from gptoss_cli.engine.weights import load_weights
-from gptoss_cli.settings import Dtype
+from gptoss_cli.settings import Activations, Dtype
 from tests.engine.checkpoints import FULL, SLIDING, ConfigStyle, Shape, write_checkpoint
 
 GREEDY_TOKENS = 24
@@ -210,16 +212,41 @@ def test_bfloat16_is_no_further_from_float32_than_transformers_own(
     expectations: Callable[[Case], Expected], kernels: Kernels
 ) -> None:
     """Near-ties flip experts, so single checkpoints prove nothing: rms and top-1 agreement, on average over all."""
+    (our_error, their_error), (our_agreement, their_agreement) = _compared(
+        expectations, lambda folder: open_model(folder, kernels, torch.bfloat16)
+    )
+    # The CPU's kernels round far less than bfloat16 does.
+    assert our_error <= (1.5 if kernels is reference else 1.0) * their_error
+    assert our_agreement >= their_agreement - 0.03
+
+
+@pytest.mark.parametrize("smaller", ["activations", "dense"])
+def test_eight_bits_are_about_as_far_from_float32_as_bfloat16_is(
+    expectations: Callable[[Case], Expected], native: Native, smaller: str
+) -> None:
+    def opened(folder: Path) -> Model:
+        if smaller == "activations":
+            return open_model(folder, CpuKernels(native, Activations.INT8), torch.bfloat16)
+        config = load_config(folder / "config.json")
+        weights = int8_weights(load_weights(folder, config), folder / "int8", "these weights")
+        return Model(config, weights, CpuKernels(native), torch.bfloat16)
+
+    (our_error, their_error), (our_agreement, their_agreement) = _compared(expectations, opened)
+    assert 0.1 * their_error < our_error <= 1.5 * their_error
+    assert our_agreement >= their_agreement - 0.05
+
+
+def _compared(
+    expectations: Callable[[Case], Expected], opened: Callable[[Path], Model]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Errors in logit standard deviations and shares of agreeing tokens, of ours and of transformers' bfloat16."""
     errors, agreements = [], []
     for expected in map(expectations, CASES):
-        ours = open_model(expected.folder, kernels, torch.bfloat16)
+        ours = opened(expected.folder)
         logits = read_in_chunks(ours, ours.new_cache(1000), expected.prompt, cycle([512]))
         pair = (logits, expected.bfloat16_logits)
         errors.append([float((got - expected.logits).square().mean().sqrt()) / expected.logit_std for got in pair])
         agreements.append([float((got.argmax(-1) == expected.logits.argmax(-1)).double().mean()) for got in pair])
-    our_error, their_error = np.mean(errors, axis=0)
-    our_agreement, their_agreement = np.mean(agreements, axis=0)
-    print(f"bf16 rms {our_error:.4f}, transformers {their_error:.4f}; top-1 {our_agreement:.3f}, {their_agreement:.3f}")
-    # The CPU's kernels round far less than bfloat16 does.
-    assert our_error <= (1.5 if kernels is reference else 1.0) * their_error
-    assert our_agreement >= their_agreement - 0.03
+    (our_error, their_error), (ours_agree, theirs_agree) = np.mean(errors, axis=0), np.mean(agreements, axis=0)
+    print(f"rms {our_error:.4f}, transformers {their_error:.4f}; top-1 {ours_agree:.3f}, {theirs_agree:.3f}")
+    return (our_error, their_error), (ours_agree, theirs_agree)

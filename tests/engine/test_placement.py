@@ -11,7 +11,7 @@ from gptoss_cli.engine.placement import GPU_WORK_BYTES, STAGING_BYTES, Placement
 from gptoss_cli.engine.reasons import Code
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.errors import ResourceError, UsageError
-from gptoss_cli.settings import Dense, Dtype, Execution
+from gptoss_cli.settings import Activations, Dense, Dtype, Execution
 from tests.engine.machines import GIB, GPT_OSS_20B, GPT_OSS_120B, gib, gpu, machine
 
 _FULL, _USUAL = 131_072, 16_384
@@ -265,6 +265,12 @@ def test_dense_int8_is_for_the_cpu_and_that_is_said() -> None:
     assert Code.DENSE_ON_GPU not in _codes(choose(_20B, machine(), Wishes(dense=Dense.INT8)))
 
 
+def test_int8_activations_are_for_the_cpu_and_that_is_said() -> None:
+    wishes = Wishes(activations=Activations.INT8)
+    assert Code.ACTIVATIONS_ON_GPU in _codes(choose(_20B, machine(gpu(24)), wishes))
+    assert Code.ACTIVATIONS_ON_GPU not in _codes(choose(_20B, machine(), wishes))
+
+
 def test_float32_takes_twice_the_cache() -> None:
     half, whole = (choose(_20B, machine(), Wishes(dtype=dtype)) for dtype in (Dtype.BFLOAT16, Dtype.FLOAT32))
     assert whole.host.cache_bytes == 2 * half.host.cache_bytes
@@ -291,7 +297,7 @@ def _codes(placed: Placement) -> set[Code]:
 
 def test_every_reason_is_given_to_some_machine_of_the_table() -> None:
     given = set().union(*(_codes(choose(case.config, case.machine)) for case in _CASES.values()))
-    assert given | {Code.WISHED, Code.DENSE_ON_GPU} == set(Code)
+    assert given | {Code.WISHED, Code.DENSE_ON_GPU, Code.ACTIVATIONS_ON_GPU} == set(Code)
 
 
 def test_missing_bytes_are_in_the_json() -> None:

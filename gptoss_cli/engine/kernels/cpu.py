@@ -2,7 +2,7 @@
 
 In float32 every product is of float32 activations. In bfloat16 those of MXFP4 and int8 weights are of int16 activations
 with a factor for each 32, which is 80 times finer than bfloat16, and those of bf16 weights are of float32 ones still;
-only keys and values are kept in bfloat16.
+only keys and values are kept in bfloat16. Before MXFP4 weights activations can be int8 instead.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,19 @@ from torch import Tensor
 from gptoss_cli.engine.cache import LayerCache
 from gptoss_cli.engine.config import ModelConfig
 from gptoss_cli.engine.experts import PackedExperts, PlacedExperts, unplaced
-from gptoss_cli.engine.kernels.library import Attention, Cached, Experts, Layer, Matrix, Native, Shape, find_library
+from gptoss_cli.engine.kernels.library import (
+    FLOAT32,
+    INT8,
+    INT16,
+    Attention,
+    Cached,
+    Experts,
+    Layer,
+    Matrix,
+    Native,
+    Shape,
+    find_library,
+)
 from gptoss_cli.engine.weights import (
     AttentionWeights,
     Int8Matrix,
@@ -23,17 +35,18 @@ from gptoss_cli.engine.weights import (
     MlpWeights,
     Rows,
 )
+from gptoss_cli.settings import Activations
 
 _Linear = tuple[Rows, Tensor | None]  # a matrix and its bias
 
 
-def find_kernels() -> "CpuKernels | str":
+def find_kernels(activations: Activations = Activations.INT16) -> "CpuKernels | str":
     """The kernels as they were installed, or why there are none."""
     path = find_library()
     if path is None:
         return "The CPU kernels were not built. Install a C compiler, for example gcc, and then gptoss again"
     try:
-        return CpuKernels(Native(path))
+        return CpuKernels(Native(path), activations)
     except OSError as exc:
         return f"The CPU kernels cannot be loaded: {exc}. Install gptoss again"
 
@@ -41,8 +54,9 @@ def find_kernels() -> "CpuKernels | str":
 class CpuKernels:
     """See Kernels and LayerDecoder. Runs on as many threads as torch. `native` may be exchanged, to watch the calls."""
 
-    def __init__(self, native: Native) -> None:
+    def __init__(self, native: Native, activations: Activations = Activations.INT16) -> None:
         self.native = native
+        self._activations = activations
         self._layers: tuple[Sequence[LayerWeights], Array[Layer]] | None = None
 
     def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
@@ -110,7 +124,7 @@ class CpuKernels:
         """See Kernels.mix_experts. Of several tokens one expert at a time, of one token its A experts."""
         normed, experts, shares = routed
         packed = byref(_experts(weights.gate_up)), byref(_experts(weights.down))
-        numerics = limit, int(dtype is torch.float32), torch.get_num_threads()
+        numerics = limit, self._form(dtype), torch.get_num_threads()
         out, (tokens, active) = torch.empty_like(x), experts.shape
         pointers = (part.data_ptr() for part in (out, x.contiguous(), normed, experts, shares))
         if tokens == 1:
@@ -147,7 +161,7 @@ class CpuKernels:
             active=config.active_experts,
             eps=config.norm_eps,
             limit=config.swiglu_limit,
-            exact=dtype is torch.float32,
+            activations=self._form(dtype),
             is_bf16=dtype is torch.bfloat16,
         )
         out = x.clone()
@@ -157,6 +171,12 @@ class CpuKernels:
             out.data_ptr(), self._layers[1], cached, len(layers), byref(shape), cos, sin, position, threads
         )
         return out
+
+    def _form(self, dtype: torch.dtype) -> int:
+        """In what products with MXFP4 weights take activations."""
+        if dtype is torch.float32:
+            return FLOAT32
+        return INT8 if self._activations is Activations.INT8 else INT16
 
     def _norm_products(self, x: Tensor, norm: Tensor, linears: Sequence[_Linear], eps: float) -> list[Tensor]:
         """RMSNorm x [T, C], then its product with each of `linears` -> [T, rows] float32 each."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _NAME = "_native"
+INT16, FLOAT32, INT8 = range(3)  # gptoss.h's ACTIVATIONS
 
 
 class Matrix(ctypes.Structure):
@@ -81,7 +82,7 @@ class Shape(ctypes.Structure):
         ("active", c_int64),
         ("eps", c_float),
         ("limit", c_float),
-        ("exact", c_int32),
+        ("activations", c_int32),
         ("is_bf16", c_int32),
     )
 

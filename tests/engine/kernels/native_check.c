@@ -53,64 +53,94 @@ static void compare(const char *what, int64_t n, float got, float expected, floa
     failures++;
 }
 
+static const char *names[] = {"int16", "int8"};
+
+static const Products *products(const Instructions *use, int kind) { return kind ? use->int8 : use->int16; }
+
+/* Activations of some tokens, packed for dots. */
+typedef struct {
+    void *values;
+    float *factors;
+} Packed;
+
+static Packed packed_for(const Products *by, const float *x, int64_t blocks, int64_t tokens) {
+    int64_t padded = (blocks + GROUP - 1) / GROUP * GROUP;
+    Packed packed = {malloc((size_t)(tokens * padded * BLOCK * by->value_bytes)),
+                     malloc((size_t)(tokens * padded * FACTORS) * sizeof(float))};
+    for (int64_t t = 0; t < tokens; t++)
+        by->pack_blocks((char *)packed.values + t * padded * BLOCK * by->value_bytes,
+                        packed.factors + t * padded * FACTORS, x + t * blocks * BLOCK, blocks);
+    return packed;
+}
+
+static void release(Packed packed) { free(packed.values), free(packed.factors); }
+
 /* What `use` makes of one row of each kind; the inputs are the same for the same n. */
-static void dots(const Instructions *use, int64_t n, float results[4]) {
+static void dots(const Instructions *use, int64_t n, float results[3]) {
     state = (uint32_t)n;
-    int64_t blocks = n / BLOCK, padded = (blocks + GROUP - 1) / GROUP * GROUP;
+    int64_t blocks = n / BLOCK;
     float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed);
-    float *factors = malloc((size_t)(padded * FACTORS) * sizeof *factors);
+    float *factors = malloc((size_t)blocks * sizeof *factors);
     uint8_t *dense = bf16s(n), *nibbles = filled((size_t)blocks * BLOCK_BYTES), *powers = exponents(blocks);
     uint8_t *steps = filled((size_t)n), *scales = bf16s(blocks);
-    int16_t *values = malloc((size_t)padded * BLOCK * sizeof *values);
+    int16_t *values = malloc((size_t)n * sizeof *values);
     use->pack_float(packed, x, n);
     results[0] = use->dot_bf16(dense, packed, n);
-    use->pack_blocks(values, factors, x, blocks);
-    use->dots_mxfp4(results + 1, nibbles, powers, 1, values, factors, blocks, 1);
-    results[2] = use->dot_mxfp4_float(nibbles, powers, x, blocks);
+    results[1] = use->dot_mxfp4_float(nibbles, powers, x, blocks);
     use->quantize(values, factors, x, blocks);
-    results[3] = use->dot_int8((int8_t *)steps, scales, values, factors, blocks) / 127.0f;
+    results[2] = use->dot_int8((int8_t *)steps, scales, values, factors, blocks) / 127.0f;
     free(x), free(packed), free(factors), free(dense), free(nibbles), free(powers), free(steps), free(scales);
     free(values);
 }
 
 static void check_dots(const Instructions *use, int64_t n) {
-    float got[4], expected[4];
+    float got[3], expected[3];
     dots(use, n, got), dots(&gptoss_scalar, n, expected);
-    const char *names[4] = {"dot_bf16", "dot_mxfp4", "dot_mxfp4_float", "dot_int8"};
-    for (int i = 0; i < 4; i++) compare(names[i], n, got[i], expected[i], sqrtf((float)n) * 8);
-}
-
-static void check_tile(const Instructions *use, int64_t blocks, int64_t tokens) {
-    uint8_t *nibbles = filled((size_t)(TILE_ROWS * blocks * BLOCK_BYTES)), *powers = exponents(TILE_ROWS * blocks);
-    float *x = floats(blocks * tokens * BLOCK), *factors = malloc((size_t)(blocks * tokens) * sizeof *factors);
-    int16_t *values = malloc((size_t)(blocks * tokens * BLOCK) * sizeof *values);
-    float *got = malloc((size_t)(tokens * TILE_ROWS) * sizeof *got);
-    float *expected = malloc((size_t)(tokens * TILE_ROWS) * sizeof *expected);
-    use->quantize(values, factors, x, blocks * tokens);
-    use->tile(got, nibbles, powers, blocks, values, factors, tokens);
-    gptoss_scalar.tile(expected, nibbles, powers, blocks, values, factors, tokens);
-    for (int64_t i = 0; i < tokens * TILE_ROWS; i++) compare("tile", blocks, got[i], expected[i], sqrtf((float)blocks) * 8);
-    free(nibbles), free(powers), free(x), free(factors), free(values), free(got), free(expected);
+    const char *kinds[3] = {"dot_bf16", "dot_mxfp4_float", "dot_int8"};
+    for (int i = 0; i < 3; i++) compare(kinds[i], n, got[i], expected[i], sqrtf((float)n) * 8);
 }
 
 /* Two rows by several tokens at once. */
 static void check_rows(const Instructions *use, int64_t blocks, int64_t tokens) {
     enum { ROWS = 2 };
-    int64_t padded = (blocks + GROUP - 1) / GROUP * GROUP;
     uint8_t *nibbles = filled((size_t)(ROWS * blocks * BLOCK_BYTES)), *powers = exponents(ROWS * blocks);
     float *x = floats(tokens * blocks * BLOCK), *sums[2];
     const Instructions *both[2] = {use, &gptoss_scalar};
-    for (int i = 0; i < 2; i++) {
-        float *factors = malloc((size_t)(tokens * padded * FACTORS) * sizeof *factors);
-        int16_t *values = malloc((size_t)(tokens * padded * BLOCK) * sizeof *values);
-        sums[i] = malloc((size_t)(tokens * ROWS) * sizeof(float));
-        for (int64_t t = 0; t < tokens; t++)
-            both[i]->pack_blocks(values + t * padded * BLOCK, factors + t * padded * FACTORS, x + t * blocks * BLOCK, blocks);
-        both[i]->dots_mxfp4(sums[i], nibbles, powers, ROWS, values, factors, blocks, tokens);
-        free(factors), free(values);
+    for (int kind = 0; kind < 2; kind++) {
+        for (int i = 0; i < 2; i++) {
+            const Products *by = products(both[i], kind);
+            Packed packed = packed_for(by, x, blocks, tokens);
+            sums[i] = malloc((size_t)(tokens * ROWS) * sizeof(float));
+            by->dots(sums[i], nibbles, powers, ROWS, packed.values, packed.factors, blocks, tokens);
+            release(packed);
+        }
+        for (int64_t i = 0; i < tokens * ROWS; i++)
+            compare(names[kind], blocks, sums[0][i], sums[1][i], sqrtf((float)blocks) * 50);
+        free(sums[0]), free(sums[1]);
     }
-    for (int64_t i = 0; i < tokens * ROWS; i++) compare("dots_mxfp4 of rows", blocks, sums[0][i], sums[1][i], (float)blocks);
-    free(nibbles), free(powers), free(x), free(sums[0]), free(sums[1]);
+    free(nibbles), free(powers), free(x);
+}
+
+static void check_tile(const Instructions *use, int64_t blocks, int64_t tokens) {
+    uint8_t *nibbles = filled((size_t)(TILE_ROWS * blocks * BLOCK_BYTES)), *powers = exponents(TILE_ROWS * blocks);
+    float *x = floats(blocks * tokens * BLOCK), *sums[2];
+    const Instructions *both[2] = {use, &gptoss_scalar};
+    for (int kind = 0; kind < 2; kind++) {
+        for (int i = 0; i < 2; i++) {
+            const Products *by = products(both[i], kind);
+            float *factors = malloc((size_t)(blocks * tokens) * sizeof *factors);
+            char *values = malloc((size_t)(blocks * tokens * BLOCK * by->value_bytes));
+            sums[i] = malloc((size_t)(tokens * TILE_ROWS) * sizeof(float));
+            for (int64_t t = 0; t < tokens; t++)
+                by->pack_tile(values + t * BLOCK * by->value_bytes, factors + t, x + t * blocks * BLOCK, blocks, tokens);
+            by->tile(sums[i], nibbles, powers, blocks, values, factors, tokens);
+            free(factors), free(values);
+        }
+        for (int64_t i = 0; i < tokens * TILE_ROWS; i++)
+            compare(names[kind], blocks, sums[0][i], sums[1][i], sqrtf((float)blocks) * 8);
+        free(sums[0]), free(sums[1]);
+    }
+    free(nibbles), free(powers), free(x);
 }
 
 /* A tile of rows by tokens that lie apart, added to what is there. */
@@ -152,19 +182,22 @@ static void check_mapping(const Instructions *use, int64_t n) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = (size_t)n * 2, size = (bytes + page - 1) / page * page;
     uint8_t *memory = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     mprotect(memory + size, page, PROT_NONE);
-    int64_t blocks = n / BLOCK, padded = (blocks + GROUP - 1) / GROUP * GROUP;
-    float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed);
-    float *factors = malloc((size_t)(padded * FACTORS) * sizeof *factors);
-    int16_t *values = malloc((size_t)padded * BLOCK * sizeof *values);
+    int64_t blocks = n / BLOCK;
+    float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed), *factors = malloc((size_t)blocks * sizeof *factors);
+    int16_t *values = malloc((size_t)n * sizeof *values);
     uint8_t *end = memory + size, *powers = exponents(blocks), *nibbles = filled((size_t)blocks * BLOCK_BYTES);
-    float sum = 0;
+    float sum = 0, one;
     use->pack_float(packed, x, n);
     sum += use->dot_bf16(end - 2 * n, packed, n);
-    use->pack_blocks(values, factors, x, blocks);
-    float dots[2];
-    use->dots_mxfp4(dots, end - blocks * BLOCK_BYTES, powers, 1, values, factors, blocks, 1);
-    use->dots_mxfp4(dots + 1, nibbles, end - blocks, 1, values, factors, blocks, 1);
-    sum += dots[0] + dots[1];
+    for (int kind = 0; kind < 2; kind++) {
+        const Products *by = products(use, kind);
+        Packed token = packed_for(by, x, blocks, 1);
+        by->dots(&one, end - blocks * BLOCK_BYTES, powers, 1, token.values, token.factors, blocks, 1);
+        sum += one;
+        by->dots(&one, nibbles, end - blocks, 1, token.values, token.factors, blocks, 1);
+        sum += one;
+        release(token);
+    }
     sum += use->dot_mxfp4_float(end - blocks * BLOCK_BYTES, powers, x, blocks);
     sum += use->dot_mxfp4_float(nibbles, end - blocks, x, blocks);
     use->quantize(values, factors, x, blocks);

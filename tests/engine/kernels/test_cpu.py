@@ -20,15 +20,16 @@ from gptoss_cli.engine.kernels import Kernels, reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.library import Native
 from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, LayerWeights, MlpWeights
+from gptoss_cli.settings import Activations
 from tests.engine.checkpoints import Array
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_linear, random_mlp, random_of
 from tests.engine.kernels.test_reference import numpy_dequantized
 
 INSTRUCTIONS = ["scalar", "avx2"]
-# Of the largest value: products of float32, and of int16 with a factor for each 32.
-EXACT, INT16 = 3e-6, 2e-4
+# Of the largest value: products of float32, and of int16 and int8 with a factor for each 32.
+EXACT, INT16, INT8 = 3e-6, 2e-4, 3e-2
 COLUMNS = [32, 96, 224, 288, 2880, 4096]
-TOKENS = [1, 2, 4, 5, 6, 9, 13]
+TOKENS = [1, 2, 3, 4, 5, 9, 13]
 
 real_columns = pytest.mark.parametrize("columns", COLUMNS)
 real_tokens = pytest.mark.parametrize("tokens", TOKENS)
@@ -87,6 +88,22 @@ def test_experts_are_the_references(
     got = cpu.mix_experts(x, routed, weights, limit=1.75, dtype=dtype)
     expected = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
     assert_close(got, expected, EXACT if dtype is torch.float32 else INT16)
+
+
+@real_tokens
+@pytest.mark.parametrize(("hidden", "intermediate"), [(96, 160), (288, 32), (2880, 96)])
+def test_experts_by_int8_activations_are_near_the_references(
+    cpu: CpuKernels, hidden: int, intermediate: int, tokens: int
+) -> None:
+    weights = random_mlp(hidden, intermediate)
+    x = random_of(tokens, hidden, seed=5)
+    routed = reference.route(x, weights, active=2, eps=1e-5)
+    kernels = CpuKernels(cpu.native, Activations.INT8)
+    got = kernels.mix_experts(x, routed, weights, limit=1.75, dtype=torch.bfloat16)
+    expected = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
+    assert_close(got, expected, INT8)
+    finer = cpu.mix_experts(x, routed, weights, limit=1.75, dtype=torch.bfloat16)
+    assert (finer - expected).abs().max() < (got - expected).abs().max()
 
 
 @pytest.mark.parametrize("tokens", [1, 7])

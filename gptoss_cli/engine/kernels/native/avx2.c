@@ -1,13 +1,11 @@
-/* The inner loops in AVX2 and FMA. Compiled for the functions here alone, so that the library loads everywhere. */
+/* The inner loops in AVX2 and FMA. */
 #include "gptoss.h"
 
 #ifdef HAS_AVX2
 
-#include <immintrin.h>
 #include <math.h>
 
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX2_INLINE static inline __attribute__((target("avx2,fma"), always_inline))
+#include "avx2.h"
 
 /* How far ahead of their use weights are asked for: a thread that computes and waits in turn leaves memory idle. */
 enum { AHEAD_BYTES = 1536 };
@@ -23,8 +21,6 @@ AVX2_INLINE float sum_of(__m256 v) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
-
-AVX2_INLINE __m256i load(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
 
 /* The even elements of each 16 and then the odd ones: so the two halves of a bf16 pair need a shift and a mask. */
 AVX2 static void pack_float(float *packed, const float *x, int64_t n) {
@@ -71,7 +67,7 @@ AVX2_INLINE float largest_of(__m256 v) {
 }
 
 /* See quantize_block in scalar.c. */
-AVX2_INLINE float quantize_block(int16_t *values, const float *x) {
+AVX2 float gptoss_avx2_quantize_block(int16_t *values, const float *x, float limit) {
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
     __m256 most = _mm256_setzero_ps(), broken = _mm256_setzero_ps();
     for (int i = 0; i < BLOCK; i += 8) {
@@ -80,7 +76,7 @@ AVX2_INLINE float quantize_block(int16_t *values, const float *x) {
         broken = _mm256_fmadd_ps(part, _mm256_setzero_ps(), broken);
     }
     float largest = largest_of(most), nan = sum_of(broken);
-    float inverse = largest > 0 && nan == 0 ? (float)MOST / largest : 0;
+    float inverse = largest > 0 && nan == 0 ? limit / largest : 0;
     if (inverse > 3e38f) inverse = 0;
     for (int i = 0; i < BLOCK; i += 16) {
         __m256 scale = _mm256_set1_ps(inverse), nothing = _mm256_set1_ps(inverse == 0 ? 0.0f : 1.0f);
@@ -90,11 +86,12 @@ AVX2_INLINE float quantize_block(int16_t *values, const float *x) {
         __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
         _mm256_storeu_si256((__m256i *)(values + i), _mm256_and_si256(both, kept));
     }
-    return largest / (float)MOST + nan;
+    return largest / limit + nan;
 }
 
 AVX2 static void quantize(int16_t *values, float *factors, const float *x, int64_t blocks) {
-    for (int64_t g = 0; g < blocks; g++) factors[g] = quantize_block(values + g * BLOCK, x + g * BLOCK);
+    for (int64_t g = 0; g < blocks; g++) 
+        factors[g] = gptoss_avx2_quantize_block(values + g * BLOCK, x + g * BLOCK, MOST_INT16);
 }
 
 /* Where block g of a group has its factor: the order in which neighbours are added up. */
@@ -103,7 +100,8 @@ static const int64_t PLACES[GROUP] = {0, 4, 1, 5, 2, 6, 3, 7};
 /* Each value x to two signed bytes, x = 256 * high + low. Of two blocks 4 vectors: the high bytes of the even elements,
    of the odd ones, and so the low bytes; the first block is the lower half of each. Of a group 8 factors, with what
    doubled weights are too large by, and as integers 8 sums of what WEIGHT_OFFSET adds. */
-AVX2 static void pack_blocks(int16_t *values, float *factors, const float *x, int64_t blocks) {
+AVX2 static void pack_blocks(void *to, float *factors, const float *x, int64_t blocks) {
+    int16_t *values = to;
     int64_t padded = (blocks + GROUP - 1) / GROUP * GROUP;
     memset(values, 0, (size_t)padded * BLOCK * sizeof *values);
     memset(factors, 0, (size_t)padded * FACTORS * sizeof *factors);
@@ -111,7 +109,7 @@ AVX2 static void pack_blocks(int16_t *values, float *factors, const float *x, in
     for (int64_t g = 0; g < blocks; g++) {
         int16_t natural[BLOCK];
         float *group = factors + g / GROUP * GROUP * FACTORS;
-        group[PLACES[g % GROUP]] = quantize_block(natural, x + g * BLOCK) * 0.5f;
+        group[PLACES[g % GROUP]] = gptoss_avx2_quantize_block(natural, x + g * BLOCK, MOST_INT16) * 0.5f;
         __m256i sum = _mm256_setzero_si256();
         int8_t *pair = (int8_t *)(values + g / 2 * 2 * BLOCK) + g % 2 * BLOCK_BYTES;
         for (int half = 0; half < 2; half++) {
@@ -133,17 +131,6 @@ AVX2 static void pack_blocks(int16_t *values, float *factors, const float *x, in
         for (int i = 0; i < 8; i++) offset += lanes[i];
         memcpy(group + GROUP + PLACES[g % GROUP], &offset, sizeof offset);
     }
-}
-
-/* 2^(exponent - 127) of 8 bytes, NaN for 255. The largest of two integers repairs the subnormal 2^-127. */
-AVX2_INLINE __m256 powers_of_two(__m128i exponents) {
-    __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(exponents), 23);
-    __m256i nan = _mm256_cmpeq_epi32(bits, _mm256_set1_epi32(0x7F800000));
-    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_max_epi32(bits, _mm256_set1_epi32(0x00400000)), nan));
-}
-
-AVX2_INLINE __m256i doubled_values(void) {
-    return _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
 }
 
 /* The weights of two blocks, made unsigned as vpmaddubsw wants one side: even elements and odd ones. */
@@ -179,7 +166,8 @@ AVX2_INLINE __m256i add_neighbours(__m256i a, __m256i b) {
 /* Exponents of a group, in the order of PLACES. */
 AVX2_INLINE __m256 powers_of_group(uint64_t exponents) {
     const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
-    return powers_of_two(_mm_shuffle_epi8(_mm_set_epi64x(0, (long long)exponents), order));
+    __m128i bytes = _mm_shuffle_epi8(_mm_set_epi64x(0, (long long)exponents), order);
+    return powers_of_two(_mm256_cvtepu8_epi32(bytes));
 }
 
 /* Adds 8 blocks, of which `parts` has the sums. One is below 2^24, once the offset is gone, and so exact in fp32. */
@@ -216,7 +204,7 @@ AVX2_INLINE __m256 add_last(__m256 sums, const uint8_t *blocks, uint64_t exponen
     return add_group(sums, parts, powers_of_group(exponents), factors);
 }
 
-/* dots_mxfp4 of up to MANY tokens, `stride` padded blocks apart. */
+/* dots of up to MANY tokens, `stride` padded blocks apart. */
 AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
                               const int16_t *values, const float *factors, int64_t n, int64_t stride,
                               const int tokens) {
@@ -252,8 +240,9 @@ AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *e
     }
 }
 
-AVX2 static void dots_mxfp4(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
-                            const int16_t *values, const float *factors, int64_t n, int64_t tokens) {
+AVX2 static void dots(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const void *from,
+                      const float *factors, int64_t n, int64_t tokens) {
+    const int16_t *values = from;
     int64_t stride = (n + GROUP - 1) / GROUP * GROUP;
     for (; tokens > 0; tokens -= MANY) {
         switch (tokens) {
@@ -286,7 +275,7 @@ AVX2 static float dot_mxfp4_float(const uint8_t *blocks, const uint8_t *exponent
     return sum_of(sums);
 }
 
-/* A block of 8-bit weights: 8 parts of its sum, below 4 * 127 * MOST each. */
+/* A block of 8-bit weights: 8 parts of its sum, below 4 * 127 * MOST_INT16 each. */
 AVX2_INLINE __m256i multiply_int8(const int8_t *weights, const int16_t *values) {
     __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights));
     __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + 16)));
@@ -413,12 +402,17 @@ AVX2 static void accumulate(float *sums, const float *shares, const float *value
     }
 }
 
-void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const int16_t *values,
-                      const float *factors, int64_t tokens);
+/* One of so many tokens, in natural order. */
+AVX2 static void pack_tile(void *to, float *factors, const float *x, int64_t blocks, int64_t tokens) {
+    for (int64_t g = 0; g < blocks; g++)
+        quantize((int16_t *)to + g * tokens * BLOCK, factors + g * tokens, x + g * BLOCK, 1);
+}
+
+static const Products products_int16 = {sizeof(int16_t), pack_blocks, dots, pack_tile, gptoss_avx2_tile};
 
 const Instructions gptoss_avx2 = {
-    "avx2",   pack_float, dot_bf16,         quantize, pack_blocks,  dots_mxfp4, dot_mxfp4_float,
-    dot_int8, tile_float, gptoss_avx2_tile, scores,   exponentials, accumulate,
+    "avx2",   &products_int16, &gptoss_avx2_int8, pack_float,   dot_bf16,   quantize, dot_mxfp4_float,
+    dot_int8, tile_float,      scores,            exponentials, accumulate,
 };
 
 #endif

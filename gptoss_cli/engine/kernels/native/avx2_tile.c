@@ -6,31 +6,18 @@
 
 #ifdef HAS_AVX2
 
-#include <immintrin.h>
-
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX2_INLINE static inline __attribute__((target("avx2,fma"), always_inline))
+#include "avx2.h"
 
 enum { LANES = 8, HALVES = TILE_ROWS / LANES, PAIRS = BLOCK / 2, TOKENS = 6 };
 
 /* One block of 8 rows -> for each of its 16 bytes the two weights of every row, as int16 side by side: a lane each. */
 AVX2_INLINE void unpack_half(int16_t panel[PAIRS][HALVES][2 * LANES], int half, const uint8_t *blocks, int64_t stride) {
-    const __m256i table =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
     const __m256i low = _mm256_set1_epi8(15);
-    __m256i rows[4], words[4];
-    for (int i = 0; i < 4; i++) {
-        __m128i first = _mm_loadu_si128((const __m128i *)(blocks + i * stride));
-        __m128i second = _mm_loadu_si128((const __m128i *)(blocks + (i + 4) * stride));
-        rows[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
-    }
-    __m256i a = _mm256_unpacklo_epi32(rows[0], rows[1]), b = _mm256_unpacklo_epi32(rows[2], rows[3]);
-    __m256i c = _mm256_unpackhi_epi32(rows[0], rows[1]), d = _mm256_unpackhi_epi32(rows[2], rows[3]);
-    words[0] = _mm256_unpacklo_epi64(a, b), words[1] = _mm256_unpackhi_epi64(a, b);
-    words[2] = _mm256_unpacklo_epi64(c, d), words[3] = _mm256_unpackhi_epi64(c, d);
+    __m256i words[4];
+    transpose_block(words, blocks, stride);
     for (int word = 0; word < 4; word++) {
-        __m256i evens = _mm256_shuffle_epi8(table, _mm256_and_si256(words[word], low));
-        __m256i odds = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(words[word], 4), low));
+        __m256i evens = _mm256_shuffle_epi8(doubled_values(), _mm256_and_si256(words[word], low));
+        __m256i odds = _mm256_shuffle_epi8(doubled_values(), _mm256_and_si256(_mm256_srli_epi16(words[word], 4), low));
         for (int byte = 0; byte < 4; byte++) {
             /* Byte `byte` of each lane to the top of its lower half (evens) and of its upper half (odds). */
             const __m256i lanes = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 4, 8, 12));
@@ -43,14 +30,11 @@ AVX2_INLINE void unpack_half(int16_t panel[PAIRS][HALVES][2 * LANES], int half, 
     }
 }
 
-/* Half of 2^(exponent - 127), for the weights are doubled; NaN for 255. */
+/* Half of 2^(exponent - 127), for the weights are doubled. */
 AVX2_INLINE __m256 half_powers(const uint8_t *exponents, int64_t stride) {
-    uint32_t bits[LANES];
-    for (int i = 0; i < LANES; i++) bits[i] = (uint32_t)exponents[i * stride] << 23;
-    __m256i loaded = _mm256_loadu_si256((const __m256i *)bits);
-    __m256i repaired = _mm256_max_epi32(loaded, _mm256_set1_epi32(0x00400000)); /* 2^-127 is subnormal */
-    __m256i nan = _mm256_cmpeq_epi32(loaded, _mm256_set1_epi32(0x7F800000));
-    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_or_si256(repaired, nan)), _mm256_set1_ps(0.5f));
+    int32_t lanes[LANES];
+    for (int i = 0; i < LANES; i++) lanes[i] = exponents[i * stride];
+    return _mm256_mul_ps(powers_of_two(load(lanes)), _mm256_set1_ps(0.5f));
 }
 
 /* For which gcc else multiplies for all tokens first, and has not the registers, or copies each sum. */
@@ -94,7 +78,7 @@ AVX2_INLINE void multiply_rest(float *sums, int16_t panel[PAIRS][HALVES][2 * LAN
 }
 
 AVX2 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n,
-                           const int16_t *values, const float *factors, int64_t tokens) {
+                           const void *values, const float *factors, int64_t tokens) {
     _Alignas(32) int16_t panel[PAIRS][HALVES][2 * LANES];
     memset(sums, 0, (size_t)tokens * TILE_ROWS * sizeof *sums);
     for (int64_t g = 0; g < n; g++) {
@@ -104,7 +88,7 @@ AVX2 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *ex
             unpack_half(panel, half, blocks + (row + g) * BLOCK_BYTES, n * BLOCK_BYTES);
             powers[half] = half_powers(exponents + row + g, n);
         }
-        const int16_t *x = values + g * tokens * BLOCK;
+        const int16_t *x = (const int16_t *)values + g * tokens * BLOCK;
         const float *f = factors + g * tokens;
         int64_t t = 0;
         for (; t + TOKENS <= tokens; t += TOKENS)

@@ -22,8 +22,8 @@ typedef struct {
 typedef struct {
     int64_t hidden_size, query_heads, kv_heads, head_dim, active;
     float eps, limit;
-    int32_t exact;   /* for gptoss_mix_one */
-    int32_t is_bf16; /* whether keys and values are, else float32 */
+    int32_t activations; /* for gptoss_mix_one */
+    int32_t is_bf16;     /* whether keys and values are, else float32 */
 } Shape;
 
 /* Room for what one layer makes. */
@@ -85,7 +85,7 @@ static int run(float *x, const Made *made, const Layer *layer, const Cached *cac
                         s->eps, threads) &&
            (gptoss_choose(made->chosen, made->shares, made->logits, 1, layer->router.rows, s->active),
             gptoss_mix_one(x, made->residual, made->normed, made->chosen, made->shares, s->active, &layer->gate_up,
-                           &layer->down, s->limit, s->exact, threads));
+                           &layer->down, s->limit, s->activations, threads));
 }
 
 /* x [hidden_size] through `count` layers, in place; the token's keys and values are cached at `position`, to which the

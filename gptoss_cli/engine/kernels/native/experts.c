@@ -6,27 +6,28 @@
 
 enum { CHUNK_ROWS = 96, FEW_TOKENS = 8, LINE = 64 };
 
-/* Activations of some tokens: float32 as they are, or (values not NULL) int16 in the layout of dots_mxfp4. */
+/* Activations of some tokens: float32 as they are, or (`by` not NULL) packed for `by`. */
 typedef struct {
     void *memory;
     float *floats;
-    int16_t *values;
+    const Products *by;
+    char *values;
     float *factors;
     int64_t groups;
     int64_t padded; /* groups rounded up to whole GROUPs */
 } Inputs;
 
-static int reserve(Inputs *in, int64_t tokens, int64_t groups, int exact) {
-    *in = (Inputs){NULL, NULL, NULL, NULL, groups, (groups + GROUP - 1) / GROUP * GROUP};
+static int reserve(Inputs *in, const Products *by, int64_t tokens, int64_t groups) {
+    *in = (Inputs){NULL, NULL, by, NULL, NULL, groups, (groups + GROUP - 1) / GROUP * GROUP};
     size_t blocks = (size_t)(tokens * in->padded), cells = blocks * BLOCK;
-    size_t bytes = cells * sizeof *in->floats;
-    if (!exact) bytes += cells * sizeof *in->values + blocks * FACTORS * sizeof *in->factors;
+    size_t bytes = cells * sizeof *in->floats, value_bytes = by ? (size_t)by->value_bytes : 0;
+    if (by) bytes += cells * value_bytes + blocks * FACTORS * sizeof *in->factors;
     in->memory = malloc(bytes + LINE);
     if (!in->memory) return 0;
     in->floats = (float *)((char *)in->memory + LINE - (uintptr_t)in->memory % LINE); /* all parts are whole lines */
-    if (!exact) {
-        in->values = (int16_t *)(in->floats + cells);
-        in->factors = (float *)(in->values + cells);
+    if (by) {
+        in->values = (char *)(in->floats + cells);
+        in->factors = (float *)(in->values + cells * value_bytes);
     }
     return 1;
 }
@@ -35,10 +36,17 @@ static void release(Inputs *in) { free(in->memory); }
 
 static float *floats_of(const Inputs *in, int64_t token) { return in->floats + token * in->groups * BLOCK; }
 
-static void pack(const Instructions *use, const Inputs *in, int64_t token) {
-    if (!in->values) return;
+/* In what products take activations: NULL is float32. */
+static const Products *products(const Instructions *use, int activations) {
+    return activations == ACTIVATIONS_FLOAT32 ? NULL : activations == ACTIVATIONS_INT8 ? use->int8 : use->int16;
+}
+
+static void *values_of(const Inputs *in, int64_t block) { return in->values + block * BLOCK * in->by->value_bytes; }
+
+static void pack(const Inputs *in, int64_t token) {
+    if (!in->by) return;
     int64_t at = token * in->padded;
-    use->pack_blocks(in->values + at * BLOCK, in->factors + at * FACTORS, floats_of(in, token), in->groups);
+    in->by->pack_blocks(values_of(in, at), in->factors + at * FACTORS, floats_of(in, token), in->groups);
 }
 
 /* sums [tokens, count] of `count` rows of one expert from `row` on, by tokens from `token` on, bias included. */
@@ -46,12 +54,11 @@ static void dots(const Instructions *use, float *sums, const Experts *m, int64_t
                  const Inputs *in, int64_t token, int64_t tokens) {
     int64_t index = expert * m->rows + row, group = index * m->groups, at = token * in->padded;
     const uint8_t *blocks = m->blocks + group * BLOCK_BYTES, *exponents = m->exponents + group;
-    if (in->values)
-        use->dots_mxfp4(sums, blocks, exponents, count, in->values + at * BLOCK, in->factors + at * FACTORS, m->groups,
-                        tokens);
+    if (in->by)
+        in->by->dots(sums, blocks, exponents, count, values_of(in, at), in->factors + at * FACTORS, m->groups, tokens);
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t i = 0; i < count; i++) {
-            if (!in->values)
+            if (!in->by)
                 sums[t * count + i] = use->dot_mxfp4_float(blocks + i * m->groups * BLOCK_BYTES,
                                                            exponents + i * m->groups, floats_of(in, token + t), m->groups);
             sums[t * count + i] += load_bf16(m->bias, index + i);
@@ -109,21 +116,21 @@ EXPORT void gptoss_choose(int64_t *chosen, float *shares, const float *logits, i
 
 /* out [rows] = x plus what the `active` chosen experts make of `normed`, times their shares: one token.
 
-   `exact` takes activations as float32, else they are int16 with a factor for each 32. Returns 0 if there is no
-   memory. */
+   `activations` says in what products take them. Returns 0 if there is no memory. */
 EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *shares,
-                          int64_t active, const Experts *gate_up, const Experts *down, float limit, int exact,
+                          int64_t active, const Experts *gate_up, const Experts *down, float limit, int activations,
                           int threads) {
     const Instructions *use = gptoss_instructions();
+    const Products *by = products(use, activations);
     Inputs in, hidden;
-    int reserved = reserve(&in, 1, gate_up->groups, exact);
-    reserved = reserve(&hidden, active, down->groups, exact) && reserved;
+    int reserved = reserve(&in, by, 1, gate_up->groups);
+    reserved = reserve(&hidden, by, active, down->groups) && reserved;
     int64_t chunks = (gate_up->rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
     int64_t down_chunks = (down->rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
     (void)threads;
     if (reserved) {
         memcpy(in.floats, normed, (size_t)(in.groups * BLOCK) * sizeof *normed);
-        pack(use, &in, 0);
+        pack(&in, 0);
     }
 #pragma omp parallel num_threads(threads) if (reserved)
     {
@@ -133,7 +140,7 @@ EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const
             hidden_chunk(use, floats_of(&hidden, i), gate_up, experts[i], chunk % chunks * CHUNK_ROWS, &in, 0, limit);
         }
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < (reserved ? active : 0); i++) pack(use, &hidden, i);
+        for (int64_t i = 0; i < (reserved ? active : 0); i++) pack(&hidden, i);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t chunk = 0; chunk < (reserved ? down_chunks : 0); chunk++)
             down_chunk(use, out, x, down, experts, shares, active, chunk * CHUNK_ROWS, &hidden);
@@ -142,44 +149,39 @@ EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const
     return reserved;
 }
 
-/* The tile's inputs: values [groups, tokens, 32] and factors [groups, tokens]. */
-static void quantize_tokens(const Instructions *use, const Inputs *in, int64_t tokens, int64_t token) {
-    for (int64_t g = 0; g < in->groups; g++)
-        use->quantize(in->values + (g * tokens + token) * BLOCK, in->factors + g * tokens + token,
-                      floats_of(in, token) + g * BLOCK, 1);
-}
-
 /* sums [tokens, TILE_ROWS] of the rows from `start` on, bias included. */
 static void tile(const Instructions *use, float *sums, const Experts *m, int64_t expert, int64_t start,
                  const Inputs *in, int64_t tokens) {
     int64_t row = expert * m->rows + start, group = row * m->groups;
-    if (!in->values || tokens <= FEW_TOKENS) {
+    if (!in->by || tokens <= FEW_TOKENS) {
         dots(use, sums, m, expert, start, TILE_ROWS, in, 0, tokens);
         return;
     }
-    use->tile(sums, m->blocks + group * BLOCK_BYTES, m->exponents + group, m->groups, in->values, in->factors, tokens);
+    in->by->tile(sums, m->blocks + group * BLOCK_BYTES, m->exponents + group, m->groups, in->values, in->factors,
+                 tokens);
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t r = 0; r < TILE_ROWS; r++) sums[t * TILE_ROWS + r] += load_bf16(m->bias, row + r);
 }
 
-static void prepare(const Instructions *use, const Inputs *in, int64_t tokens, int64_t token) {
+static void prepare(const Inputs *in, int64_t tokens, int64_t token) {
     if (tokens <= FEW_TOKENS) {
-        pack(use, in, token);
-    } else if (in->values) {
-        quantize_tokens(use, in, tokens, token);
+        pack(in, token);
+    } else if (in->by) {
+        in->by->pack_tile(values_of(in, token), in->factors + token, floats_of(in, token), in->groups, tokens);
     }
 }
 
 /* out [.., C] += share * what `expert` makes of normed [.., C], for the `count` rows that `tokens` lists. */
 static int mix_expert(float *out, const float *normed, const int64_t *tokens, const float *shares, int64_t count,
-                      int64_t expert, const Experts *gate_up, const Experts *down, float limit, int exact,
+                      int64_t expert, const Experts *gate_up, const Experts *down, float limit, int activations,
                       int threads) {
     const Instructions *use = gptoss_instructions();
+    const Products *by = products(use, activations);
     Inputs in, hidden;
     int64_t columns = gate_up->groups * BLOCK;
     int failed = 0;
-    int reserved = reserve(&in, count, gate_up->groups, exact);
-    reserved = reserve(&hidden, count, down->groups, exact) && reserved;
+    int reserved = reserve(&in, by, count, gate_up->groups);
+    reserved = reserve(&hidden, by, count, down->groups) && reserved;
     (void)threads;
 #pragma omp parallel num_threads(threads) if (reserved)
     {
@@ -192,7 +194,7 @@ static int mix_expert(float *out, const float *normed, const int64_t *tokens, co
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < (failed ? 0 : count); t++) {
             memcpy(floats_of(&in, t), normed + tokens[t] * columns, (size_t)columns * sizeof *normed);
-            prepare(use, &in, count, t);
+            prepare(&in, count, t);
         }
 #pragma omp for schedule(dynamic, 1)
         for (int64_t start = 0; start < (failed ? 0 : gate_up->rows); start += TILE_ROWS) {
@@ -204,7 +206,7 @@ static int mix_expert(float *out, const float *normed, const int64_t *tokens, co
                 }
         }
 #pragma omp for schedule(static)
-        for (int64_t t = 0; t < (failed ? 0 : count); t++) prepare(use, &hidden, count, t);
+        for (int64_t t = 0; t < (failed ? 0 : count); t++) prepare(&hidden, count, t);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t start = 0; start < (failed ? 0 : down->rows); start += TILE_ROWS) {
             tile(use, sums, down, expert, start, &hidden, count);
@@ -223,7 +225,7 @@ static int mix_expert(float *out, const float *normed, const int64_t *tokens, co
    The rows of both matrices are multiples of TILE_ROWS. Returns 0 if there is no memory. */
 EXPORT int gptoss_mix_many(float *out, const float *x, const float *normed, const int64_t *experts,
                            const float *shares, int64_t tokens, int64_t active, int64_t total, const Experts *gate_up,
-                           const Experts *down, float limit, int exact, int threads) {
+                           const Experts *down, float limit, int activations, int threads) {
     int64_t *chosen_by = malloc((size_t)tokens * sizeof *chosen_by);
     float *by_shares = malloc((size_t)tokens * sizeof *by_shares);
     int done = chosen_by && by_shares;
@@ -236,7 +238,7 @@ EXPORT int gptoss_mix_many(float *out, const float *x, const float *normed, cons
             by_shares[count++] = shares[i];
         }
         if (count)
-            done = mix_expert(out, normed, chosen_by, by_shares, count, expert, gate_up, down, limit, exact, threads);
+            done = mix_expert(out, normed, chosen_by, by_shares, count, expert, gate_up, down, limit, activations, threads);
     }
     free(chosen_by), free(by_shares);
     return done;

@@ -20,26 +20,39 @@
 #define HAS_AVX2 1
 #endif
 
-/* GROUP blocks are packed together, with FACTORS 4-byte numbers for each. Quantized activations reach to MOST, which is
-   the largest int16 of two signed bytes: 127 * 256 + 127. */
-enum { BLOCK = 32, BLOCK_BYTES = 16, TILE_ROWS = 16, SIDE = 4, GROUP = 8, FACTORS = 2, MOST = 32639 };
+/* GROUP blocks are packed together, with FACTORS 4-byte numbers for each. Quantized activations reach to MOST_INT16, the
+   largest that is two signed bytes, 127 * 256 + 127, or to MOST_INT8. */
+enum { BLOCK = 32, BLOCK_BYTES = 16, TILE_ROWS = 16, SIDE = 4, GROUP = 8, FACTORS = 2 };
+enum { MOST_INT16 = 32639, MOST_INT8 = 127 };
+
+/* Products with MXFP4 weights (OCP MX v1.0), blocks [rows, n, 16] and exponents [rows, n] with bias 127, of activations
+   that are integers of `value_bytes` with a factor for each block. Where they lie is each packing's own affair. */
+typedef struct {
+    int64_t value_bytes;
+    /* A token for dots: values [padded, 32] and factors [padded, FACTORS], where padded is blocks rounded up to whole
+       groups, and both on a line of the cache. */
+    void (*pack_blocks)(void *values, float *factors, const float *x, int64_t blocks);
+    /* sums [tokens, rows]. */
+    void (*dots)(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const void *values,
+                 const float *factors, int64_t n, int64_t tokens);
+    /* One of so many tokens for tile: every `tokens`-th of values [blocks, tokens, 32] and factors [blocks, tokens]. */
+    void (*pack_tile)(void *values, float *factors, const float *x, int64_t blocks, int64_t tokens);
+    /* TILE_ROWS rows by many tokens: sums [tokens, TILE_ROWS]. */
+    void (*tile)(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const void *values,
+                 const float *factors, int64_t tokens);
+} Products;
 
 /* One way of computing the inner loops, for one set of instructions. The layouts of packed activations are its own. */
 typedef struct {
     const char *name;
+    const Products *int16, *int8;
     /* n floats, for dot_bf16. */
     void (*pack_float)(float *packed, const float *x, int64_t n);
     /* Sum of n products. */
     float (*dot_bf16)(const uint8_t *weights, const float *packed, int64_t n);
     /* Blocks of 32 floats to int16, each with its own factor: values [blocks, 32] in natural order, factors [blocks]. */
     void (*quantize)(int16_t *values, float *factors, const float *x, int64_t blocks);
-    /* The same for dots_mxfp4: values [padded, 32], factors [padded, FACTORS], where padded is blocks rounded up to whole
-       groups, and both on a line of the cache. */
-    void (*pack_blocks)(int16_t *values, float *factors, const float *x, int64_t blocks);
-    /* MXFP4 (OCP MX v1.0) weights: blocks [rows, n, 16] and exponents [rows, n] with bias 127; sums [tokens, rows]. */
-    void (*dots_mxfp4)(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const int16_t *values,
-                       const float *factors, int64_t n, int64_t tokens);
-    /* One row of them. */
+    /* A row of MXFP4 weights by floats. */
     float (*dot_mxfp4_float)(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n);
     /* 8-bit weights [n, 32] with a bf16 factor [n] for each block, and activations as quantize leaves them. */
     float (*dot_int8)(const int8_t *weights, const uint8_t *weight_factors, const int16_t *values,
@@ -48,10 +61,6 @@ typedef struct {
        token. n is a multiple of 8. */
     void (*tile_float)(float *sums, int64_t stride, const float *rows, const float *x, int64_t x_stride,
                        int64_t tokens, int64_t n);
-    /* TILE_ROWS rows of MXFP4 weights by many tokens: sums [tokens, TILE_ROWS], from values [n, tokens, 32] and
-       factors [n, tokens]. */
-    void (*tile)(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const int16_t *values,
-                 const float *factors, int64_t tokens);
     /* scores[i] = q . keys[i]; returns the largest. Vectors of d floats, d a multiple of 8. */
     float (*scores)(float *scores, const float *q, const float *keys, int64_t count, int64_t d);
     /* scores[i] = exp(scores[i] - most); returns their sum. `count` is a multiple of 8. */
@@ -93,6 +102,9 @@ typedef struct {
 /* What is used: the best this machine has, or what gptoss_select asked for. */
 const Instructions *gptoss_instructions(void);
 
+/* In what products with MXFP4 weights take activations: library.py knows the same numbers. */
+enum { ACTIVATIONS_INT16, ACTIVATIONS_FLOAT32, ACTIVATIONS_INT8 };
+
 /* The operations; what they do stands where they are defined. */
 EXPORT int gptoss_dense(float *y, float *normed, const float *x, const uint8_t *norm, const float *residual,
                         const Matrix *matrices, int64_t count, int64_t tokens, int64_t columns, float eps,
@@ -104,7 +116,7 @@ EXPORT int gptoss_attend(float *out, const float *queries, const uint8_t *keys, 
 EXPORT void gptoss_choose(int64_t *chosen, float *shares, const float *logits, int64_t tokens, int64_t experts,
                           int64_t active);
 EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *shares,
-                          int64_t active, const Experts *gate_up, const Experts *down, float limit, int exact,
+                          int64_t active, const Experts *gate_up, const Experts *down, float limit, int activations,
                           int threads);
 
 static inline float float_of_bits(uint32_t bits) {

@@ -18,24 +18,20 @@ static float dot_bf16(const uint8_t *weights, const float *packed, int64_t n) {
     return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
 }
 
-static void quantize_block(int16_t *values, float *factor, const float *x) {
+static void quantize_block(int16_t *values, float *factor, const float *x, float limit) {
     float most = 0, broken = 0;
     for (int i = 0; i < BLOCK; i++) {
         if (fabsf(x[i]) > most) most = fabsf(x[i]);
         broken += x[i] * 0.0f; /* NaN once anything is NaN or infinite, and then all that is made of it */
     }
-    float inverse = most > 0 && broken == 0 ? (float)MOST / most : 0;
+    float inverse = most > 0 && broken == 0 ? limit / most : 0;
     if (inverse > 3e38f) inverse = 0; /* of numbers below 1e-34 nothing remains */
     for (int i = 0; i < BLOCK; i++) values[i] = inverse == 0 ? 0 : (int16_t)lrintf(x[i] * inverse);
-    *factor = most / (float)MOST + broken;
+    *factor = most / limit + broken;
 }
 
 static void quantize(int16_t *values, float *factors, const float *x, int64_t blocks) {
-    for (int64_t g = 0; g < blocks; g++) quantize_block(values + g * BLOCK, factors + g, x + g * BLOCK);
-}
-
-static void pack_blocks(int16_t *values, float *factors, const float *x, int64_t blocks) {
-    for (int64_t g = 0; g < blocks; g++) quantize_block(values + g * BLOCK, factors + g * FACTORS, x + g * BLOCK);
+    for (int64_t g = 0; g < blocks; g++) quantize_block(values + g * BLOCK, factors + g, x + g * BLOCK, MOST_INT16);
 }
 
 static int32_t block_sum(const uint8_t *block, const int16_t *values) {
@@ -44,8 +40,21 @@ static int32_t block_sum(const uint8_t *block, const int16_t *values) {
     return sum;
 }
 
-static void dots_mxfp4(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
-                       const int16_t *values, const float *factors, int64_t n, int64_t tokens) {
+static void pack_blocks(int16_t *values, float *factors, const float *x, int64_t blocks, float limit) {
+    for (int64_t g = 0; g < blocks; g++) quantize_block(values + g * BLOCK, factors + g * FACTORS, x + g * BLOCK, limit);
+}
+
+static void pack_blocks_int16(void *values, float *factors, const float *x, int64_t blocks) {
+    pack_blocks(values, factors, x, blocks, MOST_INT16);
+}
+
+static void pack_blocks_int8(void *values, float *factors, const float *x, int64_t blocks) {
+    pack_blocks(values, factors, x, blocks, MOST_INT8);
+}
+
+static void dots(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const void *from,
+                 const float *factors, int64_t n, int64_t tokens) {
+    const int16_t *values = from;
     int64_t padded = (n + GROUP - 1) / GROUP * GROUP;
     for (int64_t t = 0; t < tokens; t++, values += padded * BLOCK, factors += padded * FACTORS)
         for (int64_t row = 0; row < rows; row++) {
@@ -90,13 +99,26 @@ static void tile_float(float *sums, int64_t stride, const float *rows, const flo
         }
 }
 
-static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const int16_t *values,
+static void pack_tile(int16_t *values, float *factors, const float *x, int64_t blocks, int64_t tokens, float limit) {
+    for (int64_t g = 0; g < blocks; g++)
+        quantize_block(values + g * tokens * BLOCK, factors + g * tokens, x + g * BLOCK, limit);
+}
+
+static void pack_tile_int16(void *values, float *factors, const float *x, int64_t blocks, int64_t tokens) {
+    pack_tile(values, factors, x, blocks, tokens, MOST_INT16);
+}
+
+static void pack_tile_int8(void *values, float *factors, const float *x, int64_t blocks, int64_t tokens) {
+    pack_tile(values, factors, x, blocks, tokens, MOST_INT8);
+}
+
+static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const void *values,
                  const float *factors, int64_t tokens) {
     for (int64_t t = 0; t < tokens; t++) {
         for (int64_t row = 0; row < TILE_ROWS; row++) {
             float sum = 0;
             for (int64_t g = 0; g < n; g++) {
-                const int16_t *block = values + (g * tokens + t) * BLOCK;
+                const int16_t *block = (const int16_t *)values + (g * tokens + t) * BLOCK;
                 float part = (float)block_sum(blocks + (row * n + g) * BLOCK_BYTES, block) * 0.5f;
                 sum += part * factors[g * tokens + t] * power_of_two(exponents[row * n + g]);
             }
@@ -127,7 +149,11 @@ static void accumulate(float *sums, const float *shares, const float *values, in
         for (int64_t j = 0; j < d; j++) sums[j] += shares[i] * values[i * d + j];
 }
 
+/* Obvious rather than small: 8-bit activations are held in 16 bits. */
+static const Products products_int16 = {sizeof(int16_t), pack_blocks_int16, dots, pack_tile_int16, tile};
+static const Products products_int8 = {sizeof(int16_t), pack_blocks_int8, dots, pack_tile_int8, tile};
+
 const Instructions gptoss_scalar = {
-    "scalar", pack_float, dot_bf16, quantize, pack_blocks,  dots_mxfp4, dot_mxfp4_float,
-    dot_int8, tile_float, tile,     scores,   exponentials, accumulate,
+    "scalar", &products_int16, &products_int8, pack_float, dot_bf16,     quantize, dot_mxfp4_float,
+    dot_int8, tile_float,      scores,         exponentials, accumulate,
 };

@@ -1,0 +1,216 @@
+/* Products of MXFP4 weights with 8-bit activations in AVX2. See avx2.c and avx2_tile.c: half the bytes, half the work. */
+#include "gptoss.h"
+
+#ifdef HAS_AVX2
+
+#include "avx2.h"
+
+/* WEIGHT_OFFSET makes doubled weights unsigned, X_OFFSET activations: vpmaddubsw wants one side so. */
+enum { WEIGHT_OFFSET = 12, X_OFFSET = 128, MANY = 4, AHEAD_BYTES = 1536 };
+enum { LANES = 8, HALVES = TILE_ROWS / LANES, WORDS = 4 };
+
+/* Quantizes a block; returns its factor, with what doubled weights are too large by. */
+AVX2_INLINE float quantize(int8_t *values, int32_t *offset, const float *x) {
+    int16_t wide[BLOCK];
+    float factor = gptoss_avx2_quantize_block(wide, x, MOST_INT8) * 0.5f;
+    *offset = 0;
+    for (int i = 0; i < BLOCK; i++) {
+        values[i] = (int8_t)wide[i];
+        *offset += wide[i] * WEIGHT_OFFSET;
+    }
+    return factor;
+}
+
+/* Where block g of a group has its factor: the order in which neighbours are added up. */
+static const int64_t PLACES[GROUP] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+/* Two blocks to 2 vectors: even elements and odd ones; the first block is the lower half of each. */
+AVX2 static void pack_blocks(void *to, float *factors, const float *x, int64_t blocks) {
+    int64_t padded = (blocks + GROUP - 1) / GROUP * GROUP;
+    memset(to, 0, (size_t)padded * BLOCK);
+    memset(factors, 0, (size_t)padded * FACTORS * sizeof *factors);
+    for (int64_t g = 0; g < blocks; g++) {
+        int8_t natural[BLOCK], *pair = (int8_t *)to + g / 2 * 2 * BLOCK + g % 2 * BLOCK_BYTES;
+        int32_t offset;
+        float *group = factors + g / GROUP * GROUP * FACTORS;
+        group[PLACES[g % GROUP]] = quantize(natural, &offset, x + g * BLOCK);
+        memcpy(group + GROUP + PLACES[g % GROUP], &offset, sizeof offset);
+        for (int i = 0; i < BLOCK; i++) pair[i % 2 * BLOCK + i / 2] = natural[i];
+    }
+}
+
+/* The 16-bit sums of two blocks, below 2 * 2 * 24 * 127. */
+AVX2_INLINE __m256i multiply_pair(__m256i evens, __m256i odds, const int8_t *values) {
+    return _mm256_add_epi16(_mm256_maddubs_epi16(evens, load(values)), _mm256_maddubs_epi16(odds, load(values + BLOCK)));
+}
+
+/* Words that lie two by two, side by side. */
+AVX2_INLINE void sort_words(__m256i *first, __m256i *second, __m256i a, __m256i b) {
+    __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
+    *first = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88));
+    *second = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD));
+}
+
+AVX2_INLINE float sum_of(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* Adds a group of 8 blocks, whose 4 vectors lie at `at`, for each token. */
+AVX2_INLINE void add_group(__m256 sums[MANY], const uint8_t *at, uint64_t exponents, const int8_t *values,
+                           const float *factors, int64_t stride, const int tokens) {
+    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    const __m256i weights = _mm256_add_epi8(doubled_values(), _mm256_set1_epi8(WEIGHT_OFFSET));
+    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i parts[2][MANY];
+    for (int half = 0; half < 2; half++) {
+        __m256i evens[2], odds[2], first, second;
+        for (int i = 0; i < 2; i++) {
+            __m256i nibbles = load(at + 64 * half + 32 * i);
+            evens[i] = _mm256_shuffle_epi8(weights, _mm256_and_si256(nibbles, low));
+            odds[i] = _mm256_shuffle_epi8(weights, _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low));
+        }
+        for (int t = 0; t < tokens; t++) {
+            const int8_t *x = values + (t * stride + 4 * half) * BLOCK;
+            sort_words(&first, &second, multiply_pair(evens[0], odds[0], x),
+                       multiply_pair(evens[1], odds[1], x + 2 * BLOCK));
+            parts[half][t] = _mm256_madd_epi16(_mm256_add_epi16(first, second), ones); /* still below 2^15 */
+        }
+    }
+    __m128i bytes = _mm_shuffle_epi8(_mm_set_epi64x(0, (long long)exponents), order);
+    __m256 powers = powers_of_two(_mm256_cvtepu8_epi32(bytes));
+    for (int t = 0; t < tokens; t++) {
+        const float *f = factors + t * stride * FACTORS;
+        __m256i first, second;
+        sort_words(&first, &second, parts[0][t], parts[1][t]);
+        __m256i part = _mm256_sub_epi32(_mm256_add_epi32(first, second), load(f + GROUP));
+        sums[t] = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(part), _mm256_loadu_ps(f)), powers, sums[t]);
+    }
+}
+
+AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
+                              const int8_t *values, const float *factors, int64_t n, int64_t stride,
+                              const int tokens) {
+    int64_t rest = n % GROUP, whole = n - rest;
+    for (int64_t row = 0; row < rows; row++, blocks += n * BLOCK_BYTES, exponents += n) {
+        __m256 sums[MANY];
+        for (int t = 0; t < tokens; t++) sums[t] = _mm256_setzero_ps();
+        for (int64_t g = 0; g < whole; g += GROUP) {
+            uint64_t bytes;
+            memcpy(&bytes, exponents + g, sizeof bytes);
+            _mm_prefetch((const char *)blocks + g * BLOCK_BYTES + AHEAD_BYTES, _MM_HINT_T0);
+            _mm_prefetch((const char *)blocks + g * BLOCK_BYTES + AHEAD_BYTES + 64, _MM_HINT_T0);
+            add_group(sums, blocks + g * BLOCK_BYTES, bytes, values + g * BLOCK, factors + g * FACTORS, stride, tokens);
+        }
+        if (rest) {
+            uint8_t last[GROUP * BLOCK_BYTES] = {0};
+            uint64_t bytes = 0;
+            memcpy(last, blocks + whole * BLOCK_BYTES, (size_t)(rest * BLOCK_BYTES));
+            memcpy(&bytes, exponents + whole, (size_t)rest);
+            add_group(sums, last, bytes, values + whole * BLOCK, factors + whole * FACTORS, stride, tokens);
+        }
+        for (int t = 0; t < tokens; t++) to[t * rows + row] = sum_of(sums[t]);
+    }
+}
+
+AVX2 static void dots(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const void *from,
+                      const float *factors, int64_t n, int64_t tokens) {
+    const int8_t *values = from;
+    int64_t stride = (n + GROUP - 1) / GROUP * GROUP;
+    for (; tokens > 0; tokens -= MANY) {
+        switch (tokens) {
+            case 1: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, 1); break;
+            case 2: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, 2); break;
+            case 3: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, 3); break;
+            default: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, MANY); break;
+        }
+        to += MANY * rows, values += MANY * stride * BLOCK, factors += MANY * stride * FACTORS;
+    }
+}
+
+/* Of each 8 elements the even ones and then the odd ones, too large by X_OFFSET. */
+AVX2 static void pack_tile(void *to, float *factors, const float *x, int64_t blocks, int64_t tokens) {
+    for (int64_t g = 0; g < blocks; g++) {
+        int8_t natural[BLOCK];
+        int32_t offset;
+        uint8_t *bytes = (uint8_t *)to + g * tokens * BLOCK;
+        factors[g * tokens] = quantize(natural, &offset, x + g * BLOCK);
+        for (int i = 0; i < BLOCK; i++) bytes[i / 8 * 8 + i % 2 * 4 + i % 8 / 2] = (uint8_t)(natural[i] + X_OFFSET);
+    }
+}
+
+/* One block of 16 rows. Of each 8 columns, a word, the even and the odd weights of every row, a lane each; and what makes
+   up for X_OFFSET. */
+typedef struct {
+    __m256i evens[WORDS][HALVES], odds[WORDS][HALVES], offsets[HALVES];
+} Panel;
+
+AVX2_INLINE void unpack_half(Panel *panel, int half, const uint8_t *blocks, int64_t stride) {
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256i words[WORDS], sums = _mm256_setzero_si256(); /* of 8 weights: 96 at most */
+    transpose_block(words, blocks, stride);
+    for (int word = 0; word < WORDS; word++) {
+        __m256i upper = _mm256_and_si256(_mm256_srli_epi16(words[word], 4), low);
+        __m256i evens = _mm256_shuffle_epi8(doubled_values(), _mm256_and_si256(words[word], low));
+        __m256i odds = _mm256_shuffle_epi8(doubled_values(), upper);
+        panel->evens[word][half] = evens, panel->odds[word][half] = odds;
+        sums = _mm256_add_epi8(sums, _mm256_add_epi8(evens, odds));
+    }
+    panel->offsets[half] =
+        _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), sums), _mm256_set1_epi16(-X_OFFSET));
+}
+
+/* What a block of one token adds to the sums of 16 rows. 16-bit sums stay below 4 * 2 * 12 * 255. */
+AVX2_INLINE void multiply(float *sums, const Panel *panel, const __m256 powers[HALVES], const uint8_t *values,
+                          float factor) {
+    __m256i parts[HALVES];
+    for (int word = 0; word < WORDS; word += 2) {
+        __m256i x[4]; /* of two words, even and odd */
+        for (int i = 0; i < 4; i++) {
+            int32_t four;
+            memcpy(&four, values + 8 * word + 4 * i, sizeof four);
+            x[i] = _mm256_set1_epi32(four);
+        }
+        for (int half = 0; half < HALVES; half++) {
+            __m256i first = _mm256_add_epi16(_mm256_maddubs_epi16(x[0], panel->evens[word][half]),
+                                             _mm256_maddubs_epi16(x[1], panel->odds[word][half]));
+            __m256i second = _mm256_add_epi16(_mm256_maddubs_epi16(x[2], panel->evens[word + 1][half]),
+                                              _mm256_maddubs_epi16(x[3], panel->odds[word + 1][half]));
+            __m256i part = _mm256_madd_epi16(_mm256_add_epi16(first, second), _mm256_set1_epi16(1));
+            parts[half] = _mm256_add_epi32(word ? parts[half] : panel->offsets[half], part);
+        }
+    }
+    for (int half = 0; half < HALVES; half++) {
+        __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(parts[half]), _mm256_set1_ps(factor));
+        _mm256_storeu_ps(sums + half * LANES, _mm256_fmadd_ps(part, powers[half], _mm256_loadu_ps(sums + half * LANES)));
+    }
+}
+
+AVX2 static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const void *values,
+                      const float *factors, int64_t tokens) {
+    memset(sums, 0, (size_t)tokens * TILE_ROWS * sizeof *sums);
+    for (int64_t g = 0; g < n; g++) {
+        Panel panel;
+        __m256 powers[HALVES];
+        for (int half = 0; half < HALVES; half++) {
+            int64_t row = half * LANES * n;
+            int32_t lanes[LANES];
+            for (int i = 0; i < LANES; i++) lanes[i] = exponents[row + i * n + g];
+            powers[half] = powers_of_two(load(lanes));
+            unpack_half(&panel, half, blocks + (row + g) * BLOCK_BYTES, n * BLOCK_BYTES);
+        }
+        for (int64_t t = 0; t < tokens; t++) {
+            int64_t at = g * tokens + t;
+            multiply(sums + t * TILE_ROWS, &panel, powers, (const uint8_t *)values + at * BLOCK, factors[at]);
+        }
+    }
+}
+
+const Products gptoss_avx2_int8 = {sizeof(int8_t), pack_blocks, dots, pack_tile, tile};
+
+#else
+
+typedef int gptoss_no_avx2_int8;
+
+#endif
