@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, cycle, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import GptOssForCausalLM
-from transformers.utils.quantization_config import Mxfp4Config
 
 from gptoss_cli.engine.cache import Cache
 from gptoss_cli.engine.config import load_config
@@ -24,6 +23,9 @@ from gptoss_cli.engine.model import Model
 from gptoss_cli.engine.weights import load_weights
 from gptoss_cli.settings import Activations, Dtype
 from tests.engine.checkpoints import FULL, SLIDING, ConfigStyle, Shape, write_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import GptOssForCausalLM
 
 GREEDY_TOKENS = 24
 TOLERANCE = 1e-3  # of a logit standard deviation
@@ -103,6 +105,10 @@ def expected(request: pytest.FixtureRequest, expectations: Callable[[Case], Expe
 
 def _expected(case: Case, folder: Path) -> Expected:
     """transformers cannot read the original layout, so it is given the same weights in its own."""
+    # Half the seconds that collecting the tests takes, in every process that does.
+    from transformers import GptOssForCausalLM
+    from transformers.utils.quantization_config import Mxfp4Config
+
     style = ConfigStyle.PUBLISHED if case.style is ConfigStyle.ORIGINAL else case.style
     theirs = write_checkpoint(folder / "theirs", case.shape, seed=case.seed, style=style, shards=case.shards)
     ours = write_checkpoint(folder / "ours", case.shape, seed=case.seed, style=case.style, shards=case.shards)
@@ -121,7 +127,7 @@ def _expected(case: Case, folder: Path) -> Expected:
     return Expected(ours, prompt, logits, rounded, greedy)
 
 
-def _run(model: GptOssForCausalLM, prompt: list[int]) -> tuple[Tensor, list[int]]:
+def _run(model: "GptOssForCausalLM", prompt: list[int]) -> tuple[Tensor, list[int]]:
     output = model(torch.tensor([prompt]), use_cache=True)
     logits, greedy = output.logits[0], [int(output.logits[0, -1].argmax())]
     while len(greedy) < GREEDY_TOKENS:
