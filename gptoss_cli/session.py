@@ -91,10 +91,11 @@ class ChatSession:
         return max(0, self._lost_tokens() - lost)
 
     def prefix(self) -> list[int]:
-        """What every prompt of this conversation begins with: its system message and its instructions."""
+        """What every prompt of this conversation begins with, up to the first word that the user says."""
         preface = Conversation(self.conversation.instructions, self.conversation.date, self.conversation.effort)
+        preface.add_user("")
         ids = preface.render()
-        return ids[: len(ids) - ids[::-1].index(END)]
+        return ids[: len(ids) - ids[::-1].index(END) - 1]
 
     def turn(self, text: str) -> Generator[Event]:
         """Say `text` and yield the answer's events, TurnEnd last.

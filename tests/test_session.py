@@ -320,4 +320,5 @@ def test_every_prompt_begins_with_the_prefix_and_goes_on_with_the_users_words(ef
     list(chat.turn("And now?"))
     for prompt in generator.prompts:
         assert prompt[: len(prefix)] == prefix
-        assert prompt[len(prefix) :][:3] == ids_of("<|start|>user<|message|>")
+        assert prompt[: len(prefix)][-3:] == ids_of("<|start|>user<|message|>")
+    assert [prompt[len(prefix) :][:2] for prompt in generator.prompts] == [ids_of("Hi<|end|>")] * 2
