@@ -97,7 +97,7 @@ def _topic(state: _State) -> Turn:
 
 def _weight(template: str) -> float:
     """How often a template comes up: more often if it has more choices, a frame above all."""
-    return (1 + math.sqrt(template.count("|"))) * (4 if template.startswith("<") else 1)
+    return max(2, 1 + math.sqrt(template.count("|"))) * (4 if template.startswith("<") else 1)
 
 
 def _sum(state: _State) -> Turn:
