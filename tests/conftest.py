@@ -13,6 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/proc/driver/nvidia").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# The tests start the program hundreds of times: it need not be compiled every time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _OWN = ("GPTOSS_", "HF_", "XDG_", "TIKTOKEN_")
 _COLOR = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS")
 
