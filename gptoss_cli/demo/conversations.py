@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from gptoss_cli.demo.phrases import expand, held_out_questions, phrases, topics
+from gptoss_cli.demo.phrases import expand, held_out_questions, phrases, synonyms, topics
 from gptoss_cli.demo.turns import Turn, ask_turn, cannot_turn, sum_turn, tell_turn, topic_turn
 from gptoss_cli.settings import ReasoningEffort
 
@@ -175,6 +175,7 @@ def _respell(turn: Turn, rng: random.Random) -> Turn:
     """The same turn as other people would type it."""
     text, decorations = turn.user, phrases("decorations")
     if turn.kind in _DECORATED:
+        text = _in_other_words(text, rng)
         if turn.kind in ("guide", "concept", "identity"):
             text = _loosely(text, rng)
         if rng.random() < 0.2:
@@ -189,6 +190,13 @@ def _respell(turn: Turn, rng: random.Random) -> Turn:
         is_question = turn.kind in ("sum", *_DECORATED) or turn.proof.startswith(("is ", "not "))
         text += rng.choice("???." if is_question else "..!")
     return replace(turn, user=text)
+
+
+def _in_other_words(text: str, rng: random.Random) -> str:
+    """`text`, often with some of its words replaced by others that are used alike."""
+    if rng.random() > 0.4:
+        return text
+    return re.sub(r"\b[a-z]+\b", lambda m: rng.choice(synonyms().get(m[0], [m[0]])) if rng.random() < 0.5 else m[0], text)
 
 
 def _loosely(text: str, rng: random.Random) -> str:

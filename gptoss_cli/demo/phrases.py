@@ -55,6 +55,12 @@ def held_out_questions() -> frozenset[str]:
     return frozenset(q for topic in topics() for q in topic.held_out) | frozenset(phrases("held_out")["chatter"])
 
 
+@cache
+def synonyms() -> Mapping[str, list[str]]:
+    """Words that may stand for a word in a question."""
+    return {word: others.split() for word, others in _read("synonyms.toml").items()}
+
+
 def expand(template: str, rng: random.Random) -> str:
     """Pick one of every `{a|b}` and of every `<FRAME>`. A frame's `_` is where all that follows the frame goes."""
     frames = _knowledge()["frames"]
