@@ -29,7 +29,7 @@ _gptoss() {
     local chat="-f --file --plain --vi"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
-    local bench="--prompt --generate --repeat --execution --device --gpu-memory --dense --activations --threads --json"
+    local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
     local command="" word index
 
     # --color=never arrives as three words.

@@ -95,6 +95,7 @@ set -l bench '__fish_seen_subcommand_from bench'
 complete -c gptoss -n $bench -l prompt -x -d 'Tokens to read'
 complete -c gptoss -n $bench -l generate -x -d 'Tokens to decode'
 complete -c gptoss -n $bench -l repeat -x -d 'Repetitions after one to warm up'
+complete -c gptoss -n $bench -l kernels -d 'Also time each operation of a token'
 
 set -l config '__fish_seen_subcommand_from config'
 complete -c gptoss -n $config -a 'show path edit'

@@ -25,8 +25,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
             '--activations', '--json') + $common
         'doctor' = @('--json') + $common
-        'bench' = $models + @('--prompt', '--generate', '--repeat', '--execution', '--device', '--gpu-memory', '--dense',
-            '--activations', '--threads', '--json') + $common
+        'bench' = $models + @('--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
+            '--dense', '--activations', '--threads', '--json') + $common
         'config' = @('show', 'path', 'edit', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }

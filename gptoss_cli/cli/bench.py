@@ -40,6 +40,7 @@ def bench(
     prompt: Annotated[int, typer.Option("--prompt", metavar="N", min=16, help="Tokens to read.")] = 512,
     generate: Annotated[int, typer.Option("--generate", metavar="N", min=2, help="Tokens to decode.")] = 64,
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Repetitions after one to warm up.")] = 5,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Also time each operation of a token.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON, on a terminal too.")] = False,
     execution: ExecutionOption = Execution.AUTO,
     device: DeviceOption = "auto",
@@ -84,7 +85,12 @@ def bench(
         )
         load_seconds = time.perf_counter() - began
         found = benchmark.measure(
-            generator, prompt_tokens=prompt, generated_tokens=generate, repetitions=repeat, say=activity.say
+            generator,
+            prompt_tokens=prompt,
+            generated_tokens=generate,
+            repetitions=repeat,
+            operations=kernels,
+            say=activity.say,
         )
     numerics = generator.numerics
     assert numerics is not None
@@ -126,6 +132,13 @@ def _rows(name: str, load_seconds: float, found: "Benchmark", numerics: "Numeric
         rows["experts found on the GPU"] = f"{found.expert_hit_rate:.1%}"
     if found.outside_share is not None:
         rows["decode outside the kernels"] = f"{found.outside_share:.1%}"
+    for operation in found.operations or ():
+        rate = operation.bytes / operation.seconds
+        share = rate / found.bandwidth.median
+        place = "" if operation.name == "unembedding" else ", all layers"
+        rows[operation.name + place] = (
+            f"{1000 * operation.seconds:.2f} ms, {rate / 1e9:.1f} GB/s, {share:.0%} of the bandwidth"
+        )
     return rows
 
 

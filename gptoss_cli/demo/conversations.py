@@ -196,7 +196,11 @@ def _in_other_words(text: str, rng: random.Random) -> str:
     """`text`, often with some of its words replaced by others that are used alike."""
     if rng.random() > 0.4:
         return text
-    return re.sub(r"\b[a-z]+\b", lambda m: rng.choice(synonyms().get(m[0], [m[0]])) if rng.random() < 0.5 else m[0], text)
+    return re.sub(r"\b[a-z]+\b", lambda m: _other_word(m[0], rng), text)
+
+
+def _other_word(word: str, rng: random.Random) -> str:
+    return rng.choice(synonyms().get(word, [word])) if rng.random() < 0.5 else word
 
 
 def _loosely(text: str, rng: random.Random) -> str:

@@ -13,11 +13,13 @@ from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.interface import Sampling
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.library import WatchedNative
+from gptoss_cli.engine.operations import OperationTime, time_operations
 
 _BUFFER_BYTES = 512 * 2**20  # far more than any cache holds
 _READS = 3
 _ORDINARY_IDS = 199_998
 _WARM_TOKENS = 8
+_CHUNK_TOKENS = 512
 _GREEDY = Sampling(seed=0, temperature=0)
 
 
@@ -41,7 +43,8 @@ class Benchmark:
     `bandwidth_share` is of the bandwidth that was measured right after each decode. `outside_share` is how much of
     decoding is not spent in the native kernels, None without them. `process_age_seconds` at the first token, and
     `anonymous_bytes`, memory that is no mapped file, are None where the system does not tell; so is `gpu_bytes`, the
-    most that was allocated, without a GPU, and `expert_hit_rate` where all experts are in its memory.
+    most that was allocated, without a GPU, and `expert_hit_rate` where all experts are in its memory. `operations` are
+    those of a token after the prompt, None if they were not wanted.
     """
 
     prompt_tokens: int
@@ -57,6 +60,7 @@ class Benchmark:
     anonymous_bytes: int | None
     gpu_bytes: int | None
     expert_hit_rate: float | None
+    operations: list[OperationTime] | None = None
 
 
 def measure(
@@ -65,6 +69,7 @@ def measure(
     prompt_tokens: int,
     generated_tokens: int,
     repetitions: int,
+    operations: bool,
     say: Callable[[str], None],
 ) -> Benchmark:
     """Measure `generator`; `say` is told what is being done. Raises ResourceError if the context is too short."""
@@ -98,6 +103,7 @@ def measure(
         anonymous_bytes=memory,
         gpu_bytes=_gpu_bytes(generator.model.device),
         expert_hit_rate=generator.expert_hit_rate,
+        operations=_operations(generator, prompt_tokens) if operations else None,
     )
 
 
@@ -158,6 +164,14 @@ def _outside_share(generator: Generator, tokens: int) -> float | None:
         return 1 - watched.seconds / (time.perf_counter() - began)
     finally:
         kernels.native = native
+
+
+def _operations(generator: Generator, prompt_tokens: int) -> list[OperationTime]:
+    model, ids = generator.model, _prompt(generator, prompt_tokens, 0)
+    cache = model.new_cache(prompt_tokens + 1)
+    for start in range(0, prompt_tokens, _CHUNK_TOKENS):
+        model.read(ids[start : start + _CHUNK_TOKENS], cache)
+    return time_operations(model.calls_of_token(ids[-1], cache), model.device)
 
 
 def _process_age_seconds() -> float | None:

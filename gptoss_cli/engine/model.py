@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from gptoss_cli.engine.cache import Cache, LayerCache
 from gptoss_cli.engine.config import ModelConfig, Rope, Yarn
 from gptoss_cli.engine.experts import PlacedExperts
 from gptoss_cli.engine.kernels import Kernels, LayerDecoder
+from gptoss_cli.engine.operations import Call, Noted
 from gptoss_cli.engine.recording import Recording
 from gptoss_cli.engine.weights import LayerWeights, ModelWeights
 from gptoss_cli.errors import ResourceError, first_line
@@ -70,6 +72,19 @@ class Model:
             total += sum(linear.weight.nbytes for linear in linears)
             total += sum(experts.nbytes for experts in (mlp.gate_up, mlp.down)) * share
         return round(total)
+
+    def calls_of_token(self, id_: int, cache: Cache) -> dict[str, list[Call]]:
+        """The calls of the kernels, an operation at a time, for token `id_` after those in `cache`; they spoil it."""
+        noted, kernels, decoder = Noted(self.kernels), self.kernels, self._decoder
+        self.kernels, self._decoder = cast(Kernels, noted), None
+        try:
+            x = self.kernels.embed(torch.tensor([id_], device=self._weights.embedding.device), self._weights.embedding)
+            cache.position.fill_(cache.length)
+            with self._on_device:
+                self.unembed(self._run(x.to(self.device), self._rotation(cache.length, 1), cache))
+        finally:
+            self.kernels, self._decoder = kernels, decoder
+        return noted.calls
 
     def check_kernels(self) -> None:
         """Hold the kernels for one token to those for several, in every kind of layer, and a recording to both.

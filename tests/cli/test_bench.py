@@ -8,6 +8,7 @@ import pytest
 from gptoss_cli.engine import generator
 from gptoss_cli.engine.benchmark import Benchmark, Spread
 from gptoss_cli.engine.interface import Numerics
+from gptoss_cli.engine.operations import OperationTime
 from tests.cli.conftest import Run
 from tests.engine.checkpoints import Shape, write_checkpoint
 
@@ -40,6 +41,24 @@ def test_bytes_a_token_are_those_of_the_shape(run: Run, folder: Path) -> None:
     assert json.loads(out)["token_bytes"] == len(shape.layer_types) * layer + 2 * shape.vocabulary * shape.hidden
 
 
+def test_each_operation_is_timed_and_together_they_read_what_a_token_reads(run: Run, folder: Path) -> None:
+    _, out, _ = run("bench", str(folder), *SMALL, "--kernels")
+    found = json.loads(out)
+    times = {operation["name"]: operation for operation in found["operations"]}
+    assert list(times) == ["qkv", "attention", "output", "router", "experts", "unembedding"]
+    assert all(operation["seconds"] > 0 for operation in times.values())
+    assert sum(operation["bytes"] for operation in times.values()) == found["token_bytes"] + times["attention"]["bytes"]
+    shape, seen = Shape(), 0
+    for kind in shape.layer_types:
+        seen += min(21, shape.window) if kind == "sliding_attention" else 21
+    assert times["attention"]["bytes"] == seen * 2 * 2 * shape.kv_heads * shape.head_dim
+
+
+def test_without_being_asked_no_operation_is_timed(run: Run, folder: Path) -> None:
+    _, out, _ = run("bench", str(folder), *SMALL)
+    assert json.loads(out)["operations"] is None
+
+
 def test_the_table_says_what_limits_decode_in_words() -> None:
     from gptoss_cli.cli.bench import _limit, _rows
 
@@ -57,11 +76,13 @@ def test_the_table_says_what_limits_decode_in_words() -> None:
         anonymous_bytes=2**29,
         gpu_bytes=None,
         expert_hit_rate=None,
+        operations=[OperationTime("experts", 0.05, 800_000_000)],
     )
     numerics = Numerics("avx2", "int16", "bf16", 2)
     assert _limit(found, numerics).endswith("memory allows 8.0 tokens/s. What limits decode here is memory.")
     rows = _rows("20b", 0.5, found, numerics)
     assert rows["model"] == "20b, avx2 kernels, int16 activations, bf16 dense weights, 2 threads"
+    assert rows["experts, all layers"] == "50.00 ms, 16.0 GB/s, 50% of the bandwidth"
     assert rows["decode of 64 tokens"] == "8.0 (7.0 to 9.0) tokens/s"
     missing = Numerics("reference", "bfloat16", "bf16", 2, shortcoming="The CPU kernels were not built")
     assert _limit(found, missing).endswith("The CPU kernels were not built.")
