@@ -1,7 +1,7 @@
-"""The operations of `Kernels` on an NVIDIA GPU: Triton for one token, torch and dequantized experts for several.
+"""The operations of `Kernels` on an NVIDIA GPU: Triton's, and for several tokens torch's products of dense weights.
 
 Weights are read as they lie in the checkpoint. For one token nothing comes from the host but addresses, so that its
-operations can be recorded once and replayed; see step.py.
+operations can be recorded once and replayed; see recording.py.
 """
 
 from collections import deque
@@ -14,11 +14,29 @@ from torch import Tensor
 
 from gptoss_cli.engine.cache import FullLayer, LayerCache
 from gptoss_cli.engine.experts import PackedExperts, PlacedExperts
-from gptoss_cli.engine.kernels import programs, reference
+from gptoss_cli.engine.kernels import prefill_programs, programs, reference
 from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
 
 _ALPHA = 1.702
 _SHORT_WINDOW = 256  # up to so many keys are not worth cutting into parts
+
+
+@dataclass(frozen=True, slots=True)
+class SeveralTuning:
+    """The same for several tokens.
+
+    A program of attention has `queries` and `keys`. One of experts has `rows`, `width` bytes of each at once, and as
+    many tokens as an expert has on average: the next of `tokens`. With `upcast` products are of float32.
+    """
+
+    queries: int = 64
+    keys: int = 64
+    attention_warps: int = 4
+    rows: int = 64
+    width: int = 32
+    tokens: tuple[int, ...] = (16, 64, 128)
+    warps: int = 8
+    upcast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +54,19 @@ class Tuning:
     warps: int = 4
     keys: int = 32
     splits: int = 32
+    several: SeveralTuning = SeveralTuning()
 
 
 # With 64 keys the registers do not suffice, nor with 128 words those that the compiler allows itself for 8.0.
 TUNING = Tuning()
-_TUNINGS = {(8, 0): replace(TUNING, down_width=64)}
+# Without tensor cores the sums are in registers.
+UPCAST = SeveralTuning(queries=16, keys=32, rows=32, width=32, tokens=(16, 32), upcast=True)
+_TUNINGS = {(7, 5): replace(TUNING, several=UPCAST), (8, 0): replace(TUNING, down_width=64)}
 # In Triton's interpreter a program costs much and its width little.
-_INTERPRETED = Tuning(rows=64, width=64, packed_rows=64, packed_width=16, down_width=16, keys=16, splits=4)
+_INTERPRETED = Tuning(
+    rows=64, width=64, packed_rows=64, packed_width=16, down_width=16, keys=16, splits=4,
+    several=SeveralTuning(queries=64, keys=64, rows=128, width=64, tokens=(64,), upcast=True),
+)  # fmt: skip
 
 
 def tuning_for(capability: tuple[int, int] | None) -> Tuning:
@@ -55,6 +79,9 @@ class CudaKernels:
 
     def __init__(self, tuning: Tuning = TUNING) -> None:
         self._tuning = tuning
+
+    def _several(self, dtype: torch.dtype) -> SeveralTuning:
+        return UPCAST if dtype is torch.float32 and not self._tuning.several.upcast else self._tuning.several
 
     def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
         """See Kernels.embed."""
@@ -88,7 +115,7 @@ class CudaKernels:
         """See Kernels.attend. One token's position is the one in `cache.position`, on the device."""
         queries, keys, values = qkv
         if len(queries) > 1:
-            return reference.attend(qkv, rotation, sinks, cache, position=position)
+            return self._attend_several(qkv, rotation, sinks, cache, position=position)
         tuning, half = self._tuning, rotation[0].shape[1]
         heads, kv_heads = queries.shape[1] // (2 * half), keys.shape[1] // (2 * half)
         slots, (cached_keys, cached_values) = cache.slots(position + 1), cache.buffers()
@@ -111,6 +138,29 @@ class CudaKernels:
             programs.combine_kernel[(heads,)](
                 partial, sinks, attended, GROUP=group, D=2 * half, D_WIDTH=dim_width, SPLITS=splits, num_warps=1
             )
+        return attended
+
+    def _attend_several(
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        rotation: tuple[Tensor, Tensor],
+        sinks: Tensor,
+        cache: LayerCache,
+        *,
+        position: int,
+    ) -> Tensor:
+        head_dim = 2 * rotation[0].shape[1]
+        queries, keys, values = (part.view(len(part), -1, head_dim) for part in qkv)
+        seen = cache.append(reference.rotate(keys, rotation), values, position)
+        queries, attended = reference.rotate(queries, rotation), torch.empty_like(qkv[0])
+        tuning = self._several(seen.keys.dtype)
+        prefill_programs.attend_several_kernel[(triton.cdiv(len(queries), tuning.queries), queries.shape[1])](
+            queries, seen.keys, seen.values, sinks, attended, head_dim**-0.5,
+            len(queries), position, seen.first, len(seen.keys),
+            HEADS=queries.shape[1], KV_HEADS=keys.shape[1], D=head_dim,
+            D_WIDTH=max(16, triton.next_power_of_2(head_dim)), ROWS=tuning.queries, KEYS=tuning.keys,
+            WINDOW=seen.window or 0, UPCAST=tuning.upcast, num_warps=tuning.attention_warps,
+        )  # fmt: skip
         return attended
 
     def project_output(self, x: Tensor, attended: Tensor, weights: AttentionWeights, *, dtype: torch.dtype) -> Tensor:
@@ -149,7 +199,9 @@ class CudaKernels:
         """See Kernels.mix_experts."""
         gate_up, down = _placed(weights.gate_up), _placed(weights.down)
         if len(x) > 1:
-            return _mix_several(x, routed, (gate_up, down), limit=limit, dtype=dtype)
+            if all(gate_up.resident):
+                return self._mix_grouped(x, routed, (gate_up, down), limit=limit, dtype=dtype)
+            return _mix_streamed(x, routed, (gate_up, down), limit=limit, dtype=dtype)
         normed, experts, shares = routed
         tuning, columns, active, intermediate = self._tuning, x.shape[1], experts.shape[1], gate_up.bias.shape[1] // 2
         hidden, mixed = x.new_empty(active, intermediate), torch.empty_like(x)
@@ -169,6 +221,39 @@ class CudaKernels:
         )  # fmt: skip
         return mixed
 
+    def _mix_grouped(
+        self,
+        x: Tensor,
+        routed: tuple[Tensor, Tensor, Tensor],
+        weights: tuple[PlacedExperts, PlacedExperts],
+        *,
+        limit: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """All experts at once, each read where it lies and dequantized in registers; nothing is asked of the host."""
+        (normed, experts, shares), (gate_up, down) = routed, weights
+        tuning, (tokens, columns), active, count = self._several(dtype), x.shape, experts.shape[1], len(gate_up.bias)
+        intermediate, slots = gate_up.bias.shape[1] // 2, tokens * active
+        size = _tile_tokens(tuning, slots / count)
+        order, row_ends, tile_ends = _grouped(experts.flatten(), count, size)
+        kind = torch.float32 if tuning.upcast else torch.bfloat16
+        inputs = normed.to(dtype).to(kind).view(tokens, columns // 2, 2).permute(2, 0, 1).contiguous()
+        hidden, made = inputs.new_empty(2, slots, intermediate // 2), x.new_empty(tokens, active, columns)
+        tiles = triton.cdiv(slots, size) + min(count, slots)  # at most
+        common = {
+            "E": count, "E_WIDTH": triton.next_power_of_2(count), "ROWS": tuning.rows, "TOKENS": size,
+            "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps,
+        }  # fmt: skip
+        prefill_programs.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
+            inputs, order, row_ends, tile_ends, *_byte_addresses(gate_up), gate_up.bias, hidden, limit, _ALPHA,
+            tokens, slots, A=active, F=intermediate, K=columns, ROUND=dtype is torch.bfloat16, **common,
+        )  # fmt: skip
+        prefill_programs.grouped_down_kernel[(tiles, triton.cdiv(columns, tuning.rows))](
+            hidden, order, shares, row_ends, tile_ends, *_byte_addresses(down), down.bias, made, slots,
+            C=columns, F=intermediate, **common,
+        )  # fmt: skip
+        return x + made.sum(1)
+
     def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
         """See Kernels.unembed."""
         if len(x) > 1:
@@ -181,7 +266,26 @@ class CudaKernels:
         return logits
 
 
-def _mix_several(
+def _tile_tokens(tuning: SeveralTuning, mean: float) -> int:
+    """The smallest tile that holds the tokens of an expert which has so many of them, else the largest."""
+    return next((size for size in tuning.tokens if size >= mean), tuning.tokens[-1])
+
+
+def _grouped(experts: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Slots [S] in the order of their `experts` [S], and where the rows and the tiles of each expert end [E] int32."""
+    ordered, order = experts.sort(stable=True)
+    row_ends = torch.searchsorted(ordered, torch.arange(count, device=experts.device), right=True)
+    rows = row_ends.diff(prepend=row_ends.new_zeros(1))
+    return order, row_ends.int(), (-(-rows // size)).cumsum(0).int()
+
+
+def _byte_addresses(experts: PlacedExperts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`experts.addresses`, the blocks as bytes."""
+    block_places, scale_places, blocks, scales = experts.addresses
+    return block_places, scale_places, blocks.view(torch.uint8), scales
+
+
+def _mix_streamed(
     x: Tensor,
     routed: tuple[Tensor, Tensor, Tensor],
     weights: tuple[PlacedExperts, PlacedExperts],

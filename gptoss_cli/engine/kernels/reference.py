@@ -41,9 +41,9 @@ def attend(
     """See Kernels.attend."""
     head_dim = 2 * rotation[0].shape[1]
     queries, keys, values = (part.view(len(part), -1, head_dim) for part in qkv)
-    seen = cache.append(_rotate(keys, rotation), values, position)
+    seen = cache.append(rotate(keys, rotation), values, position)
     length, heads, kv_heads = len(queries), queries.shape[1], keys.shape[1]
-    grouped = _rotate(queries, rotation).view(length, kv_heads, -1, head_dim).permute(1, 2, 0, 3)  # [K, Q, T, D]
+    grouped = rotate(queries, rotation).view(length, kv_heads, -1, head_dim).permute(1, 2, 0, 3)  # [K, Q, T, D]
     tokens = max(1, _MAX_SCORES // (heads * len(seen.keys)))
     starts = range(position, position + length, tokens)
     parts = [
@@ -157,7 +157,7 @@ def _swiglu(gate_up: Tensor, limit: float) -> Tensor:
     return (up + 1) * gate * torch.sigmoid(_SWIGLU_ALPHA * gate)
 
 
-def _rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate [T, heads, D]: element i of the first half turns with element i of the second."""
     cos, sin = (part.unsqueeze(1) for part in rotation)
     first, second = heads.chunk(2, dim=-1)

@@ -15,18 +15,20 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gptoss_cli.engine.kernels import programs
-from gptoss_cli.engine.kernels.cuda import tuning_for
+from gptoss_cli.engine.kernels import prefill_programs, programs
+from gptoss_cli.engine.kernels.cuda import UPCAST, SeveralTuning, tuning_for
 
 _FLOATS = {"eps", "factor", "limit", "alpha"}
 _KINDS = {
     "*bf16": "norm weight bias query query_bias key key_bias value value_bias sinks cached_keys cached_values",
-    "*i32": "blocks position uses",
-    "*i64": "experts block_places scale_places",
+    "*i32": "blocks position uses row_ends tile_ends",
+    "*i64": "experts block_places scale_places order",
     "*u8": "scales",
-    "i32": "rows",
+    "i32": "rows tokens first seen slots",
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
+# What is something else for several tokens.
+_KIND_OF_SEVERAL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
@@ -51,21 +53,49 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
     }
 
 
+def several_constants(tuning: SeveralTuning, tile_tokens: int) -> dict[str, dict[str, Any]]:
+    """The same for those of several tokens, with tiles of so many."""
+    attention = {"ROWS": tuning.queries, "KEYS": tuning.keys, "UPCAST": tuning.upcast}
+    grouped = {"E": 32, "E_WIDTH": 32, "F": 2880, "BYTES": tuning.width, "UPCAST": tuning.upcast}
+    tile = {"ROWS": tuning.rows, "TOKENS": tile_tokens}
+    return {
+        "attend_several_kernel": {"HEADS": 64, "KV_HEADS": 8, "D": 64, "D_WIDTH": 64, "WINDOW": 128, **attention},
+        "grouped_gate_up_kernel": {"A": 4, "K": 2880, "ROUND": not tuning.upcast, **grouped, **tile},
+        "grouped_down_kernel": {"C": 2880, **grouped, **tile},
+    }
+
+
 def main() -> None:
     number, names = int(sys.argv[1]), sys.argv[2:]
     capability = divmod(number, 10)
-    told = {}
+    tuning, told = tuning_for(capability), {}
     for name, values in constants(capability).items():
-        if names and name not in names:
-            continue
-        warps = 1 if name in ("rotate_kernel", "combine_kernel", "choose_kernel") else tuning_for(capability).warps
-        told[name] = _compiled(getattr(programs, name), values, number, warps)
+        if not names or name in names:
+            warps = 1 if name in ("rotate_kernel", "combine_kernel", "choose_kernel") else tuning.warps
+            told[name] = _compiled(getattr(programs, name), _KIND_OF, values, number, warps)
+    for several in {tuning.several, UPCAST}:
+        for size in several.tokens:
+            for name, values in several_constants(several, size).items():
+                kind = f"{name}{' upcast' if several.upcast else ''}"
+                key = f"{kind} of {size}" if "TOKENS" in values else kind
+                if (not names or name in names) and key not in told:
+                    told[key] = _compiled_for_several(name, several, values, number)
     print(json.dumps(told))
 
 
-def _compiled(kernel: Any, values: dict[str, Any], capability: int, warps: int) -> dict[str, int]:
+def _compiled_for_several(name: str, tuning: SeveralTuning, values: dict[str, Any], number: int) -> dict[str, int]:
+    kinds = _KIND_OF | _KIND_OF_SEVERAL | dict.fromkeys(("inputs", "hidden"), "*fp32" if tuning.upcast else "*bf16")
+    if tuning.upcast:
+        kinds |= {"keys": "*fp32", "values": "*fp32"}
+    warps = tuning.attention_warps if name.startswith("attend") else tuning.warps
+    return _compiled(getattr(prefill_programs, name), kinds, values, number, warps)
+
+
+def _compiled(
+    kernel: Any, kinds: dict[str, str], values: dict[str, Any], capability: int, warps: int
+) -> dict[str, int]:
     names = kernel.arg_names
-    signature = {name: "constexpr" if name in values else _kind(name) for name in names}
+    signature = {name: "constexpr" if name in values else _kind(name, kinds) for name in names}
     given = {(index,): values[name] for index, name in enumerate(names) if name in values}
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name][0] == "*"}
     target = GPUTarget("cuda", capability, 32)
@@ -85,8 +115,8 @@ def _compiled(kernel: Any, values: dict[str, Any], capability: int, warps: int) 
     }
 
 
-def _kind(name: str) -> str:
-    return "fp32" if name in _FLOATS else _KIND_OF.get(name, "*fp32")
+def _kind(name: str, kinds: dict[str, str]) -> str:
+    return "fp32" if name in _FLOATS else kinds.get(name, "*fp32")
 
 
 if __name__ == "__main__":

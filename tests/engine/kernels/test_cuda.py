@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from gptoss_cli.engine.cache import FullLayer, LayerCache, SlidingLayer
 from gptoss_cli.engine.experts import PackedExperts, PlacedExperts, Promotion, unplaced
 from gptoss_cli.engine.kernels import Kernels, reference
-from gptoss_cli.engine.kernels.cuda import TUNING, CudaKernels, Tuning
+from gptoss_cli.engine.kernels.cuda import TUNING, CudaKernels, SeveralTuning, Tuning
 from gptoss_cli.engine.weights import MlpWeights
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
 
@@ -19,7 +19,10 @@ EXACT = 3e-6  # of the largest value
 BF16 = 2e-2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Small enough that every loop goes round more than once.
-SMALL = Tuning(rows=32, width=32, packed_rows=32, packed_width=8, down_width=8, keys=16, splits=4)
+SMALL = Tuning(
+    rows=32, width=32, packed_rows=32, packed_width=8, down_width=8, keys=16, splits=4,
+    several=SeveralTuning(queries=16, keys=16, rows=32, width=16, tokens=(16, 32), upcast=True),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -91,6 +94,26 @@ def test_attention_of_one_token_is_the_references(kernels: Kernels, kind: str, d
             assert_close(mine.float(), his.float(), EXACT if exact else BF16)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["full", "sliding"])
+@pytest.mark.parametrize(("known", "tokens"), [(0, 2), (0, 40), (5, 33), (11, 7), (70, 20)])
+def test_attention_of_several_tokens_is_the_references(
+    kernels: Kernels, kind: str, dtype: torch.dtype, known: int, tokens: int
+) -> None:
+    ours, theirs = _layer(kind, dtype), _layer(kind, dtype)
+    sinks = random_of(6, seed=3).bfloat16()
+    for position, length in ((0, known), (known, tokens)):
+        if not length:
+            continue
+        qkv = random_of(length, 60, seed=length), random_of(length, 20, seed=2), random_of(length, 20, seed=3)
+        rotation = _rotation(position, length, 5)
+        got = kernels.attend(qkv, rotation, sinks, ours, position=position)
+        right = reference.attend(qkv, rotation, sinks, theirs, position=position)
+        assert_close(got, right, EXACT if dtype is torch.float32 else BF16)
+        for mine, his in zip(ours.contents(position + length), theirs.contents(position + length), strict=True):
+            assert torch.equal(mine, his)
+
+
 @pytest.mark.parametrize(("experts", "active"), [(3, 1), (7, 4), (34, 5)])
 def test_the_router_chooses_as_the_references(kernels: Kernels, experts: int, active: int) -> None:
     weights = placed(random_mlp(96, 32, experts))
@@ -130,12 +153,25 @@ def test_operations_of_the_true_width_are_the_references() -> None:
 
 
 @pytest.mark.parametrize("resident", [0, 3, 6])
-def test_experts_of_several_tokens_are_the_references(kernels: Kernels, resident: int) -> None:
-    weights, x = random_mlp(96, 160, 6), random_of(9, 96, seed=5)
-    routed = reference.route(x, weights, active=2, eps=1e-5)
+@pytest.mark.parametrize(("tokens", "active"), [(2, 1), (20, 3)])
+def test_experts_of_several_tokens_are_the_references(
+    kernels: Kernels, resident: int, tokens: int, active: int
+) -> None:
+    weights, x = random_mlp(96, 160, 6), random_of(tokens, 96, seed=5)
+    routed = reference.route(x, weights, active=active, eps=1e-5)
     right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
-    got = kernels.mix_experts(x, routed, placed(weights, resident), limit=1.75, dtype=torch.float32)
-    assert_close(got, right, EXACT)
+    there = placed(weights, resident)
+    assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.float32), right, EXACT)
+    assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.bfloat16), right, BF16)
+
+
+def test_an_expert_that_all_tokens_choose_has_several_tiles_and_the_others_none(kernels: Kernels) -> None:
+    weights, x = random_mlp(32, 64, 5), random_of(75, 32, seed=5)
+    shares = torch.ones(75, 1)
+    for expert in (0, 2, 4):
+        routed = x, torch.full((75, 1), expert), shares
+        right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
+        assert_close(kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32), right, EXACT)
 
 
 def _filled(weights: PackedExperts, *, blocks: int | None = None, scales: int | None = None) -> PackedExperts:
@@ -151,18 +187,21 @@ def test_every_element_has_its_value(kernels: Kernels, nibble: int) -> None:
     same = [_filled(unplaced(part), blocks=nibble * 17) for part in (weights.gate_up, weights.down)]
     weights = MlpWeights(weights.norm, weights.router, *same)
     x = random_of(1, 32, seed=5)
-    routed = reference.route(x, weights, active=1, eps=1e-5)
-    right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
-    assert_close(kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32), right, EXACT)
+    for inputs in (x, random_of(3, 32, seed=6)):
+        routed = reference.route(inputs, weights, active=1, eps=1e-5)
+        right = reference.mix_experts(inputs, routed, weights, limit=1.75, dtype=torch.float32)
+        got = kernels.mix_experts(inputs, routed, placed(weights), limit=1.75, dtype=torch.float32)
+        assert_close(got, right, EXACT)
 
 
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("tokens", [1, 2])
 @pytest.mark.parametrize("scale", [0, 1, 90, 180, 254])
-def test_every_scale_has_its_value(kernels: Kernels, scale: int) -> None:
+def test_every_scale_has_its_value(kernels: Kernels, scale: int, tokens: int) -> None:
     weights = random_mlp(32, 32, 1)
     gate_up = _filled(unplaced(weights.gate_up), scales=scale)
     weights = MlpWeights(weights.norm, weights.router, gate_up, weights.down)
-    x = random_of(1, 32, seed=5)
+    x = random_of(tokens, 32, seed=5)
     routed = reference.route(x, weights, active=1, eps=1e-5)
     right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
     got = kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32)
@@ -174,10 +213,10 @@ def test_a_scale_of_255_is_not_a_number() -> None:
     weights = random_mlp(64, 32, 1)
     gate_up = unplaced(weights.gate_up)
     gate_up.scales[0, 5, 1] = 255
-    x = random_of(1, 64, seed=5)
-    routed = reference.route(x, weights, active=1, eps=1e-5)
-    got = CudaKernels().mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32)
-    assert got.isnan().any()
+    for x in (random_of(1, 64, seed=5), random_of(3, 64, seed=5)):
+        routed = reference.route(x, weights, active=1, eps=1e-5)
+        got = CudaKernels(SMALL).mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32)
+        assert got.isnan().any(1).all()
 
 
 def test_a_swapped_expert_is_read_where_it_is(kernels: Kernels) -> None:
