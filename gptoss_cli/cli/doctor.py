@@ -70,8 +70,11 @@ def _look_at_gpus(machine: "Machine") -> Iterator[Check]:
         capability = "" if gpu.capability is None else f", compute capability {gpu.capability[0]}.{gpu.capability[1]}"
         found = f"{gpu.name}, {gib(gpu.free_bytes)} of {gib(gpu.total_bytes)} free{capability}"
         yield Check(f"GPU {number}", found)
+    if (apple := machine.apple_gpu) is not None:
+        yield Check("GPU", f"{apple.name}, which may have {gib(apple.free_bytes)} of {gib(apple.total_bytes)} now")
     if machine.cuda is Cuda.ABSENT:
-        yield Check("GPU", "there is no NVIDIA GPU")
+        if machine.apple_gpu is None:
+            yield Check("GPU", "there is no NVIDIA GPU")
         return
     advice = {
         Cuda.HIDDEN: "Unset CUDA_VISIBLE_DEVICES.",

@@ -46,7 +46,7 @@ ContextOption = Annotated[
 ]
 ExecutionOption = Annotated[Execution, _preference("GPTOSS_EXECUTION", help="Where the weights lie; auto chooses.")]
 DeviceOption = Annotated[
-    str, _preference("GPTOSS_DEVICE", metavar="auto|cpu|cuda[:N]", help="What computes; auto chooses.")
+    str, _preference("GPTOSS_DEVICE", metavar="auto|cpu|cuda[:N]|mps", help="What computes; auto chooses.")
 ]
 GpuMemoryOption = Annotated[
     int | None,

@@ -114,12 +114,12 @@ def described(
     if gpu_bytes is None:
         return machine, wishes
     if gpu_bytes == 0:
-        return replace(machine, gpus=(), cuda=Cuda.ABSENT), wishes
+        return replace(machine, gpus=(), apple_gpu=None, cuda=Cuda.ABSENT), wishes
     if machine.cuda is Cuda.USABLE and max(gpu.free_bytes for gpu in machine.gpus) >= gpu_bytes:
         return machine, replace(wishes, gpu_memory_bytes=gpu_bytes)
     gpu = Gpu(name="as described", total_bytes=gpu_bytes, free_bytes=gpu_bytes)
-    imagined = replace(machine, gpus=(gpu,), cuda=Cuda.USABLE, triton=True, compiler=True, lockable_bytes=None)
-    return imagined, wishes
+    there = replace(machine, gpus=(gpu,), apple_gpu=None, cuda=Cuda.USABLE)
+    return replace(there, triton=True, compiler=True, lockable_bytes=None), wishes
 
 
 def disk_problem(machine: "Machine", download_bytes: int) -> str | None:

@@ -38,6 +38,7 @@ class Recipe:
     embedded_meaning: float = 0.4
     unembedded_digits: float = 0.05
     packed_from: float = 0.7  # share of the time after which experts are rounded to MXFP4
+    peak: float = 1.0  # share of these rates to begin with; less when going on from a trained state
     warmup_steps: int = 20
 
 
@@ -81,10 +82,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=Recipe().minutes)
     parser.add_argument("--seed", type=int, default=Recipe().seed)
     parser.add_argument("--start", type=Path, help="go on from a state written earlier")
+    parser.add_argument("--peak", type=float, default=Recipe().peak, help="share of the learning rates to begin with")
     parser.add_argument("--workers", type=int, default=Recipe().workers, help="processes, each on a core of its own")
     arguments = parser.parse_args()
-    recipe = Recipe(arguments.start, minutes=arguments.minutes, seed=arguments.seed, workers=arguments.workers)
-    train(arguments.out, recipe)
+    train(arguments.out, Recipe(**{name: value for name, value in vars(arguments).items() if name != "out"}))
 
 
 def train(out: Path, recipe: Recipe) -> None:
@@ -147,10 +148,10 @@ def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]
     matrices = [p for name, p in network.named_parameters() if name.endswith((".qkv", ".out", ".gate_up", ".down"))]
     chosen = {id(p) for p in (*matrices, network.embedding)}
     groups = [
-        {"params": [network.embedding], "lr": recipe.embedding_rate},
-        {"params": [p for p in network.parameters() if id(p) not in chosen], "lr": recipe.vector_rate},
+        {"params": [network.embedding], "lr": recipe.peak * recipe.embedding_rate},
+        {"params": [p for p in network.parameters() if id(p) not in chosen], "lr": recipe.peak * recipe.vector_rate},
     ]
-    return [Muon(matrices, recipe.matrix_rate), torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10)]
+    return [Muon(matrices, recipe.peak * recipe.matrix_rate), torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10)]
 
 
 @dataclass(frozen=True, slots=True)

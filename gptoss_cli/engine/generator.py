@@ -21,7 +21,7 @@ from gptoss_cli.engine.model import Model
 from gptoss_cli.engine.prefix import PrefixStore
 from gptoss_cli.engine.residence import MAPPED, Residence
 from gptoss_cli.engine.sampler import Sampler
-from gptoss_cli.engine.weights import load_weights
+from gptoss_cli.engine.weights import is_out_of_memory, load_weights
 from gptoss_cli.errors import IntegrityError, ResourceError, UsageError, first_line
 from gptoss_cli.settings import Activations, Dense, Dtype
 
@@ -106,6 +106,8 @@ class Generator:
         model = Model(config, weights, kernels, _TORCH_DTYPES[dtype], records=placed and not on_cpu)
         if placed:
             model.check_kernels()
+        elif not on_cpu:
+            model.check_device(Model(config, load_weights(home, config), reference, _TORCH_DTYPES[dtype]))
         return cls(
             model,
             context_tokens=context_tokens or config.max_context_tokens,
@@ -242,12 +244,14 @@ class Generator:
             self._hidden = self._model.read(chunk, self._cache)[-1:].clone()
             self._cached += chunk
             finished = True
-        except torch.OutOfMemoryError as exc:
-            ways_out = "Use a smaller --context, --execution offload, or --device cpu"
-            raise ResourceError(f"The device is out of memory. {ways_out}") from exc
         except torch.AcceleratorError as exc:
             finished = True  # nothing can be brought back from a device that has failed
             raise ResourceError(f"The GPU failed: {first_line(exc)}. Start again, or use --device cpu") from exc
+        except RuntimeError as exc:
+            if not is_out_of_memory(exc):
+                raise
+            ways_out = "Use a smaller --context, --execution offload, or --device cpu"
+            raise ResourceError(f"The device is out of memory. {ways_out}") from exc
         finally:
             if not finished:
                 self._recover()

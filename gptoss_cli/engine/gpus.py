@@ -27,7 +27,9 @@ def take_gpu(machine: Machine, wishes: Wishes) -> TakenGpu | Reason:
 
     Raises ResourceError for a wish that no GPU here can meet.
     """
-    unusable = _unusable(machine)
+    if machine.apple_gpu is not None and (wishes.device == "mps" or not machine.gpus):
+        return _take_apple_gpu(machine.apple_gpu, wishes)
+    unusable = _unusable(machine) if wishes.device != "mps" else Reason(Code.NO_GPU, "There is no Apple GPU.")
     if unusable is not None:
         if wishes.gpu_flag is not None:
             raise ResourceError(f"{wishes.gpu_flag} cannot be met. {unusable.text} Or use --device cpu")
@@ -45,6 +47,21 @@ def take_gpu(machine: Machine, wishes: Wishes) -> TakenGpu | Reason:
         budget_bytes=_budget(gpu, device, wishes),
         slow=_slow(machine, gpu),
         reasons=(*reasons, *([busy] if busy else [])),
+    )
+
+
+def _take_apple_gpu(gpu: Gpu, wishes: Wishes) -> TakenGpu:
+    """Apple's only GPU. Raises ResourceError if an NVIDIA GPU is wished for."""
+    if wishes.device.startswith("cuda"):
+        raise ResourceError(f"--device {wishes.device} cannot be met. There is no NVIDIA GPU. Use --device mps")
+    busy = _busy(gpu, "the GPU", wishes)
+    slow = "Apple's GPUs run the reference kernels, which dequantize experts for every token, and hold the whole model."
+    return TakenGpu(
+        device="mps",
+        total_bytes=gpu.total_bytes,
+        budget_bytes=_budget(gpu, "the GPU", wishes),
+        slow=Reason(Code.APPLE_GPU, slow),
+        reasons=(busy,) if busy else (),
     )
 
 

@@ -1,12 +1,13 @@
 """Describes the machine: its GPUs, its memory within the control group, what Triton needs. Changes nothing on it.
 
-torch is imported only where an NVIDIA driver was found, so that a machine without one is described in milliseconds.
+torch is imported only where an NVIDIA driver or an Apple chip was found: others are described in milliseconds.
 """
 
 import csv
 import importlib.util
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sysconfig
@@ -50,11 +51,12 @@ class Machine:
     """What a placement depends on. None stands for what is not known, and for no limit.
 
     `gpus` are in CUDA's order, or in the driver's where torch cannot use them. `available_bytes` is what programs can
-    still get without swapping, within the control group. `kernels` are the CPU's, built when gptoss was
-    installed.
+    still get without swapping, within the control group. `apple_gpu` shares that memory. `kernels` are the CPU's, built
+    when gptoss was installed.
     """
 
     gpus: tuple[Gpu, ...] = ()
+    apple_gpu: Gpu | None = None
     cuda: Cuda = Cuda.ABSENT
     cuda_problem: str = ""
     driver: str | None = None
@@ -67,6 +69,14 @@ class Machine:
     group_limit_bytes: int | None = None
     lockable_bytes: int | None = None
     disk_bytes: int | None = None
+
+
+class MpsApi(Protocol):
+    """What is used of torch.mps."""
+
+    def is_available(self) -> bool: ...
+    def recommended_max_memory(self) -> int: ...
+    def driver_allocated_memory(self) -> int: ...
 
 
 class CudaApi(Protocol):
@@ -85,6 +95,7 @@ def detect(data_folder: Path, *, root: Path = Path("/")) -> Machine:
     gpus, cuda, problem, driver = _find_gpus(root)
     return Machine(
         gpus=gpus,
+        apple_gpu=_find_apple_gpu(available),
         cuda=cuda,
         cuda_problem=problem,
         driver=driver,
@@ -118,6 +129,27 @@ def cuda_gpus(cuda: CudaApi) -> tuple[Gpu, ...]:
         name, capability = cuda.get_device_name(device), cuda.get_device_capability(device)
         gpus.append(Gpu(name=name, total_bytes=total, free_bytes=free, capability=capability))
     return tuple(gpus)
+
+
+def apple_gpu(mps: MpsApi, available_bytes: int | None) -> Gpu | None:
+    """Apple's GPU if torch can use it, with what the system lets it have, and what the memory has of that now."""
+    if not mps.is_available():
+        return None
+    total = mps.recommended_max_memory()
+    left = total - mps.driver_allocated_memory()
+    free = left if available_bytes is None else min(left, available_bytes)
+    return Gpu(name="Apple GPU", total_bytes=total, free_bytes=max(0, free))
+
+
+def _find_apple_gpu(available_bytes: int | None) -> Gpu | None:
+    if (platform.system(), platform.machine()) != ("Darwin", "arm64"):
+        return None
+    try:
+        from torch import mps
+    except (ImportError, OSError) as exc:
+        _log.info("torch cannot be imported: %s", exc)
+        return None
+    return apple_gpu(mps, available_bytes)
 
 
 def parse_smi(text: str) -> tuple[tuple[Gpu, ...], str | None]:

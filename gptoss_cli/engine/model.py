@@ -1,7 +1,9 @@
 """The gpt-oss transformer, written once over the operations of `kernels`: their order, and no arithmetic of its own."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import cast
 
 import torch
@@ -91,33 +93,48 @@ class Model:
 
         Raises ResourceError if they differ by more than rounding does, or fail.
         """
+        self._compare(self._read_at_once, self._read_singly)
+
+    def check_device(self, mapped: "Model") -> None:
+        """Hold layers read on this device to those of the same model on the CPU. Raises as `check_kernels`."""
+        self._compare(mapped._read_at_once, self._read_at_once)
+
+    def _compare(self, right: Callable[[int], Tensor], tried: Callable[[int], Tensor]) -> None:
         try:
-            with self._on_device:
-                worst = max(self._difference(number) for number in range(min(_CHECKED_LAYERS, self.config.layers)))
+            pairs = [(right(number), tried(number)) for number in range(min(_CHECKED_LAYERS, self.config.layers))]
+            worst = max(float((told - made).abs().max() / told.abs().max()) for told, made in pairs)
         except Exception as exc:
             raise ResourceError(f"The GPU's kernels fail: {first_line(exc)}. Use --device cpu") from exc
         if not worst < _MOST_DIFFERENCE:
             raise ResourceError(f"The GPU's kernels give wrong results (by {worst:.1%}). Use --device cpu")
 
-    def _difference(self, number: int) -> float:
-        """How far layer `number` reads two tokens one by one from how it reads them at once, of the largest value."""
-        weights, caches = self._weights.layers[number], [self.new_cache(_CHECKED_CONTEXT) for _ in range(2)]
+    def _read_at_once(self, number: int) -> Tensor:
+        """What layer `number` makes of the two tokens of a check, read together -> [2, C] on the CPU."""
+        cache = self.new_cache(_CHECKED_CONTEXT)
+        with self._on_device:
+            return self._read_layer(number, cache, self._checked_tokens(number), *self._rotation(0, 2)).cpu()
+
+    def _read_singly(self, number: int) -> Tensor:
+        """As `_read_at_once`, read one by one, and from a recording if there are to be any."""
+        cache, both, parts = self.new_cache(_CHECKED_CONTEXT), self._checked_tokens(number), []
+        run = partial(self._read_layer, number, cache)
+        with self._on_device:
+            for position in range(2):
+                cache.position.fill_(position)
+                inputs = both[position : position + 1], *self._rotation(position, 1)
+                parts.append(run(*inputs))
+                if self._records:
+                    parts[-1] = Recording(run, inputs).replay(inputs)
+                cache.advance(1)
+            return torch.cat(parts).cpu()
+
+    def _read_layer(self, number: int, cache: Cache, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        weights, layer_cache = self._weights.layers[number], cache.layers[number]
+        return self._layer(x, weights, layer_cache, rotation=(cos, sin), position=cache.length)
+
+    def _checked_tokens(self, number: int) -> Tensor:
         random = torch.Generator().manual_seed(number)
-        both = torch.randn(2, self.config.hidden_size, generator=random).to(self.device)
-
-        def run(x: Tensor, cos: Tensor, sin: Tensor, cache: Cache = caches[0]) -> Tensor:
-            return self._layer(x, weights, cache.layers[number], rotation=(cos, sin), position=cache.length)
-
-        at_once = run(both, *self._rotation(0, 2), caches[1])
-        parts = []
-        for position in range(2):
-            caches[0].position.fill_(position)
-            inputs = both[position : position + 1], *self._rotation(position, 1)
-            parts.append(run(*inputs))
-            if self._records:
-                parts[-1] = Recording(run, inputs).replay(inputs)
-            caches[0].advance(1)
-        return float((torch.cat(parts) - at_once).abs().max() / at_once.abs().max())
+        return torch.randn(2, self.config.hidden_size, generator=random).to(self.device)
 
     def placed_experts(self) -> list[tuple[PlacedExperts, PlacedExperts]]:
         """Both matrices of each layer whose experts were placed."""

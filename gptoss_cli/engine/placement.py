@@ -30,6 +30,8 @@ HOST_WORK_BYTES = 1 << 30
 # Reckoned with where nobody has measured: two channels of DDR4-3200, and what PCIe 4.0 x16 reaches in practice.
 _HOST_BYTES_PER_SECOND = 51.2e9
 _LINK_BYTES_PER_SECOND = 25e9
+# Of Apple's chips by the memory that the GPU may have: the plain one, the Pro, and the Max.
+_APPLE_BYTES_PER_SECOND = ((20, 120e9), (40, 270e9), (1 << 20, 400e9))
 # The bandwidth that is usual among GPUs of up to so many GiB.
 _GPU_BYTES_PER_SECOND = ((10, 250e9), (20, 450e9), (64, 900e9), (1 << 20, 2000e9))
 
@@ -203,7 +205,8 @@ def _place(demand: _Demand, machine: Machine, wishes: Wishes) -> Placement:
     if isinstance(placed, Placement):
         return replace(placed, reasons=(*taken.reasons, *slow, *placed.reasons))
     if wishes.gpu_flag is not None:
-        way_out = "Use --execution offload" if wishes.execution is Execution.MXFP4 else "Use --device cpu"
+        can_offload = wishes.execution is Execution.MXFP4 and taken.slow is None
+        way_out = "Use --execution offload" if can_offload else "Use --device cpu"
         raise ResourceError(f"{wishes.gpu_flag} cannot be met. {placed.text} {way_out}, or a smaller --context")
     return _on_host(demand, machine, (*taken.reasons, *dict.fromkeys((*slow, placed))))
 
@@ -377,4 +380,5 @@ def _gpu_too_small(taken: TakenGpu, what: str, missing: int) -> Reason:
 
 
 def _usual_bandwidth(taken: TakenGpu) -> float:
-    return next(speed for size, speed in _GPU_BYTES_PER_SECOND if taken.total_bytes <= size << 30)
+    usual = _APPLE_BYTES_PER_SECOND if taken.device == "mps" else _GPU_BYTES_PER_SECOND
+    return next(speed for size, speed in usual if taken.total_bytes <= size << 30)

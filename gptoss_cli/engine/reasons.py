@@ -14,6 +14,7 @@ class Code(StrEnum):
     NO_TRITON = "no-triton"
     NO_COMPILER = "no-compiler"
     OLD_GPU = "old-gpu"
+    APPLE_GPU = "apple-gpu"
     WISHED = "wished"
     ROOMIEST_GPU = "roomiest-gpu"
     GPU_BUSY = "gpu-busy"
@@ -35,6 +36,7 @@ class Code(StrEnum):
 _EXPLANATIONS = frozenset(
     {
         Code.NO_GPU,
+        Code.APPLE_GPU,
         Code.WISHED,
         Code.ROOMIEST_GPU,
         Code.FITS_GPU,

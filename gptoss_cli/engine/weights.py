@@ -112,8 +112,15 @@ def load_weights(folder: Path, config: ModelConfig, residence: Residence = MAPPE
     name = names(layout)
     try:
         return _assemble(config, name, lambda key: found[key].mapped(), residence)
-    except torch.OutOfMemoryError as exc:
+    except RuntimeError as exc:
+        if not is_out_of_memory(exc):
+            raise
         raise ResourceError(f"The weights in {folder} do not fit on {residence.device}. Use --device cpu") from exc
+
+
+def is_out_of_memory(failure: RuntimeError) -> bool:
+    """Whether a device had no room. Apple's has no class of its own for it."""
+    return isinstance(failure, torch.OutOfMemoryError) or "MPS backend out of memory" in str(failure)
 
 
 class _Slice(Protocol):

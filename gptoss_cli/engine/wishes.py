@@ -3,16 +3,16 @@
 import re
 from dataclasses import dataclass
 
-from gptoss_cli.errors import ResourceError, UsageError
+from gptoss_cli.errors import UsageError
 from gptoss_cli.settings import Activations, Dense, Dtype, Execution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """`device` is auto, cpu, cuda or cuda:N; `gpu_memory_bytes` is the most that may be used on the GPU. `dense`
-    and `activations` are for the CPU.
+    """`device` is auto, cpu, cuda, cuda:N or mps, Apple's GPU; `gpu_memory_bytes` is the most that may be used on the
+    GPU. `dense` and `activations` are for the CPU.
 
-    Raises UsageError for wishes that contradict each other, ResourceError for a kind of device that is not supported.
+    Raises UsageError for wishes that contradict each other.
     """
 
     execution: Execution = Execution.AUTO
@@ -24,10 +24,8 @@ class Wishes:
     activations: Activations = Activations.INT16
 
     def __post_init__(self) -> None:
-        if self.device == "mps":
-            raise ResourceError("This version of gptoss cannot use Apple's GPUs. Use --device cpu")
-        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", self.device):
-            raise UsageError(f"There is no device {self.device!r}. Choose auto, cpu, cuda or cuda:N")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", self.device):
+            raise UsageError(f"There is no device {self.device!r}. Choose auto, cpu, cuda, cuda:N or mps")
         on_cpu = self.execution is Execution.CPU
         if self.device != "auto" and self.execution is not Execution.AUTO and on_cpu != (self.device == "cpu"):
             raise UsageError(f"--execution {self.execution} contradicts --device {self.device}. Leave one of them out")
@@ -42,7 +40,7 @@ class Wishes:
         """The wish that only a GPU can meet, as the user wrote it."""
         if self.execution in (Execution.MXFP4, Execution.OFFLOAD):
             return f"--execution {self.execution}"
-        return f"--device {self.device}" if self.device.startswith("cuda") else None
+        return f"--device {self.device}" if self.device not in ("auto", "cpu") else None
 
     @property
     def gpu_number(self) -> int | None:

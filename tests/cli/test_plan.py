@@ -23,7 +23,7 @@ from gptoss_cli.errors import IntegrityError
 from gptoss_cli.settings import Activations, Dense
 from tests.cli.conftest import Run
 from tests.engine.checkpoints import REAL_20B
-from tests.engine.machines import GPT_OSS_20B, GPT_OSS_120B, gib, gpu, machine
+from tests.engine.machines import GPT_OSS_20B, GPT_OSS_120B, gib, gpu, mac, machine
 from tests.terminal.streams import KeptStream
 
 # A machine, and the model on it, for which a placement gives the reason.
@@ -35,6 +35,7 @@ _GIVES: dict[Code, tuple[str, Machine]] = {
     Code.NO_TRITON: ("20b", machine(gpu(8), triton=False)),
     Code.NO_COMPILER: ("20b", machine(gpu(8), compiler=False)),
     Code.OLD_GPU: ("20b", machine(gpu(8, capability=(6, 1), name="Tesla P4"))),
+    Code.APPLE_GPU: ("20b", mac(32)),
     Code.ROOMIEST_GPU: ("20b", machine(gpu(2), gpu(3))),
     Code.GPU_BUSY: ("20b", machine(gpu(24, 2))),
     Code.FITS_GPU: ("20b", machine(gpu(24))),

@@ -1,5 +1,6 @@
 """Described machines: what `detect` would say of them."""
 
+from dataclasses import replace
 from typing import Any
 
 from gptoss_cli.engine.config import published_config
@@ -19,6 +20,12 @@ def gpu(total: float, free: float | None = None, *, capability: tuple[int, int] 
     return Gpu(
         name=name, total_bytes=gib(total), free_bytes=gib(total if free is None else free), capability=capability
     )
+
+
+def mac(ram: float) -> Machine:
+    """An Apple computer of `ram` GiB, two thirds to three quarters of which its GPU may have, and has."""
+    share = gpu(ram * (0.75 if ram > 36 else 2 / 3), name="Apple GPU")
+    return machine(ram=ram, apple_gpu=replace(share, capability=None), triton=False, kernels=False)
 
 
 def machine(*gpus: Gpu, ram: float = 64, available: float | None = None, **details: Any) -> Machine:

@@ -232,6 +232,30 @@ def _out_of_memory(*_: object, **__: object) -> None:
     raise torch.OutOfMemoryError("device full")
 
 
+def test_what_apples_devices_say_of_full_memory_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, message = open_generator(folder), "MPS backend out of memory (MPS allocated: 12.00 GB)."
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(generator.model.kernels, "mix_experts", fail)
+    with pytest.raises(ResourceError, match="out of memory"):
+        prefilled(generator, PROMPT)
+    message = "something else"
+    with pytest.raises(RuntimeError, match=message):
+        prefilled(generator, PROMPT)
+
+
+def test_a_device_that_computes_otherwise_than_the_cpu_is_found_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, mapped = open_generator(folder).model, open_generator(folder).model
+    device.check_device(mapped)
+    monkeypatch.setattr(device, "_concentration", 1.5)  # of its rotations
+    with pytest.raises(ResourceError, match="wrong results"):
+        device.check_device(mapped)
+
+
 def test_decode_ends_with_a_stop_id_included(folder: Path, shared: Generator) -> None:
     text = fresh(folder, PROMPT, 12)
     prefilled(shared, PROMPT)

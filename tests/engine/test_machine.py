@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.engine import machine
-from gptoss_cli.engine.machine import Cuda, Gpu, cuda_gpus, detect, host_memory, parse_smi
+from gptoss_cli.engine.machine import Cuda, Gpu, apple_gpu, cuda_gpus, detect, host_memory, parse_smi
 
 _MEMINFO = "MemTotal:       33554432 kB\nMemFree:  1048576 kB\nMemAvailable:   16777216 kB\nHugePages_Total: 0\n"
 _GIB = 1 << 30
@@ -152,6 +152,32 @@ def test_what_torch_only_warns_of_is_told() -> None:
         gpus, problem = machine._ask_torch(card)
     assert (gpus, problem) == ((), "CUDA initialization: The NVIDIA driver on your system is too old")
     assert machine._ask_torch(_Card(failure="CUDA error: out of memory")) == ((), "CUDA error: out of memory")
+
+
+class _Metal:
+    """torch.mps, where 2 GiB are already in use."""
+
+    def __init__(self, *, there: bool = True) -> None:
+        self._there = there
+
+    def is_available(self) -> bool:
+        return self._there
+
+    def recommended_max_memory(self) -> int:
+        return 12 * _GIB
+
+    def driver_allocated_memory(self) -> int:
+        return 2 * _GIB
+
+
+@pytest.mark.parametrize(("available", "free"), [(None, 10), (11, 10), (7, 7)])
+def test_apples_gpu_shares_what_the_memory_has(available: int | None, free: int) -> None:
+    found = apple_gpu(_Metal(), None if available is None else available * _GIB)
+    assert found == Gpu(name="Apple GPU", total_bytes=12 * _GIB, free_bytes=free * _GIB)
+
+
+def test_an_apple_gpu_that_torch_cannot_use_is_none() -> None:
+    assert apple_gpu(_Metal(there=False), 16 * _GIB) is None
 
 
 def _driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -12,7 +12,7 @@ from gptoss_cli.engine.reasons import Code
 from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.settings import Activations, Dense, Dtype, Execution
-from tests.engine.machines import GIB, GPT_OSS_20B, GPT_OSS_120B, gib, gpu, machine
+from tests.engine.machines import GIB, GPT_OSS_20B, GPT_OSS_120B, gib, gpu, mac, machine
 
 _FULL, _USUAL = 131_072, 16_384
 _CPU, _OFFLOAD, _MXFP4 = Execution.CPU, Execution.OFFLOAD, Execution.MXFP4
@@ -147,6 +147,12 @@ _CASES = {
     "20b, 8 GiB of 2016": _Case(
         machine(gpu(8, capability=(6, 1))), _20B, _CPU, _FULL, (Code.OLD_GPU, Code.GPU_TOO_SMALL)
     ),
+    # Apple's GPUs, which have no memory of their own.
+    "20b, Mac of 8 GiB": _Case(mac(8), _20B, _CPU, _USUAL, (Code.APPLE_GPU, Code.GPU_TOO_SMALL, *_SLOW_DISK)),
+    "20b, Mac of 16 GiB": _Case(mac(16), _20B, _CPU, 72_448, (Code.APPLE_GPU, Code.GPU_TOO_SMALL), (Code.FROM_DISK,)),
+    "20b, Mac of 24 GiB": _Case(mac(24), _20B, _MXFP4, _FULL, (Code.APPLE_GPU, *_FITS), (Code.NO_GPU,), device="mps"),
+    "120b, Mac of 64 GiB": _Case(mac(64), _120B, _CPU, _USUAL, (Code.APPLE_GPU, Code.GPU_TOO_SMALL)),
+    "120b, Mac of 128 GiB": _Case(mac(128), _120B, _MXFP4, _FULL, (Code.APPLE_GPU, *_FITS), device="mps"),
 }
 
 
@@ -173,13 +179,15 @@ def test_a_placement_adds_up(name: str) -> None:
     # With all experts on the GPU nothing of them is on the host, the mapped file aside.
     assert dense == sizes.dense_bytes + sizes.embedding_bytes
     if placed.gpu is not None:
-        budget = max(gpu.free_bytes for gpu in case.machine.gpus)
+        apple = case.machine.apple_gpu
+        budget = max(gpu.free_bytes for gpu in (case.machine.gpus if apple is None else (apple,)))
         assert placed.gpu.used_bytes <= budget
         assert placed.gpu.free_bytes == budget - placed.gpu.used_bytes
     assert len(set(placed.reasons)) == len(placed.reasons)
     # What the engine is told is what was decided.
     assert placed.residence.device == placed.device
-    fast = placed.execution is not _CPU and not {Code.OLD_GPU, Code.NO_TRITON, Code.NO_COMPILER} & _codes(placed)
+    slow = {Code.OLD_GPU, Code.NO_TRITON, Code.NO_COMPILER, Code.APPLE_GPU}
+    fast = placed.execution is not _CPU and not slow & _codes(placed)
     assert placed.residence.experts == (placed.gpu_experts if fast else None)
     assert placed.residence.embedding == (placed.execution is _CPU or placed.host.dense_bytes == 0)
 
@@ -212,6 +220,12 @@ def test_what_cannot_run_at_all_is_an_error_that_says_by_how_much() -> None:
         (Wishes(device="cuda:2"), machine(gpu(8), gpu(8)), "the GPUs are cuda:0 to cuda:1"),
         (Wishes(device="cuda"), machine(gpu(24), cuda=Cuda.NOT_BUILT), "is a build without CUDA"),
         (Wishes(device="cuda"), machine(gpu(2)), "--device cuda cannot be met. cuda:0 is 1.4 GiB short"),
+        (Wishes(device="mps"), machine(), "--device mps cannot be met. There is no Apple GPU. Or use --device cpu"),
+        (Wishes(device="mps"), machine(gpu(8)), "--device mps cannot be met. There is no Apple GPU"),
+        (Wishes(device="cuda"), mac(32), "--device cuda cannot be met. There is no NVIDIA GPU. Use --device mps"),
+        (Wishes(execution=_OFFLOAD), mac(32), "--execution offload cannot be met. Apple's GPUs run"),
+        (Wishes(execution=_MXFP4), mac(16), "short of room for all experts and a context. Use --device cpu"),
+        (Wishes(gpu_memory_bytes=30 * GIB), mac(32), "is 8.7 GiB more than is free on the GPU"),
         (Wishes(gpu_memory_bytes=10 * GIB), machine(gpu(8)), "--gpu-memory 10.0 GiB is 2.0 GiB more than is free"),
         (Wishes(device="cpu", context_tokens=_FULL), machine(ram=3, available=3), "The memory is 1.0 GiB short"),
     ],
@@ -230,6 +244,9 @@ def test_wishes_that_can_be_met_are() -> None:
     assert choose(_20B, two, Wishes(device="cuda:0")).execution is _OFFLOAD
     assert choose(_20B, two, Wishes(execution=_OFFLOAD)).execution is _OFFLOAD
     assert choose(_20B, two, Wishes(device="cpu")).execution is _CPU
+    assert choose(_20B, mac(32), Wishes(device="cpu")).execution is _CPU
+    assert choose(_20B, mac(32), Wishes(device="mps", execution=_MXFP4)).device == "mps"
+    assert choose(_20B, mac(32), Wishes(gpu_memory_bytes=gib(8))).execution is _CPU
     assert choose(_20B, two, Wishes(gpu_memory_bytes=gib(8))).execution is _OFFLOAD
     assert choose(_20B, machine(gpu(12.7)), Wishes(execution=_MXFP4)).context_tokens == 8_960
     longer = choose(_20B, machine(gpu(8)), Wishes(context_tokens=100_000))
@@ -242,6 +259,7 @@ def test_wishes_that_can_be_met_are() -> None:
     [
         {"device": "cpu", "execution": _MXFP4},
         {"device": "cuda", "execution": _CPU},
+        {"device": "mps", "execution": _CPU},
         {"device": "gpu"},
         {"device": "cuda:"},
         {"device": "cuda:-1"},
