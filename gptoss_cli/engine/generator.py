@@ -1,6 +1,7 @@
 """Continues sequences of token ids with a model, and reads nothing twice. Knows no text."""
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,17 +11,18 @@ from torch import Tensor
 
 from gptoss_cli import __version__, settings
 from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
+from gptoss_cli.engine.ahead import Ahead, Flight, check_ahead
 from gptoss_cli.engine.cache import CacheMark
 from gptoss_cli.engine.config import ModelConfig, load_config
 from gptoss_cli.engine.experts import Promotion
 from gptoss_cli.engine.int8 import int8_weights
-from gptoss_cli.engine.interface import Forced, Numerics, Sampling, Steering
+from gptoss_cli.engine.interface import Allowed, Barred, Forced, Numerics, Sampling, Steering
 from gptoss_cli.engine.kernels import Kernels, reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels, find_kernels
 from gptoss_cli.engine.model import Model
 from gptoss_cli.engine.prefix import PrefixStore
 from gptoss_cli.engine.residence import MAPPED, Residence
-from gptoss_cli.engine.sampler import Sampler
+from gptoss_cli.engine.sampler import Sampler, checked
 from gptoss_cli.engine.weights import is_out_of_memory, load_weights
 from gptoss_cli.errors import IntegrityError, ResourceError, UsageError, first_line
 from gptoss_cli.settings import Activations, Dense, Dtype
@@ -64,6 +66,8 @@ class Generator:
         self._chunk_tokens = chunk_tokens
         self._cache = model.new_cache(context_tokens)
         self._promotion = Promotion(model.placed_experts())
+        self._ahead: Ahead | None = None
+        self._flight: Flight | None = None  # the reading of pending[0], if it has begun
         self._cached: list[int] = []
         self._pending: list[int] = []
         self._hidden: Tensor | None = None  # [1, C], of the last cached token
@@ -106,6 +110,8 @@ class Generator:
         model = Model(config, weights, kernels, _TORCH_DTYPES[dtype], records=placed and not on_cpu)
         if placed:
             model.check_kernels()
+            if model.runs_ahead:
+                check_ahead(model)
         elif not on_cpu:
             model.check_device(Model(config, load_weights(home, config), reference, _TORCH_DTYPES[dtype]))
         return cls(
@@ -177,6 +183,7 @@ class Generator:
         return torch.cat([self._model.unembed(self._model.read(chunk, cache)) for chunk in self._chunks(ids)])
 
     def _prefill(self, ids: list[int]) -> Iterator[tuple[int, int]]:
+        self._land()
         self._rewind_to_prefix_of(ids)
         missing = self._take_prefix(ids)
         unread = ids[len(self._cached) :]
@@ -217,7 +224,46 @@ class Generator:
             if isinstance(wish, Forced):
                 yield from wish.ids
             else:
-                yield sampler.draw(self._next_logits(), wish)
+                yield self._draw_ahead(sampler, wish) if self._model.runs_ahead else self._draw(sampler, wish)
+
+    def _draw(self, sampler: Sampler, wish: Allowed | Barred | None) -> int:
+        return sampler.draw(self._next_logits(), wish)
+
+    def _draw_ahead(self, sampler: Sampler, wish: Allowed | Barred | None) -> int:
+        """As `_draw`, with the new id being read by the time it is returned."""
+        flight = self._land()
+        if flight is None or self._pending:
+            logits = self._next_logits()
+        elif wish is None and flight.sampler is sampler:
+            # What it drew is what would be drawn now, so the next can begin before it is known.
+            sampler.take()
+            self._launch(None, sampler)
+            with _device_failures():
+                return checked(flight.wait())
+        else:
+            logits = flight.logits
+        id_ = sampler.draw(logits, wish)
+        self._launch(id_, sampler)
+        return id_
+
+    def _launch(self, id_: int | None, sampler: Sampler) -> None:
+        """Begin to read `id_`, or what is being drawn: the one that is pending as soon as it is yielded."""
+        if self._ahead is None or not self._ahead.serves(self._cache, sampler):
+            self._ahead = None  # the memory of its recording is free for the next
+            self._ahead = Ahead(self._model, self._cache, sampler)
+        with _device_failures():
+            self._flight = self._ahead.launch(id_, sampler)
+
+    def _land(self) -> Flight | None:
+        """Take what is being read for read, and return it; forget it if nobody has come to see its id."""
+        flight, self._flight = self._flight, None
+        if flight is not None and self._pending and self._cache.length == len(self._cached) + 1:
+            self._cached.append(self._pending.pop(0))
+            self._hidden = flight.hidden
+            return flight
+        if self._cache.length > len(self._cached):
+            self._cache.truncate(len(self._cached))
+        return None
 
     def _decode(self, new_ids: Iterator[int], stop_ids: frozenset[int], most: int) -> Iterator[int]:
         for id_ in islice(new_ids, most):
@@ -239,22 +285,15 @@ class Generator:
 
     def _read(self, chunk: list[int]) -> None:
         """Run `chunk` at the end of the cache. If that fails, go back to a state that is sound."""
-        finished = False
         try:
-            self._hidden = self._model.read(chunk, self._cache)[-1:].clone()
+            with _device_failures():
+                self._hidden = self._model.read(chunk, self._cache)[-1:].clone()
             self._cached += chunk
-            finished = True
-        except torch.AcceleratorError as exc:
-            finished = True  # nothing can be brought back from a device that has failed
-            raise ResourceError(f"The GPU failed: {first_line(exc)}. Start again, or use --device cpu") from exc
-        except RuntimeError as exc:
-            if not is_out_of_memory(exc):
-                raise
-            ways_out = "Use a smaller --context, --execution offload, or --device cpu"
-            raise ResourceError(f"The device is out of memory. {ways_out}") from exc
-        finally:
-            if not finished:
+        except BaseException as exc:
+            # Nothing can be brought back from a device that has failed.
+            if not isinstance(exc.__cause__, torch.AcceleratorError):
                 self._recover()
+            raise
 
     def _recover(self) -> None:
         """Restore the last mark, for a failure in mid-chunk spoils the rings; what followed it becomes pending."""
@@ -321,6 +360,20 @@ class Generator:
                 f"The checkpoint has no row for token {unknown[0]}: its vocabulary has {self.config.vocabulary_size}. "
                 "Use a checkpoint with the gpt-oss vocabulary"
             )
+
+
+@contextmanager
+def _device_failures() -> Iterator[None]:
+    """What a device says of itself when it fails, as ResourceErrors."""
+    try:
+        yield
+    except torch.AcceleratorError as exc:
+        raise ResourceError(f"The GPU failed: {first_line(exc)}. Start again, or use --device cpu") from exc
+    except RuntimeError as exc:
+        if not is_out_of_memory(exc):
+            raise
+        ways_out = "Use a smaller --context, --execution offload, or --device cpu"
+        raise ResourceError(f"The device is out of memory. {ways_out}") from exc
 
 
 def _choose_kernels(

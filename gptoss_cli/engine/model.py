@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import cast
 
@@ -19,7 +19,7 @@ from gptoss_cli.engine.weights import LayerWeights, ModelWeights
 from gptoss_cli.errors import ResourceError, first_line
 
 # Layers of both kinds are among the first. What bfloat16 rounds is far below what a wrong kernel gives.
-_CHECKED_LAYERS, _CHECKED_CONTEXT, _MOST_DIFFERENCE = 2, 256, 0.05
+CHECKED_CONTEXT, _CHECKED_LAYERS, _MOST_DIFFERENCE = 256, 2, 0.05
 
 
 class Model:
@@ -43,11 +43,18 @@ class Model:
         self._weights = weights
         self._dtype = dtype
         self.device = weights.final_norm.device
-        self._records = records
-        self._on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-        self._recording: tuple[Cache, Recording] | None = None
+        self.records = records
+        # Whether a token may be read before the host has seen it: what it needs is on the device.
+        all_there = weights.embedding.device == self.device and all(all(up.resident) for up, _ in self.placed_experts())
+        self.runs_ahead = records and all_there
+        self._recording: tuple[Cache, Recording[Tensor]] | None = None
         frequencies, self._concentration = rotary_frequencies(config.rope, config.head_dim)
         self._frequencies = frequencies.to(self.device)
+
+    @property
+    def on_device(self) -> AbstractContextManager[object]:
+        """Within it new recordings and streams are this device's."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def new_cache(self, context_tokens: int) -> Cache:
         """An empty cache in this model's arithmetic, on its device."""
@@ -55,13 +62,21 @@ class Model:
 
     def read(self, ids: list[int], cache: Cache) -> Tensor:
         """Run tokens ids [T] at the end of `cache`, and cache them -> hidden states [T, C] float32 for `unembed`."""
-        with self._on_device:
+        with self.on_device:
             return self._read(ids, cache)
+
+    def read_on_device(self, token: Tensor, cache: Cache) -> Tensor:
+        """Run one token, its id [1] and its position on the device, without asking the host -> [1, C] for `unembed`.
+
+        `cache.position` is where it goes; the cache does not count it yet.
+        """
+        x = self.kernels.embed(token, self._weights.embedding)
+        return self._run(x, self._rotation_of(cache.position), cache)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Hidden states [T, C] -> logits [T, V] float32."""
         weights, eps = self._weights, self.config.norm_eps
-        with self._on_device:
+        with self.on_device:
             return self.kernels.unembed(hidden, weights.final_norm, weights.unembedding, eps=eps, dtype=self._dtype)
 
     def decode_bytes(self) -> int:
@@ -82,7 +97,7 @@ class Model:
         try:
             x = self.kernels.embed(torch.tensor([id_], device=self._weights.embedding.device), self._weights.embedding)
             cache.position.fill_(cache.length)
-            with self._on_device:
+            with self.on_device:
                 self.unembed(self._run(x.to(self.device), self._rotation(cache.length, 1), cache))
         finally:
             self.kernels, self._decoder = kernels, decoder
@@ -93,13 +108,14 @@ class Model:
 
         Raises ResourceError if they differ by more than rounding does, or fail.
         """
-        self._compare(self._read_at_once, self._read_singly)
+        self.compare(self._read_at_once, self._read_singly)
 
     def check_device(self, mapped: "Model") -> None:
         """Hold layers read on this device to those of the same model on the CPU. Raises as `check_kernels`."""
-        self._compare(mapped._read_at_once, self._read_at_once)
+        self.compare(mapped._read_at_once, self._read_at_once)
 
-    def _compare(self, right: Callable[[int], Tensor], tried: Callable[[int], Tensor]) -> None:
+    def compare(self, right: Callable[[int], Tensor], tried: Callable[[int], Tensor]) -> None:
+        """Hold what is made of the first few numbers in one way to what is made in another. Raises as said above."""
         try:
             pairs = [(right(number), tried(number)) for number in range(min(_CHECKED_LAYERS, self.config.layers))]
             worst = max(float((told - made).abs().max() / told.abs().max()) for told, made in pairs)
@@ -110,20 +126,20 @@ class Model:
 
     def _read_at_once(self, number: int) -> Tensor:
         """What layer `number` makes of the two tokens of a check, read together -> [2, C] on the CPU."""
-        cache = self.new_cache(_CHECKED_CONTEXT)
-        with self._on_device:
+        cache = self.new_cache(CHECKED_CONTEXT)
+        with self.on_device:
             return self._read_layer(number, cache, self._checked_tokens(number), *self._rotation(0, 2)).cpu()
 
     def _read_singly(self, number: int) -> Tensor:
         """As `_read_at_once`, read one by one, and from a recording if there are to be any."""
-        cache, both, parts = self.new_cache(_CHECKED_CONTEXT), self._checked_tokens(number), []
+        cache, both, parts = self.new_cache(CHECKED_CONTEXT), self._checked_tokens(number), []
         run = partial(self._read_layer, number, cache)
-        with self._on_device:
+        with self.on_device:
             for position in range(2):
                 cache.position.fill_(position)
                 inputs = both[position : position + 1], *self._rotation(position, 1)
                 parts.append(run(*inputs))
-                if self._records:
+                if self.records:
                     parts[-1] = Recording(run, inputs).replay(inputs)
                 cache.advance(1)
             return torch.cat(parts).cpu()
@@ -146,7 +162,7 @@ class Model:
         embedding = self._weights.embedding  # which may be in host memory
         x = self.kernels.embed(torch.tensor(ids, device=embedding.device), embedding).to(self.device)
         cache.position.fill_(cache.length)
-        x = self._replay(x, rotation, cache) if self._records and len(ids) == 1 else self._run(x, rotation, cache)
+        x = self._replay(x, rotation, cache) if self.records and len(ids) == 1 else self._run(x, rotation, cache)
         cache.advance(len(ids))
         return x
 
@@ -180,8 +196,10 @@ class Model:
 
     def _rotation(self, position: int, tokens: int) -> tuple[Tensor, Tensor]:
         """cos and sin [T, D/2] float32 of the positions from `position` on, times the concentration."""
-        positions = torch.arange(position, position + tokens, dtype=torch.float32, device=self.device)
-        angles = positions.unsqueeze(1) * self._frequencies
+        return self._rotation_of(torch.arange(position, position + tokens, device=self.device))
+
+    def _rotation_of(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        angles = positions.float().unsqueeze(1) * self._frequencies
         return angles.cos() * self._concentration, angles.sin() * self._concentration
 
 

@@ -1,15 +1,18 @@
 """A computation on a GPU that is recorded once, as a CUDA graph, and replayed for other inputs of the same shapes."""
 
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+Made = TypeVar("Made")
 
-class Recording:
+
+class Recording(Generic[Made]):
     """What `compute` does with tensors on a CUDA device, without asking anything of the host on the way."""
 
-    def __init__(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
+    def __init__(self, compute: Callable[..., Made], inputs: Sequence[Tensor]) -> None:
         """Run `compute` on copies of `inputs`, so that all its kernels are built, then record it."""
         self._inputs = [part.clone() for part in inputs]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -21,8 +24,8 @@ class Recording:
         with torch.cuda.graph(self._graph):
             self._output = compute(*self._inputs)
 
-    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The result for `inputs`, in a buffer that the next replay writes again."""
+    def replay(self, inputs: Sequence[Tensor]) -> Made:
+        """The result for `inputs`, in buffers that the next replay writes again."""
         for kept, given in zip(self._inputs, inputs, strict=True):
             kept.copy_(given)
         self._graph.replay()

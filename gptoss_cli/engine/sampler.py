@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,9 +24,11 @@ class Sampler:
         self._device = device
         self._sampling = sampling
         self._random = torch.Generator().manual_seed(sampling.seed % 2**63)
+        self.uniform = self._next_uniform()  # what the next draw depends on, in [0, 1)
         self._vocabulary_size = vocabulary_size
         self._banned = self._indices(banned_ids)
         self._restricted: dict[Allowed | Barred, Tensor] = {}
+        self.kind = (replace(sampling, seed=0), frozenset(banned_ids))  # of two samplers alike `choose` is the same
         assert len(self._banned) < vocabulary_size, "some token must be left to draw"
 
     def draw(self, logits: Tensor, restriction: Allowed | Barred | None = None) -> int:
@@ -33,23 +36,48 @@ class Sampler:
 
         Top-k and top-p count only what `restriction` leaves.
         """
-        logits = logits.to(self._device)
-        # One pass: a sum in float64 is finite if and only if every float32 summand is.
-        if not logits.sum(dtype=torch.float64).isfinite():
-            raise NumericalError("The model's output is not a number (NaN or infinite). Check the checkpoint's files")
+        logits, uniform = logits.to(self._device), self.take()
         if isinstance(restriction, Allowed):
             allowed = self._tensor_of(restriction)
-            return int(allowed[self._choose(logits[allowed])])
-        banned = self._banned if restriction is None else self._tensor_of(restriction)
-        return self._choose(logits.index_fill(0, banned, -torch.inf))
+            chosen = _unless_no_numbers(logits, allowed[self._choose(logits[allowed], uniform)])
+        else:
+            banned = self._banned if restriction is None else self._tensor_of(restriction)
+            chosen = self._choose_beside(logits, banned, uniform)
+        return checked(int(chosen))
 
-    def _choose(self, logits: Tensor) -> int:
-        """An index into logits [N]."""
+    def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """What an unrestricted `draw` would give for logits [V] if `uniform` [1] were the sampler's -> [1] int64.
+
+        Negative where it would raise: see `checked`. Asks nothing of the host.
+        """
+        return self._choose_beside(logits, self._banned, uniform)
+
+    def take(self) -> float:
+        """`uniform`, which from now on is that of the draw after."""
+        taken, self.uniform = self.uniform, self._next_uniform()
+        return taken
+
+    def _next_uniform(self) -> float:
+        return float(torch.rand((), generator=self._random, dtype=torch.float64))
+
+    def _choose_beside(self, logits: Tensor, banned: Tensor, uniform: float | Tensor) -> Tensor:
+        return _unless_no_numbers(logits, self._choose(logits.index_fill(0, banned, -torch.inf), uniform))
+
+    def _choose(self, logits: Tensor, uniform: float | Tensor) -> Tensor:
+        """An index [1] into logits [N]."""
         if self._sampling.temperature == 0:
-            return int(logits.argmax())
-        ids, probabilities = self._candidates(logits)
-        chosen = _draw_index(probabilities, self._random)
-        return chosen if ids is None else int(ids[chosen])
+            return logits.argmax(0, keepdim=True)
+        # Differences from the largest, so that a tiny temperature gives no infinity.
+        logits = (logits - logits.max()) / self._sampling.temperature
+        ids: Tensor | None = None
+        if self._sampling.top_k is not None and self._sampling.top_k < len(logits):
+            logits, ids = logits.topk(self._sampling.top_k)
+        probabilities = logits.softmax(0)
+        if self._sampling.top_p < 1:
+            probabilities, order = _largest(probabilities, self._sampling.top_p)
+            ids = order if ids is None else ids[order]
+        chosen = _draw_index(probabilities, uniform, self._sampling.top_p)
+        return chosen if ids is None else ids[chosen]
 
     def _tensor_of(self, restriction: Allowed | Barred) -> Tensor:
         """The ids that are left by Allowed, or the ones that are not by Barred; made once for each instance."""
@@ -66,18 +94,12 @@ class Sampler:
         known = sorted(id_ for id_ in set(ids) if 0 <= id_ < self._vocabulary_size)
         return torch.tensor(known, dtype=torch.int64, device=self._device)
 
-    def _candidates(self, logits: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The ids that may be drawn (None: all, in order) and their probabilities, which need not add up to 1."""
-        # Differences from the largest, so that a tiny temperature gives no infinity.
-        logits = (logits - logits.max()) / self._sampling.temperature
-        ids: Tensor | None = None
-        if self._sampling.top_k is not None and self._sampling.top_k < len(logits):
-            logits, ids = logits.topk(self._sampling.top_k)
-        probabilities = logits.softmax(0)
-        if self._sampling.top_p >= 1:
-            return ids, probabilities
-        nucleus, order = _nucleus(probabilities, self._sampling.top_p)
-        return order if ids is None else ids[order], nucleus
+
+def checked(chosen: int) -> int:
+    """What was drawn, if anything was. Raises NumericalError."""
+    if chosen < 0:
+        raise NumericalError("The model's output is not a number (NaN or infinite). Check the checkpoint's files")
+    return chosen
 
 
 def _refuse_nonsense(sampling: Sampling) -> None:
@@ -89,18 +111,28 @@ def _refuse_nonsense(sampling: Sampling) -> None:
         raise UsageError(f"top-k should be at least 1, not {sampling.top_k}")
 
 
-def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The fewest largest probabilities that add up to `top_p`, and their indices."""
-    # Sorting a whole vocabulary takes longer than a small model's token; a thousand candidates nearly always do.
-    largest, order = probabilities.topk(min(_TOP_CANDIDATES, len(probabilities)))
-    if largest.sum() < top_p:
-        largest, order = probabilities.sort(descending=True)
-    kept = int((largest.cumsum(0, dtype=torch.float64) < top_p).sum()) + 1
-    return largest[:kept], order[:kept]
+def _unless_no_numbers(logits: Tensor, chosen: Tensor) -> Tensor:
+    """`chosen`, or -1 if any of `logits` is NaN or infinite."""
+    # One pass: a sum in float64 is finite if and only if every float32 summand is.
+    return chosen.where(logits.sum(dtype=torch.float64).isfinite(), -1)
 
 
-def _draw_index(probabilities: Tensor, random: torch.Generator) -> int:
-    """An index in proportion to `probabilities` [N]; never one whose probability is 0."""
+def _largest(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """The largest probabilities, enough to add up to `top_p`, in falling order, and their indices."""
+    # On a CPU sorting a whole vocabulary takes longer than a small model's token; a thousand candidates nearly always
+    # do. A GPU is not asked whether they do.
+    if not probabilities.is_cuda:
+        largest, order = probabilities.topk(min(_TOP_CANDIDATES, len(probabilities)))
+        if largest.sum() >= top_p:
+            return largest, order
+    return probabilities.sort(descending=True)
+
+
+def _draw_index(probabilities: Tensor, uniform: float | Tensor, top_p: float) -> Tensor:
+    """An index [1] in proportion to `probabilities` [N], of which the first ones count that add up to `top_p`."""
     cumulative = probabilities.cumsum(0, dtype=torch.float64)
-    target = torch.rand((), generator=random, dtype=torch.float64) * cumulative[-1]
-    return int(torch.searchsorted(cumulative, target, right=True))
+    total = cumulative[-1:]
+    if top_p < 1:
+        last = (cumulative < top_p).sum(0, keepdim=True).clamp(max=len(cumulative) - 1)
+        total = cumulative[last]
+    return torch.searchsorted(cumulative, uniform * total, right=True).clamp(max=len(cumulative) - 1)

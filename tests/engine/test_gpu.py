@@ -107,7 +107,7 @@ def test_attention_of_the_true_shape_is_the_references() -> None:
 @pytest.mark.parametrize("experts", [0, EXPERTS // 2, EXPERTS])
 def test_a_recorded_step_gives_what_the_single_operations_give(folder: Path, experts: int) -> None:
     recorded, single = _open(folder, experts), _open(folder, experts)
-    single.model._records = False  # the only way to compare
+    single.model.records = single.model.runs_ahead = False  # the only way to compare
     assert _decoded(recorded, 200) == _decoded(single, 200)
 
 
@@ -127,8 +127,21 @@ class _Changing:
 
 def test_masks_and_forced_tokens_are_as_without_a_recording(folder: Path) -> None:
     recorded, single = _open(folder), _open(folder)
-    single.model._records = False
+    single.model.records = single.model.runs_ahead = False
     assert _decoded(recorded, 90, _Changing()) == _decoded(single, 90, _Changing())
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.7, "top_k": 50}, {"top_p": 0.9}])
+def test_draws_in_the_recording_are_as_those_outside(folder: Path, settings: dict[str, float]) -> None:
+    ahead, single = _open(folder), _open(folder)
+    assert ahead.model.runs_ahead
+    single.model.runs_ahead = False
+    told = []
+    for generator in (ahead, single):
+        list(generator.prefill(PROMPT))
+        sampling = Sampling(seed=8, **settings)  # type: ignore[arg-type]
+        told.append(list(generator.decode(sampling, stop_ids=(), banned_ids={4, 5}, max_tokens=200)))
+    assert told[0] == told[1]
 
 
 def test_stopping_between_tokens_leaves_a_sequence_that_goes_on(folder: Path) -> None:
