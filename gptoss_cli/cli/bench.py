@@ -82,6 +82,7 @@ def bench(
             dense=placement.dense,
             activations=activations,
             threads=threads,
+            say=activity.say,
         )
         load_seconds = time.perf_counter() - began
         found = benchmark.measure(

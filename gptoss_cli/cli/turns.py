@@ -82,6 +82,7 @@ def open_model(options: TurnOptions, console: Console) -> Opened:
             dense=placement.dense,
             activations=options.activations,
             threads=options.threads,
+            say=activity.say,
         )
         session = begin(generator, instructions, options)
         if not options.no_prefix_cache:

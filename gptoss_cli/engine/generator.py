@@ -1,6 +1,6 @@
 """Continues sequences of token ids with a model, and reads nothing twice. Knows no text."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -85,12 +85,13 @@ class Generator:
         dense: Dense = Dense.BF16,
         activations: Activations = Activations.INT16,
         threads: int | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> "Generator":
         """Map the checkpoint in `folder`, or in its `original` folder, or copy it to where `residence` wants it.
 
         `context_tokens` None is the model's own length. `dense` INT8 converts the dense weights first, where that was
         not done before; it is for the CPU. `threads` None is torch's choice, one for each physical core; it holds for
-        the whole process.
+        the whole process. `say` is told what takes long.
 
         Raises NotInstalledError, IntegrityError or ResourceError for what is wrong with the files or the device, and
         UsageError for a context the model does not have.
@@ -109,6 +110,8 @@ class Generator:
         on_cpu, placed = residence.device == "cpu", residence.experts is not None
         model = Model(config, weights, kernels, _TORCH_DTYPES[dtype], records=placed and not on_cpu)
         if placed:
+            if say is not None:
+                say("Checking the GPU's kernels, which the first use compiles")
             model.check_kernels()
             if model.runs_ahead:
                 check_ahead(model)

@@ -79,6 +79,68 @@ def test_experts_of_the_true_shape_are_the_references(resident: int) -> None:
         assert_close(got, right, 1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_grouped_experts_of_the_true_shape_are_the_references(dtype: torch.dtype) -> None:
+    made, device = random_mlp(2_880, 2_880, 8), torch.device("cuda")
+    gate_up, down = unplaced(made.gate_up), unplaced(made.down)
+    norm, router = made.norm.cuda(), _on_gpu(made.router)
+    plain = MlpWeights(norm, router, _packed_on_gpu(gate_up), _packed_on_gpu(down))
+    placed = MlpWeights(norm, router, PlacedExperts(gate_up, device, 8), PlacedExperts(down, device, 8))
+    for tokens in (3, 40, 700):
+        x = random_of(tokens, 2_880, seed=5).cuda()
+        routed = reference.route(x, plain, active=4, eps=1e-5)
+        right = reference.mix_experts(x, routed, plain, limit=7.0, dtype=torch.float32)
+        got = CudaKernels().mix_experts(x, routed, placed, limit=7.0, dtype=dtype)
+        assert_close(got, right, 1e-4 if dtype is torch.float32 else 2e-2)
+
+
+def test_dense_products_of_the_true_shape_are_the_references() -> None:
+    weights, kernels = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels()
+    x, attended = random_of(1, 2_880, seed=5).cuda(), random_of(1, 4_096, seed=7).cuda()
+    expected = reference.project_qkv(x, weights, eps=1e-5, dtype=torch.float32)
+    for got, right in zip(kernels.project_qkv(x, weights, eps=1e-5, dtype=torch.float32), expected, strict=True):
+        assert_close(got, right, 1e-4)
+    right = reference.project_output(x, attended, weights, dtype=torch.float32)
+    assert_close(kernels.project_output(x, attended, weights, dtype=torch.float32), right, 1e-4)
+    unembedding = random_of(201_088, 2_880, seed=8).bfloat16().cuda()
+    right = reference.unembed(x, weights.norm, unembedding, eps=1e-5, dtype=torch.float32)
+    assert_close(kernels.unembed(x, weights.norm, unembedding, eps=1e-5, dtype=torch.float32), right, 1e-4)
+
+
+@pytest.mark.parametrize("experts", [32, 128])
+def test_the_router_of_the_true_shape_chooses_as_the_references(experts: int) -> None:
+    made = random_mlp(2_880, 32, experts)
+    parts = [PlacedExperts(unplaced(part), torch.device("cuda"), experts) for part in (made.gate_up, made.down)]
+    weights, x = MlpWeights(made.norm.cuda(), _on_gpu(made.router), *parts), random_of(1, 2_880, seed=5).cuda()
+    normed, chosen, shares = reference.route(x, weights, active=4, eps=1e-5)
+    got_normed, got_chosen, got_shares = CudaKernels().route(x, weights, active=4, eps=1e-5)
+    assert_close(got_normed, normed, 1e-4)
+    assert got_chosen.tolist() == chosen.tolist()
+    assert_close(got_shares, shares, 1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 128])
+@pytest.mark.parametrize("known", [0, 500, 5_000])
+def test_attention_of_several_tokens_of_the_true_shape_is_the_references(window: int | None, known: int) -> None:
+    weights, kernels, tokens = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels(), 300
+    position = torch.zeros(1, dtype=torch.int32, device="cuda")
+    angles = torch.arange(known, known + tokens, device="cuda").unsqueeze(1) * torch.linspace(1, 1e-5, 32).cuda()
+    before = [torch.randn(known, 8, 64, device="cuda").bfloat16() for _ in range(2)]
+    qkv = tuple(torch.randn(tokens, size, device="cuda") for size in (4_096, 512, 512))
+    told = []
+    for attend in (kernels.attend, reference.attend):
+        layer: FullLayer | SlidingLayer
+        if window is None:
+            layer = FullLayer(8, 64, context_tokens=6_000, dtype=torch.bfloat16, position=position)
+        else:
+            layer = SlidingLayer(8, 64, window=window, dtype=torch.bfloat16, position=position)
+        if known:
+            layer.append(before[0], before[1], 0)
+        rotation = angles.cos(), angles.sin()
+        told.append(attend((qkv[0], qkv[1], qkv[2]), rotation, weights.sinks, layer, position=known))
+    assert_close(told[0], told[1], 2e-2)
+
+
 def test_attention_of_the_true_shape_is_the_references() -> None:
     weights, kernels = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels()
     position = torch.zeros(1, dtype=torch.int32, device="cuda")

@@ -95,5 +95,7 @@ def test_kernels_that_cannot_be_built_are_refused_in_one_line(folder: Path, monk
         raise RuntimeError("no compiler.\nA second line.")
 
     monkeypatch.setattr(type(programs.qkv_kernel), "__getitem__", lambda self, grid: fail(grid))
+    said: list[str] = []
     with pytest.raises(ResourceError, match=r"^The GPU's kernels fail: no compiler\. Use --device cpu$"):
-        Generator.open(folder, context_tokens=64, residence=Residence(DEVICE, EXPERTS))
+        Generator.open(folder, context_tokens=64, residence=Residence(DEVICE, EXPERTS), say=said.append)
+    assert said == ["Checking the GPU's kernels, which the first use compiles"]

@@ -20,6 +20,7 @@ from gptoss_cli.engine.kernels import Kernels, reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.library import Native
 from gptoss_cli.engine.model import Model
+from gptoss_cli.engine.residence import Residence
 from gptoss_cli.engine.weights import load_weights
 from gptoss_cli.settings import Activations, Dtype
 from tests.engine.checkpoints import FULL, SLIDING, ConfigStyle, Shape, write_checkpoint
@@ -212,6 +213,27 @@ def test_the_generator_decodes_transformers_text_and_again_after_rewinding(expec
         list(generator.prefill(expected.prompt))
         text = list(generator.decode(greedy, stop_ids=(), banned_ids=(), max_tokens=GREEDY_TOKENS))
         assert text == expected.greedy
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_a_gpu_gives_transformers_logits_and_text(expected: Expected, share: float) -> None:
+    config = load_config(expected.folder / "config.json")
+    residence = Residence("cuda:0", round(share * config.experts * config.layers), embedding=share == 1)
+    for tokens in (7, 64):
+        generator = Generator.open(expected.folder, dtype=Dtype.FLOAT32, chunk_tokens=tokens, residence=residence)
+        assert_equal(generator.logits(expected.prompt).cpu(), expected)
+        model, cache = generator.model, generator.model.new_cache(1000)
+        assert_equal(read_in_chunks(model, cache, expected.prompt, cycle([1])).cpu(), expected)
+        mark = cache.mark()
+        read_in_chunks(model, cache, expected.prompt[::-1], cycle([13, 1]))
+        cache.rewind(mark)
+        assert greedy_after(model, cache, expected.logits[-1]) == expected.greedy
+        for _ in range(2):
+            list(generator.prefill(expected.prompt))
+            text = generator.decode(Sampling(0, temperature=0), stop_ids=(), banned_ids=(), max_tokens=GREEDY_TOKENS)
+            assert list(text) == expected.greedy
 
 
 def test_bfloat16_is_no_further_from_float32_than_transformers_own(
