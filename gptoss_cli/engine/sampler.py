@@ -75,9 +75,9 @@ class Sampler:
         probabilities = logits.softmax(0)
         if self._sampling.top_p < 1:
             probabilities, order = _largest(probabilities, self._sampling.top_p)
-            ids = order if ids is None else ids[order]
+            ids = order if ids is None else ids.index_select(0, order)
         chosen = _draw_index(probabilities, uniform, self._sampling.top_p)
-        return chosen if ids is None else ids[chosen]
+        return chosen if ids is None else ids.index_select(0, chosen)
 
     def _tensor_of(self, restriction: Allowed | Barred) -> Tensor:
         """The ids that are left by Allowed, or the ones that are not by Barred; made once for each instance."""
@@ -131,8 +131,8 @@ def _largest(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
 def _draw_index(probabilities: Tensor, uniform: float | Tensor, top_p: float) -> Tensor:
     """An index [1] in proportion to `probabilities` [N], of which the first ones count that add up to `top_p`."""
     cumulative = probabilities.cumsum(0, dtype=torch.float64)
-    total = cumulative[-1:]
+    total = cumulative.narrow(0, -1, 1)
     if top_p < 1:
         last = (cumulative < top_p).sum(0, keepdim=True).clamp(max=len(cumulative) - 1)
-        total = cumulative[last]
+        total = cumulative.index_select(0, last)
     return torch.searchsorted(cumulative, uniform * total, right=True).clamp(max=len(cumulative) - 1)

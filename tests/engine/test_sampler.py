@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from gptoss_cli.engine.interface import Sampling
 from gptoss_cli.engine.sampler import Sampler
@@ -96,6 +97,19 @@ def test_drawing_leaves_the_logits_alone() -> None:
     before = LOGITS.clone()
     draws(LOGITS, 3, banned=[1], top_p=0.5)
     assert torch.equal(LOGITS, before)
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.5}, {"top_k": 40, "top_p": 0.7}])
+def test_a_draw_on_a_gpu_asks_nothing_of_the_host(settings: dict[str, Any]) -> None:
+    """Fake tensors have no values: asking for one is an error, as it is while a graph is recorded."""
+    sampler = Sampler(Sampling(**{"seed": 0} | settings), banned_ids=[1, 2], vocabulary_size=1000)
+    with FakeTensorMode():
+        sampler._banned = torch.empty(2, dtype=torch.int64, device="cuda")
+        logits, uniform = torch.empty(1000, device="cuda"), torch.empty(1, dtype=torch.float64, device="cuda")
+        drawn = sampler.choose(logits, uniform)
+        assert (drawn.shape, drawn.device.type) == ((1,), "cuda")
+        with pytest.raises(DataDependentOutputException):
+            drawn.item()
 
 
 @pytest.mark.parametrize(
