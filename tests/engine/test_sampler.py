@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from gptoss_cli.engine.interface import Sampling
 from gptoss_cli.engine.sampler import Sampler
@@ -102,6 +101,8 @@ def test_drawing_leaves_the_logits_alone() -> None:
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.5}, {"top_k": 40, "top_p": 0.7}])
 def test_a_draw_on_a_gpu_asks_nothing_of_the_host(settings: dict[str, Any]) -> None:
     """Fake tensors have no values: asking for one is an error, as it is while a graph is recorded."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
     sampler = Sampler(Sampling(**{"seed": 0} | settings), banned_ids=[1, 2], vocabulary_size=1000)
     with FakeTensorMode():
         sampler._banned = torch.empty(2, dtype=torch.int64, device="cuda")
