@@ -11,7 +11,7 @@ import pytest
 from gptoss_cli.cli.inputs import prompt_text
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.terminal.console import Console
-from tests.cli.conftest import Script, turn
+from tests.cli.conftest import Script, ask_here, turn
 from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
 from tests.terminal.streams import KeptStream
 
@@ -117,66 +117,66 @@ def test_bytes_that_are_no_text_in_the_prompt_are_no_error(script: Script) -> No
 
 
 def test_an_answer_cut_by_max_tokens_exits_7_and_is_kept(script: Script) -> None:
-    done = _ask(script(turn("one two three four five six")), "--max-tokens", "6", "x")
+    done = ask_here(script(turn("one two three four five six")), "--max-tokens", "6", "x")
     assert done.returncode == 7
-    assert done.stdout == b"one two three\n"
-    assert done.stderr == b"gptoss: The answer is cut short: --max-tokens is used up.\n"
+    assert done.stdout == "one two three\n"
+    assert done.stderr == "gptoss: The answer is cut short: --max-tokens is used up.\n"
 
 
 def test_a_turn_without_an_answer_exits_1_and_leaves_stdout_empty(script: Script) -> None:
-    done = _ask(script(["<|channel|>analysis<|message|>Hm.<|return|>"]), "x")
-    assert (done.returncode, done.stdout) == (1, b"")
+    done = ask_here(script(["<|channel|>analysis<|message|>Hm.<|return|>"]), "x")
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 _SQUARES = "<|channel|>analysis<|message|>" + " ".join(str(n * n) for n in range(300)) + "<|return|>"
 
 
 def test_a_think_budget_ends_the_reasoning_and_says_so(script: Script) -> None:
-    done = _ask(script([_SQUARES]), "--think-budget", "40", "x")
+    done = ask_here(script([_SQUARES]), "--think-budget", "40", "x")
     assert done.returncode == 0
     assert done.stdout.strip()
-    assert done.stderr.endswith(b"\nThe reasoning has used up its budget: the answer follows.\n")
+    assert done.stderr.endswith("\nThe reasoning has used up its budget: the answer follows.\n")
 
 
 def test_reasoning_that_goes_in_circles_is_ended(script: Script) -> None:
     circles = "<|channel|>analysis<|message|>" + "Let me check again. " * 200 + "<|return|>"
-    done = _ask(script([circles]), "--reasoning", "hide", "x")
-    assert (done.returncode, done.stderr) == (0, b"The reasoning went round in circles: the answer follows.\n")
+    done = ask_here(script([circles]), "--reasoning", "hide", "x")
+    assert (done.returncode, done.stderr) == (0, "The reasoning went round in circles: the answer follows.\n")
 
 
 def test_an_answer_that_goes_in_circles_is_stopped(script: Script) -> None:
-    done = _ask(script(turn("All work and no play. " * 2_000)), "x")
+    done = ask_here(script(turn("All work and no play. " * 2_000)), "x")
     assert done.returncode == 7
-    assert done.stderr.startswith(b"gptoss: The answer is cut short: it went round in circles")
+    assert done.stderr.startswith("gptoss: The answer is cut short: it went round in circles")
 
 
 def test_without_reasoning_the_answer_comes_at_once(script: Script) -> None:
-    done = _ask(script(["Blue.<|return|>"]), "-e", "none", "x")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"Blue.\n", b"")
+    done = ask_here(script(["Blue.<|return|>"]), "-e", "none", "x")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Blue.\n", "")
 
 
 def test_an_empty_answer_is_none(script: Script) -> None:
-    done = _ask(script(turn(" \n")), "x")
-    assert (done.returncode, done.stderr) == (1, b"gptoss: The model ended its turn without an answer. Ask again.\n")
+    done = ask_here(script(turn(" \n")), "x")
+    assert (done.returncode, done.stderr) == (1, "gptoss: The model ended its turn without an answer. Ask again.\n")
 
 
 def test_a_limit_that_falls_into_the_reasoning_leaves_no_answer(script: Script) -> None:
-    done = _ask(script([_SQUARES]), "--max-tokens", "20", "x")
-    assert (done.returncode, done.stdout) == (7, b"")
-    assert done.stderr.endswith(b"gptoss: There is no answer: --max-tokens is used up.\n")
+    done = ask_here(script([_SQUARES]), "--max-tokens", "20", "x")
+    assert (done.returncode, done.stdout) == (7, "")
+    assert done.stderr.endswith("gptoss: There is no answer: --max-tokens is used up.\n")
 
 
 def test_headers_that_are_free_may_be_malformed_and_the_answer_comes(script: Script) -> None:
     malformed = "<|channel|>commentary 2?<|end|><|start|>assistant<|channel|>final<|message|>Blue.<|return|>"
-    done = _ask(script([malformed]), "--free-headers", "x")
-    assert (done.returncode, done.stdout) == (0, b"Blue.\n")
+    done = ask_here(script([malformed]), "--free-headers", "x")
+    assert (done.returncode, done.stdout) == (0, "Blue.\n")
 
 
 def test_a_tool_call_exits_1(script: Script) -> None:
     call = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
-    done = _ask(script([call]), "--free-headers", "x")
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert b"The model called a tool" in done.stderr
+    done = ask_here(script([call]), "--free-headers", "x")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "The model called a tool" in done.stderr
 
 
 def test_ctrl_c_keeps_what_was_printed_and_exits_130(script: Script) -> None:
@@ -254,7 +254,7 @@ def test_without_colour_a_terminal_gets_no_escape(
 
 def test_instructions_come_from_a_file(script: Script, tmp_path: Path) -> None:
     (tmp_path / "instructions.txt").write_text("Be brief.")
-    assert _ask(script(turn("Ok.")), "-s", f"@{tmp_path / 'instructions.txt'}", "x").returncode == 0
-    done = _ask(script(turn("Ok.")), "-s", f"@{tmp_path / 'absent.txt'}", "x")
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert b"absent.txt" in done.stderr
+    assert ask_here(script(turn("Ok.")), "-s", f"@{tmp_path / 'instructions.txt'}", "x").returncode == 0
+    done = ask_here(script(turn("Ok.")), "-s", f"@{tmp_path / 'absent.txt'}", "x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "absent.txt" in done.stderr
