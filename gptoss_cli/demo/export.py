@@ -15,7 +15,7 @@ from gptoss_cli.demo.network import LANE_IN, LANE_OUT, Shape
 
 # Logits are so many times what training made of them. This model is so small that its second choice is a wrong answer
 # and not another way to put a right one, and at temperature 1 it would often be made.
-SHARPNESS = 2.0
+SHARPNESS = 4.0
 
 
 def main() -> None:
