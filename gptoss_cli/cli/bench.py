@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +17,6 @@ from gptoss_cli.cli.options import (
     TurnOptions,
     command,
 )
-from gptoss_cli.errors import ResourceError
 from gptoss_cli.settings import Activations, Dense, Execution
 from gptoss_cli.terminal.console import Console
 
@@ -57,33 +55,22 @@ def bench(
     from gptoss_cli.cli import turns
 
     name, folder = turns.choose_checkpoint(model, console)
-    context = prompt + generate + 16
     options = TurnOptions(
-        context=context,
+        context=prompt + generate + 16,
         execution=execution,
         device=device,
         gpu_memory=gpu_memory,
         dense=dense,
         activations=activations,
+        threads=threads,
     )
     placement = turns.place(name, folder, options, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
-        try:
+        with turns.importing_the_engine():
             from gptoss_cli.engine import benchmark
-            from gptoss_cli.engine.generator import Generator
-        except (ImportError, OSError) as exc:
-            raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
         began = time.perf_counter()
-        generator = Generator.open(
-            Path(folder),
-            residence=placement.residence,
-            context_tokens=context,
-            dense=placement.dense,
-            activations=activations,
-            threads=threads,
-            say=activity.say,
-        )
+        generator = turns.load(folder, placement, options, activity.say)
         load_seconds = time.perf_counter() - began
         found = benchmark.measure(
             generator,

@@ -118,8 +118,10 @@ def described(
     if machine.cuda is Cuda.USABLE and max(gpu.free_bytes for gpu in machine.gpus) >= gpu_bytes:
         return machine, replace(wishes, gpu_memory_bytes=gpu_bytes)
     gpu = Gpu(name="as described", total_bytes=gpu_bytes, free_bytes=gpu_bytes)
-    there = replace(machine, gpus=(gpu,), apple_gpu=None, cuda=Cuda.USABLE)
-    return replace(there, triton=True, compiler=True, lockable_bytes=None), wishes
+    imagined = replace(
+        machine, gpus=(gpu,), apple_gpu=None, cuda=Cuda.USABLE, triton=True, compiler=True, lockable_bytes=None
+    )
+    return imagined, wishes
 
 
 def disk_problem(machine: "Machine", download_bytes: int) -> str | None:

@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -17,6 +17,7 @@ from gptoss_cli.settings import Execution
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
+    from gptoss_cli.engine.generator import Generator
     from gptoss_cli.engine.interface import TokenGenerator
     from gptoss_cli.engine.placement import Placement
     from gptoss_cli.harmony.events import TurnEnd
@@ -70,20 +71,7 @@ def open_model(options: TurnOptions, console: Console) -> Opened:
     placement = place(name, folder, options, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
-        try:
-            from gptoss_cli.engine.generator import Generator
-        except (ImportError, OSError) as exc:
-            raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
-        generator = Generator.open(
-            folder,
-            residence=placement.residence,
-            dtype=options.dtype,
-            context_tokens=placement.context_tokens,
-            dense=placement.dense,
-            activations=options.activations,
-            threads=options.threads,
-            say=activity.say,
-        )
+        generator = load(folder, placement, options, activity.say)
         session = begin(generator, instructions, options)
         if not options.no_prefix_cache:
             generator.keep_prefix(session.prefix())
@@ -91,6 +79,31 @@ def open_model(options: TurnOptions, console: Console) -> Opened:
         console.notice(f"{generator.numerics.shortcoming}. Until then it is slow.")
     running = Running(name, revision_of(folder), placement.execution, device=placement.device, dtype=options.dtype)
     return Opened(session, running)
+
+
+@contextmanager
+def importing_the_engine() -> Iterator[None]:
+    """Within the block what is wrong with torch is told as a ResourceError."""
+    try:
+        yield
+    except (ImportError, OSError) as exc:
+        raise ResourceError(f"The engine cannot be loaded: {exc}. Install torch again: pip install torch") from exc
+
+
+def load(folder: Path, placement: "Placement", options: TurnOptions, say: Callable[[str], None]) -> "Generator":
+    """The model in `folder`, as `placement` has it. Raises what Generator.open raises, or that torch cannot be used."""
+    with importing_the_engine():
+        from gptoss_cli.engine.generator import Generator
+    return Generator.open(
+        folder,
+        residence=placement.residence,
+        dtype=options.dtype,
+        context_tokens=placement.context_tokens,
+        dense=placement.dense,
+        activations=options.activations,
+        threads=options.threads,
+        say=say,
+    )
 
 
 def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "Placement":

@@ -84,13 +84,12 @@ class Ahead:
 
 
 def check_ahead(model: Model) -> None:
-    """Hold the logits after a token that is read in this way to those after one that is not. Raises ResourceError."""
+    """Hold the logits after tokens that are read in this way to those of others. Raises as Model.check_kernels."""
     sampler = Sampler(Sampling(seed=0, temperature=0), banned_ids=(), vocabulary_size=model.config.vocabulary_size)
 
-    def single(id_: int) -> Tensor:
-        return model.unembed(model.read([id_], model.new_cache(CHECKED_CONTEXT)))[0]
-
-    def ahead(id_: int) -> Tensor:
-        return Ahead(model, model.new_cache(CHECKED_CONTEXT), sampler).launch(id_, sampler).logits
-
-    model.compare(single, ahead)
+    # One of each for all tokens: for another cache everything is recorded anew.
+    cache, ahead = model.new_cache(CHECKED_CONTEXT), Ahead(model, model.new_cache(CHECKED_CONTEXT), sampler)
+    model.compare(
+        lambda id_: model.unembed(model.read([id_], cache))[0],
+        lambda id_: ahead.launch(id_, sampler).logits.clone(),
+    )

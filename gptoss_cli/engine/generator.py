@@ -10,27 +10,24 @@ import torch
 from torch import Tensor
 
 from gptoss_cli import __version__, settings
-from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
-from gptoss_cli.engine.ahead import Ahead, Flight, check_ahead
+from gptoss_cli.checkpoint.folder import weights_folder
+from gptoss_cli.engine.ahead import Ahead, Flight
 from gptoss_cli.engine.cache import CacheMark
 from gptoss_cli.engine.config import ModelConfig, load_config
 from gptoss_cli.engine.experts import Promotion
-from gptoss_cli.engine.int8 import int8_weights
 from gptoss_cli.engine.interface import Allowed, Barred, Forced, Numerics, Sampling, Steering
-from gptoss_cli.engine.kernels import Kernels, reference
-from gptoss_cli.engine.kernels.cpu import CpuKernels, find_kernels
 from gptoss_cli.engine.model import Model
+from gptoss_cli.engine.opening import open_model
 from gptoss_cli.engine.prefix import PrefixStore
 from gptoss_cli.engine.residence import MAPPED, Residence
 from gptoss_cli.engine.sampler import Sampler, checked
-from gptoss_cli.engine.weights import is_out_of_memory, load_weights
+from gptoss_cli.engine.weights import is_out_of_memory
 from gptoss_cli.errors import IntegrityError, ResourceError, UsageError, first_line
 from gptoss_cli.settings import Activations, Dense, Dtype
 
 _MAX_MARKS = 8
 _CPU_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 512, 2048
 _TOKENS_BETWEEN_PROMOTIONS, _MOST_PROMOTED = 16, 4
-_TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,29 +99,18 @@ class Generator:
             raise UsageError(f"The context should be 2 to {config.max_context_tokens} tokens, not {context_tokens}")
         if threads is not None:
             torch.set_num_threads(threads)
-        weights = load_weights(home, config, residence)
-        kernels, numerics = _choose_kernels(residence, dtype, dense, activations)
-        identity = fingerprint(home)
-        if dense is Dense.INT8:
-            weights = int8_weights(weights, settings.cache_folder() / "int8", identity)
-        on_cpu, placed = residence.device == "cpu", residence.experts is not None
-        model = Model(config, weights, kernels, _TORCH_DTYPES[dtype], records=placed and not on_cpu)
-        if placed:
-            if say is not None:
-                say("Checking the GPU's kernels, which the first use compiles")
-            model.check_kernels()
-            if model.runs_ahead:
-                check_ahead(model)
-        elif not on_cpu:
-            model.check_device(Model(config, load_weights(home, config), reference, _TORCH_DTYPES[dtype]))
+        opened = open_model(
+            home, config, residence=residence, dtype=dtype, dense=dense, activations=activations, say=say
+        )
+        on_cpu, numerics = residence.device == "cpu", opened.numerics
         return cls(
-            model,
+            opened.model,
             context_tokens=context_tokens or config.max_context_tokens,
             chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS),
             numerics=numerics,
             # A GPU reads the first messages faster than a disk gives what it made of them.
             prefixes=PrefixStore(
-                settings.cache_folder() / "prefixes", f"{__version__} {identity} {dtype} {numerics.summary}"
+                settings.cache_folder() / "prefixes", f"{__version__} {opened.identity} {dtype} {numerics.summary}"
             )
             if on_cpu
             else None,
@@ -227,13 +213,11 @@ class Generator:
             if isinstance(wish, Forced):
                 yield from wish.ids
             else:
-                yield self._draw_ahead(sampler, wish) if self._model.runs_ahead else self._draw(sampler, wish)
-
-    def _draw(self, sampler: Sampler, wish: Allowed | Barred | None) -> int:
-        return sampler.draw(self._next_logits(), wish)
+                ahead = self._model.runs_ahead
+                yield self._draw_ahead(sampler, wish) if ahead else sampler.draw(self._next_logits(), wish)
 
     def _draw_ahead(self, sampler: Sampler, wish: Allowed | Barred | None) -> int:
-        """As `_draw`, with the new id being read by the time it is returned."""
+        """Draw as elsewhere, with the new id being read by the time it is returned."""
         flight = self._land()
         if flight is None or self._pending:
             logits = self._next_logits()
@@ -377,24 +361,6 @@ def _device_failures() -> Iterator[None]:
             raise
         ways_out = "Use a smaller --context, --execution offload, or --device cpu"
         raise ResourceError(f"The device is out of memory. {ways_out}") from exc
-
-
-def _choose_kernels(
-    residence: Residence, dtype: Dtype, dense: Dense, activations: Activations
-) -> tuple[Kernels, Numerics]:
-    """The best operations for a device, and what is to be known of them."""
-    threads = torch.get_num_threads()
-    if residence.experts is not None:
-        # Triton is there only where a GPU is.
-        from gptoss_cli.engine.kernels.cuda import CudaKernels, tuning_for
-
-        capability = None if residence.device == "cpu" else torch.cuda.get_device_capability(residence.device)
-        return CudaKernels(tuning_for(capability)), Numerics("triton", dtype, Dense.BF16, threads)
-    found = find_kernels(activations) if residence.device == "cpu" else None
-    if isinstance(found, CpuKernels):
-        used = "float32" if dtype is Dtype.FLOAT32 else activations
-        return found, Numerics(found.native.instructions, used, dense, threads)
-    return reference, Numerics("reference", dtype, dense, threads, shortcoming=found)
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -1,6 +1,6 @@
 """Which of a machine's GPUs is taken, how much of it, and what it can run. Pure: every finding is a value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gptoss_cli.engine.machine import Cuda, Gpu, Machine
 from gptoss_cli.engine.reasons import Code, Reason, gib
@@ -36,32 +36,30 @@ def take_gpu(machine: Machine, wishes: Wishes) -> TakenGpu | Reason:
         return unusable
     number = _number(machine.gpus, wishes)
     gpu, device = machine.gpus[number], f"cuda:{number}"
-    reasons = []
-    if len(machine.gpus) > 1 and wishes.gpu_number is None:
-        text = f"Of {len(machine.gpus)} GPUs {device} has the most free memory; a model uses one at most."
-        reasons.append(Reason(Code.ROOMIEST_GPU, text))
-    busy = _busy(gpu, device, wishes)
-    return TakenGpu(
-        device=device,
-        total_bytes=gpu.total_bytes,
-        budget_bytes=_budget(gpu, device, wishes),
-        slow=_slow(machine, gpu),
-        reasons=(*reasons, *([busy] if busy else [])),
-    )
+    taken = _taken(gpu, device, wishes, called=device, slow=_slow(machine, gpu))
+    if len(machine.gpus) == 1 or wishes.gpu_number is not None:
+        return taken
+    text = f"Of {len(machine.gpus)} GPUs {device} has the most free memory; a model uses one at most."
+    return replace(taken, reasons=(Reason(Code.ROOMIEST_GPU, text), *taken.reasons))
 
 
 def _take_apple_gpu(gpu: Gpu, wishes: Wishes) -> TakenGpu:
     """Apple's only GPU. Raises ResourceError if an NVIDIA GPU is wished for."""
     if wishes.device.startswith("cuda"):
         raise ResourceError(f"--device {wishes.device} cannot be met. There is no NVIDIA GPU. Use --device mps")
-    busy = _busy(gpu, "the GPU", wishes)
     slow = "Apple's GPUs run the reference kernels, which dequantize experts for every token, and hold the whole model."
+    return _taken(gpu, "mps", wishes, called="the GPU", slow=Reason(Code.APPLE_GPU, slow))
+
+
+def _taken(gpu: Gpu, device: str, wishes: Wishes, *, called: str, slow: Reason | None) -> TakenGpu:
+    """Raises ResourceError if more is wished for than it has free; texts name it as it is `called`."""
+    busy = _busy(gpu, called, wishes)
     return TakenGpu(
-        device="mps",
+        device=device,
         total_bytes=gpu.total_bytes,
-        budget_bytes=_budget(gpu, "the GPU", wishes),
-        slow=Reason(Code.APPLE_GPU, slow),
-        reasons=(busy,) if busy else (),
+        budget_bytes=_budget(gpu, called, wishes),
+        slow=slow,
+        reasons=() if busy is None else (busy,),
     )
 
 

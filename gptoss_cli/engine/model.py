@@ -92,15 +92,9 @@ class Model:
 
     def calls_of_token(self, id_: int, cache: Cache) -> dict[str, list[Call]]:
         """The calls of the kernels, an operation at a time, for token `id_` after those in `cache`; they spoil it."""
-        noted, kernels, decoder = Noted(self.kernels), self.kernels, self._decoder
-        self.kernels, self._decoder = cast(Kernels, noted), None
-        try:
-            x = self.kernels.embed(torch.tensor([id_], device=self._weights.embedding.device), self._weights.embedding)
-            cache.position.fill_(cache.length)
-            with self.on_device:
-                self.unembed(self._run(x.to(self.device), self._rotation(cache.length, 1), cache))
-        finally:
-            self.kernels, self._decoder = kernels, decoder
+        noted = Noted(self.kernels)
+        single = Model(self.config, self._weights, cast(Kernels, noted), self._dtype)
+        single.unembed(single.read([id_], cache))
         return noted.calls
 
     def check_kernels(self) -> None:

@@ -38,11 +38,16 @@ class OperationTime:
 class Noted:
     """Kernels that note every call, for it to be made again. Not a LayerDecoder, whatever it stands before."""
 
+    _OPERATIONS = frozenset({"embed", *_NAMES})
+
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
         self.calls: defaultdict[str, list[Call]] = defaultdict(list)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in self._OPERATIONS:
+            raise AttributeError(name)
+
         def operation(*arguments: Any, **options: Any) -> Any:
             call = partial(getattr(self._kernels, name), *arguments, **options)
             self.calls[name].append(call)

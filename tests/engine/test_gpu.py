@@ -63,14 +63,17 @@ def _packed_on_gpu(packed: PackedExperts) -> PackedExperts:
     return PackedExperts(packed.blocks.cuda(), packed.scales.cuda(), packed.bias.cuda())
 
 
+def _both_ways(made: MlpWeights, resident: int) -> tuple[MlpWeights, MlpWeights]:
+    """The weights on the GPU for the reference, and for the kernels with so many experts there."""
+    parts, device = [unplaced(part) for part in (made.gate_up, made.down)], torch.device("cuda")
+    norm, router = made.norm.cuda(), _on_gpu(made.router)
+    plain = MlpWeights(norm, router, *(_packed_on_gpu(part) for part in parts))
+    return plain, MlpWeights(norm, router, *(PlacedExperts(part, device, resident) for part in parts))
+
+
 @pytest.mark.parametrize("resident", [0, 3, 6])
 def test_experts_of_the_true_shape_are_the_references(resident: int) -> None:
-    made = random_mlp(2_880, 2_880, 6)
-    gate_up, down = unplaced(made.gate_up), unplaced(made.down)
-    norm, router = made.norm.cuda(), _on_gpu(made.router)
-    plain = MlpWeights(norm, router, _packed_on_gpu(gate_up), _packed_on_gpu(down))
-    device = torch.device("cuda")
-    placed = MlpWeights(norm, router, PlacedExperts(gate_up, device, resident), PlacedExperts(down, device, resident))
+    plain, placed = _both_ways(random_mlp(2_880, 2_880, 6), resident)
     for tokens in (1, 5):
         x = random_of(tokens, 2_880, seed=5).cuda()
         routed = reference.route(x, plain, active=4, eps=1e-5)
@@ -81,11 +84,7 @@ def test_experts_of_the_true_shape_are_the_references(resident: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_grouped_experts_of_the_true_shape_are_the_references(dtype: torch.dtype) -> None:
-    made, device = random_mlp(2_880, 2_880, 8), torch.device("cuda")
-    gate_up, down = unplaced(made.gate_up), unplaced(made.down)
-    norm, router = made.norm.cuda(), _on_gpu(made.router)
-    plain = MlpWeights(norm, router, _packed_on_gpu(gate_up), _packed_on_gpu(down))
-    placed = MlpWeights(norm, router, PlacedExperts(gate_up, device, 8), PlacedExperts(down, device, 8))
+    plain, placed = _both_ways(random_mlp(2_880, 2_880, 8), 8)
     for tokens in (3, 40, 700):
         x = random_of(tokens, 2_880, seed=5).cuda()
         routed = reference.route(x, plain, active=4, eps=1e-5)
@@ -109,11 +108,10 @@ def test_dense_products_of_the_true_shape_are_the_references() -> None:
 
 @pytest.mark.parametrize("experts", [32, 128])
 def test_the_router_of_the_true_shape_chooses_as_the_references(experts: int) -> None:
-    made = random_mlp(2_880, 32, experts)
-    parts = [PlacedExperts(unplaced(part), torch.device("cuda"), experts) for part in (made.gate_up, made.down)]
-    weights, x = MlpWeights(made.norm.cuda(), _on_gpu(made.router), *parts), random_of(1, 2_880, seed=5).cuda()
-    normed, chosen, shares = reference.route(x, weights, active=4, eps=1e-5)
-    got_normed, got_chosen, got_shares = CudaKernels().route(x, weights, active=4, eps=1e-5)
+    plain, placed = _both_ways(random_mlp(2_880, 32, experts), experts)
+    x = random_of(1, 2_880, seed=5).cuda()
+    normed, chosen, shares = reference.route(x, plain, active=4, eps=1e-5)
+    got_normed, got_chosen, got_shares = CudaKernels().route(x, placed, active=4, eps=1e-5)
     assert_close(got_normed, normed, 1e-4)
     assert got_chosen.tolist() == chosen.tolist()
     assert_close(got_shares, shares, 1e-4)

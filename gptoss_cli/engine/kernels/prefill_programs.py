@@ -7,14 +7,12 @@ GPUs whose tensor cores have no bfloat16, and for Triton's interpreter, which ha
 import triton
 import triton.language as tl
 
+from gptoss_cli.engine.kernels.programs import SIGN_BIT, VALUE_BITS, scale_factor
+
 # fmt: off
 
 # An element's bits, put into the exponent and mantissa of a float32, are its value times 2^-126.
 _ELEMENT_FACTOR = tl.constexpr(2.0**126)
-_SIGN_BIT = tl.constexpr(-(2**31))
-_VALUE_BITS = tl.constexpr(0x01C00000)
-_NAN_BITS = tl.constexpr(0x7FC00000)
-_NO_SCALE = tl.constexpr(255)
 
 
 @triton.jit
@@ -101,9 +99,9 @@ def _elements(blocks, scales, row, there, byte, K: tl.constexpr):
     wanted = there[:, None] & (byte < K // 2)[None, :]
     packed = tl.load(blocks + (row[:, None] * (K // 2) + byte[None, :]), mask=wanted, other=0).to(tl.int32)
     exponent = tl.load(scales + (row[:, None] * (K // 32) + (byte // 16)[None, :]), mask=wanted, other=0).to(tl.int32)
-    factor = tl.where(exponent == _NO_SCALE, _NAN_BITS, exponent << 23).to(tl.float32, bitcast=True)
-    even = ((packed << 28) & _SIGN_BIT) | ((packed << 22) & _VALUE_BITS)
-    odd = ((packed << 24) & _SIGN_BIT) | ((packed << 18) & _VALUE_BITS)
+    factor = scale_factor(exponent)
+    even = ((packed << 28) & SIGN_BIT) | ((packed << 22) & VALUE_BITS)
+    odd = ((packed << 24) & SIGN_BIT) | ((packed << 18) & VALUE_BITS)
     return (
         even.to(tl.float32, bitcast=True) * _ELEMENT_FACTOR * factor,
         odd.to(tl.float32, bitcast=True) * _ELEMENT_FACTOR * factor,

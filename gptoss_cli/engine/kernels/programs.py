@@ -13,8 +13,8 @@ import triton.language as tl
 # would be subnormal. So inputs come times 2^64, and sums are multiplied by what is left.
 INPUT_FACTOR = tl.constexpr(2.0**64)
 _SUM_FACTOR = tl.constexpr(2.0**62)
-_SIGN_BIT = tl.constexpr(-(2**31))
-_VALUE_BITS = tl.constexpr(0x01C00000)
+SIGN_BIT = tl.constexpr(-(2**31))
+VALUE_BITS = tl.constexpr(0x01C00000)
 _NAN_BITS = tl.constexpr(0x7FC00000)
 _NO_SCALE = tl.constexpr(255)
 
@@ -274,6 +274,12 @@ def choose_kernel(
 
 
 @triton.jit
+def scale_factor(scale):
+    """The factor of E8M0 scales, int32: 2^(scale - 127), or NaN."""
+    return tl.where(scale == _NO_SCALE, _NAN_BITS, scale << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _mxfp4_rows(blocks, scales, x, rows, there, WORDS: tl.constexpr, WIDTH: tl.constexpr):
     """Products of MXFP4 rows [R] int64 with x [8, WORDS] float32 -> [R]; x[j, w] is element 8w + j times 2^64.
 
@@ -288,16 +294,15 @@ def _mxfp4_rows(blocks, scales, x, rows, there, WORDS: tl.constexpr, WIDTH: tl.c
         for j in tl.static_range(8):
             factor = tl.load(x + j * WORDS + words, mask=words < WORDS, other=0.0)
             if j < 6:  # noqa: SIM108 - decided when it is compiled
-                value = (packed << (22 - 4 * j)) & _VALUE_BITS
+                value = (packed << (22 - 4 * j)) & VALUE_BITS
             else:
-                value = (packed >> (4 * j - 22)) & _VALUE_BITS
-            sign = (packed << (28 - 4 * j)) & _SIGN_BIT
+                value = (packed >> (4 * j - 22)) & VALUE_BITS
+            sign = (packed << (28 - 4 * j)) & SIGN_BIT
             part += (sign | value).to(tl.float32, bitcast=True) * factor[None, :]
         # Four words are a block of 32 elements, which share a scale: 2^(scale - 127), or NaN.
         at = rows[:, None] * (WORDS // 4) + (words // 4)[None, :]
         exponent = tl.load(scales + at, mask=wanted, other=0).to(tl.int32)
-        bits = tl.where(exponent == _NO_SCALE, _NAN_BITS, exponent << 23)
-        total += part * bits.to(tl.float32, bitcast=True)
+        total += part * scale_factor(exponent)
     return tl.sum(total, axis=1) * _SUM_FACTOR
 
 
