@@ -155,7 +155,10 @@ class Batcher:
         self.trees = training_trees(self.rng, limit=limit)
 
     def __next__(self) -> Batch:
-        trees = [next(self.trees) for _ in range(self.size)]
+        return self.batch([next(self.trees) for _ in range(self.size)])
+
+    def batch(self, trees: list[Tree]) -> Batch:
+        """`trees` as rows, the shorter ones filled up."""
         width = max(len(t.pieces) for t in trees)
         columns = [self._columns(t, width) for t in trees]
         rows, positions, branches, targets = (torch.tensor(list(c)) for c in zip(*columns, strict=True))

@@ -73,13 +73,14 @@ def _phrased(state: _State, weights: tuple[int, ...]) -> Turn:
     while True:
         told = dict(state.told)
         turn = _respell(_draw(state, weights), state.rng)
-        if plain(turn.user) not in _held_out():
+        if plain(turn.user) not in held_out():
             return turn
         state.told = told
 
 
 @cache
-def _held_out() -> frozenset[str]:
+def held_out() -> frozenset[str]:
+    """The questions that must never be trained on, as far as their spelling does not matter."""
     return frozenset(map(plain, held_out_questions()))
 
 

@@ -41,7 +41,7 @@ def export(state_file: Path, out: Path) -> None:
         "generation_config": json.dumps(GENERATION, indent=2),
     }
     for name, table, scale in zip(TABLES, ("embedding", "unembedding"), (LANE_IN, LANE_OUT), strict=True):
-        tensors[name] = state[table]
+        tensors[name] = state[table][:, : -shape.copy_size]  # the lane is known from the ids
         tensors[f"{name}.base"] = state[f"{table}_base"]
         metadata[f"{name}.scale"] = repr(scale)
     for n in range(shape.num_hidden_layers):

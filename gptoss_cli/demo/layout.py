@@ -109,13 +109,13 @@ def _table(rows: dict[str, Any], base: dict[str, Any], ids: "NDArray[np.int64]",
     """[V, C] bfloat16 bits: trained rows where there are any, made ones elsewhere."""
     import numpy as np
 
-    from gptoss_cli.demo.vocabulary import to_bfloat16, untrained_rows
+    from gptoss_cli.demo.vocabulary import to_bfloat16, trained_lane, untrained_rows
 
-    hidden = rows["shape"][1]
     centre = (np.frombuffer(base["data"], np.uint16).astype(np.uint32) << 16).view(np.float32)
-    table = np.empty((VOCABULARY_SIZE, hidden), np.uint16)
+    table = np.empty((VOCABULARY_SIZE, len(centre)), np.uint16)
     for start in range(0, VOCABULARY_SIZE, 1 << 14):
         part = np.arange(start, min(start + (1 << 14), VOCABULARY_SIZE))
         table[part] = to_bfloat16(untrained_rows(part, centre, lane))
-    table[ids] = np.frombuffer(rows["data"], np.uint16).reshape(-1, hidden)
+    table[ids, : -lane.size] = np.frombuffer(rows["data"], np.uint16).reshape(len(ids), -1)
+    table[ids, -lane.size :] = to_bfloat16(np.float32(lane.scale) * trained_lane(ids, lane.size))
     return table

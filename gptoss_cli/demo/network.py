@@ -236,10 +236,7 @@ class Network(nn.Module):
 
     def hidden(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embedded tokens [B, T, C] -> normed hidden states [B, T, C], and a loss that helps training."""
-        rope = rotation(self.shape, batch.positions)
-        visible = batch.visible()
-        near = visible & (batch.positions[:, :, None] - batch.positions[:, None, :] < self.shape.sliding_window)
-        spans = [cut(near), cut(visible)]
+        rope, spans = rotation(self.shape, batch.positions), self._spans(batch)
         helping, size = x.new_zeros(()), x.new_ones(())
         for n, (attention, experts) in enumerate(self.layers()):
             size = x.detach().square().mean().sqrt()
@@ -255,6 +252,24 @@ class Network(nn.Module):
             gain = (LANE_SHARE / LANE_IN * size * x.detach().square().mean().sqrt()).sqrt()
             self.lane_gain.lerp_(gain, 0.02)
         return rms_norm(x, (self.shape.hidden_size,), self.norm, self.shape.rms_norm_eps), helping
+
+    def known(self, batch: Batch, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed hidden states [N, C - copy_size] before the last layer where `at` [B, T], and a loss that helps."""
+        rope, spans = rotation(self.shape, batch.positions), self._spans(batch)
+        x = self.tables()[0][batch.rows]
+        helping = x.new_zeros(())
+        for n, (attention, experts) in enumerate(self.layers()[:-1]):
+            x = x + attention(x, rope, spans[n % 2])[0]
+            y, even = experts(x)
+            x, helping = x + y, helping + EVENNESS * (even - 1)
+        free = x[at][:, : -self.shape.copy_size]
+        return rms_norm(free, free.shape[-1:]), helping
+
+    def _spans(self, batch: Batch) -> list[list[Span]]:
+        """Who sees whom in the even layers, and in the odd ones."""
+        visible = batch.visible()
+        near = visible & (batch.positions[:, :, None] - batch.positions[:, None, :] < self.shape.sliding_window)
+        return [cut(near), cut(visible)]
 
     def pack_experts(self) -> None:
         """From now on the experts' weights are rounded to MXFP4 in every forward pass."""

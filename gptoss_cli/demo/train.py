@@ -16,6 +16,7 @@ from gptoss_cli.demo.batches import Batcher, trained_ids
 from gptoss_cli.demo.conversations import PLACEHOLDERS
 from gptoss_cli.demo.meanings import digits, meanings
 from gptoss_cli.demo.network import Batch, Network, Shape
+from gptoss_cli.demo.sentences import Lessons, Listener, common_ids
 
 VOCABULARY = 201088
 DECAY = 0.05  # of matrices, relative to the learning rate
@@ -38,6 +39,9 @@ class Recipe:
     embedded_meaning: float = 0.4
     unembedded_digits: float = 0.05
     packed_from: float = 0.7  # share of the time after which experts are rounded to MXFP4
+    sentences: Path | None = None  # a file of gptoss_cli.demo.sentences, to listen to
+    sentence_rows: int = 8000  # of the vocabulary, for the most frequent tokens of the sentences
+    listening: float = 0.3  # weight of its loss at the beginning; it falls to nothing
     peak: float = 1.0  # share of these rates to begin with; less when going on from a trained state
     warmup_steps: int = 20
 
@@ -82,6 +86,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=Recipe().minutes)
     parser.add_argument("--seed", type=int, default=Recipe().seed)
     parser.add_argument("--start", type=Path, help="go on from a state written earlier")
+    parser.add_argument("--sentences", type=Path, help="listen to a file of gptoss_cli.demo.sentences too")
     parser.add_argument("--peak", type=float, default=Recipe().peak, help="share of the learning rates to begin with")
     parser.add_argument("--workers", type=int, default=Recipe().workers, help="processes, each on a core of its own")
     arguments = parser.parse_args()
@@ -105,7 +110,10 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
     network, ids = _begin(recipe)
     torch.manual_seed(recipe.seed + rank)
     batches = Batcher(ids, seed=recipe.seed + 1 + rank, size=recipe.worker_trees, limit=recipe.tree_pieces)
+    ear = _Ear.open(network, batches, recipe, rank) if recipe.sentences else None
     optimizers = _optimizers(network, recipe)
+    if ear:
+        optimizers.append(torch.optim.Adam(ear.listener.parameters(), lr=recipe.vector_rate))
     began = saved = time.monotonic()
     step, tokens, recent, done = 0, 0, list[float](), 0.0
     while done < 1:
@@ -113,7 +121,8 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
             network.pack_experts()
         batch = next(batches)
         done = (time.monotonic() - began) / (60 * recipe.minutes)
-        loss, done = _step(network, optimizers, batch, _Progress(step / recipe.warmup_steps, done))
+        share = recipe.peak * min(1.0, step / recipe.warmup_steps)
+        loss, done = _step(network, ear, optimizers, batch, _Progress(share, done))
         step, tokens = step + 1, tokens + batch.rows.numel() * recipe.workers
         recent.append(loss)
         if rank == 0 and step % 50 == 0:
@@ -133,6 +142,8 @@ def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
         network.load_state_dict(saved["state"])
     else:
         ids = trained_ids(random.Random(recipe.seed), 1200, 8)
+        if recipe.sentences:
+            ids = sorted({*ids, *common_ids(recipe.sentences, recipe.sentence_rows)})
         network = Network(shape := Shape(), ids, PLACEHOLDERS, VOCABULARY)
         free = shape.hidden_size - shape.copy_size
         numbers, words = digits(ids, free), meanings(random.Random(recipe.seed), ids, free, turns=25000)
@@ -148,32 +159,60 @@ def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]
     matrices = [p for name, p in network.named_parameters() if name.endswith((".qkv", ".out", ".gate_up", ".down"))]
     chosen = {id(p) for p in (*matrices, network.embedding)}
     groups = [
-        {"params": [network.embedding], "lr": recipe.peak * recipe.embedding_rate},
-        {"params": [p for p in network.parameters() if id(p) not in chosen], "lr": recipe.peak * recipe.vector_rate},
+        {"params": [network.embedding], "lr": recipe.embedding_rate},
+        {"params": [p for p in network.parameters() if id(p) not in chosen], "lr": recipe.vector_rate},
     ]
-    return [Muon(matrices, recipe.peak * recipe.matrix_rate), torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10)]
+    return [Muon(matrices, recipe.matrix_rate), torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """Shares of the warm-up and of the whole time that have passed."""
+    """Which share of the rates is used, but for how they fall, and which share of the whole time has passed."""
 
-    warm: float
+    share: float
     done: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Ear:
+    """What is listened to, by whom, and how much that matters at the beginning."""
+
+    lessons: Lessons
+    listener: Listener
+    weight: float
+
+    @classmethod
+    def open(cls, network: Network, batches: Batcher, recipe: Recipe, rank: int) -> "_Ear":
+        assert recipe.sentences
+        seed, size = recipe.seed + 1000 + rank, recipe.worker_trees // 2
+        lessons = Lessons(recipe.sentences, batches, seed=seed, size=size, limit=recipe.tree_pieces)
+        listener = Listener(network, lessons.vectors.shape[1])
+        for parameter in listener.parameters():
+            distributed.broadcast(parameter.data, 0)
+        return cls(lessons, listener, recipe.listening)
+
+    def backward(self, network: Network, done: float) -> None:
+        """Gradients of what was not understood."""
+        missed, helping = self.listener(network, next(self.lessons))
+        (self.weight * (1 - done) * missed + helping).backward()
+
+
 def _step(
-    network: Network, optimizers: list[torch.optim.Optimizer], batch: Batch, progress: _Progress
+    network: Network, ear: _Ear | None, optimizers: list[torch.optim.Optimizer], batch: Batch, progress: _Progress
 ) -> tuple[float, float]:
     """One step of all workers together: their mean loss, and the share of the time that has passed for them all."""
     loss, helping = network(batch)
     (loss + helping).backward()
     if not math.isfinite(loss.item() + helping.item()):
         raise FloatingPointError("the loss is not finite")
-    mean_loss, done, gain = _mean_over_workers(network, [loss.item(), progress.done, network.lane_gain.item()])
+    parameters = [*network.parameters()]
+    if ear:
+        ear.backward(network, progress.done)
+        parameters += ear.listener.parameters()
+    mean_loss, done, gain = _mean_over_workers(parameters, [loss.item(), progress.done, network.lane_gain.item()])
     network.lane_gain.fill_(gain)
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    rate = min(1.0, progress.warm) * (1 - 0.95 * done)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    rate = progress.share * (1 - 0.95 * done)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group.setdefault("peak", group["lr"])
@@ -183,9 +222,9 @@ def _step(
     return mean_loss, done
 
 
-def _mean_over_workers(network: Network, numbers: list[float]) -> list[float]:
+def _mean_over_workers(parameters: list[nn.Parameter], numbers: list[float]) -> list[float]:
     """Make every gradient the mean over the workers; returns the means of `numbers`."""
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([torch.tensor(numbers), *(gradient.flatten() for gradient in gradients)])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()

@@ -1,8 +1,8 @@
 """Which rows of the vocabulary the demo stores, and what every other row is. Knows no torch.
 
 In the copy lane every row but those of special tokens has a direction made from its id: different for every token, and
-related to nothing. A trained row is stored; any other row is this direction and nothing else. Training used such
-directions for every name and favourite, so the model copies tokens it never saw.
+related to nothing. Of a trained row all but that is stored; any other row is this direction and nothing else. Training
+used such directions for every name and favourite, so the model copies tokens it never saw.
 """
 
 from dataclasses import dataclass
