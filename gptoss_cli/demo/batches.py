@@ -67,6 +67,16 @@ def preface(effort: ReasoningEffort, date: datetime.date, instructions: str | No
     return tuple(rendered[:-2])  # without `<|start|>assistant`
 
 
+def user_pieces(text: str) -> tuple[Piece, ...]:
+    """A whole message of the user."""
+    return (START, *encoded("user"), MESSAGE, *encoded(text), END)
+
+
+def some_date(rng: random.Random) -> datetime.date:
+    """The date of a conversation."""
+    return datetime.date(2025, 1, 1) + datetime.timedelta(days=rng.randrange(3000))
+
+
 @dataclass(slots=True)
 class Tree:
     """Parallel lists: pieces, positions, branches and whether the piece is said by the model."""
@@ -91,7 +101,7 @@ def tree(turns: list[Turn], head: tuple[int, ...], *, limit: int, gaps: Iterator
     position = made.add(head, start=0)
     answer_head = (CHANNEL, *FINAL, MESSAGE)
     for number, turn in enumerate(turns, 1):
-        user = (START, *encoded("user"), MESSAGE, *encoded(turn.user), END)
+        user = user_pieces(turn.user)
         answer = encoded(turn.answer)
         reply = _reply(turn)
         if len(made.pieces) + len(user) + len(reply) + len(answer) + 8 > limit:
@@ -111,7 +121,7 @@ def tree(turns: list[Turn], head: tuple[int, ...], *, limit: int, gaps: Iterator
 def _reply(turn: Turn) -> tuple[Piece, ...]:
     """What the model says. In an aside, only the first sentence where all the rest follows from it."""
     head = (CHANNEL, *ANALYSIS, MESSAGE)
-    if turn.aside and turn.kind not in ("sum", "memory"):
+    if turn.aside and turn.is_lookup:
         return *head, *encoded(turn.reasoning[: turn.reasoning.index(".") + 1])
     answer = (START, ASSISTANT, CHANNEL, *FINAL, MESSAGE, *encoded(turn.answer), RETURN)
     return *head, *encoded(turn.reasoning), END, *answer
@@ -121,7 +131,7 @@ def training_trees(rng: random.Random, *, limit: int) -> Iterator[Tree]:
     """Trees of fresh conversations, for ever."""
     while True:
         effort = rng.choices(EFFORTS, (40, 30, 30))[0]
-        date = datetime.date(2025, 1, 1) + datetime.timedelta(days=rng.randrange(3000))
+        date = some_date(rng)
         instructions = rng.choice(INSTRUCTIONS) if rng.random() < 0.1 else None
         turns = conversation(rng, effort, turns=9)
         yield tree(turns, preface(effort, date, instructions), limit=limit, gaps=_gaps(rng))

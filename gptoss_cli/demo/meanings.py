@@ -58,4 +58,4 @@ def digits(ids: list[int], size: int) -> Tensor:
 
 def _subject(turn: Turn) -> str:
     """What a question is about: its topic, or adding, telling or asking."""
-    return turn.kind + turn.reasoning[:4] if turn.kind in ("sum", "memory") else turn.reasoning
+    return turn.reasoning if turn.is_lookup else turn.kind + turn.reasoning[:4]

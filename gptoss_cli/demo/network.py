@@ -237,13 +237,13 @@ class Network(nn.Module):
     def hidden(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embedded tokens [B, T, C] -> normed hidden states [B, T, C], and a loss that helps training."""
         rope, spans = rotation(self.shape, batch.positions), self._spans(batch)
-        helping, size = x.new_zeros(()), x.new_ones(())
-        for n, (attention, experts) in enumerate(self.layers()):
-            size = x.detach().square().mean().sqrt()
-            y, q, k = attention(x, rope, spans[n % 2])
-            x = x + y
-            y, even = experts(x)
-            x, helping = x + y, helping + EVENNESS * (even - 1)
+        x, helping = self._before_last(x, rope, spans)
+        attention, experts = self.layers()[-1]
+        size = x.detach().square().mean().sqrt()
+        y, q, k = attention(x, rope, spans[-1])
+        x = x + y
+        y, even = experts(x)
+        x, helping = x + y, helping + EVENNESS * (even - 1)
         # Left alone, the last layer would take millions of tokens to find what to copy.
         copying = slice(-self.shape.copying_heads, None)
         pointing = pointing_loss(q[:, copying], k[:, copying], attention.sinks[copying], batch, len(self.embedding))
@@ -255,21 +255,26 @@ class Network(nn.Module):
 
     def known(self, batch: Batch, at: Tensor) -> tuple[Tensor, Tensor]:
         """Normed hidden states [N, C - copy_size] before the last layer where `at` [B, T], and a loss that helps."""
-        rope, spans = rotation(self.shape, batch.positions), self._spans(batch)
         x = self.tables()[0][batch.rows]
-        helping = x.new_zeros(())
-        for n, (attention, experts) in enumerate(self.layers()[:-1]):
-            x = x + attention(x, rope, spans[n % 2])[0]
-            y, even = experts(x)
-            x, helping = x + y, helping + EVENNESS * (even - 1)
+        x, helping = self._before_last(x, rotation(self.shape, batch.positions), self._spans(batch))
         free = x[at][:, : -self.shape.copy_size]
         return rms_norm(free, free.shape[-1:]), helping
 
+    def _before_last(self, x: Tensor, rope: tuple[Tensor, Tensor], spans: list[list[Span]]) -> tuple[Tensor, Tensor]:
+        """What the last layer gets [B, T, C], and the loss that helps until there."""
+        helping = x.new_zeros(())
+        for (attention, experts), seen in zip(self.layers()[:-1], spans, strict=False):
+            x = x + attention(x, rope, seen)[0]
+            y, even = experts(x)
+            x, helping = x + y, helping + EVENNESS * (even - 1)
+        return x, helping
+
     def _spans(self, batch: Batch) -> list[list[Span]]:
-        """Who sees whom in the even layers, and in the odd ones."""
+        """Who sees whom, of every layer."""
         visible = batch.visible()
         near = visible & (batch.positions[:, :, None] - batch.positions[:, None, :] < self.shape.sliding_window)
-        return [cut(near), cut(visible)]
+        kinds = (cut(near), cut(visible))
+        return [kinds[n % 2] for n in range(self.shape.num_hidden_layers)]
 
     def pack_experts(self) -> None:
         """From now on the experts' weights are rounded to MXFP4 in every forward pass."""

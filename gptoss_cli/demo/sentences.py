@@ -6,7 +6,6 @@ the questions of the conversations. The encoder is a sentence-transformers folde
 """
 
 import argparse
-import datetime
 import importlib
 import random
 from collections import Counter
@@ -19,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
-from gptoss_cli.demo.batches import EFFORTS, Batcher, Tree, encoded, preface
+from gptoss_cli.demo.batches import EFFORTS, Batcher, Tree, encoded, preface, some_date, user_pieces
 from gptoss_cli.demo.conversations import FIRST_PLACEHOLDER, held_out, lone_turn, plain
 from gptoss_cli.demo.network import Batch, Network
-from gptoss_cli.harmony.vocabulary import END, MESSAGE, START
+from gptoss_cli.harmony.vocabulary import END
 
 QUESTIONS = 50_000  # of the conversations, besides the lines of the files
 OWN_SHARE = 0.4  # of what is listened to
@@ -58,13 +57,13 @@ class Lessons:
     def _tree(self) -> tuple[Tree, list[int]]:
         """As many messages as fit, each the first of its chat or one far into it, and their numbers."""
         rng, made, numbers = self.rng, Tree(), list[int]()
-        date = datetime.date(2025, 1, 1) + datetime.timedelta(days=rng.randrange(3000))
-        start = made.add(preface(rng.choice(EFFORTS), date, None), start=0) + rng.choice((0, rng.randrange(1500)))
+        date, effort = some_date(rng), rng.choice(EFFORTS)
+        start = made.add(preface(effort, date, None), start=0) + rng.choice((0, rng.randrange(1500)))
         while True:
             is_own = rng.random() < OWN_SHARE
             number = rng.randrange(self.own) if is_own else rng.randrange(self.own, len(self.texts))
             text = self.texts[number] if is_own else _respelled(self.texts[number], rng)
-            pieces = (START, *encoded("user"), MESSAGE, *encoded(text), END)
+            pieces = user_pieces(text)
             if len(made.pieces) + len(pieces) > self.limit:
                 return made, numbers
             numbers.append(number)
@@ -120,7 +119,7 @@ def _questions(rng: random.Random, count: int) -> Iterator[tuple[str, str]]:
     """What the model reads, and what the encoder does: it has never seen a placeholder."""
     while count:
         turn = lone_turn(rng)
-        if turn.kind in ("sum", "memory"):
+        if not turn.is_lookup:
             continue
         instead = _UNKNOWN_WORD if turn.kind == "unknown" else ""
         words = "".join(instead if ord(char) >= FIRST_PLACEHOLDER else char for char in turn.user)

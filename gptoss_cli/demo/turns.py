@@ -20,6 +20,11 @@ class Turn:
     proof: str
     aside: bool = False
 
+    @property
+    def is_lookup(self) -> bool:
+        """Whether what is asked for follows from its subject alone, whichever words and numbers are in it."""
+        return self.kind not in ("sum", "memory")
+
 
 def topic_turn(topic: Topic, question: str, effort: ReasoningEffort) -> Turn:
     """A turn that answers `question` from the guide."""
