@@ -12,7 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from gptoss_cli.demo.phrases import expand, held_out_questions, phrases, synonyms, topics
+from gptoss_cli.demo.phrases import (
+    NOT_IN_THE_GUIDE,
+    expand,
+    held_out_questions,
+    messages,
+    phrases,
+    synonyms,
+    topics,
+)
 from gptoss_cli.demo.turns import Turn, ask_turn, cannot_turn, sum_turn, tell_turn, topic_turn
 from gptoss_cli.settings import ReasoningEffort
 
@@ -20,11 +28,15 @@ FIRST_PLACEHOLDER, PLACEHOLDERS = 0xE000, 256  # any row
 FIRST_KNOWN, KNOWN = 0xE400, 1024  # a trained row, drawn anew for every conversation
 
 _TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 2.2, "greeting": 2.2}
+_WHOLE = 0.5  # share of lookups that somebody wrote as a whole; the others are made of templates
+_HIDDEN = 0.2  # share of words that are hidden, in every other lookup
 _DECORATED = ("guide", "concept", "identity", "greeting", "unknown")
 # Weights of guide, sums, telling, asking, unknown: in turns, in asides, and in asides where much was told.
 _OF_TURNS, _OF_ASIDES, _OF_RECALL = (38, 14, 16, 20, 12), (56, 10, 5, 8, 21), (14, 3, 3, 68, 12)
+_OF_LOOKUPS = (74, 0, 0, 0, 26)
 _ASIDES = (0, 4, 8, 12, 16)  # turns that hang off every turn of a conversation: one of these
-_RECALLING, _TOLD_FIRST, _RECALLED = 0.4, (2, 3, 4), 10  # share of conversations that begin with so many told things
+_LOOKING_UP, _LOOKED_UP = 0.45, 24  # share of conversations with so many lookups before every turn
+_RECALLING, _TOLD_FIRST, _RECALLED = 0.3, (2, 3, 4), 10  # share of conversations that begin with so many told things
 
 
 @dataclass(slots=True)
@@ -40,10 +52,13 @@ def conversation(rng: random.Random, effort: ReasoningEffort, *, turns: int) -> 
     """One conversation: about half its turns are from the guide, the others sums, memory and what it cannot do.
 
     `turns` counts those that are kept; before each come asides, which teach the model many questions cheaply. Some
-    conversations are about memory: which of several told things is asked for, or none, is the hardest to learn.
+    conversations are about memory: which of several told things is asked for, or none, is hard to learn. Others are
+    little more than lookups, the cheapest of all.
     """
     state, made, asides, weights = _State(rng, effort), list[Turn](), rng.choice(_ASIDES), _OF_ASIDES
-    if rng.random() < _RECALLING:
+    if (chance := rng.random()) < _LOOKING_UP:
+        asides, weights = _LOOKED_UP, _OF_LOOKUPS
+    elif chance < _LOOKING_UP + _RECALLING:
         made += (_respell(_tell(state), rng) for _ in range(rng.choice(_TOLD_FIRST)))
         asides, weights = _RECALLED, _OF_RECALL
     while len(made) < turns * (asides + 1):
@@ -91,6 +106,8 @@ def _draw(state: _State, weights: tuple[int, ...]) -> Turn:
 
 def _topic(state: _State) -> Turn:
     topic = state.rng.choices(topics(), [_TOPIC_WEIGHTS[topic.kind] for topic in topics()])[0]
+    if state.rng.random() < _WHOLE:
+        return topic_turn(topic, state.rng.choice(messages()[topic.about]), state.effort)
     weights = [_weight(template) for template in topic.questions]
     question = expand(state.rng.choices(topic.questions, weights)[0], state.rng)
     return topic_turn(topic, question, state.effort)
@@ -145,6 +162,8 @@ def _placeholder(rng: random.Random) -> str:
 
 def _cannot(state: _State) -> Turn:
     rng = state.rng
+    if rng.random() < _WHOLE:
+        return cannot_turn(rng.choice(messages()[NOT_IN_THE_GUIDE]), state.effort)
     if rng.random() < 0.1:
         template = expand(rng.choice(phrases("sums")["others"]), rng)
         question = template.replace("A", str(rng.randrange(2, 100))).replace("B", str(rng.randrange(2, 100)))
@@ -179,6 +198,7 @@ def _respell(turn: Turn, rng: random.Random) -> Turn:
         text = _in_other_words(text, rng)
         if turn.kind in ("guide", "concept", "identity"):
             text = _loosely(text, rng)
+        text = _partly(text, rng)
         if rng.random() < 0.2:
             text = rng.choice(decorations["prefixes"]) + text
         if rng.random() < 0.15:
@@ -215,6 +235,14 @@ def _loosely(text: str, rng: random.Random) -> str:
     elif len(words) >= 4 and common:
         words[rng.choice(common)] = _placeholder(rng) if chance < 0.2 else ""
     return " ".join(filter(None, words))
+
+
+def _partly(text: str, rng: random.Random) -> str:
+    """`text`, often with words that nobody knows in the place of any of its own: no word alone may decide."""
+    words = text.split(" ")
+    if rng.random() > 0.5 or len(words) < 3:
+        return text
+    return " ".join(_placeholder(rng) if rng.random() < _HIDDEN else word for word in words)
 
 
 @cache

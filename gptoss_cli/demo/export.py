@@ -2,20 +2,36 @@
 
 import argparse
 import json
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gptoss_cli.demo.layout import TABLES, VOCABULARY_SIZE
-from gptoss_cli.demo.mxfp4 import pack
+from gptoss_cli.demo.mxfp4 import pack, unpack
 from gptoss_cli.demo.network import LANE_IN, LANE_OUT, Shape
+from gptoss_cli.demo.vocabulary import trained_lane
 
 # Logits are so many times what training made of them. This model is so small that its second choice is a wrong answer
 # and not another way to put a right one, and at temperature 1 it would often be made.
 SHARPNESS = 4.0
+
+# Parameters of layer {} in the trained state, and what they are called in a checkpoint's layer.
+_LAYER = {
+    "attention.{}.norm": "input_layernorm.weight",
+    "attention.{}.sinks": "self_attn.sinks",
+    "attention.{}.out": "self_attn.o_proj.weight",
+    "attention.{}.out_bias": "self_attn.o_proj.bias",
+    "experts.{}.norm": "post_attention_layernorm.weight",
+    "experts.{}.router": "mlp.router.weight",
+    "experts.{}.router_bias": "mlp.router.bias",
+}
+_EXPERTS = {"gate_up": "gate_up_proj", "down": "down_proj"}
 
 
 def main() -> None:
@@ -55,17 +71,9 @@ def export(state_file: Path, out: Path) -> None:
 
 def _layer(shape: Shape, state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
     attention, experts, prefix = f"attention.{n}.", f"experts.{n}.", f"model.layers.{n}."
+    made = {theirs: state[ours.format(n)] for ours, theirs in _LAYER.items()}
     kv = shape.num_key_value_heads * shape.head_dim
     ends = (heads := shape.num_attention_heads * shape.head_dim, heads + kv)
-    made = {
-        "input_layernorm.weight": state[attention + "norm"],
-        "self_attn.sinks": state[attention + "sinks"],
-        "self_attn.o_proj.weight": state[attention + "out"],
-        "self_attn.o_proj.bias": state[attention + "out_bias"],
-        "post_attention_layernorm.weight": state[experts + "norm"],
-        "mlp.router.weight": state[experts + "router"],
-        "mlp.router.bias": state[experts + "router_bias"],
-    }
     for part, weight, bias in zip(
         "qkv",
         state[attention + "qkv"].tensor_split(ends),
@@ -73,7 +81,7 @@ def _layer(shape: Shape, state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
         strict=True,
     ):
         made |= {f"self_attn.{part}_proj.weight": weight, f"self_attn.{part}_proj.bias": bias}
-    for ours, theirs in (("gate_up", "gate_up_proj"), ("down", "down_proj")):
+    for ours, theirs in _EXPERTS.items():
         blocks, scales = pack(state[experts + ours])
         made |= {
             f"mlp.experts.{theirs}_blocks": blocks,
@@ -81,6 +89,53 @@ def _layer(shape: Shape, state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
             f"mlp.experts.{theirs}_bias": state[experts + ours + "_bias"],
         }
     return {prefix + name: tensor for name, tensor in made.items()}
+
+
+def restore(file: Path) -> dict[str, Any]:
+    """What `export` wrote as a state to go on training from: `shape`, `ids` and `state`, as demo.train saves them.
+
+    Rounding to bfloat16 and MXFP4 stays; exported again it gives the same tensors.
+    """
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+    shape, ids = _shape(json.loads(metadata["config"]), int(metadata["copy_size"])), tensors["trained_ids"].tolist()
+    lane = torch.from_numpy(trained_lane(np.array(ids), shape.copy_size))
+    state = {"norm": tensors["model.norm.weight"].float() / SHARPNESS}
+    for name, table, scale in zip(TABLES, ("embedding", "unembedding"), (LANE_IN, LANE_OUT), strict=True):
+        state[table] = torch.cat((tensors[name].float(), scale * lane), -1)
+        state[f"{table}_base"] = tensors[f"{name}.base"].float()
+    for n in range(shape.num_hidden_layers):
+        state |= _restored_layer(tensors, n)
+    # The values of the heads that copy are the lane, times this.
+    state["lane_gain"] = state[f"attention.{shape.num_hidden_layers - 1}.qkv"][-1, -1].clone()
+    return {"shape": asdict(shape), "ids": ids, "state": state}
+
+
+def _shape(config: dict[str, Any], copy_size: int) -> Shape:
+    scaling = config["rope_scaling"]
+    named = {f.name: config[f.name] for f in fields(Shape) if f.name in config}
+    return Shape(
+        **named,
+        copy_size=copy_size,
+        original_context=config["initial_context_length"],
+        yarn_factor=scaling["factor"],
+        beta_fast=scaling["beta_fast"],
+        beta_slow=scaling["beta_slow"],
+    )
+
+
+def _restored_layer(tensors: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    layer = {name: tensors[f"model.layers.{n}.{name}"] for name in _LAYER.values()}
+    made = {ours.format(n): layer[theirs].float() for ours, theirs in _LAYER.items()}
+    for kind in ("weight", "bias"):
+        parts = [tensors[f"model.layers.{n}.self_attn.{part}_proj.{kind}"].float() for part in "qkv"]
+        made[f"attention.{n}.qkv" + ("_bias" if kind == "bias" else "")] = torch.cat(parts)
+    for ours, theirs in _EXPERTS.items():
+        packed = [tensors[f"model.layers.{n}.mlp.experts.{theirs}_{part}"] for part in ("blocks", "scales")]
+        made[f"experts.{n}.{ours}"] = unpack(packed[0], packed[1])
+        made[f"experts.{n}.{ours}_bias"] = tensors[f"model.layers.{n}.mlp.experts.{theirs}_bias"].float()
+    return made
 
 
 GENERATION = {

@@ -196,6 +196,7 @@ class Network(nn.Module):
     def __init__(self, shape: Shape, ids: list[int], placeholders: int, vocabulary: int) -> None:
         super().__init__()
         self.shape, self.placeholders = shape, placeholders
+        self.bfloat16 = False  # whether logits are multiplied so, where that is faster
         self.lane_gain = nn.Buffer(torch.tensor(4.0))  # of the values and of the output of the heads that copy
         self.lane = torch.from_numpy(trained_lane(np.array(ids), shape.copy_size))
         trained, untrained = len(ids), vocabulary - len(ids)
@@ -227,7 +228,11 @@ class Network(nn.Module):
         embedding, unembedding = self.tables()
         x, helping = self.hidden(embedding[batch.rows], batch)
         wanted = batch.targets >= 0
-        logits, targets = linear(x[wanted], unembedding), batch.targets[wanted]
+        said, targets = x[wanted], batch.targets[wanted]
+        if self.bfloat16:
+            logits = linear(said.bfloat16(), unembedding.bfloat16()).float()
+        else:
+            logits = linear(said, unembedding)
         logits[:, -self.placeholders :] += math.log(self.stands_for)
         # The one that is to be copied is one token and stands for no others.
         copied = targets >= len(self.embedding)
@@ -252,13 +257,6 @@ class Network(nn.Module):
             gain = (LANE_SHARE / LANE_IN * size * x.detach().square().mean().sqrt()).sqrt()
             self.lane_gain.lerp_(gain, 0.02)
         return rms_norm(x, (self.shape.hidden_size,), self.norm, self.shape.rms_norm_eps), helping
-
-    def known(self, batch: Batch, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Normed hidden states [N, C - copy_size] before the last layer where `at` [B, T], and a loss that helps."""
-        x = self.tables()[0][batch.rows]
-        x, helping = self._before_last(x, rotation(self.shape, batch.positions), self._spans(batch))
-        free = x[at][:, : -self.shape.copy_size]
-        return rms_norm(free, free.shape[-1:]), helping
 
     def _before_last(self, x: Tensor, rope: tuple[Tensor, Tensor], spans: list[list[Span]]) -> tuple[Tensor, Tensor]:
         """What the last layer gets [B, T, C], and the loss that helps until there."""

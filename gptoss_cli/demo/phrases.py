@@ -9,6 +9,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+NOT_IN_THE_GUIDE = "not in the guide"
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:
@@ -47,6 +49,12 @@ def cannot() -> Cannot:
 def phrases(section: str) -> Mapping[str, tuple[str, ...]]:
     """The lists of one section of phrases.toml."""
     return {name: tuple(items) for name, items in _read("phrases.toml")[section].items()}
+
+
+@cache
+def messages() -> Mapping[str, tuple[str, ...]]:
+    """Whole messages as people type them, by what their topic is about; `NOT_IN_THE_GUIDE` for all others."""
+    return {about: tuple(lines) for about, lines in _read("messages.toml").items()}
 
 
 @cache

@@ -14,9 +14,9 @@ from torch.multiprocessing.spawn import spawn
 
 from gptoss_cli.demo.batches import Batcher, trained_ids
 from gptoss_cli.demo.conversations import PLACEHOLDERS
+from gptoss_cli.demo.export import restore
 from gptoss_cli.demo.meanings import digits, meanings
 from gptoss_cli.demo.network import Batch, Network, Shape
-from gptoss_cli.demo.sentences import Lessons, Listener, common_ids
 
 VOCABULARY = 201088
 DECAY = 0.05  # of matrices, relative to the learning rate
@@ -26,7 +26,7 @@ DECAY = 0.05  # of matrices, relative to the learning rate
 class Recipe:
     """How the training goes. Learning rates fall linearly to a twentieth."""
 
-    start: Path | None = None  # a state to go on from
+    start: Path | None = None  # a state to go on from, or the file that ships
 
     minutes: float = 120.0
     seed: int = 20260101
@@ -39,18 +39,16 @@ class Recipe:
     embedded_meaning: float = 0.4
     unembedded_digits: float = 0.05
     packed_from: float = 0.7  # share of the time after which experts are rounded to MXFP4
-    sentences: Path | None = None  # a file of gptoss_cli.demo.sentences, to listen to
-    sentence_rows: int = 8000  # of the vocabulary, for the most frequent tokens of the sentences
-    listening: float = 0.3  # weight of its loss at the beginning; it falls to nothing
     peak: float = 1.0  # share of these rates to begin with; less when going on from a trained state
     warmup_steps: int = 20
+    bfloat16: bool = False  # for the products that bear it
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal (Newton-Schulz), for matrices [R, K] and stacks of them [E, R, K]."""
 
-    def __init__(self, parameters: list[nn.Parameter], rate: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": rate, "momentum": momentum})
+    def __init__(self, parameters: list[nn.Parameter], rate: float, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(parameters, {"lr": rate, "momentum": 0.95, "dtype": dtype})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -65,14 +63,15 @@ class Muon(torch.optim.Optimizer):
                 update = parameter.grad.lerp(average, group["momentum"])
                 scale = max(1.0, parameter.shape[-2] / parameter.shape[-1]) ** 0.5
                 # Without decay the residual stream grows until the embeddings are lost in it.
-                parameter.mul_(1 - DECAY * group["lr"]).add_(orthogonal(update), alpha=-group["lr"] * scale)
+                made = orthogonal(update, group["dtype"])
+                parameter.mul_(1 - DECAY * group["lr"]).add_(made, alpha=-group["lr"] * scale)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix [..., R, K] with singular values near 1, by five quintic Newton-Schulz steps."""
+def orthogonal(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The nearest matrix [..., R, K] with singular values near 1, by five quintic Newton-Schulz steps in `dtype`."""
     wide = matrix.shape[-2] <= matrix.shape[-1]
     x = matrix if wide else matrix.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(5):
         gram = x @ x.mT
         x = torch.add(3.4445 * x, (2.0315 * gram @ gram - 4.7750 * gram) @ x)
@@ -85,9 +84,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=Recipe().minutes)
     parser.add_argument("--seed", type=int, default=Recipe().seed)
-    parser.add_argument("--start", type=Path, help="go on from a state written earlier")
-    parser.add_argument("--sentences", type=Path, help="listen to a file of gptoss_cli.demo.sentences too")
+    parser.add_argument("--start", type=Path, help="go on from a state written earlier, or from data/demo.safetensors")
     parser.add_argument("--peak", type=float, default=Recipe().peak, help="share of the learning rates to begin with")
+    parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU multiplies bfloat16 (AVX-512)")
     parser.add_argument("--workers", type=int, default=Recipe().workers, help="processes, each on a core of its own")
     arguments = parser.parse_args()
     train(arguments.out, Recipe(**{name: value for name, value in vars(arguments).items() if name != "out"}))
@@ -110,10 +109,7 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
     network, ids = _begin(recipe)
     torch.manual_seed(recipe.seed + rank)
     batches = Batcher(ids, seed=recipe.seed + 1 + rank, size=recipe.worker_trees, limit=recipe.tree_pieces)
-    ear = _Ear.open(network, batches, recipe, rank) if recipe.sentences else None
     optimizers = _optimizers(network, recipe)
-    if ear:
-        optimizers.append(torch.optim.Adam(ear.listener.parameters(), lr=recipe.vector_rate))
     began = saved = time.monotonic()
     step, tokens, recent, done = 0, 0, list[float](), 0.0
     while done < 1:
@@ -122,7 +118,7 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
         batch = next(batches)
         done = (time.monotonic() - began) / (60 * recipe.minutes)
         share = recipe.peak * min(1.0, step / recipe.warmup_steps)
-        loss, done = _step(network, ear, optimizers, batch, _Progress(share, done))
+        loss, done = _step(network, optimizers, batch, _Progress(share, done))
         step, tokens = step + 1, tokens + batch.rows.numel() * recipe.workers
         recent.append(loss)
         if rank == 0 and step % 50 == 0:
@@ -135,23 +131,40 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
 
 
 def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
-    """A fresh network and the ids it gets rows for, or both from `recipe.start`; the same in every worker."""
-    if recipe.start:
-        saved = torch.load(recipe.start, weights_only=True)
-        network, ids = Network(Shape(**saved["shape"]), saved["ids"], PLACEHOLDERS, VOCABULARY), saved["ids"]
-        network.load_state_dict(saved["state"])
-    else:
-        ids = trained_ids(random.Random(recipe.seed), 1200, 8)
-        if recipe.sentences:
-            ids = sorted({*ids, *common_ids(recipe.sentences, recipe.sentence_rows)})
-        network = Network(shape := Shape(), ids, PLACEHOLDERS, VOCABULARY)
-        free = shape.hidden_size - shape.copy_size
-        numbers, words = digits(ids, free), meanings(random.Random(recipe.seed), ids, free, turns=25000)
-        network.embedding.data[:, :free] += recipe.embedded_meaning * (words + numbers)
-        network.unembedding.data[:, :free] += recipe.unembedded_digits * numbers
+    """A network that begins afresh or goes on from `recipe.start`, and its ids; the same in every worker."""
+    ids = trained_ids(random.Random(recipe.seed), 1200, 5)
+    network, ids = _resumed(recipe.start, ids) if recipe.start else (_fresh(recipe, ids), ids)
+    network.bfloat16 = recipe.bfloat16
     network.hold_copy_lane()
     for parameter in network.parameters():
         distributed.broadcast(parameter.data, 0)
+    return network, ids
+
+
+def _fresh(recipe: Recipe, ids: list[int]) -> Network:
+    network = Network(shape := Shape(), ids, PLACEHOLDERS, VOCABULARY)
+    free = shape.hidden_size - shape.copy_size
+    numbers, words = digits(ids, free), meanings(random.Random(recipe.seed), ids, free, turns=25000)
+    network.embedding.data[:, :free] += recipe.embedded_meaning * (words + numbers)
+    network.unembedding.data[:, :free] += recipe.unembedded_digits * numbers
+    return network
+
+
+def _resumed(start: Path, wanted: list[int]) -> tuple[Network, list[int]]:
+    """The network of a saved state or shipped file, with new rows for those of the `wanted` ids that it lacks.
+
+    A new row begins as what the token was until now: the base that all untrained tokens share.
+    """
+    saved = restore(start) if start.suffix == ".safetensors" else torch.load(start, weights_only=True)
+    ids, state = sorted({*saved["ids"], *wanted}), saved["state"]
+    row_of = {token: row for row, token in enumerate(ids)}
+    rows = torch.tensor([row_of[token] for token in saved["ids"]])
+    for table in ("embedding", "unembedding"):
+        grown = state[f"{table}_base"].repeat(len(ids), 1)
+        grown[rows] = state[table]
+        state[table] = grown
+    network = Network(Shape(**saved["shape"]), ids, PLACEHOLDERS, VOCABULARY)
+    network.load_state_dict(state)
     return network, ids
 
 
@@ -162,7 +175,8 @@ def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]
         {"params": [network.embedding], "lr": recipe.embedding_rate},
         {"params": [p for p in network.parameters() if id(p) not in chosen], "lr": recipe.vector_rate},
     ]
-    return [Muon(matrices, recipe.matrix_rate), torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10)]
+    dtype = torch.bfloat16 if recipe.bfloat16 else torch.float32
+    return [Muon(matrices, recipe.matrix_rate, dtype=dtype), torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,32 +187,8 @@ class _Progress:
     done: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Ear:
-    """What is listened to, by whom, and how much that matters at the beginning."""
-
-    lessons: Lessons
-    listener: Listener
-    weight: float
-
-    @classmethod
-    def open(cls, network: Network, batches: Batcher, recipe: Recipe, rank: int) -> "_Ear":
-        assert recipe.sentences
-        seed, size = recipe.seed + 1000 + rank, recipe.worker_trees // 2
-        lessons = Lessons(recipe.sentences, batches, seed=seed, size=size, limit=recipe.tree_pieces)
-        listener = Listener(network, lessons.vectors.shape[1])
-        for parameter in listener.parameters():
-            distributed.broadcast(parameter.data, 0)
-        return cls(lessons, listener, recipe.listening)
-
-    def backward(self, network: Network, done: float) -> None:
-        """Gradients of what was not understood."""
-        missed, helping = self.listener(network, next(self.lessons))
-        (self.weight * (1 - done) * missed + helping).backward()
-
-
 def _step(
-    network: Network, ear: _Ear | None, optimizers: list[torch.optim.Optimizer], batch: Batch, progress: _Progress
+    network: Network, optimizers: list[torch.optim.Optimizer], batch: Batch, progress: _Progress
 ) -> tuple[float, float]:
     """One step of all workers together: their mean loss, and the share of the time that has passed for them all."""
     loss, helping = network(batch)
@@ -206,9 +196,6 @@ def _step(
     if not math.isfinite(loss.item() + helping.item()):
         raise FloatingPointError("the loss is not finite")
     parameters = [*network.parameters()]
-    if ear:
-        ear.backward(network, progress.done)
-        parameters += ear.listener.parameters()
     mean_loss, done, gain = _mean_over_workers(parameters, [loss.item(), progress.done, network.lane_gain.item()])
     network.lane_gain.fill_(gain)
     nn.utils.clip_grad_norm_(parameters, 1.0)

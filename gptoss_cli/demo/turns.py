@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gptoss_cli.demo.phrases import Topic, cannot
+from gptoss_cli.demo.phrases import NOT_IN_THE_GUIDE, Topic, cannot
 from gptoss_cli.settings import ReasoningEffort
 
 
@@ -90,7 +90,7 @@ def ask_turn(told: dict[str, str], category: str, *, template: str, effort: Reas
 
 def cannot_turn(question: str, effort: ReasoningEffort) -> Turn:
     """A turn about something the demo does not know."""
-    low = "Topic: not in the guide."
+    low = f"Topic: {NOT_IN_THE_GUIDE}."
     medium = "The user's topic is something else. The guide does not have it."
     high = (
         "The user's topic is something else. I look for it in the guide, and it is not there. "
