@@ -196,7 +196,7 @@ class Network(nn.Module):
     def __init__(self, shape: Shape, ids: list[int], placeholders: int, vocabulary: int) -> None:
         super().__init__()
         self.shape, self.placeholders = shape, placeholders
-        self.bfloat16 = False  # whether logits are multiplied so, where that is faster
+        self.logit_dtype = torch.float32
         self.lane_gain = nn.Buffer(torch.tensor(4.0))  # of the values and of the output of the heads that copy
         self.lane = torch.from_numpy(trained_lane(np.array(ids), shape.copy_size))
         trained, untrained = len(ids), vocabulary - len(ids)
@@ -228,11 +228,8 @@ class Network(nn.Module):
         embedding, unembedding = self.tables()
         x, helping = self.hidden(embedding[batch.rows], batch)
         wanted = batch.targets >= 0
-        said, targets = x[wanted], batch.targets[wanted]
-        if self.bfloat16:
-            logits = linear(said.bfloat16(), unembedding.bfloat16()).float()
-        else:
-            logits = linear(said, unembedding)
+        said, targets = x[wanted].to(self.logit_dtype), batch.targets[wanted]
+        logits = linear(said, unembedding.to(self.logit_dtype)).float()
         logits[:, -self.placeholders :] += math.log(self.stands_for)
         # The one that is to be copied is one token and stands for no others.
         copied = targets >= len(self.embedding)

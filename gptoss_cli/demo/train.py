@@ -41,7 +41,12 @@ class Recipe:
     packed_from: float = 0.7  # share of the time after which experts are rounded to MXFP4
     peak: float = 1.0  # share of these rates to begin with; less when going on from a trained state
     warmup_steps: int = 20
-    bfloat16: bool = False  # for the products that bear it
+    bfloat16: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the products that bear bfloat16: those of Muon and the logits."""
+        return torch.bfloat16 if self.bfloat16 else torch.float32
 
 
 class Muon(torch.optim.Optimizer):
@@ -133,8 +138,8 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
 def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
     """A network that begins afresh or goes on from `recipe.start`, and its ids; the same in every worker."""
     ids = trained_ids(random.Random(recipe.seed), 1200, 5)
-    network, ids = _resumed(recipe.start, ids) if recipe.start else (_fresh(recipe, ids), ids)
-    network.bfloat16 = recipe.bfloat16
+    network, ids = resumed(recipe.start, ids) if recipe.start else (_fresh(recipe, ids), ids)
+    network.logit_dtype = recipe.dtype
     network.hold_copy_lane()
     for parameter in network.parameters():
         distributed.broadcast(parameter.data, 0)
@@ -150,7 +155,7 @@ def _fresh(recipe: Recipe, ids: list[int]) -> Network:
     return network
 
 
-def _resumed(start: Path, wanted: list[int]) -> tuple[Network, list[int]]:
+def resumed(start: Path, wanted: list[int]) -> tuple[Network, list[int]]:
     """The network of a saved state or shipped file, with new rows for those of the `wanted` ids that it lacks.
 
     A new row begins as what the token was until now: the base that all untrained tokens share.
@@ -175,8 +180,10 @@ def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]
         {"params": [network.embedding], "lr": recipe.embedding_rate},
         {"params": [p for p in network.parameters() if id(p) not in chosen], "lr": recipe.vector_rate},
     ]
-    dtype = torch.bfloat16 if recipe.bfloat16 else torch.float32
-    return [Muon(matrices, recipe.matrix_rate, dtype=dtype), torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10)]
+    return [
+        Muon(matrices, recipe.matrix_rate, dtype=recipe.dtype),
+        torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

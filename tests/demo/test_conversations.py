@@ -8,9 +8,17 @@ from collections import Counter
 import pytest
 
 from gptoss_cli.demo.batches import encoded, tree
-from gptoss_cli.demo.conversations import conversation, held_out_pair, plain
+from gptoss_cli.demo.conversations import conversation, held_out, held_out_pair, plain
 from gptoss_cli.demo.evaluate import held_out_conversations
-from gptoss_cli.demo.phrases import cannot, expand, held_out_questions, phrases, topics
+from gptoss_cli.demo.phrases import (
+    NOT_IN_THE_GUIDE,
+    cannot,
+    expand,
+    held_out_questions,
+    messages,
+    phrases,
+    topics,
+)
 from gptoss_cli.demo.turns import Turn, sum_turn
 from gptoss_cli.harmony.vocabulary import END, RETURN
 from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
@@ -41,6 +49,14 @@ def test_what_follows_a_frame_goes_where_its_underscore_is() -> None:
 def test_no_held_out_question_is_trained_on_in_any_spelling(turns: list[Turn]) -> None:
     held_out = {plain(question) for question in held_out_questions()}
     assert not held_out & {plain(turn.user) for turn in turns}
+
+
+def test_every_topic_has_whole_messages_and_no_message_has_two() -> None:
+    assert set(messages()) == {topic.about for topic in topics()} | {NOT_IN_THE_GUIDE}
+    assert min(map(len, messages().values())) >= 100
+    counts = Counter(plain(message) for lines in messages().values() for message in lines)
+    assert not [message for message, count in counts.items() if count > 1]
+    assert not held_out() & counts.keys()
 
 
 def test_no_held_out_sum_is_trained_on(turns: list[Turn]) -> None:

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gptoss_cli.demo.batches import Batcher, trained_ids
 from gptoss_cli.demo.conversations import PLACEHOLDERS
-from gptoss_cli.demo.export import SHARPNESS, export
+from gptoss_cli.demo.export import SHARPNESS, export, restore
 from gptoss_cli.demo.layout import VOCABULARY_SIZE, write_checkpoint
-from gptoss_cli.demo.mxfp4 import pack, rounded
+from gptoss_cli.demo.mxfp4 import pack, rounded, unpack
 from gptoss_cli.demo.network import LANE_IN, Batch, Network, Shape
-from gptoss_cli.demo.train import save
+from gptoss_cli.demo.train import resumed, save
 from gptoss_cli.demo.vocabulary import Lane, untrained_rows
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.settings import Dtype
@@ -61,6 +62,41 @@ def test_engine_computes_what_was_trained(trained: tuple[Network, list[int]], tm
         expected = SHARPNESS * (hidden @ network.unembedding.T)[0]
     logits = Generator.open(folder, dtype=Dtype.FLOAT32).logits(prompt)[:, ids]
     assert (logits - expected).square().mean().sqrt() < 1e-4 * expected.std()
+
+
+@pytest.fixture
+def shipped(trained: tuple[Network, list[int]], tmp_path: Path) -> Path:
+    save(tmp_path / "state.pt", *trained)
+    export(tmp_path / "state.pt", tmp_path / "demo.safetensors")
+    return tmp_path / "demo.safetensors"
+
+
+def test_what_ships_is_a_state_to_go_on_from(trained: tuple[Network, list[int]], shipped: Path, tmp_path: Path) -> None:
+    state = restore(shipped)
+    assert Shape(**state["shape"]) == SHAPE
+    assert state["ids"] == trained[1]
+    torch.save(state, tmp_path / "restored.pt")
+    export(tmp_path / "restored.pt", tmp_path / "again.safetensors")
+    before, after = load_file(shipped), load_file(tmp_path / "again.safetensors")
+    assert before.keys() == after.keys()
+    assert not [name for name in before if not torch.equal(before[name], after[name])]
+
+
+def test_training_goes_on_with_rows_for_new_tokens_that_begin_as_untrained_ones(
+    trained: tuple[Network, list[int]], shipped: Path
+) -> None:
+    old, ids = trained
+    new = [token for token in range(100, 300) if token not in ids]
+    network, grown = resumed(shipped, ids[5:] + new)
+    network.hold_copy_lane()
+    assert grown == sorted({*ids, *new})
+    rows = [grown.index(token) for token in ids]
+    assert torch.equal(network.embedding[rows], old.embedding)
+    assert torch.equal(network.unembedding[rows], old.unembedding)
+    made = untrained_rows(np.array(new), old.embedding_base.detach().numpy(), Lane(SHAPE.copy_size, LANE_IN))
+    added = network.embedding.detach()[[grown.index(token) for token in new]]
+    assert torch.allclose(added[:, : -SHAPE.copy_size], torch.from_numpy(made)[:, : -SHAPE.copy_size])
+    assert torch.equal(added[:, -SHAPE.copy_size :], torch.from_numpy(made)[:, -SHAPE.copy_size :])
 
 
 def test_untrained_rows_are_the_trainer_s_placeholders(trained: tuple[Network, list[int]]) -> None:
@@ -112,4 +148,5 @@ def test_packed_weights_are_the_rounded_ones() -> None:
     nibbles = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2).long()
     unpacked = values[nibbles] * torch.exp2(scales.float() - 127)[..., None]
     assert torch.equal(unpacked.flatten(-2), rounded(weights))
+    assert torch.equal(unpack(blocks, scales), rounded(weights))
     assert (unpacked.flatten(-2) - weights).norm() < 0.13 * weights.norm()
