@@ -19,6 +19,7 @@ from gptoss_cli.demo.meanings import digits, meanings
 from gptoss_cli.demo.network import Batch, Network, Shape
 
 VOCABULARY = 201088
+MEAN_STEPS = 150
 DECAY = 0.05  # of matrices, relative to the learning rate
 
 
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=Recipe().minutes)
     parser.add_argument("--seed", type=int, default=Recipe().seed)
     parser.add_argument("--start", type=Path, help="go on from a state written earlier, or from data/demo.safetensors")
+    parser.add_argument("--packed-from", type=float, default=Recipe().packed_from)
     parser.add_argument("--peak", type=float, default=Recipe().peak, help="share of the learning rates to begin with")
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU multiplies bfloat16 (AVX-512)")
     parser.add_argument("--workers", type=int, default=Recipe().workers, help="processes, each on a core of its own")
@@ -114,7 +116,7 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
     network, ids = _begin(recipe)
     torch.manual_seed(recipe.seed + rank)
     batches = Batcher(ids, seed=recipe.seed + 1 + rank, size=recipe.worker_trees, limit=recipe.tree_pieces)
-    optimizers = _optimizers(network, recipe)
+    optimizers, average = _optimizers(network, recipe), _Mean.of(network)
     began = saved = time.monotonic()
     step, tokens, recent, done = 0, 0, list[float](), 0.0
     while done < 1:
@@ -124,15 +126,16 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
         done = (time.monotonic() - began) / (60 * recipe.minutes)
         share = recipe.peak * min(1.0, step / recipe.warmup_steps)
         loss, done = _step(network, optimizers, batch, _Progress(share, done))
+        average.include(network)
         step, tokens = step + 1, tokens + batch.rows.numel() * recipe.workers
         recent.append(loss)
         if rank == 0 and step % 50 == 0:
             rate, mean = tokens / (time.monotonic() - began), sum(recent) / len(recent)
             print(f"{step} {done:.3f} {tokens / 1e6:.2f}M tokens {rate:.0f}/s loss {mean:.4f}", flush=True)
             recent.clear()
-        if rank == 0 and (done >= 1 or time.monotonic() - saved > 600):
+        if rank == 0 and (done >= 1 or time.monotonic() - saved > 300):
             saved = time.monotonic()
-            save(out, network, ids)
+            save(out, network, ids, average.state)
 
 
 def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
@@ -186,6 +189,29 @@ def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]
     ]
 
 
+@dataclass(slots=True)
+class _Mean:
+    """The mean of a network over its last steps, the latest ones most. It answers better than any of them.
+
+    A rare word is moved far by each of its few steps, and with it what the network makes of everything.
+    """
+
+    state: dict[str, Tensor]
+    steps: int = 0
+
+    @classmethod
+    def of(cls, network: Network) -> "_Mean":
+        return cls({name: value.clone() for name, value in network.state_dict().items()})
+
+    @torch.no_grad()
+    def include(self, network: Network) -> None:
+        """One more step; the first ones soon count for little."""
+        self.steps += 1
+        share = max(1 / self.steps, 1 / MEAN_STEPS)
+        for name, value in network.state_dict().items():
+            self.state[name].lerp_(value, share)
+
+
 @dataclass(frozen=True, slots=True)
 class _Progress:
     """Which share of the rates is used, but for how they fall, and which share of the whole time has passed."""
@@ -228,9 +254,9 @@ def _mean_over_workers(parameters: list[nn.Parameter], numbers: list[float]) -> 
     return flat[: len(numbers)].tolist()
 
 
-def save(out: Path, network: Network, ids: list[int]) -> None:
-    """Write the training state: everything the export needs."""
-    torch.save({"shape": asdict(network.shape), "ids": ids, "state": network.state_dict()}, out)
+def save(out: Path, network: Network, ids: list[int], state: dict[str, Tensor] | None = None) -> None:
+    """Write the training state, or another `state` of the same network: everything the export needs."""
+    torch.save({"shape": asdict(network.shape), "ids": ids, "state": state or network.state_dict()}, out)
 
 
 if __name__ == "__main__":
