@@ -55,12 +55,13 @@ def conversation(rng: random.Random, effort: ReasoningEffort, *, turns: int) -> 
     conversations are about memory: which of several told things is asked for, or none, is hard to learn. Others are
     little more than lookups, the cheapest of all.
     """
-    state, made, asides, weights = _State(rng, effort), list[Turn](), rng.choice(_ASIDES), _OF_ASIDES
+    state, made = _State(rng, effort), list[Turn]()
+    told, asides, weights = 0, rng.choice(_ASIDES), _OF_ASIDES
     if (chance := rng.random()) < _LOOKING_UP:
-        asides, weights = _LOOKED_UP, _OF_LOOKUPS
+        told, asides, weights = rng.choice((0, *_TOLD_FIRST)), _LOOKED_UP, _OF_LOOKUPS
     elif chance < _LOOKING_UP + _RECALLING:
-        made += (_respell(_tell(state), rng) for _ in range(rng.choice(_TOLD_FIRST)))
-        asides, weights = _RECALLED, _OF_RECALL
+        told, asides, weights = rng.choice(_TOLD_FIRST), _RECALLED, _OF_RECALL
+    made += (_respell(_tell(state), rng) for _ in range(told))
     while len(made) < turns * (asides + 1):
         for _ in range(asides):
             made.append(replace(_phrased(replace(state, told=dict(state.told)), weights), aside=True))
