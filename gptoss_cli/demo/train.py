@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def train(out: Path, recipe: Recipe) -> None:
-    """Train for `recipe.minutes` and write the state to `out`, also every ten minutes on the way.
+    """Train for `recipe.minutes` and write the state to `out`, also every five minutes on the way.
 
     The workers see different trees and make the same steps. On two cores that is much faster than two threads.
     """
