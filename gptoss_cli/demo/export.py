@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptoss_cli.demo.layout import TABLES, VOCABULARY_SIZE
-from gptoss_cli.demo.mxfp4 import pack, unpack
+from gptoss_cli.demo.mxfp4 import pack
 from gptoss_cli.demo.network import LANE_IN, LANE_OUT, Shape
 from gptoss_cli.demo.vocabulary import trained_lane
+from gptoss_cli.engine.kernels.reference import dequantize
 
 # Logits are so many times what training made of them. This model is so small that its second choice is a wrong answer
 # and not another way to put a right one, and at temperature 1 it would often be made.
@@ -132,8 +133,8 @@ def _restored_layer(tensors: dict[str, Tensor], n: int) -> dict[str, Tensor]:
         parts = [tensors[f"model.layers.{n}.self_attn.{part}_proj.{kind}"].float() for part in "qkv"]
         made[f"attention.{n}.qkv" + ("_bias" if kind == "bias" else "")] = torch.cat(parts)
     for ours, theirs in _EXPERTS.items():
-        packed = [tensors[f"model.layers.{n}.mlp.experts.{theirs}_{part}"] for part in ("blocks", "scales")]
-        made[f"experts.{n}.{ours}"] = unpack(packed[0], packed[1])
+        blocks, scales = (tensors[f"model.layers.{n}.mlp.experts.{theirs}_{part}"] for part in ("blocks", "scales"))
+        made[f"experts.{n}.{ours}"] = dequantize(blocks, scales, torch.float32)
         made[f"experts.{n}.{ours}_bias"] = tensors[f"model.layers.{n}.mlp.experts.{theirs}_bias"].float()
     return made
 

@@ -1,4 +1,4 @@
-"""Rounds weights to MXFP4, packs and unpacks them. Holds the packing to the engine's dequantization in its tests."""
+"""Rounds weights to MXFP4 and packs them. The inverse is the engine's dequantization."""
 
 import torch
 from torch import Tensor
@@ -43,12 +43,3 @@ def pack(weights: Tensor) -> tuple[Tensor, Tensor]:
     code = torch.where(size < 2, size * 2, torch.where(size < 4, size + 2, size / 2 + 4)).to(torch.uint8)
     code |= torch.signbit(grid).to(torch.uint8) << 3
     return code[..., 0::2] | code[..., 1::2] << 4, (exponent + SCALE_BIAS).to(torch.uint8)
-
-
-def unpack(blocks: Tensor, scales: Tensor) -> Tensor:
-    """Weights [..., K] float32 of blocks [..., G, 16] and scales [..., G] uint8, as `pack` made them."""
-    codes = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2)  # [..., G, 32]
-    size = (codes & 7).float()
-    size = torch.where(size < 4, size / 2, torch.where(size < 6, size - 2, (size - 4) * 2))
-    signed = torch.where(codes >= 8, -size, size)
-    return (signed * torch.exp2(scales.float() - SCALE_BIAS)[..., None]).flatten(-2)

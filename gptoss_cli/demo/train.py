@@ -126,7 +126,8 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
         done = (time.monotonic() - began) / (60 * recipe.minutes)
         share = recipe.peak * min(1.0, step / recipe.warmup_steps)
         loss, done = _step(network, optimizers, batch, _Progress(share, done))
-        average.include(network)
+        if rank == 0:
+            average.include(network)
         step, tokens = step + 1, tokens + batch.rows.numel() * recipe.workers
         recent.append(loss)
         if rank == 0 and step % 50 == 0:
@@ -191,9 +192,9 @@ def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]
 
 @dataclass(slots=True)
 class _Mean:
-    """The mean of a network over its last steps, the latest ones most. It answers better than any of them.
+    """The mean of a network over its last steps, the latest ones most: what the first worker saves.
 
-    A rare word is moved far by each of its few steps, and with it what the network makes of everything.
+    A rare word is moved far by each of its few steps; a mean depends less on the last of them.
     """
 
     state: dict[str, Tensor]

@@ -12,11 +12,12 @@ from gptoss_cli.demo.batches import Batcher, trained_ids
 from gptoss_cli.demo.conversations import PLACEHOLDERS
 from gptoss_cli.demo.export import SHARPNESS, export, restore
 from gptoss_cli.demo.layout import VOCABULARY_SIZE, write_checkpoint
-from gptoss_cli.demo.mxfp4 import pack, rounded, unpack
+from gptoss_cli.demo.mxfp4 import pack, rounded
 from gptoss_cli.demo.network import LANE_IN, Batch, Network, Shape
 from gptoss_cli.demo.train import resumed, save
 from gptoss_cli.demo.vocabulary import Lane, untrained_rows
 from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.kernels.reference import dequantize
 from gptoss_cli.settings import Dtype
 
 SHAPE = Shape(
@@ -148,5 +149,5 @@ def test_packed_weights_are_the_rounded_ones() -> None:
     nibbles = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2).long()
     unpacked = values[nibbles] * torch.exp2(scales.float() - 127)[..., None]
     assert torch.equal(unpacked.flatten(-2), rounded(weights))
-    assert torch.equal(unpack(blocks, scales), rounded(weights))
+    assert torch.equal(dequantize(blocks, scales, torch.float32), rounded(weights))
     assert (unpacked.flatten(-2) - weights).norm() < 0.13 * weights.norm()
