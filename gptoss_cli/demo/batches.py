@@ -144,13 +144,19 @@ def _gaps(rng: random.Random) -> Iterator[int]:
         yield rng.randrange(1200) if jumps and rng.random() < 0.5 else 0
 
 
-def trained_ids(rng: random.Random, conversations: int, least: int) -> list[int]:
-    """The token ids that deserve a row of their own: those the generator writes at least `least` times."""
+def trained_ids(rng: random.Random, conversations: int, least: int) -> tuple[list[int], int]:
+    """The token ids that deserve a row of their own, and how many of them, the first ones, the model says.
+
+    Those are all that the generator has it say, and what else it writes at least `least` times.
+    """
     counts: Counter[Piece] = Counter()
+    said: set[Piece] = set()
     for made, _ in zip(training_trees(rng, limit=1 << 20), range(conversations), strict=False):
         counts.update(made.pieces)
-        counts.update({piece: least for piece, said in zip(made.pieces, made.said, strict=True) if said})
-    return sorted(piece for piece, count in counts.items() if isinstance(piece, int) and count >= least)
+        said.update(piece for piece, is_said in zip(made.pieces, made.said, strict=True) if is_said)
+    words = sorted(piece for piece in said if isinstance(piece, int))
+    others = (piece for piece, count in counts.items() if isinstance(piece, int) and count >= least)
+    return [*words, *sorted(piece for piece in others if piece not in said)], len(words)
 
 
 class Batcher:

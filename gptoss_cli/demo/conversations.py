@@ -226,16 +226,14 @@ def _other_word(word: str, rng: random.Random) -> str:
 
 
 def _loosely(text: str, rng: random.Random) -> str:
-    """`text` with a common word left out, a word nobody knows in its place, or one put in somewhere."""
-    if (chance := rng.random()) > 0.3:
-        return text
+    """`text`, sometimes with a word that nobody knows put in or a common one left out."""
     words = text.split(" ")
     common = [n for n, word in enumerate(words) if word in common_words()]
-    if chance < 0.1:
+    if (chance := rng.random()) < 0.1:
         words.insert(rng.randrange(len(words) + 1), _placeholder(rng))
-    elif len(words) >= 4 and common:
-        words[rng.choice(common)] = _placeholder(rng) if chance < 0.2 else ""
-    return " ".join(filter(None, words))
+    elif chance < 0.2 and len(words) >= 4 and common:
+        del words[rng.choice(common)]
+    return " ".join(words)
 
 
 def _partly(text: str, rng: random.Random) -> str:

@@ -104,7 +104,7 @@ def restore(file: Path) -> dict[str, Any]:
     lane = torch.from_numpy(trained_lane(np.array(ids), shape.copy_size))
     state = {"norm": tensors["model.norm.weight"].float() / SHARPNESS}
     for name, table, scale in zip(TABLES, ("embedding", "unembedding"), (LANE_IN, LANE_OUT), strict=True):
-        state[table] = torch.cat((tensors[name].float(), scale * lane), -1)
+        state[table] = torch.cat((tensors[name].float(), scale * lane[: len(tensors[name])]), -1)
         state[f"{table}_base"] = tensors[f"{name}.base"].float()
     for n in range(shape.num_hidden_layers):
         state |= _restored_layer(tensors, n)

@@ -106,7 +106,7 @@ def _int32(tensor: dict[str, Any]) -> "NDArray[np.int64]":
 
 
 def _table(rows: dict[str, Any], base: dict[str, Any], ids: "NDArray[np.int64]", lane: "Lane") -> "NDArray[np.uint16]":
-    """[V, C] bfloat16 bits: trained rows where there are any, made ones elsewhere."""
+    """[V, C] bfloat16 bits: trained rows for the first `ids` as far as there are any, made ones elsewhere."""
     import numpy as np
 
     from gptoss_cli.demo.vocabulary import to_bfloat16, trained_lane, untrained_rows
@@ -116,6 +116,8 @@ def _table(rows: dict[str, Any], base: dict[str, Any], ids: "NDArray[np.int64]",
     for start in range(0, VOCABULARY_SIZE, 1 << 14):
         part = np.arange(start, min(start + (1 << 14), VOCABULARY_SIZE))
         table[part] = to_bfloat16(untrained_rows(part, centre, lane))
-    table[ids, : -lane.size] = np.frombuffer(rows["data"], np.uint16).reshape(len(ids), -1)
+    trained = np.frombuffer(rows["data"], np.uint16).reshape(-1, len(centre) - lane.size)
+    ids = ids[: len(trained)]
+    table[ids, : -lane.size] = trained
     table[ids, -lane.size :] = to_bfloat16(np.float32(lane.scale) * trained_lane(ids, lane.size))
     return table

@@ -133,14 +133,14 @@ class Attention(nn.Module):
         return linear(y, self.out, self.out_bias), q, k
 
 
-def pointing_loss(q: Tensor, k: Tensor, sinks: Tensor, batch: Batch, first_placeholder: int) -> Tensor:
+def pointing_loss(q: Tensor, k: Tensor, sinks: Tensor, batch: Batch, said: int) -> Tensor:
     """How little the copying heads look at what they should copy: -log of the weight on it, mean over copies and heads.
 
-    A copy is a placeholder that is to be said. `q` and `k` [B, H, T, D + 1] are Attention's.
+    A copy is any row to be said but the first `said`. `q` and `k` [B, H, T, D + 1] are Attention's.
     """
     visible, losses = batch.visible(), []
     for row, targets in enumerate(batch.targets):
-        at = (targets >= first_placeholder).nonzero().squeeze(1)
+        at = (targets >= said).nonzero().squeeze(1)
         source = visible[row, at] & (batch.rows[row] == targets[at, None])  # [N, T]
         at, source = at[source.any(-1)], source[source.any(-1)]
         scores = (q[row][:, at] @ k[row].mT).masked_fill(~visible[row, at], -math.inf)  # [H, N, T]
@@ -191,19 +191,22 @@ class Experts(nn.Module):
 
 
 class Network(nn.Module):
-    """The whole model over rows of the vocabulary: those of the token `ids`, then `placeholders`."""
+    """The whole model over rows of the vocabulary: those of the token `ids`, then `placeholders`.
 
-    def __init__(self, shape: Shape, ids: list[int], placeholders: int, vocabulary: int) -> None:
+    Only the first `said` of the ids are ever the model's own words. The others are read, and said when they are copied,
+    so the unembedding need not tell them from untrained tokens.
+    """
+
+    def __init__(self, shape: Shape, ids: list[int], said: int, placeholders: int, vocabulary: int) -> None:
         super().__init__()
         self.shape, self.placeholders = shape, placeholders
         self.logit_dtype = torch.float32
         self.lane_gain = nn.Buffer(torch.tensor(4.0))  # of the values and of the output of the heads that copy
         self.lane = torch.from_numpy(trained_lane(np.array(ids), shape.copy_size))
-        trained, untrained = len(ids), vocabulary - len(ids)
         # One placeholder stands for this many rows of the real vocabulary in the softmax.
-        self.stands_for = untrained / placeholders
-        self.embedding = nn.Parameter(torch.randn(trained, shape.hidden_size) * 0.1)
-        self.unembedding = nn.Parameter(self.embedding.detach() * 0.5)
+        self.stands_for = (vocabulary - said) / placeholders
+        self.embedding = nn.Parameter(torch.randn(len(ids), shape.hidden_size) * 0.1)
+        self.unembedding = nn.Parameter(self.embedding.detach()[:said] * 0.5)
         self.embedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
         self.unembedding_base = nn.Parameter(torch.zeros(shape.hidden_size))
         self.norm = nn.Parameter(torch.ones(shape.hidden_size))
@@ -217,10 +220,10 @@ class Network(nn.Module):
     def tables(self) -> tuple[Tensor, Tensor]:
         """Embedding and unembedding [trained + placeholders, C]; the placeholders' rows are new at every call."""
         signs = torch.randint(0, 2, (self.placeholders, self.shape.copy_size)).float() * 2 - 1
-        lane = pad(signs, (self.shape.hidden_size - self.shape.copy_size, 0))
+        lane = pad(torch.cat((self.lane, signs)), (self.shape.hidden_size - self.shape.copy_size, 0))
         return (
-            torch.cat((self.embedding, self.embedding_base + LANE_IN * lane)),
-            torch.cat((self.unembedding, self.unembedding_base + LANE_OUT * lane)),
+            torch.cat((self.embedding, self.embedding_base + LANE_IN * lane[len(self.embedding) :])),
+            torch.cat((self.unembedding, self.unembedding_base + LANE_OUT * lane[len(self.unembedding) :])),
         )
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -228,13 +231,20 @@ class Network(nn.Module):
         embedding, unembedding = self.tables()
         x, helping = self.hidden(embedding[batch.rows], batch)
         wanted = batch.targets >= 0
-        said, targets = x[wanted].to(self.logit_dtype), batch.targets[wanted]
-        logits = linear(said, unembedding.to(self.logit_dtype)).float()
+        x, targets = x[wanted].to(self.logit_dtype), batch.targets[wanted]
+        rows = self._likely(targets)
+        logits = linear(x, unembedding[rows].to(self.logit_dtype)).float()
         logits[:, -self.placeholders :] += math.log(self.stands_for)
         # The one that is to be copied is one token and stands for no others.
-        copied = targets >= len(self.embedding)
+        copied, targets = targets >= len(self.embedding), torch.searchsorted(rows, targets)
         logits[copied, targets[copied]] -= math.log(self.stands_for)
         return cross_entropy(logits, targets), helping
+
+    def _likely(self, targets: Tensor) -> Tensor:
+        """Rows [R], ascending, that the softmax is over: what is said, what the targets copy, the placeholders."""
+        said, trained = len(self.unembedding), len(self.embedding)
+        copied = {row for row in targets.tolist() if said <= row < trained}
+        return torch.tensor([*range(said), *sorted(copied), *range(trained, trained + self.placeholders)])
 
     def hidden(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embedded tokens [B, T, C] -> normed hidden states [B, T, C], and a loss that helps training."""
@@ -248,7 +258,7 @@ class Network(nn.Module):
         x, helping = x + y, helping + EVENNESS * (even - 1)
         # Left alone, the last layer would take millions of tokens to find what to copy.
         copying = slice(-self.shape.copying_heads, None)
-        pointing = pointing_loss(q[:, copying], k[:, copying], attention.sinks[copying], batch, len(self.embedding))
+        pointing = pointing_loss(q[:, copying], k[:, copying], attention.sinks[copying], batch, len(self.unembedding))
         helping = helping + POINTING * pointing
         if self.training:
             gain = (LANE_SHARE / LANE_IN * size * x.detach().square().mean().sqrt()).sqrt()
@@ -287,7 +297,7 @@ class Network(nn.Module):
         """
         lane = slice(-self.shape.copy_size, None)
         self.embedding[:, lane] = LANE_IN * self.lane
-        self.unembedding[:, lane] = LANE_OUT * self.lane
+        self.unembedding[:, lane] = LANE_OUT * self.lane[: len(self.unembedding)]
         for base in (self.embedding_base, self.unembedding_base):
             base[lane] = 0
         self.norm[lane] = 1

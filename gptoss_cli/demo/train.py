@@ -141,8 +141,8 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
 
 def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
     """A network that begins afresh or goes on from `recipe.start`, and its ids; the same in every worker."""
-    ids = trained_ids(random.Random(recipe.seed), 1200, 5)
-    network, ids = resumed(recipe.start, ids) if recipe.start else (_fresh(recipe, ids), ids)
+    ids, said = trained_ids(random.Random(recipe.seed), 1200, 5)
+    network, ids = resumed(recipe.start, ids, said) if recipe.start else (_fresh(recipe, ids, said), ids)
     network.logit_dtype = recipe.dtype
     network.hold_copy_lane()
     for parameter in network.parameters():
@@ -150,29 +150,32 @@ def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
     return network, ids
 
 
-def _fresh(recipe: Recipe, ids: list[int]) -> Network:
-    network = Network(shape := Shape(), ids, PLACEHOLDERS, VOCABULARY)
+def _fresh(recipe: Recipe, ids: list[int], said: int) -> Network:
+    network = Network(shape := Shape(), ids, said, PLACEHOLDERS, VOCABULARY)
     free = shape.hidden_size - shape.copy_size
     numbers, words = digits(ids, free), meanings(random.Random(recipe.seed), ids, free, turns=25000)
     network.embedding.data[:, :free] += recipe.embedded_meaning * (words + numbers)
-    network.unembedding.data[:, :free] += recipe.unembedded_digits * numbers
+    network.unembedding.data[:, :free] += recipe.unembedded_digits * numbers[:said]
     return network
 
 
-def resumed(start: Path, wanted: list[int]) -> tuple[Network, list[int]]:
+def resumed(start: Path, wanted: list[int], wanted_said: int) -> tuple[Network, list[int]]:
     """The network of a saved state or shipped file, with new rows for those of the `wanted` ids that it lacks.
 
-    A new row begins as what the token was until now: the base that all untrained tokens share.
+    The first `wanted_said` of them are to be said. A new row begins as what the token was until now: the base that all
+    untrained tokens share.
     """
     saved = restore(start) if start.suffix == ".safetensors" else torch.load(start, weights_only=True)
-    ids, state = sorted({*saved["ids"], *wanted}), saved["state"]
-    row_of = {token: row for row, token in enumerate(ids)}
-    rows = torch.tensor([row_of[token] for token in saved["ids"]])
-    for table in ("embedding", "unembedding"):
-        grown = state[f"{table}_base"].repeat(len(ids), 1)
-        grown[rows] = state[table]
+    old, state = saved["ids"], saved["state"]
+    old_said = old[: len(state["unembedding"])]
+    said = sorted({*old_said, *wanted[:wanted_said]})
+    ids = [*said, *sorted({*old, *wanted} - {*said})]
+    for table, before, after in (("embedding", old, ids), ("unembedding", old_said, said)):
+        row_of = {token: row for row, token in enumerate(after)}
+        grown = state[f"{table}_base"].repeat(len(after), 1)
+        grown[[row_of[token] for token in before]] = state[table]
         state[table] = grown
-    network = Network(Shape(**saved["shape"]), ids, PLACEHOLDERS, VOCABULARY)
+    network = Network(Shape(**saved["shape"]), ids, len(said), PLACEHOLDERS, VOCABULARY)
     network.load_state_dict(state)
     return network, ids
 

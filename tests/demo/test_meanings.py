@@ -14,7 +14,7 @@ WORDS = (" gpu", " card", " router", " experts")
 
 @pytest.fixture(scope="module")
 def rows() -> Tensor:
-    ids = trained_ids(random.Random(1), 30, 3)
+    ids, _ = trained_ids(random.Random(1), 30, 3)
     rows = meanings(random.Random(1), ids, 128, turns=3000)
     return torch.stack([rows[ids.index(encoded(word)[0])] for word in WORDS])  # type: ignore[arg-type]
 

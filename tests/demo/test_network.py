@@ -15,7 +15,7 @@ from gptoss_cli.demo.layout import VOCABULARY_SIZE, write_checkpoint
 from gptoss_cli.demo.mxfp4 import pack, rounded
 from gptoss_cli.demo.network import LANE_IN, Batch, Network, Shape
 from gptoss_cli.demo.train import resumed, save
-from gptoss_cli.demo.vocabulary import Lane, untrained_rows
+from gptoss_cli.demo.vocabulary import FIRST_SPECIAL_ID, Lane, untrained_rows
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels.reference import dequantize
 from gptoss_cli.settings import Dtype
@@ -28,8 +28,8 @@ SHAPE = Shape(
 @pytest.fixture(scope="module")
 def trained() -> tuple[Network, list[int]]:
     torch.manual_seed(3)
-    ids = trained_ids(random.Random(3), 20, 1)
-    network = Network(SHAPE, ids, PLACEHOLDERS, VOCABULARY_SIZE)
+    ids, said = trained_ids(random.Random(3), 20, 1)
+    network = Network(SHAPE, ids, said, PLACEHOLDERS, VOCABULARY_SIZE)
     for name, parameter in network.named_parameters():
         if name.endswith(("bias", "sinks", "base")):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -60,8 +60,11 @@ def test_engine_computes_what_was_trained(trained: tuple[Network, list[int]], tm
     )
     with torch.no_grad():
         hidden, _ = network.hidden(network.embedding[trunk.rows], trunk)
-        expected = SHARPNESS * (hidden @ network.unembedding.T)[0]
+        expected = SHARPNESS * (hidden @ network.tables()[1][: len(ids)].T)[0]
     logits = Generator.open(folder, dtype=Dtype.FLOAT32).logits(prompt)[:, ids]
+    # Special tokens that are only read have a direction there, and none in training: no softmax ever holds them.
+    compared = [row for row, token in enumerate(ids) if row < len(network.unembedding) or token < FIRST_SPECIAL_ID]
+    logits, expected = logits[:, compared], expected[:, compared]
     assert (logits - expected).square().mean().sqrt() < 1e-4 * expected.std()
 
 
@@ -88,12 +91,17 @@ def test_training_goes_on_with_rows_for_new_tokens_that_begin_as_untrained_ones(
 ) -> None:
     old, ids = trained
     new = [token for token in range(100, 300) if token not in ids]
-    network, grown = resumed(shipped, ids[5:] + new)
+    said = len(old.unembedding)
+    network, grown = resumed(shipped, new + ids[5:], 3)
     network.hold_copy_lane()
-    assert grown == sorted({*ids, *new})
+    assert grown[: said + 3] == sorted({*ids[:said], *new[:3]})
+    assert grown[said + 3 :] == sorted({*ids[said:], *new[3:]})
     rows = [grown.index(token) for token in ids]
     assert torch.equal(network.embedding[rows], old.embedding)
-    assert torch.equal(network.unembedding[rows], old.unembedding)
+    assert torch.equal(network.unembedding[rows[:said]], old.unembedding)
+    free = slice(-SHAPE.copy_size)
+    begun = network.unembedding[[grown.index(token) for token in new[:3]], free]
+    assert torch.equal(begun, old.unembedding_base[free].expand(3, -1))
     made = untrained_rows(np.array(new), old.embedding_base.detach().numpy(), Lane(SHAPE.copy_size, LANE_IN))
     added = network.embedding.detach()[[grown.index(token) for token in new]]
     assert torch.allclose(added[:, : -SHAPE.copy_size], torch.from_numpy(made)[:, : -SHAPE.copy_size])
@@ -113,9 +121,13 @@ def test_untrained_rows_are_the_trainer_s_placeholders(trained: tuple[Network, l
     assert len({tuple(row) for row in made.sign().int().tolist()}) == 5000
 
 
-def test_a_token_to_copy_is_one_of_all_the_untrained_ones(trained: tuple[Network, list[int]]) -> None:
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_a_token_to_copy_is_one_of_all_that_are_never_said(
+    trained: tuple[Network, list[int]], is_trained: bool
+) -> None:
     network, ids = trained
-    copied = len(ids) + 5
+    said = len(network.unembedding)
+    copied = said + 5 if is_trained else len(ids) + 5
     batch = Batch(*(torch.tensor([row]) for row in ([3, copied, 7], [0, 1, 2], [0, 0, 0], [-1, -1, copied])))
     torch.manual_seed(8)
     loss, _ = network(batch)
@@ -123,8 +135,8 @@ def test_a_token_to_copy_is_one_of_all_the_untrained_ones(trained: tuple[Network
     embedding, unembedding = network.tables()
     logits = (network.hidden(embedding[batch.rows], batch)[0] @ unembedding.T)[0, 2]
     others = [row for row in range(len(ids), len(logits)) if row != copied]
-    untrained = logits[others].repeat_interleave(round(network.stands_for))
-    everything = torch.cat((logits[: len(ids)], logits[copied][None], untrained)).logsumexp(0)
+    unsaid = logits[others].repeat_interleave(round(network.stands_for))
+    everything = torch.cat((logits[:said], logits[copied][None], unsaid)).logsumexp(0)
     assert loss.item() == pytest.approx((everything - logits[copied]).item(), abs=0.01)
 
 
