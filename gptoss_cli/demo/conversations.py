@@ -27,16 +27,16 @@ from gptoss_cli.settings import ReasoningEffort
 FIRST_PLACEHOLDER, PLACEHOLDERS = 0xE000, 256  # any row
 FIRST_KNOWN, KNOWN = 0xE400, 1024  # a trained row, drawn anew for every conversation
 
-_TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 3.5, "greeting": 2.8}
-_WHOLE = 0.6  # share of lookups that somebody wrote as a whole; the others are made of templates
+_TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 3.5, "greeting": 3.5}
+_WHOLE = 0.65  # share of lookups that somebody wrote as a whole; the others are made of templates
 _HIDDEN = 0.1  # share of words that are hidden, in every other lookup
 _DECORATED = ("guide", "concept", "identity", "greeting", "unknown")
 # Weights of guide, sums, telling, asking, unknown: in turns, in asides, and in asides where much was told.
 _OF_TURNS, _OF_ASIDES, _OF_RECALL = (38, 14, 16, 20, 12), (56, 10, 5, 8, 21), (14, 3, 3, 68, 12)
 _OF_LOOKUPS = (70, 6, 0, 0, 24)
 _ASIDES = (0, 4, 8, 12, 16)  # turns that hang off every turn of a conversation: one of these
-_LOOKING_UP, _LOOKED_UP = 0.6, 24  # share of conversations with so many lookups before every turn
-_RECALLING, _TOLD_FIRST, _RECALLED = 0.2, (2, 3, 4), 10  # share of conversations that begin with so many told things
+_LOOKING_UP, _LOOKED_UP = 0.5, 24  # share of conversations with so many lookups before every turn
+_RECALLING, _TOLD_FIRST, _RECALLED = 0.3, (2, 3, 4), 10  # share of conversations that begin with so many told things
 
 
 @dataclass(slots=True)
