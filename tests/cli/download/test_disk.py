@@ -1,6 +1,7 @@
 """`gptoss download` on disks that are full, read-only or not empty."""
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -41,18 +42,20 @@ def test_a_disk_without_room_exits_6_before_any_byte(run: Run, hub: HubServer, s
 
 
 def test_a_disk_that_fills_up_exits_6_and_keeps_the_whole_files(run: Run, hub: HubServer, small_disk: Path) -> None:
-    def fill() -> None:
-        if hub.asked(SECOND):
-            hub.pace = lambda: None
-            with (small_disk / "other").open("wb", buffering=0) as other, suppress(OSError):
-                while other.write(bytes(1 << 16)):
-                    pass
+    filling = threading.Lock()
+
+    def fill() -> None:  # once, though several of the server's threads may come here together
+        with filling, suppress(OSError), (small_disk / "other").open("ab", buffering=0) as other:
+            while hub.pace is fill and hub.asked(SECOND):
+                other.write(bytes(1 << 16))
 
     hub.pace = fill
     status, _, err = run("download")
     assert status == 6
     assert "is full" in err
-    (small_disk / "other").unlink()
+    hub.pace = lambda: None
+    with filling:
+        (small_disk / "other").unlink()
     folder = small_disk / "data" / "checkpoints" / "gpt-oss-20b"
     assert (folder / FIRST).exists()
     assert list((folder / ".partial").glob("*.part")) == []
