@@ -155,8 +155,8 @@ def trained_ids(rng: random.Random, conversations: int, least: int) -> tuple[lis
         counts.update(made.pieces)
         said.update(piece for piece, is_said in zip(made.pieces, made.said, strict=True) if is_said)
     words = sorted(piece for piece in said if isinstance(piece, int))
-    others = (piece for piece, count in counts.items() if isinstance(piece, int) and count >= least)
-    return [*words, *sorted(piece for piece in others if piece not in said)], len(words)
+    often = {piece for piece, count in counts.items() if count >= least}
+    return [*words, *sorted(piece for piece in often - said if isinstance(piece, int))], len(words)
 
 
 class Batcher:

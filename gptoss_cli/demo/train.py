@@ -15,10 +15,10 @@ from torch.multiprocessing.spawn import spawn
 from gptoss_cli.demo.batches import Batcher, trained_ids
 from gptoss_cli.demo.conversations import PLACEHOLDERS
 from gptoss_cli.demo.export import restore
+from gptoss_cli.demo.layout import VOCABULARY_SIZE
 from gptoss_cli.demo.meanings import digits, meanings
 from gptoss_cli.demo.network import Batch, Network, Shape
 
-VOCABULARY = 201088
 MEAN_STEPS = 150
 DECAY = 0.05  # of matrices, relative to the learning rate
 
@@ -151,7 +151,7 @@ def _begin(recipe: Recipe) -> tuple[Network, list[int]]:
 
 
 def _fresh(recipe: Recipe, ids: list[int], said: int) -> Network:
-    network = Network(shape := Shape(), ids, said, PLACEHOLDERS, VOCABULARY)
+    network = Network(shape := Shape(), ids, said, PLACEHOLDERS, VOCABULARY_SIZE)
     free = shape.hidden_size - shape.copy_size
     numbers, words = digits(ids, free), meanings(random.Random(recipe.seed), ids, free, turns=25000)
     network.embedding.data[:, :free] += recipe.embedded_meaning * (words + numbers)
@@ -175,7 +175,7 @@ def resumed(start: Path, wanted: list[int], wanted_said: int) -> tuple[Network, 
         grown = state[f"{table}_base"].repeat(len(after), 1)
         grown[[row_of[token] for token in before]] = state[table]
         state[table] = grown
-    network = Network(Shape(**saved["shape"]), ids, len(said), PLACEHOLDERS, VOCABULARY)
+    network = Network(Shape(**saved["shape"]), ids, len(said), PLACEHOLDERS, VOCABULARY_SIZE)
     network.load_state_dict(state)
     return network, ids
 

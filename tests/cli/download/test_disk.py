@@ -44,7 +44,7 @@ def test_a_disk_without_room_exits_6_before_any_byte(run: Run, hub: HubServer, s
 def test_a_disk_that_fills_up_exits_6_and_keeps_the_whole_files(run: Run, hub: HubServer, small_disk: Path) -> None:
     filling = threading.Lock()
 
-    def fill() -> None:  # once, though several of the server's threads may come here together
+    def fill() -> None:  # by one of the server's threads at a time
         with filling, suppress(OSError), (small_disk / "other").open("ab", buffering=0) as other:
             while hub.pace is fill and hub.asked(SECOND):
                 other.write(bytes(1 << 16))
