@@ -27,8 +27,8 @@ from gptoss_cli.settings import ReasoningEffort
 FIRST_PLACEHOLDER, PLACEHOLDERS = 0xE000, 256  # any row
 FIRST_KNOWN, KNOWN = 0xE400, 1024  # a trained row, drawn anew for every conversation
 
-_TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 3.5, "greeting": 3.5}
-_WHOLE = 0.65  # share of lookups that somebody wrote as a whole; the others are made of templates
+_TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 6, "greeting": 4}
+_WHOLE = 0.72  # share of lookups that somebody wrote as a whole; the others are made of templates
 _HIDDEN = 0.1  # share of words that are hidden, in every other lookup
 _DECORATED = ("guide", "concept", "identity", "greeting", "unknown")
 # Weights of guide, sums, telling, asking, unknown: in turns, in asides, and in asides where much was told.

@@ -32,7 +32,7 @@ class Shape:
 
     hidden_size: int = 192
     copy_size: int = 64
-    intermediate_size: int = 128
+    intermediate_size: int = 256
     num_hidden_layers: int = 4
     num_attention_heads: int = 8
     num_key_value_heads: int = 4
