@@ -27,16 +27,17 @@ from gptoss_cli.settings import ReasoningEffort
 FIRST_PLACEHOLDER, PLACEHOLDERS = 0xE000, 256  # any row
 FIRST_KNOWN, KNOWN = 0xE400, 1024  # a trained row, drawn anew for every conversation
 
-_TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 6, "greeting": 4}
+_TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 7, "greeting": 4}
 _WHOLE = 0.72  # share of lookups that somebody wrote as a whole; the others are made of templates
-_HIDDEN = 0.1  # share of words that are hidden, in every other lookup
+_ALTERED = 0.3  # share of lookups whose words are changed
+_HIDDEN = 0.1  # share of words that are hidden, in every other one of these
 _DECORATED = ("guide", "concept", "identity", "greeting", "unknown")
 # Weights of guide, sums, telling, asking, unknown: in turns, in asides, and in asides where much was told.
 _OF_TURNS, _OF_ASIDES, _OF_RECALL = (38, 14, 16, 20, 12), (56, 10, 5, 8, 21), (14, 3, 3, 68, 12)
 _OF_LOOKUPS = (70, 6, 0, 0, 24)
 _ASIDES = (0, 4, 8, 12, 16)  # turns that hang off every turn of a conversation: one of these
-_LOOKING_UP, _LOOKED_UP = 0.5, 24  # share of conversations with so many lookups before every turn
-_RECALLING, _TOLD_FIRST, _RECALLED = 0.3, (2, 3, 4), 10  # share of conversations that begin with so many told things
+_LOOKING_UP, _LOOKED_UP = 0.55, 24  # share of conversations with so many lookups before every turn
+_RECALLING, _TOLD_FIRST, _RECALLED = 0.32, (2, 3, 4), 10  # share of conversations that begin with so many told things
 
 
 @dataclass(slots=True)
@@ -196,10 +197,8 @@ def _respell(turn: Turn, rng: random.Random) -> Turn:
     """The same turn as other people would type it."""
     text, decorations = turn.user, phrases("decorations")
     if turn.kind in _DECORATED:
-        text = _in_other_words(text, rng)
-        if turn.kind in ("guide", "concept", "identity"):
-            text = _loosely(text, rng)
-        text = _partly(text, rng)
+        if rng.random() < _ALTERED:
+            text = _altered(text, turn.kind, rng)
         if rng.random() < 0.2:
             text = rng.choice(decorations["prefixes"]) + text
         if rng.random() < 0.15:
@@ -212,6 +211,14 @@ def _respell(turn: Turn, rng: random.Random) -> Turn:
         is_question = turn.kind in ("sum", *_DECORATED) or turn.proof.startswith(("is ", "not "))
         text += rng.choice("???." if is_question else "..!")
     return replace(turn, user=text)
+
+
+def _altered(text: str, kind: str, rng: random.Random) -> str:
+    """`text` with other words, fewer of them or hidden ones: close to what was asked, but now and then not it."""
+    text = _in_other_words(text, rng)
+    if kind in ("guide", "concept", "identity"):
+        text = _loosely(text, rng)
+    return _partly(text, rng)
 
 
 def _in_other_words(text: str, rng: random.Random) -> str:
