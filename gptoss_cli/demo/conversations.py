@@ -27,11 +27,11 @@ from gptoss_cli.settings import ReasoningEffort
 FIRST_PLACEHOLDER, PLACEHOLDERS = 0xE000, 256  # any row
 FIRST_KNOWN, KNOWN = 0xE400, 1024  # a trained row, drawn anew for every conversation
 
-_TOPIC_WEIGHTS = {"guide": 2, "concept": 1.6, "identity": 7, "greeting": 4}
+_TOPIC_WEIGHTS = {"guide": 2.4, "concept": 1.8, "identity": 7, "greeting": 4}
 _WHOLE = 0.72  # share of lookups that somebody wrote as a whole; the others are made of templates
-_ALTERED = 0.3  # share of lookups whose words are changed
+# Share of lookups whose words are changed: less where there are many messages to a topic.
+_ALTERED = {"guide": 0.6, "concept": 0.6, "identity": 0.3, "greeting": 0.3, "unknown": 0.3}
 _HIDDEN = 0.1  # share of words that are hidden, in every other one of these
-_DECORATED = ("guide", "concept", "identity", "greeting", "unknown")
 # Weights of guide, sums, telling, asking, unknown: in turns, in asides, and in asides where much was told.
 _OF_TURNS, _OF_ASIDES, _OF_RECALL = (38, 14, 16, 20, 12), (56, 10, 5, 8, 21), (14, 3, 3, 68, 12)
 _OF_LOOKUPS = (70, 6, 0, 0, 24)
@@ -196,8 +196,8 @@ def _unseen(rng: random.Random) -> str:
 def _respell(turn: Turn, rng: random.Random) -> Turn:
     """The same turn as other people would type it."""
     text, decorations = turn.user, phrases("decorations")
-    if turn.kind in _DECORATED:
-        if rng.random() < _ALTERED:
+    if turn.kind in _ALTERED:
+        if rng.random() < _ALTERED[turn.kind]:
             text = _altered(text, turn.kind, rng)
         if rng.random() < 0.2:
             text = rng.choice(decorations["prefixes"]) + text
@@ -208,7 +208,7 @@ def _respell(turn: Turn, rng: random.Random) -> Turn:
     if rng.random() < 0.5:
         text = text[0].upper() + text[1:]
     if rng.random() < 0.55 and text[-1] not in "?!.=":
-        is_question = turn.kind in ("sum", *_DECORATED) or turn.proof.startswith(("is ", "not "))
+        is_question = turn.kind in ("sum", *_ALTERED) or turn.proof.startswith(("is ", "not "))
         text += rng.choice("???." if is_question else "..!")
     return replace(turn, user=text)
 

@@ -1,5 +1,7 @@
 """Rounds weights to MXFP4 and packs them. The inverse is the engine's dequantization."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,12 +28,16 @@ def _grid(x: Tensor) -> Tensor:
     return torch.copysign(torch.round(size / step) * step, x)
 
 
-def rounded(weights: Tensor) -> Tensor:
-    """`weights` [..., K] as MXFP4 will hold them; the gradient passes straight through."""
-    blocks = weights.detach().reshape(*weights.shape[:-1], -1, BLOCK)
+def nearest(weights: Tensor) -> Tensor:
+    """`weights` [..., K] as MXFP4 will hold them."""
+    blocks = weights.reshape(*weights.shape[:-1], -1, BLOCK)
     scale = torch.exp2(exponents(blocks))[..., None]
-    near = (_grid(blocks / scale) * scale).flatten(-2)
-    return weights + (near - weights.detach())
+    return (_grid(blocks / scale) * scale).flatten(-2)
+
+
+def rounded(weights: Tensor, nearest: Callable[[Tensor], Tensor] = nearest) -> Tensor:
+    """What `nearest` makes of `weights` [..., K]; the gradient passes straight through."""
+    return weights + (nearest(weights.detach()) - weights.detach())
 
 
 def pack(weights: Tensor) -> tuple[Tensor, Tensor]:

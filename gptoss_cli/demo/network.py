@@ -5,6 +5,7 @@ placeholder: see `Vocabulary rows` in `Network.rows`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, pad, rms_norm, scaled_dot_product_attention
 
-from gptoss_cli.demo.mxfp4 import rounded
+from gptoss_cli.demo.mxfp4 import nearest, rounded
 from gptoss_cli.demo.vocabulary import trained_lane
 
 EVENNESS, POINTING = 0.01, 0.2  # weights of the two losses that help
@@ -150,11 +151,12 @@ def pointing_loss(q: Tensor, k: Tensor, sinks: Tensor, batch: Batch, said: int) 
 
 
 class Experts(nn.Module):
-    """Router and experts; with `packed` the experts' weights are rounded to MXFP4 on the way."""
+    """Router and experts; with `nearest` the experts' weights are rounded by it on the way."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.shape, self.packed = shape, False
+        self.shape = shape
+        self.nearest: Callable[[Tensor], Tensor] | None = None
         experts, hidden, inner = shape.num_local_experts, shape.hidden_size, shape.intermediate_size
         self.norm = nn.Parameter(torch.ones(hidden))
         self.router = nn.Parameter(torch.randn(experts, hidden) * hidden**-0.5)
@@ -174,20 +176,19 @@ class Experts(nn.Module):
         order = chosen.flatten().argsort(stable=True)
         counts = torch.bincount(chosen.flatten(), minlength=s.num_local_experts)
         tokens = order // s.num_experts_per_tok
-        gate_up, down = (rounded(w) if self.packed else w for w in (self.gate_up, self.down))
-        parts = [
-            self._expert(part, gate_up[e], down[e], e)
-            for e, part in enumerate(flat[tokens].tensor_split(counts.cumsum(0)[:-1].tolist()))
-        ]
+        gate_up, down = (rounded(w, self.nearest) if self.nearest else w for w in (self.gate_up, self.down))
+        experts = zip(*(w.unbind() for w in (gate_up, self.gate_up_bias, down, self.down_bias)), strict=True)
+        mine = flat[tokens].tensor_split(counts.cumsum(0)[:-1].tolist())
+        parts = [self._expert(part, *weights) for part, weights in zip(mine, experts, strict=True)]
         y = torch.zeros_like(flat).index_add(0, tokens, torch.cat(parts) * share[order, None])
         even = (logits.softmax(-1).mean(0) * counts / counts.sum()).sum() * s.num_local_experts
         return y.view_as(x), even
 
-    def _expert(self, x: Tensor, gate_up: Tensor, down: Tensor, expert: int) -> Tensor:
-        h = linear(x, gate_up, self.gate_up_bias[expert])
+    def _expert(self, x: Tensor, gate_up: Tensor, gate_up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
+        h = linear(x, gate_up, gate_up_bias)
         gate = h[:, 0::2].clamp(max=self.shape.swiglu_limit)
         up = h[:, 1::2].clamp(-self.shape.swiglu_limit, self.shape.swiglu_limit)
-        return linear((up + 1) * gate * torch.sigmoid(1.702 * gate), down, self.down_bias[expert])
+        return linear((up + 1) * gate * torch.sigmoid(1.702 * gate), down, down_bias)
 
 
 class Network(nn.Module):
@@ -281,10 +282,10 @@ class Network(nn.Module):
         kinds = (cut(near), cut(visible))
         return [kinds[n % 2] for n in range(self.shape.num_hidden_layers)]
 
-    def pack_experts(self) -> None:
-        """From now on the experts' weights are rounded to MXFP4 in every forward pass."""
+    def pack_experts(self, nearest: Callable[[Tensor], Tensor] = nearest) -> None:
+        """From now on the experts' weights are rounded to MXFP4, by `nearest`, in every forward pass."""
         for _, experts in self.layers():
-            experts.packed = True
+            experts.nearest = nearest
 
     @torch.no_grad()
     def hold_copy_lane(self) -> None:

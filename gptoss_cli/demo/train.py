@@ -17,6 +17,7 @@ from gptoss_cli.demo.conversations import PLACEHOLDERS
 from gptoss_cli.demo.export import restore
 from gptoss_cli.demo.layout import VOCABULARY_SIZE
 from gptoss_cli.demo.meanings import digits, meanings
+from gptoss_cli.demo.mxfp4 import nearest
 from gptoss_cli.demo.network import Batch, Network, Shape
 
 MEAN_STEPS = 150
@@ -43,6 +44,7 @@ class Recipe:
     peak: float = 1.0  # share of these rates to begin with; less when going on from a trained state
     warmup_steps: int = 20
     bfloat16: bool = False
+    compiled: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,6 +96,7 @@ def main() -> None:
     parser.add_argument("--packed-from", type=float, default=Recipe().packed_from)
     parser.add_argument("--peak", type=float, default=Recipe().peak, help="share of the learning rates to begin with")
     parser.add_argument("--bfloat16", action="store_true", help="faster where the CPU multiplies bfloat16 (AVX-512)")
+    parser.add_argument("--compiled", action="store_true", help="faster where there is a C++ compiler")
     parser.add_argument("--workers", type=int, default=Recipe().workers, help="processes, each on a core of its own")
     arguments = parser.parse_args()
     train(arguments.out, Recipe(**{name: value for name, value in vars(arguments).items() if name != "out"}))
@@ -114,6 +117,7 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=recipe.workers)
     torch.manual_seed(recipe.seed)
     network, ids = _begin(recipe)
+    nearest_mxfp4 = torch.compile(nearest, dynamic=False) if recipe.compiled else nearest
     torch.manual_seed(recipe.seed + rank)
     batches = Batcher(ids, seed=recipe.seed + 1 + rank, size=recipe.worker_trees, limit=recipe.tree_pieces)
     optimizers, average = _optimizers(network, recipe), _Mean.of(network)
@@ -121,7 +125,7 @@ def _work(rank: int, meeting: str, out: Path, recipe: Recipe) -> None:
     step, tokens, recent, done = 0, 0, list[float](), 0.0
     while done < 1:
         if done > recipe.packed_from:
-            network.pack_experts()
+            network.pack_experts(nearest_mxfp4)
         batch = next(batches)
         done = (time.monotonic() - began) / (60 * recipe.minutes)
         share = recipe.peak * min(1.0, step / recipe.warmup_steps)
@@ -189,7 +193,7 @@ def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]
     ]
     return [
         Muon(matrices, recipe.matrix_rate, dtype=recipe.dtype),
-        torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10),
+        torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-10, fused=True),
     ]
 
 
@@ -248,14 +252,12 @@ def _step(
 
 def _mean_over_workers(parameters: list[nn.Parameter], numbers: list[float]) -> list[float]:
     """Make every gradient the mean over the workers; returns the means of `numbers`."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([torch.tensor(numbers), *(gradient.flatten() for gradient in gradients)])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    parts = torch.split(flat[len(numbers) :], [gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-    return flat[: len(numbers)].tolist()
+    shared = [torch.tensor(numbers), *(parameter.grad for parameter in parameters if parameter.grad is not None)]
+    under_way = [distributed.all_reduce(tensor, async_op=True) for tensor in shared]
+    for tensor, reduction in zip(shared, under_way, strict=True):
+        reduction.wait()
+        tensor /= distributed.get_world_size()
+    return shared[0].tolist()
 
 
 def save(out: Path, network: Network, ids: list[int], state: dict[str, Tensor] | None = None) -> None:
