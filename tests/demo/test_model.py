@@ -11,8 +11,8 @@ from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
 @pytest.fixture(scope="module")
 def reports() -> dict[ReasoningEffort, Report]:
     generator = Generator.open(demo_checkpoint())
-    every = dict(zip(TRAINED_EFFORTS, (60, 90, 120), strict=True))  # more effort, more tokens
-    return {effort: evaluate(generator, effort, seed=3, every=every[effort]) for effort in TRAINED_EFFORTS}
+    # Few conversations would leave it to one that is mixed up, with six turns, whether this passes.
+    return {effort: evaluate(generator, effort, seed=3, every=12) for effort in TRAINED_EFFORTS}
 
 
 @pytest.mark.parametrize("effort", TRAINED_EFFORTS)
@@ -20,7 +20,7 @@ def test_most_of_what_it_never_saw_is_answered_rightly(
     reports: dict[ReasoningEffort, Report], effort: ReasoningEffort
 ) -> None:
     report = reports[effort]
-    assert report.asked.total() >= 4
+    assert report.asked.total() >= 40
     assert report.right.total() >= 0.8 * report.asked.total(), report.wrong
 
 
