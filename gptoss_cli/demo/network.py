@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, pad, rms_norm, scaled_dot_product_attention
 
-from gptoss_cli.demo.mxfp4 import nearest, rounded
+from gptoss_cli.demo.mxfp4 import rounded
 from gptoss_cli.demo.vocabulary import trained_lane
 
 EVENNESS, POINTING = 0.01, 0.2  # weights of the two losses that help
@@ -282,7 +282,7 @@ class Network(nn.Module):
         kinds = (cut(near), cut(visible))
         return [kinds[n % 2] for n in range(self.shape.num_hidden_layers)]
 
-    def pack_experts(self, nearest: Callable[[Tensor], Tensor] = nearest) -> None:
+    def pack_experts(self, nearest: Callable[[Tensor], Tensor]) -> None:
         """From now on the experts' weights are rounded to MXFP4, by `nearest`, in every forward pass."""
         for _, experts in self.layers():
             experts.nearest = nearest

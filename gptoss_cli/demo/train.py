@@ -44,7 +44,7 @@ class Recipe:
     peak: float = 1.0  # share of these rates to begin with; less when going on from a trained state
     warmup_steps: int = 20
     bfloat16: bool = False
-    compiled: bool = False
+    compiled: bool = False  # the function that rounds to MXFP4
 
     @property
     def dtype(self) -> torch.dtype:
