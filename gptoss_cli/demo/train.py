@@ -7,7 +7,6 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -170,7 +169,7 @@ def resumed(start: Path, wanted: list[int], wanted_said: int) -> tuple[Network, 
     The first `wanted_said` of them are to be said. A new row begins as what the token was until now: the base that all
     untrained tokens share.
     """
-    saved = saved_state(start)
+    saved = restore(start) if start.suffix == ".safetensors" else torch.load(start, weights_only=True)
     old, state = saved["ids"], saved["state"]
     old_said = old[: len(state["unembedding"])]
     said = sorted({*old_said, *wanted[:wanted_said]})
@@ -183,14 +182,6 @@ def resumed(start: Path, wanted: list[int], wanted_said: int) -> tuple[Network, 
     network = Network(Shape(**saved["shape"]), ids, len(said), PLACEHOLDERS, VOCABULARY_SIZE)
     network.load_state_dict(state)
     return network, ids
-
-
-def saved_state(file: Path) -> dict[str, Any]:
-    """What `save` wrote to a file, or what stands in one that ships: `shape`, `ids` and `state`."""
-    if file.suffix == ".safetensors":
-        return restore(file)
-    saved: dict[str, Any] = torch.load(file, weights_only=True)
-    return saved
 
 
 def _optimizers(network: Network, recipe: Recipe) -> list[torch.optim.Optimizer]:

@@ -12,7 +12,6 @@ from gptoss_cli.demo.batches import Batcher, trained_ids
 from gptoss_cli.demo.conversations import PLACEHOLDERS
 from gptoss_cli.demo.export import SHARPNESS, export, restore
 from gptoss_cli.demo.layout import VOCABULARY_SIZE, write_checkpoint
-from gptoss_cli.demo.mean import mean
 from gptoss_cli.demo.mxfp4 import pack, rounded
 from gptoss_cli.demo.network import LANE_IN, Batch, Network, Shape
 from gptoss_cli.demo.train import resumed, save
@@ -107,26 +106,6 @@ def test_training_goes_on_with_rows_for_new_tokens_that_begin_as_untrained_ones(
     added = network.embedding.detach()[[grown.index(token) for token in new]]
     assert torch.allclose(added[:, : -SHAPE.copy_size], torch.from_numpy(made)[:, : -SHAPE.copy_size])
     assert torch.equal(added[:, -SHAPE.copy_size :], torch.from_numpy(made)[:, -SHAPE.copy_size :])
-
-
-def test_mean_of_states_has_the_rows_of_all(trained: tuple[Network, list[int]], tmp_path: Path) -> None:
-    old, ids = trained
-    said = len(old.unembedding)
-    save(tmp_path / "one.pt", old, ids)
-    new = next(token for token in range(100, 300) if token not in ids)
-    network, grown = resumed(tmp_path / "one.pt", [new, *ids], 1)
-    with torch.no_grad():
-        network.norm += 4
-        network.embedding += 4
-    save(tmp_path / "other.pt", network, grown)
-    made, all_ids = mean({tmp_path / "one.pt": 3, tmp_path / "other.pt": 1})
-    assert all_ids == grown
-    free = slice(-SHAPE.copy_size)
-    assert torch.allclose(made.norm[free], old.norm[free] + 1)
-    assert torch.allclose(made.embedding[[grown.index(token) for token in ids], free], old.embedding[:, free] + 1)
-    assert torch.allclose(made.embedding[grown.index(new), free], old.embedding_base[free] + 1)
-    assert torch.allclose(made.unembedding[[grown.index(token) for token in ids[:said]]], old.unembedding)
-    assert torch.equal(made.embedding[:, -SHAPE.copy_size :], LANE_IN * made.lane)
 
 
 def test_untrained_rows_are_the_trainer_s_placeholders(trained: tuple[Network, list[int]]) -> None:
