@@ -12,7 +12,7 @@ from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
 def reports() -> dict[ReasoningEffort, Report]:
     generator = Generator.open(demo_checkpoint())
     # Few conversations would leave it to one that is mixed up, with six turns, whether this passes.
-    return {effort: evaluate(generator, effort, seed=3, every=12) for effort in TRAINED_EFFORTS}
+    return {effort: evaluate(generator, effort, seed=3, every=20) for effort in TRAINED_EFFORTS}
 
 
 @pytest.mark.parametrize("effort", TRAINED_EFFORTS)
@@ -20,7 +20,7 @@ def test_most_of_what_it_never_saw_is_answered_rightly(
     reports: dict[ReasoningEffort, Report], effort: ReasoningEffort
 ) -> None:
     report = reports[effort]
-    assert report.asked.total() >= 40
+    assert report.asked.total() >= 30
     assert report.right.total() >= 0.8 * report.asked.total(), report.wrong
 
 
