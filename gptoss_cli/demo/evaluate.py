@@ -1,4 +1,4 @@
-"""Asks the demo model what it was never trained on: `python -m gptoss_cli.demo.evaluate`. About ten minutes.
+"""Asks the demo model what it was never trained on: `python -m gptoss_cli.demo.evaluate`. A quarter of an hour.
 
 Every question is phrased, every sum is of a pair, and every name is one that training left out. The model runs as users
 run it: through the engine and the session, at the default temperature. A turn is right when its answer holds the fact.
@@ -110,11 +110,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder instead of the shipped demo")
     parser.add_argument("--every", type=int, default=1, help="ask only every Nth conversation")
+    parser.add_argument("--seed", type=int, default=1, help="of the sampling, the sums and the conversations")
     parser.add_argument("--wrong", action="store_true", help="print the wrong answers")
     arguments = parser.parse_args()
     generator = Generator.open(arguments.checkpoint or demo_checkpoint())
     for effort in TRAINED_EFFORTS:
-        report = evaluate(generator, effort, seed=1, every=arguments.every)
+        report = evaluate(generator, effort, seed=arguments.seed, every=arguments.every)
         scores = "  ".join(f"{kind} {report.right[kind]}/{asked}" for kind, asked in sorted(report.asked.items()))
         print(f"{effort:7}{scores}  mean reasoning {report.mean_reasoning_tokens:.1f} tokens", flush=True)
         for turn, answer in report.wrong if arguments.wrong else ():
