@@ -12,7 +12,7 @@ from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
 def reports() -> dict[ReasoningEffort, Report]:
     generator = Generator.open(demo_checkpoint())
     # Few conversations would leave it to one that is mixed up, with six turns, whether this passes.
-    return {effort: evaluate(generator, effort, seed=3, every=20) for effort in TRAINED_EFFORTS}
+    return {effort: evaluate(generator, effort, seed=3, every=24) for effort in TRAINED_EFFORTS}
 
 
 @pytest.mark.parametrize("effort", TRAINED_EFFORTS)
