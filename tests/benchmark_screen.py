@@ -6,8 +6,8 @@ import time
 
 from gptoss_cli.harmony.events import AnswerDelta
 from gptoss_cli.settings import ReasoningDisplay
-from gptoss_cli.terminal.live import TurnView
-from gptoss_cli.terminal.tail import TailScreen
+from gptoss_cli.terminal.live_region import LiveRegion
+from gptoss_cli.terminal.turn_live import TurnView
 
 TOKENS_A_FRAME = 42  # 500 tokens a second, twelve frames
 TOKEN_CHARACTERS = 4
@@ -15,7 +15,7 @@ PARAGRAPH = "Some **words** of an answer that `goes` on, and a [link](http://a.b
 ITEMS = "- a point\n- another *point*\n\n```py\ndef f(x):\n    return x + 1\n```\n\n"
 
 
-class WideScreen(TailScreen):
+class WideScreen(LiveRegion):
     """Writes what a terminal of 120 columns would get."""
 
     @property

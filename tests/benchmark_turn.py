@@ -3,10 +3,10 @@
 import statistics
 import time
 
+from gptoss_cli.chat.constraints import TurnConstraint
 from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import STOP_IDS
-from gptoss_cli.steering import TurnSteering
 from tests.harmony.malformed import ANALYSIS, ids_of
 
 PONDER = "Let me think about what the letters are, and how many of them went to the harbour. "
@@ -15,7 +15,7 @@ PONDER = "Let me think about what the letters are, and how many of them went to 
 def seconds_per_token(ids: list[int]) -> float:
     """CPU seconds per id of one turn of `ids`, from the question what may come next to its events."""
     parser = TurnParser()
-    steering = TurnSteering(parser, Grammar(["functions.look"]), think_budget=1_000_000)
+    steering = TurnConstraint(parser, Grammar(["functions.look"]), think_budget=1_000_000)
     began = time.process_time()
     for token in ids:
         steering.next()

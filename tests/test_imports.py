@@ -198,7 +198,7 @@ def test_a_command_imports_heavy_modules_in_its_body() -> None:
     ("check", "source"),
     [
         (_upward_edges, {"harmony/parser.py": "x = 1\nfrom gptoss_cli.engine import model", "engine/model.py": ""}),
-        (_upward_edges, {"engine/model.py": "def f():\n    import gptoss_cli.session", "session.py": ""}),
+        (_upward_edges, {"engine/model.py": "def f():\n    import gptoss_cli.chat.session", "session.py": ""}),
         (_upward_edges, {"terminal/turn.py": "\nfrom gptoss_cli.harmony import parser", "harmony/parser.py": ""}),
         (
             _cycles,
@@ -209,7 +209,7 @@ def test_a_command_imports_heavy_modules_in_its_body() -> None:
         ),
         (_misplaced_libraries, {"harmony/parser.py": "\nimport torch.nn"}),
         (_misplaced_libraries, {"checkpoint/store.py": "\nimport huggingface_hub"}),
-        (_eager_commands, {"cli/ask.py": "\nfrom gptoss_cli.session import ChatSession", "session.py": ""}),
+        (_eager_commands, {"cli/ask.py": "\nfrom gptoss_cli.chat.session import ChatSession", "session.py": ""}),
     ],
 )
 def test_a_wrong_import_is_found_with_file_and_line(

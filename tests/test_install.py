@@ -32,7 +32,7 @@ def test_a_compiler_without_openmp_builds_a_library_that_loads(tmp_path: Path) -
     compiler.write_text('#!/bin/sh\nfor word; do [ "$word" != -fopenmp ] || exit 1; done\nexec cc "$@"\n')
     compiler.chmod(0o755)
     (library,) = _build(tmp_path / "built", str(compiler))
-    program = "import sys; from pathlib import Path; from gptoss_cli.engine.kernels.library import Native; "
+    program = "import sys; from pathlib import Path; from gptoss_cli.engine.kernels.native_library import Native; "
     program += "print(Native(Path(sys.argv[1])).has_threads)"
     done = subprocess.run([sys.executable, "-c", program, library], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gptoss_cli.checkpoint.folder import INDEX, read_index
-from gptoss_cli.checkpoint.hub import Hub, PassingError, is_offline
+from gptoss_cli.checkpoint.hub import Hub, TransientError, is_offline
+from gptoss_cli.checkpoint.location import ModelLocation
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, write_manifest
 from gptoss_cli.checkpoint.partial import PartialFile, writing
-from gptoss_cli.checkpoint.place import Place
-from gptoss_cli.checkpoint.transfer import Line, Patience, fetch_file
+from gptoss_cli.checkpoint.transfer import RetryPolicy, TransferContext, fetch_file
 from gptoss_cli.checkpoint.verify import Watcher, find_wrong_files
 from gptoss_cli.errors import IntegrityError, NetworkError, NotInstalledError, ResourceError
 from gptoss_cli.units import size_words
@@ -26,10 +26,10 @@ _SPARE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DownloadPlan:
     """What a download would do. `arrived_bytes` counts what is here of the `missing` files."""
 
-    place: Place
+    place: ModelLocation
     manifest: Manifest
     missing: tuple[CheckpointFile, ...]
     arrived_bytes: int
@@ -58,7 +58,9 @@ class Outcome:
     repaired: tuple[str, ...]
 
 
-def choose_files(place: Place, revision: str | None, connect: Callable[[], Hub], patience: Patience) -> Manifest:
+def choose_files(
+    place: ModelLocation, revision: str | None, connect: Callable[[], Hub], patience: RetryPolicy
+) -> Manifest:
     """The files to have: those of the manifest or of the unfinished download, else what the Hub lists for `revision`.
 
     Without a `revision` the commit that a first run found stays, whatever happens to the repository since. Raises
@@ -73,7 +75,7 @@ def choose_files(place: Place, revision: str | None, connect: Callable[[], Hub],
     return _listing(connect(), place.repository, revision, patience)
 
 
-def known_files(place: Place) -> Manifest | None:
+def known_files(place: ModelLocation) -> Manifest | None:
     """What an earlier download found; unreadable records count as none, since a download writes them anew."""
     with suppress(IntegrityError):
         if (manifest := place.manifest()) is not None:
@@ -83,15 +85,15 @@ def known_files(place: Place) -> Manifest | None:
     return None
 
 
-def make_plan(place: Place, manifest: Manifest) -> Plan:
+def make_plan(place: ModelLocation, manifest: Manifest) -> DownloadPlan:
     """Compare what is here with `manifest`, by size only."""
     missing = tuple(file for file in manifest.files if place.lacks(file))
     arrived = sum(PartialFile(place.partial, file).done_bytes for file in missing)
-    return Plan(place, manifest, missing, arrived, _free_bytes(place.folder))
+    return DownloadPlan(place, manifest, missing, arrived, _free_bytes(place.folder))
 
 
 def carry_out(
-    plan: Plan, *, connect: Callable[[], Hub], patience: Patience, watcher: Watcher, stop: threading.Event
+    plan: DownloadPlan, *, connect: Callable[[], Hub], patience: RetryPolicy, watcher: Watcher, stop: threading.Event
 ) -> Outcome:
     """Prove what is here, fetch what is missing or wrong, and write the manifest. The place must be locked.
 
@@ -107,14 +109,14 @@ def carry_out(
         if is_offline():
             raise NotInstalledError(_incomplete_offline(plan))
         plan.check_space()
-        _fetch(plan, Line(connect(), plan.manifest, patience, watcher, stop))
+        _fetch(plan, TransferContext(connect(), plan.manifest, patience, watcher, stop))
     # What was installed and is right stays so on a disk that can only be read.
     with suppress(ResourceError) if plan.place.manifest_path.is_file() else nullcontext():
         _install(plan)
     return Outcome(tuple(file.name for file in missing), tuple(wrong))
 
 
-def _fetch(plan: Plan, line: Line) -> None:
+def _fetch(plan: DownloadPlan, line: TransferContext) -> None:
     place = plan.place
     with writing(place.partial):
         place.partial.mkdir(parents=True, exist_ok=True)
@@ -127,7 +129,7 @@ def _fetch(plan: Plan, line: Line) -> None:
         fetch_file(line, file, folder=place.partial, target=place.folder / file.name)
 
 
-def sweep(place: Place, manifest: Manifest) -> None:
+def sweep(place: ModelLocation, manifest: Manifest) -> None:
     """Delete what has arrived of files that `manifest` does not want."""
     wanted = {file.digest.hex for file in manifest.files}
     for path in place.partial.iterdir():
@@ -136,7 +138,7 @@ def sweep(place: Place, manifest: Manifest) -> None:
                 path.unlink()
 
 
-def _check_shards(plan: Plan) -> None:
+def _check_shards(plan: DownloadPlan) -> None:
     index = plan.place.folder / INDEX
     names = {file.name for file in plan.manifest.files}
     if INDEX in names:
@@ -145,7 +147,7 @@ def _check_shards(plan: Plan) -> None:
             raise IntegrityError(f"{index} names {absent[0]}, which {plan.manifest.repository} has not")
 
 
-def _install(plan: Plan) -> None:
+def _install(plan: DownloadPlan) -> None:
     _check_shards(plan)
     place = plan.place
     with writing(place.manifest_path):
@@ -154,7 +156,7 @@ def _install(plan: Plan) -> None:
     shutil.rmtree(place.partial, ignore_errors=True)
 
 
-def _proven(place: Place, file: CheckpointFile) -> CheckpointFile:
+def _proven(place: ModelLocation, file: CheckpointFile) -> CheckpointFile:
     """The file's entry for the manifest. Small files, which the Hub knows by git's digest, get a sha256 too."""
     with (place.folder / file.name).open("r+b") as data:
         os.fsync(data.fileno())  # a manifest must not promise what is not on the disk itself
@@ -168,12 +170,12 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _listing(hub: Hub, repository: str, revision: str | None, patience: Patience) -> Manifest:
+def _listing(hub: Hub, repository: str, revision: str | None, patience: RetryPolicy) -> Manifest:
     failures = 0
     while True:
         try:
             return hub.listing(repository, revision)
-        except PassingError as exc:
+        except TransientError as exc:
             failures += 1
             # A server that answers is worth waiting for; one that cannot be reached is tried twice.
             if failures > (patience.attempts if exc.answered else 1):
@@ -184,7 +186,7 @@ def _listing(hub: Hub, repository: str, revision: str | None, patience: Patience
             time.sleep(seconds)
 
 
-def _incomplete_offline(plan: Plan) -> str:
+def _incomplete_offline(plan: DownloadPlan) -> str:
     names = ", ".join(file.name for file in plan.missing[:3])
     more = f" and {len(plan.missing) - 3} more" if len(plan.missing) > 3 else ""
     return f"{plan.place.name} is incomplete: no {names}{more}. HF_HUB_OFFLINE is set: unset it to download"

@@ -9,14 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from gptoss_cli.checkpoint.folder import (
-    INDEX,
-    MAX_JSON_BYTES,
-    parse_json,
-    read_index,
-    safetensors_files,
-    what_it_is,
-)
+from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, parse_json, read_index, safetensors_files, what_it_is
 from gptoss_cli.errors import IntegrityError, NotInstalledError
 
 _ITEM_BYTES = {
@@ -28,7 +21,7 @@ _ITEM_BYTES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class TensorHeader:
     """One tensor of a file; `dtype` is safetensors' word."""
 
     dtype: str
@@ -50,7 +43,7 @@ def check_tensors(folder: Path, layouts: Sequence[Mapping[str, tuple[str, tuple[
     Returns how many tensors were expected and found, and the names of those that nobody expects. Raises
     NotInstalledError for a missing file, IntegrityError naming the file for anything else.
     """
-    found: dict[str, tuple[Path, Tensor]] = {}
+    found: dict[str, tuple[Path, TensorHeader]] = {}
     for path in _shards(folder):
         for name, tensor in read_header(path).items():
             if name in found:
@@ -68,8 +61,8 @@ def check_tensors(folder: Path, layouts: Sequence[Mapping[str, tuple[str, tuple[
     return len(expected), [name for name in found if name not in expected]
 
 
-def read_header(path: Path) -> dict[str, Tensor]:
-    """Tensor -> dtype and shape. Raises NotInstalledError, or IntegrityError if header and file disagree."""
+def read_header(path: Path) -> dict[str, TensorHeader]:
+    """TensorHeader -> dtype and shape. Raises NotInstalledError, or IntegrityError if header and file disagree."""
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -93,7 +86,7 @@ class _Header:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def tensors(self, values: Mapping[str, object], data_bytes: int) -> dict[str, Tensor]:
+    def tensors(self, values: Mapping[str, object], data_bytes: int) -> dict[str, TensorHeader]:
         tensors, extents = {}, []
         for name, entry in values.items():
             if name != "__metadata__":
@@ -102,9 +95,9 @@ class _Header:
         self._check_extents(extents, data_bytes)
         return tensors
 
-    def _tensor(self, name: str, entry: object) -> tuple[Tensor, Extent]:
+    def _tensor(self, name: str, entry: object) -> tuple[TensorHeader, Extent]:
         if not isinstance(entry, dict):
-            self._refuse(name, "is described by no object")
+            self._refuse(name, "is to_json by no object")
         dtype, shape = entry.get("dtype"), self._numbers(name, entry.get("shape"))
         offsets = self._numbers(name, entry.get("data_offsets"))
         if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
@@ -113,7 +106,7 @@ class _Header:
             )
         if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
             self._refuse(name, "has not the bytes its shape needs")
-        return Tensor(dtype, shape), Extent(offsets[0], offsets[1], name)
+        return TensorHeader(dtype, shape), Extent(offsets[0], offsets[1], name)
 
     def _numbers(self, name: str, values: object) -> tuple[int, ...]:
         if not isinstance(values, list) or len(values) > 8:

@@ -30,7 +30,7 @@ _TRUE = ("1", "ON", "YES", "TRUE")
 _PORTS = {"http": 80, "https": 443}
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """A failure that may be over soon; `wait_seconds` is what the server asked for, None if nothing.
 
     `answered` tells a server that refused from one that could not be reached.
@@ -75,7 +75,7 @@ class Hub:
     def listing(self, repository: str, revision: str | None) -> Manifest:
         """The files a checkpoint needs of a repository's root, at the commit `revision` now stands for.
 
-        Raises PassingError, NetworkError, or IntegrityError for a listing no honest repository has.
+        Raises TransientError, NetworkError, or IntegrityError for a listing no honest repository has.
         """
         try:
             info = self._ask(repository, revision)
@@ -105,7 +105,7 @@ class Hub:
     def open(self, manifest: Manifest, file: CheckpointFile, start_byte: int, end_byte: int) -> Iterator[Body]:
         """Ask for the bytes from `start_byte` up to, not including, `end_byte`; a server may send the whole file.
 
-        Raises PassingError, NetworkError, or IntegrityError if the server has another file than the listing said.
+        Raises TransientError, NetworkError, or IntegrityError if the server has another file than the listing said.
         """
         import httpx2
 
@@ -147,7 +147,7 @@ class Hub:
             if status not in (200, 206):
                 with self._lock:
                     self._places.pop(file.name, None)  # the address may have run out
-                raise PassingError(
+                raise TransientError(
                     f"the server that holds {file.name} answers {status}", wait_seconds=_retry_after(response.headers)
                 )
             return None
@@ -159,7 +159,7 @@ class Hub:
                     self._places[file.name] = following
             return following
         if status == 401 and self._drop_token():
-            raise PassingError(f"{self.host} rejects the token")
+            raise TransientError(f"{self.host} rejects the token")
         if status not in (200, 206):
             raise self._refusal(status, response.headers, where)
         self._check_identity(response.headers, manifest, file)
@@ -188,7 +188,7 @@ class Hub:
         """What to raise for an answer that is no success. `what` names the thing that was asked for."""
         code = headers.get("x-error-code")
         if status in _PASSING:
-            return PassingError(f"{self.host} answers {status}", wait_seconds=_retry_after(headers))
+            return TransientError(f"{self.host} answers {status}", wait_seconds=_retry_after(headers))
         if code == "GatedRepo" or status == 403:
             return NetworkError(f"{what} is not open to you. Accept its conditions on its page, and set HF_TOKEN")
         if code == "RevisionNotFound":
@@ -199,10 +199,10 @@ class Hub:
             return NetworkError(f"{what} is not on {self.host}, or is private. Check its name, or set HF_TOKEN")
         return NetworkError(f"{self.host} answers {status} for {what}. Try again later")
 
-    def _passing(self, exc: Exception) -> PassingError:
+    def _passing(self, exc: Exception) -> TransientError:
         # Addresses may be signed, and a proxy's may hold a password.
         cause = re.sub(r"\S*(://|@)\S*", "(an address)", str(exc)) or type(exc).__name__
-        return PassingError(f"{self.host} cannot be reached ({cause})", answered=False)
+        return TransientError(f"{self.host} cannot be reached ({cause})", answered=False)
 
     @property
     def host(self) -> str:
@@ -227,7 +227,7 @@ def _start(response: "httpx2.Response", file: CheckpointFile, start_byte: int) -
     if response.status_code == 206:
         match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", response.headers.get("content-range", ""))
         if match is None or int(match[1]) != start_byte:
-            raise PassingError("the server sends other bytes than it was asked for")
+            raise TransientError("the server sends other bytes than it was asked for")
         start, size = start_byte, match[2]
     if size is not None and size != str(file.size_bytes):
         raise IntegrityError(

@@ -11,8 +11,8 @@ from pathlib import Path
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.checkpoint.catalog import Model, Published
 from gptoss_cli.checkpoint.folder import INDEX, load_json, read_index
+from gptoss_cli.checkpoint.location import ModelLocation, find_location
 from gptoss_cli.checkpoint.manifest import MANIFEST, is_commit, is_repository
-from gptoss_cli.checkpoint.place import Place, find_place
 from gptoss_cli.errors import IntegrityError, NotInstalledError, UsageError
 
 _SINGLE = "model.safetensors"
@@ -28,8 +28,8 @@ def find_checkpoint(name_or_path: str) -> Path:
     if model is not None:
         return _find_model(model)
     folder = Path(name_or_path).expanduser()
-    if is_repository(name_or_path) and not folder.is_dir() and find_place(name_or_path).folder.is_dir():
-        return _find_own(find_place(name_or_path))
+    if is_repository(name_or_path) and not folder.is_dir() and find_location(name_or_path).folder.is_dir():
+        return _find_own(find_location(name_or_path))
     if not _means_folder(name_or_path):
         known = ", ".join(model.short_name for model in catalog.MODELS)
         raise UsageError(f"There is no model {name_or_path!r}. Choose {known}, or a checkpoint's folder.")
@@ -75,13 +75,13 @@ def _find_model(model: Model) -> Path:
             _check_identity(folder, model)
             return folder
         incomplete = incomplete or f"{model.name} is incomplete in {folder}: no {_listed(missing)}"
-    if model.published is not None and find_place(model.name).is_busy():
+    if model.published is not None and find_location(model.name).is_busy():
         raise NotInstalledError(_busy(model.name))
     problem = incomplete or f"{model.name} is not downloaded"
     raise NotInstalledError(f"{problem}. Run: gptoss download {model.short_name}")
 
 
-def _find_own(place: Place) -> Path:
+def _find_own(place: ModelLocation) -> Path:
     missing = _missing_own(place)
     if not missing:
         return place.folder
@@ -99,7 +99,7 @@ def _places(model: Model) -> Iterator[tuple[Path, list[str]]]:
     """Each folder that holds something of the model, with the files that are missing there."""
     if model.published is None:
         return
-    ours = find_place(model.name)
+    ours = find_location(model.name)
     if ours.folder.is_dir():
         yield ours.folder, _missing_own(ours)
     snapshot = _hub_snapshot(model.published)
@@ -108,7 +108,7 @@ def _places(model: Model) -> Iterator[tuple[Path, list[str]]]:
         yield snapshot, _missing_files(snapshot)
 
 
-def _missing_own(place: Place) -> list[str]:
+def _missing_own(place: ModelLocation) -> list[str]:
     """Names of the files that an own folder lacks. Raises IntegrityError for one that is not as long as it was."""
     manifest = place.manifest()
     wanted = manifest or place.pin()

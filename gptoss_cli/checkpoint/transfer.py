@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gptoss_cli.checkpoint.hub import Body, Hub, PassingError
+from gptoss_cli.checkpoint.hub import Body, Hub, TransientError
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Manifest
 from gptoss_cli.checkpoint.partial import PartialFile, Segment, SegmentWriter, is_full, writing
 from gptoss_cli.checkpoint.verify import Watcher
@@ -30,7 +30,7 @@ _LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a server before giving up."""
 
     connect_seconds: float = 6.0
@@ -45,17 +45,17 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TransferContext:
     """What all files of one download share. Once `stop` is set, whatever is going on ends with KeyboardInterrupt."""
 
     hub: Hub
     manifest: Manifest
-    patience: Patience
+    patience: RetryPolicy
     watcher: Watcher
     stop: threading.Event
 
 
-def fetch_file(line: Line, file: CheckpointFile, *, folder: Path, target: Path) -> None:
+def fetch_file(line: TransferContext, file: CheckpointFile, *, folder: Path, target: Path) -> None:
     """Fetch `file` to `target` by way of `folder`; returns when it is there and its digest is right.
 
     Raises KeyboardInterrupt, NetworkError, IntegrityError if the bytes are wrong, or ResourceError if the disk fails.
@@ -85,7 +85,7 @@ class _JoinedError(Exception):
 class _Transfer:
     """One attempt at one file."""
 
-    def __init__(self, line: Line, file: CheckpointFile, partial: PartialFile) -> None:
+    def __init__(self, line: TransferContext, file: CheckpointFile, partial: PartialFile) -> None:
         self._line, self._file, self._partial = line, file, partial
         self._changed = threading.Condition()
         self._ended = threading.Event()
@@ -164,17 +164,17 @@ class _Transfer:
         failures = 0
         while not segment.is_done and not self._ended.is_set():
             before = segment.done_bytes
-            error = PassingError("the connection was cut")
+            error = TransientError("the connection was cut")
             try:
                 self._attempt(segment)
-            except PassingError as exc:
+            except TransientError as exc:
                 error = exc
             if not segment.is_done:
                 failures = failures + 1 if segment.done_bytes - before < _PROGRESS_BYTES else 1
                 self._pause(failures, error)
         self._tell()
 
-    def _pause(self, failures: int, error: PassingError) -> None:
+    def _pause(self, failures: int, error: TransientError) -> None:
         """Raises NetworkError when it is time to give up."""
         patience = self._line.patience
         kept = "What has arrived is kept: run the same command again"
@@ -193,7 +193,7 @@ class _Transfer:
         with hub.open(manifest, self._file, segment.next_byte, segment.end_byte) as body:
             if body.is_whole and len(self._partial.segments) > 1:
                 if self._has_helpers:
-                    raise PassingError("the server sends the whole file though asked for a part")
+                    raise TransientError("the server sends the whole file though asked for a part")
                 self._partial.join()
                 raise _JoinedError
             if not body.is_whole:
@@ -223,14 +223,14 @@ class _Transfer:
                 arrived_bytes += len(block)
                 if time.monotonic() - since > self._line.patience.stall_seconds:
                     if arrived_bytes < _TRICKLE_BYTES:
-                        raise PassingError("the connection stalls")
+                        raise TransientError("the connection stalls")
                     since, arrived_bytes = time.monotonic(), 0
 
 
 class _Gathered:
     """Writes what arrives in larger blocks, and none later than a moment: five threads that write often are slow."""
 
-    def __init__(self, line: Line, file: CheckpointFile, writer: SegmentWriter) -> None:
+    def __init__(self, line: TransferContext, file: CheckpointFile, writer: SegmentWriter) -> None:
         self._line, self._file, self._writer = line, file, writer
         self._bytes = bytearray()
         self._since = time.monotonic()

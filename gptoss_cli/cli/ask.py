@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_cli.cli.answers import Said, code_block, refuse_unwritable, without_answer, write_whole
+from gptoss_cli.chat.stopping import limited
+from gptoss_cli.cli.definition import AnswerOptions, TurnOptions, command
 from gptoss_cli.cli.efforts import ask_at_efforts, parse_efforts
-from gptoss_cli.cli.inputs import answer_form, prompt_text, whole_characters
-from gptoss_cli.cli.limits import limited
-from gptoss_cli.cli.options import AnswerOptions, TurnOptions, command
-from gptoss_cli.cli.records import JsonLines, answer_record, json_line
+from gptoss_cli.cli.json_output import JsonLines, answer_record, json_line
+from gptoss_cli.cli.output import Transcript, code_block, refuse_unwritable, without_answer, write_whole
+from gptoss_cli.cli.prompt_input import answer_form, prompt_text, whole_characters
 from gptoss_cli.errors import ExitStatus, UsageError
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.cli.turns import Opened, Shortfall
+    from gptoss_cli.chat.opening import Incomplete, OpenedModel
     from gptoss_cli.harmony.events import Event, TurnEnd
-    from gptoss_cli.harmony.forms import AnswerForm
+    from gptoss_cli.harmony.structured_output import OutputFormat
 
 __all__ = ["ask", "whole_characters"]
 
@@ -63,20 +63,20 @@ class _Reply:
         self._options = options
         self._console = console
         self._lines = lines
-        self._said = Said()
+        self._said = Transcript()
 
-    def give(self, text: str, held_to: "AnswerForm | None", *, began: float) -> None:
+    def give(self, text: str, held_to: "OutputFormat | None", *, began: float) -> None:
         """Ask and answer. Raises typer.Exit if the answer is not whole."""
-        from gptoss_cli.cli import turns
+        from gptoss_cli.chat import opening
 
-        opened = turns.open_model(self._options, self._console)
+        opened = opening.open_model(self._options, self._console)
         if held_to is not None:
             opened.session.form = held_to
             conversation = opened.session.conversation
             told = (conversation.instructions, held_to.description)
             conversation.instructions = "\n\n".join(each for each in told if each)
         end = self._turn(opened, text, began)
-        shortfall = turns.shortfall(end) or self._misshapen(held_to)
+        shortfall = opening.incompleteness(end) or self._misshapen(held_to)
         if self._lines:
             self._lines.end(end, shortfall)
         elif self._form.is_buffered and (shortfall is None or shortfall.status is ExitStatus.CUT_SHORT):
@@ -86,17 +86,17 @@ class _Reply:
                 self._console.error(shortfall.message)
             raise typer.Exit(shortfall.status)
 
-    def _misshapen(self, held_to: "AnswerForm | None") -> "Shortfall | None":
+    def _misshapen(self, held_to: "OutputFormat | None") -> "Incomplete | None":
         """What a whole answer lacks that was to have a form: one may be lost to a header that was left free."""
-        from gptoss_cli.cli.turns import Shortfall
+        from gptoss_cli.chat.opening import Incomplete
 
         if held_to is None or held_to.accepts(self._said.answer):
             return None
-        return Shortfall(ExitStatus.FAILED, "The answer has not the form that was asked for. Ask again.")
+        return Incomplete(ExitStatus.FAILED, "The answer has not the form that was asked for. Ask again.")
 
-    def _turn(self, opened: "Opened", text: str, began: float) -> "TurnEnd":
-        from gptoss_cli.cli import turns
-        from gptoss_cli.terminal.turn import show_turn
+    def _turn(self, opened: "OpenedModel", text: str, began: float) -> "TurnEnd":
+        from gptoss_cli.chat import opening
+        from gptoss_cli.terminal.turn_plain import show_turn
 
         session = opened.session
         if session.seed is None:
@@ -104,7 +104,7 @@ class _Reply:
         if self._lines:
             self._lines.start(opened.running, self._options.effort, session.seed)
         deadline = None if self._form.timeout is None else began + self._form.timeout
-        with turns.stops(session), closing(session.turn(text)) as turn:
+        with opening.stops(session), closing(session.turn(text)) as turn:
             events = limited(turn, session.stop, stop_texts=self._form.stop or (), deadline=deadline)
             return show_turn(self._shown(events), self._console, reasoning=self._display)
 
@@ -120,7 +120,7 @@ class _Reply:
         in_json = self._form.as_json or self._form.stream_json
         return ReasoningDisplay.HIDE if in_json else self._options.reasoning or ReasoningDisplay.SHOW
 
-    def _deliver(self, opened: "Opened", end: "TurnEnd") -> None:
+    def _deliver(self, opened: "OpenedModel", end: "TurnEnd") -> None:
         form, said = self._form, self._said
         if form.as_json:
             reasoning = said.reasoning if _keeps_reasoning(self._options) else None

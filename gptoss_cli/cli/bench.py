@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptoss_cli.cli.options import (
+from gptoss_cli.cli.definition import (
     ActivationsOption,
     DenseOption,
     DeviceOption,
@@ -22,7 +22,7 @@ from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from gptoss_cli.engine.benchmark import Benchmark, Spread
-    from gptoss_cli.engine.interface import Numerics
+    from gptoss_cli.generation import Numerics
 
 _JSON_VERSION = 1
 # From here on decode is said to be limited by memory rather than by the cores.
@@ -52,9 +52,9 @@ def bench(
 
     A table on a terminal, else one JSON object. Other programs that run meanwhile make it slower.
     """
-    from gptoss_cli.cli import turns
+    from gptoss_cli.chat import opening
 
-    name, folder = turns.choose_checkpoint(model, console)
+    name, folder = opening.choose_checkpoint(model, console)
     options = TurnOptions(
         context=prompt + generate + 16,
         execution=execution,
@@ -64,13 +64,13 @@ def bench(
         activations=activations,
         threads=threads,
     )
-    placement = turns.place(name, folder, options, console)
+    placement = opening.place(name, folder, options, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
-        with turns.importing_the_engine():
+        with opening.importing_the_engine():
             from gptoss_cli.engine import benchmark
         began = time.perf_counter()
-        generator = turns.load(folder, placement, options, activity.say)
+        generator = opening.load(folder, placement, options, activity.say)
         load_seconds = time.perf_counter() - began
         found = benchmark.measure(
             generator,
@@ -85,7 +85,7 @@ def bench(
     if as_json or not console.stdout.is_terminal:
         console.answer(json.dumps(_described(name, load_seconds, found, numerics)) + "\n")
         return
-    from gptoss_cli.terminal.table import show_table
+    from gptoss_cli.terminal.tables import show_table
 
     show_table(_rows(name, load_seconds, found, numerics), _limit(found, numerics), console)
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from gptoss_cli.cli.inputs import whole_characters
-from gptoss_cli.cli.options import TurnOptions, command
+from gptoss_cli.cli.definition import TurnOptions, command
+from gptoss_cli.cli.prompt_input import whole_characters
 from gptoss_cli.errors import UsageError
 from gptoss_cli.terminal.console import Console
 

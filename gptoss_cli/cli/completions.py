@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gptoss_cli.cli.options import command
+from gptoss_cli.cli.definition import command
 from gptoss_cli.errors import GptossError
 from gptoss_cli.terminal.console import Console
 

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from gptoss_cli import settings
-from gptoss_cli.cli.options import command
+from gptoss_cli.cli.definition import command
 from gptoss_cli.errors import GptossError, UsageError
 from gptoss_cli.settings import Entry
 from gptoss_cli.terminal.console import Console

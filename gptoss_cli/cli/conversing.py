@@ -9,19 +9,19 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from gptoss_cli import settings
-from gptoss_cli.cli import turns
-from gptoss_cli.cli.inputs import attachment
+from gptoss_cli.chat import opening
+from gptoss_cli.cli.definition import TurnOptions
 from gptoss_cli.cli.loading import Loading
-from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.cli.prompt_input import attachment
 from gptoss_cli.errors import GptossError, ResourceError
 from gptoss_cli.terminal.console import Console, Style
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from gptoss_cli.chat.session import ChatSession
     from gptoss_cli.harmony.events import Event, TurnEnd
-    from gptoss_cli.session import ChatSession
-    from gptoss_cli.terminal.keys import TypedAhead
+    from gptoss_cli.terminal.typeahead import TypeAhead
 
 _NEARLY_FULL = 0.8
 
@@ -34,9 +34,9 @@ class Chat:
     """
 
     def __init__(self, options: TurnOptions, console: Console, *, plain: bool, vi: bool) -> None:
+        from gptoss_cli.terminal.live_region import open_screen
         from gptoss_cli.terminal.prompt import ChatPrompt, open_history
         from gptoss_cli.terminal.slash import SlashCompleter
-        from gptoss_cli.terminal.tail import open_screen
 
         self.console = console
         self.options = options
@@ -98,16 +98,16 @@ class Chat:
 
     def answer(self, make: "Callable[[ChatSession], Generator[Event]]") -> None:
         """Show the turn that `make` begins. Raises what the turn raises."""
-        from gptoss_cli.terminal.keys import TypedAhead
+        from gptoss_cli.terminal.typeahead import TypeAhead
 
         session = self._loading.session()
-        typed = TypedAhead({"c-n": session.answer_now})
+        typed = TypeAhead({"c-n": session.answer_now})
         try:
-            with turns.stops(session), closing(make(session)) as events:
+            with opening.stops(session), closing(make(session)) as events:
                 end = self._show(events, typed)
         finally:
             self._prompt.type_ahead(typed.keys)
-        shortfall = turns.shortfall(end)
+        shortfall = opening.incompleteness(end)
         if shortfall is not None:
             self.console.notice(shortfall.message)
         self._warn_of_context(session)
@@ -133,7 +133,7 @@ class Chat:
 
     def take(self, text: str) -> None:
         """Carry out a command or send a message; what goes wrong with it is one line, and the chat goes on."""
-        from gptoss_cli.cli import commands
+        from gptoss_cli.cli import chat_commands
         from gptoss_cli.terminal import slash
 
         try:
@@ -142,7 +142,7 @@ class Chat:
                 self._send(slash.message_of(text))
             else:
                 self.edited_from = None
-                commands.obey(self, *command)
+                chat_commands.obey(self, *command)
         except GptossError as exc:
             if exc is self._loading.error:
                 raise
@@ -167,9 +167,9 @@ class Chat:
             raise ResourceError(f"It was not sent. {exc} {advice}") from exc
         self.attached = []
 
-    def _show(self, events: "Generator[Event]", typed: "TypedAhead") -> "TurnEnd":
-        from gptoss_cli.terminal.live import TurnView
-        from gptoss_cli.terminal.turn import show_turn
+    def _show(self, events: "Generator[Event]", typed: "TypeAhead") -> "TurnEnd":
+        from gptoss_cli.terminal.turn_live import TurnView
+        from gptoss_cli.terminal.turn_plain import show_turn
 
         if self._screen is None:
             with typed.reading():

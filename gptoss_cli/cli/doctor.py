@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptoss_cli import __version__, settings
-from gptoss_cli.cli.options import command
-from gptoss_cli.cli.outlook import Outlook, outlooks
+from gptoss_cli.cli.definition import command
+from gptoss_cli.cli.outlook import PlannedModel, outlooks
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.engine.machine import Machine
+    from gptoss_cli.placement.hardware import Hardware
 
 _JSON_VERSION = 1
 _DRIVER_ADVICE = "Update the NVIDIA driver, or install the build of torch that goes with it."
@@ -37,7 +37,7 @@ def doctor(
 ) -> None:
     """Look at what gptoss needs: GPU, memory, disk, torch, Triton, models. Says what to do about each problem."""
     from gptoss_cli.checkpoint import store
-    from gptoss_cli.engine.machine import detect
+    from gptoss_cli.placement.hardware import detect
 
     machine = detect(settings.data_folder())
     checks, models, installed = list(look(machine)), list(outlooks(machine)), store.installed()
@@ -48,7 +48,7 @@ def doctor(
         console.answer(_written(checks, models, folders))
 
 
-def look(machine: "Machine") -> Iterator[Check]:
+def look(machine: "Hardware") -> Iterator[Check]:
     """Everything that is looked at, in the order it is shown."""
     yield Check("gptoss", f"{__version__}, Python {platform.python_version()}, {platform.system()}")
     advice = "" if machine.torch else "Install it: pip install torch"
@@ -62,9 +62,9 @@ def look(machine: "Machine") -> Iterator[Check]:
         yield Check(name, str(folder))
 
 
-def _look_at_gpus(machine: "Machine") -> Iterator[Check]:
-    from gptoss_cli.engine.machine import Cuda
-    from gptoss_cli.engine.reasons import gib
+def _look_at_gpus(machine: "Hardware") -> Iterator[Check]:
+    from gptoss_cli.placement.hardware import Cuda
+    from gptoss_cli.placement.reasons import gib
 
     for number, gpu in enumerate(machine.gpus):
         capability = "" if gpu.capability is None else f", compute capability {gpu.capability[0]}.{gpu.capability[1]}"
@@ -90,8 +90,8 @@ def _look_at_gpus(machine: "Machine") -> Iterator[Check]:
     yield _present("C compiler and Python headers", machine.compiler, advice_text)
 
 
-def _look_at_memory(machine: "Machine") -> Iterator[Check]:
-    from gptoss_cli.engine.reasons import gib
+def _look_at_memory(machine: "Hardware") -> Iterator[Check]:
+    from gptoss_cli.placement.reasons import gib
 
     if machine.available_bytes is None or machine.memory_bytes is None:
         yield Check("memory", "unknown", "Give --context if a long one would not fit.")
@@ -108,16 +108,18 @@ def _present(name: str, there: bool, advice: str) -> Check:
     return Check(name, "present", "") if there else Check(name, "missing", advice)
 
 
-def _told(machine: "Machine", checks: list[Check], models: list[Outlook], folders: dict[str, str]) -> dict[str, Any]:
+def _told(
+    machine: "Hardware", checks: list[Check], models: list[PlannedModel], folders: dict[str, str]
+) -> dict[str, Any]:
     return {
         "version": _JSON_VERSION,
         "machine": asdict(machine),
         "checks": [asdict(check) for check in checks],
-        "models": [{"name": model.name, "folder": folders.get(model.name), **model.described()} for model in models],
+        "models": [{"name": model.name, "folder": folders.get(model.name), **model.to_json()} for model in models],
     }
 
 
-def _written(checks: list[Check], models: list[Outlook], folders: dict[str, str]) -> str:
+def _written(checks: list[Check], models: list[PlannedModel], folders: dict[str, str]) -> str:
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptoss_cli.cli.checkpoints import confirm, stopping, write_json
-from gptoss_cli.cli.options import command
+from gptoss_cli.cli.definition import command
 from gptoss_cli.errors import ExitStatus
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.checkpoint.download import Outcome, Plan
+    from gptoss_cli.checkpoint.download import DownloadPlan, Outcome
     from gptoss_cli.checkpoint.hub import Hub
+    from gptoss_cli.checkpoint.location import ModelLocation
     from gptoss_cli.checkpoint.manifest import Manifest
-    from gptoss_cli.checkpoint.place import Place
-    from gptoss_cli.checkpoint.transfer import Patience
-    from gptoss_cli.cli.outlook import Outlook
+    from gptoss_cli.checkpoint.transfer import RetryPolicy
+    from gptoss_cli.cli.outlook import PlannedModel
 
 
 @command
@@ -37,9 +37,9 @@ def download(
     Interrupted at any moment, it goes on from there when it is run again; what is here already is checked and kept, and
     a wrong file is fetched anew.
     """
-    from gptoss_cli.checkpoint.place import find_place
+    from gptoss_cli.checkpoint.location import find_location
 
-    place = find_place(model)
+    place = find_location(model)
     if revision is None and _is_cached(place, console, as_json=as_json):
         return
     _Download(place, revision, console, as_json=as_json).run(dry_run=dry_run, yes=yes or as_json)
@@ -48,7 +48,7 @@ def download(
 class _Download:
     """One run of the command."""
 
-    def __init__(self, place: "Place", revision: str | None, console: Console, *, as_json: bool) -> None:
+    def __init__(self, place: "ModelLocation", revision: str | None, console: Console, *, as_json: bool) -> None:
         self._place, self._revision, self._console, self._as_json = place, revision, console, as_json
         self._hub: Hub | None = None
 
@@ -79,7 +79,7 @@ class _Download:
                 raise
         return locked(lock, waiting=self._waiting())
 
-    def _plan(self) -> "Plan":
+    def _plan(self) -> "DownloadPlan":
         from gptoss_cli.checkpoint.download import choose_files, known_files, make_plan
 
         known = known_files(self._place)
@@ -89,7 +89,7 @@ class _Download:
             self._console.notice(f"{manifest.revision} is revision {asked} now; what is here is {here}.")
         return make_plan(self._place, manifest)
 
-    def _carry_out(self, plan: "Plan") -> "Outcome":
+    def _carry_out(self, plan: "DownloadPlan") -> "Outcome":
         from gptoss_cli.checkpoint.download import carry_out
         from gptoss_cli.terminal.progress import FileProgress
 
@@ -120,7 +120,7 @@ class _Download:
 
         return wait
 
-    def _say(self, plan: "Plan") -> None:
+    def _say(self, plan: "DownloadPlan") -> None:
         from gptoss_cli.units import size_words
 
         what = f"{plan.manifest.repository} at {plan.manifest.commit[:12]}"
@@ -146,14 +146,14 @@ class _Download:
             if is_warning:
                 self._console.notice(text)
 
-    def _show(self, plan: "Plan") -> None:
+    def _show(self, plan: "DownloadPlan") -> None:
         """What --dry-run answers. Raises ResourceError if it would not fit."""
         from gptoss_cli.units import size_words
 
         plan.check_space()
         if self._as_json:
             outlook = _outlook(self._place)
-            facts = {"missing": [file.name for file in plan.missing], "outlook": outlook and outlook.described()}
+            facts = {"missing": [file.name for file in plan.missing], "outlook": outlook and outlook.to_json()}
             write_json({**_facts(plan), **facts}, self._console)
             return
         self._say(plan)
@@ -161,7 +161,7 @@ class _Download:
             self._console.answer(f"{size_words(file.size_bytes):>9}  {file.name}\n")
         self._console.answer(f"{size_words(plan.needed_bytes):>9}  to fetch in all\n")
 
-    def _finish(self, plan: "Plan", outcome: "Outcome") -> None:
+    def _finish(self, plan: "DownloadPlan", outcome: "Outcome") -> None:
         if self._as_json:
             facts = {"fetched": list(outcome.fetched), "repaired": list(outcome.repaired)}
             write_json({**_facts(plan), **facts}, self._console)
@@ -172,14 +172,14 @@ class _Download:
         self._console.notice(f"{plan.place.name} {done}. Try: gptoss chat -m {plan.place.short_name}")
 
 
-def patience() -> "Patience":
+def patience() -> "RetryPolicy":
     """How long the Hub is waited for."""
-    from gptoss_cli.checkpoint.transfer import Patience
+    from gptoss_cli.checkpoint.transfer import RetryPolicy
 
-    return Patience()
+    return RetryPolicy()
 
 
-def _is_cached(place: "Place", console: Console, *, as_json: bool) -> bool:
+def _is_cached(place: "ModelLocation", console: Console, *, as_json: bool) -> bool:
     """Whether a complete copy in the Hugging Face cache makes a download needless; says so."""
     from gptoss_cli.checkpoint import store
     from gptoss_cli.checkpoint.download import known_files
@@ -194,17 +194,17 @@ def _is_cached(place: "Place", console: Console, *, as_json: bool) -> bool:
     return True
 
 
-def _outlook(place: "Place") -> "Outlook | None":
+def _outlook(place: "ModelLocation") -> "PlannedModel | None":
     """How the model will run here; None if it is none of the published ones."""
     from gptoss_cli import settings
     from gptoss_cli.cli.outlook import outlooks
-    from gptoss_cli.engine.machine import detect
+    from gptoss_cli.placement.hardware import detect
 
     machine = detect(settings.data_folder())
     return next((outlook for outlook in outlooks(machine) if outlook.name == place.name), None)
 
 
-def _facts(plan: "Plan") -> dict[str, object]:
+def _facts(plan: "DownloadPlan") -> dict[str, object]:
     manifest: Manifest = plan.manifest
     return {
         "model": plan.place.name,

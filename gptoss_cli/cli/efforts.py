@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.cli.definition import TurnOptions
 from gptoss_cli.errors import ExitStatus, UsageError
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.session import ChatSession
+    from gptoss_cli.chat.session import ChatSession
     from gptoss_cli.terminal.efforts import EffortAnswer
 
 _JSON_VERSION = 1
@@ -37,9 +37,9 @@ def ask_at_efforts(
 
     Exits with the status of the first answer that is not whole. What was answered before a stop is shown.
     """
-    from gptoss_cli.cli import turns
+    from gptoss_cli.chat import opening
 
-    session = turns.open_session(options, console)
+    session = opening.open_session(options, console)
     answers = []
     for effort in efforts:
         answers.append(_answer(session, text, effort, console))
@@ -57,7 +57,7 @@ def ask_at_efforts(
 
 
 def _answer(session: "ChatSession", text: str, effort: ReasoningEffort, console: Console) -> "EffortAnswer":
-    from gptoss_cli.cli import turns
+    from gptoss_cli.chat import opening
     from gptoss_cli.harmony.events import AnswerDelta, ReasoningDelta
     from gptoss_cli.terminal.efforts import EffortAnswer
 
@@ -66,13 +66,13 @@ def _answer(session: "ChatSession", text: str, effort: ReasoningEffort, console:
     if session.seed is None:
         session.seed = secrets.randbits(32)
     said: dict[type, list[str]] = {AnswerDelta: [], ReasoningDelta: []}
-    with console.activity() as activity, turns.stops(session), closing(session.turn(text)) as events:
+    with console.activity() as activity, opening.stops(session), closing(session.turn(text)) as events:
         for event in events:
             if isinstance(event, AnswerDelta | ReasoningDelta):
                 said[type(event)].append(event.text)
                 activity.say(f"Effort {effort}: {'answering' if said[AnswerDelta] else 'reasoning'}")
     assert session.last_end is not None
-    shortfall = turns.shortfall(session.last_end)
+    shortfall = opening.incompleteness(session.last_end)
     return EffortAnswer(
         effort=effort,
         text="".join(said[AnswerDelta]),

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.cli.definition import TurnOptions
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.session import ChatSession
+    from gptoss_cli.chat.session import ChatSession
 
 
 class Loading:
@@ -51,12 +51,12 @@ class Loading:
         return self._session
 
     def _load(self) -> None:
-        from gptoss_cli.cli import turns
+        from gptoss_cli.chat import opening
 
         # The terminal belongs to the prompt meanwhile.
         said = io.StringIO()
         try:
-            self._session = turns.open_session(self._options, Console(sys.stdin, None, said, {}))
+            self._session = opening.open_session(self._options, Console(sys.stdin, None, said, {}))
         except BaseException as exc:  # noqa: BLE001  raised again in the thread that asks
             self.error = exc
         finally:

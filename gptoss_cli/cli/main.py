@@ -18,7 +18,7 @@ def run(argv: Sequence[str]) -> int:
         if list(argv) in (["--version"], ["-V"]):  # scripts ask often, and Typer alone takes a tenth of a second
             console.answer(f"gptoss {__version__}\n")
             return ExitStatus.DONE
-        from gptoss_cli.cli.app import invoke
+        from gptoss_cli.cli.framework import invoke
 
         return invoke(argv, console)
     except SystemExit as exc:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptoss_cli.cli.checkpoints import confirm, write_json
-from gptoss_cli.cli.options import command
+from gptoss_cli.cli.definition import command
 from gptoss_cli.errors import ExitStatus, IntegrityError, NotInstalledError, UsageError
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.checkpoint.place import Place
+    from gptoss_cli.checkpoint.location import ModelLocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ def list_models(
     console: Console,
 ) -> None:
     """List the known and the installed models: size, state, when proven, where."""
-    from gptoss_cli.checkpoint.place import places
+    from gptoss_cli.checkpoint.location import locations
 
-    rows = [*(_row(place) for place in places()), _demo_row()]
+    rows = [*(_row(place) for place in locations()), _demo_row()]
     if as_json:
         write_json({"models": [asdict(row) for row in rows]}, console)
         return
@@ -51,7 +51,7 @@ def list_models(
         console.answer(f"{line.rstrip()}\n")
 
 
-def _row(place: "Place") -> _Row:
+def _row(place: "ModelLocation") -> _Row:
     from gptoss_cli.checkpoint import catalog, store
 
     model = catalog.find_model(place.name)
@@ -102,9 +102,9 @@ def _cells(row: _Row) -> tuple[str, ...]:
 
 
 def _short_name(name: str) -> str:
-    from gptoss_cli.checkpoint.place import find_place
+    from gptoss_cli.checkpoint.location import find_location
 
-    return find_place(name).short_name
+    return find_location(name).short_name
 
 
 @command
@@ -117,12 +117,12 @@ def remove(
 ) -> None:
     """Delete a model's files from gptoss's own folder, after saying how much that is."""
     from gptoss_cli.checkpoint import store
+    from gptoss_cli.checkpoint.location import find_location
     from gptoss_cli.checkpoint.lock import locked
     from gptoss_cli.checkpoint.partial import writing
-    from gptoss_cli.checkpoint.place import find_place
     from gptoss_cli.units import size_words
 
-    place = find_place(model)
+    place = find_location(model)
     target = place.partial if partial else place.folder
     if not target.is_dir():
         if not partial and (cached := store.cached(place.name)) is not None:
@@ -147,7 +147,7 @@ def _held_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in _files(folder))
 
 
-def _partial_bytes(place: "Place") -> int:
+def _partial_bytes(place: "ModelLocation") -> int:
     """What unfinished files take up; they have holes where nothing has arrived."""
     sizes = (path.stat() for path in _files(place.partial))
     return sum(min(size.st_size, getattr(size, "st_blocks", size.st_size) * 512) for size in sizes)

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 from gptoss_cli.errors import GptossError
 
 if TYPE_CHECKING:
-    from gptoss_cli.engine.machine import Machine
-    from gptoss_cli.engine.placement import Placement
+    from gptoss_cli.placement.choose import Placement
+    from gptoss_cli.placement.hardware import Hardware
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class PlannedModel:
     """How one published model would run. Without room for it `problem` says so, and there is no placement."""
 
     name: str
     placement: "Placement | None"
     problem: str = ""
 
-    def described(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The placement or the problem as JSON values."""
-        return {"problem": self.problem} if self.placement is None else self.placement.described()
+        return {"problem": self.problem} if self.placement is None else self.placement.to_json()
 
     def reasons(self) -> Iterator[tuple[str, bool]]:
         """Why, in words, and whether that tells of something amiss."""
@@ -31,16 +31,16 @@ class Outlook:
             yield from ((reason.text, reason.is_warning) for reason in self.placement.reasons)
 
 
-def outlooks(machine: "Machine") -> Iterator[Outlook]:
+def outlooks(machine: "Hardware") -> Iterator[PlannedModel]:
     """One for every published model."""
     from gptoss_cli.checkpoint import catalog
-    from gptoss_cli.engine.config import published_config
-    from gptoss_cli.engine.placement import choose
+    from gptoss_cli.placement.choose import choose
+    from gptoss_cli.placement.model_config import published_config
 
     for model in catalog.MODELS:
         if model.published is not None:
             config = published_config(layers=model.published.layers, experts=model.published.experts)
             try:
-                yield Outlook(model.name, choose(config, machine))
+                yield PlannedModel(model.name, choose(config, machine))
             except GptossError as exc:
-                yield Outlook(model.name, None, str(exc))
+                yield PlannedModel(model.name, None, str(exc))

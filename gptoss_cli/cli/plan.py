@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptoss_cli import settings
-from gptoss_cli.cli.options import ActivationsOption, ContextOption, DenseOption, DeviceOption, ExecutionOption, command
+from gptoss_cli.cli.definition import (
+    ActivationsOption,
+    ContextOption,
+    DenseOption,
+    DeviceOption,
+    ExecutionOption,
+    command,
+)
 from gptoss_cli.cli.sizes import parse_size
 from gptoss_cli.settings import Activations, Dense, Execution
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from gptoss_cli.checkpoint.catalog import Model
-    from gptoss_cli.engine.config import ModelConfig
-    from gptoss_cli.engine.machine import Machine
-    from gptoss_cli.engine.placement import Placement, Share
-    from gptoss_cli.engine.wishes import Wishes
+    from gptoss_cli.placement.choose import MemoryUse, Placement
+    from gptoss_cli.placement.hardware import Hardware
+    from gptoss_cli.placement.model_config import ModelConfig
+    from gptoss_cli.placement.request import PlacementRequest
 
 _JSON_VERSION = 1
 
@@ -49,14 +56,16 @@ def plan(
 
     Nothing has to be downloaded for it. --gpu-memory 24GiB --ram 64GiB describes another machine.
     """
-    from gptoss_cli.engine import placement
-    from gptoss_cli.engine.machine import detect
-    from gptoss_cli.engine.wishes import Wishes
+    from gptoss_cli.placement import choose
+    from gptoss_cli.placement.hardware import detect
+    from gptoss_cli.placement.request import PlacementRequest
 
-    wishes = Wishes(execution=execution, device=device, context_tokens=context, dense=dense, activations=activations)
+    wishes = PlacementRequest(
+        execution=execution, device=device, context_tokens=context, dense=dense, activations=activations
+    )
     name, config, download_bytes = planned_model(model)
-    machine, wishes = described(detect(settings.data_folder()), wishes, gpu_bytes=gpu_memory, ram_bytes=ram)
-    placed = placement.choose(config, machine, wishes)
+    machine, wishes = to_json(detect(settings.data_folder()), wishes, gpu_bytes=gpu_memory, ram_bytes=ram)
+    placed = choose.choose(config, machine, wishes)
     missing = disk_problem(machine, download_bytes)
     if as_json:
         told = _told(name, placed, machine, download_bytes) | ({"disk_problem": missing} if missing else {})
@@ -71,7 +80,7 @@ def planned_model(wanted: str | None) -> tuple[str, "ModelConfig", int]:
     A published model needs no files. Raises what is wrong with a name, a folder or its config.
     """
     from gptoss_cli.checkpoint import catalog, store
-    from gptoss_cli.engine.config import load_config, published_config
+    from gptoss_cli.placement.model_config import load_config, published_config
 
     installed = store.installed()
     model = catalog.find_model(wanted) if wanted else _default_model(installed)
@@ -101,11 +110,11 @@ def _default_model(installed: dict[str, Any]) -> "Model":
     return next((model for model in catalog.MODELS if model.name in installed), catalog.MODELS[0])
 
 
-def described(
-    machine: "Machine", wishes: "Wishes", *, gpu_bytes: int | None, ram_bytes: int | None
-) -> tuple["Machine", "Wishes"]:
+def to_json(
+    machine: "Hardware", wishes: "PlacementRequest", *, gpu_bytes: int | None, ram_bytes: int | None
+) -> tuple["Hardware", "PlacementRequest"]:
     """The machine that is meant. A GPU of this one that has `gpu_bytes` to give is taken with that much of it."""
-    from gptoss_cli.engine.machine import Cuda, Gpu
+    from gptoss_cli.placement.hardware import Cuda, Gpu
 
     if ram_bytes is not None:
         # A system takes some of it for itself; a tenth is what is left out here.
@@ -117,14 +126,14 @@ def described(
         return replace(machine, gpus=(), apple_gpu=None, cuda=Cuda.ABSENT), wishes
     if machine.cuda is Cuda.USABLE and max(gpu.free_bytes for gpu in machine.gpus) >= gpu_bytes:
         return machine, replace(wishes, gpu_memory_bytes=gpu_bytes)
-    gpu = Gpu(name="as described", total_bytes=gpu_bytes, free_bytes=gpu_bytes)
+    gpu = Gpu(name="as to_json", total_bytes=gpu_bytes, free_bytes=gpu_bytes)
     imagined = replace(
         machine, gpus=(gpu,), apple_gpu=None, cuda=Cuda.USABLE, triton=True, compiler=True, lockable_bytes=None
     )
     return imagined, wishes
 
 
-def disk_problem(machine: "Machine", download_bytes: int) -> str | None:
+def disk_problem(machine: "Hardware", download_bytes: int) -> str | None:
     """That a download does not fit where checkpoints go."""
     if machine.disk_bytes is None or machine.disk_bytes >= download_bytes:
         return None
@@ -132,11 +141,11 @@ def disk_problem(machine: "Machine", download_bytes: int) -> str | None:
     return f"The disk of {settings.data_folder()} is {missing:.1f} GB short of the download."
 
 
-def _told(name: str, placed: "Placement", machine: "Machine", download_bytes: int) -> dict[str, Any]:
+def _told(name: str, placed: "Placement", machine: "Hardware", download_bytes: int) -> dict[str, Any]:
     return {
         "version": _JSON_VERSION,
         "model": name,
-        **placed.described(),
+        **placed.to_json(),
         "download_bytes": download_bytes,
         "disk_bytes": machine.disk_bytes,
     }
@@ -152,8 +161,8 @@ def _drawn(name: str, placed: "Placement", columns: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pictured(title: str, share: "Share", columns: int) -> str:
-    from gptoss_cli.engine.reasons import gib
+def _pictured(title: str, share: "MemoryUse", columns: int) -> str:
+    from gptoss_cli.placement.reasons import gib
     from gptoss_cli.terminal.memory import Part, picture
 
     sizes = {
@@ -169,7 +178,7 @@ def _pictured(title: str, share: "Share", columns: int) -> str:
 
 
 def _bound_lines(placed: "Placement") -> Iterator[str]:
-    from gptoss_cli.engine.reasons import Code
+    from gptoss_cli.placement.reasons import Code
 
     bound = placed.bound
     reads = (
@@ -185,7 +194,7 @@ def _bound_lines(placed: "Placement") -> Iterator[str]:
             yield f"  {size / 1e9:.2f} GB {where}, {speed / 1e9:.0f} GB/s assumed"
 
 
-def _about_disk(machine: "Machine", download_bytes: int, problem: str | None) -> str:
+def _about_disk(machine: "Hardware", download_bytes: int, problem: str | None) -> str:
     if not download_bytes:
         return ""
     free = "" if machine.disk_bytes is None else f"; {machine.disk_bytes / 1e9:.1f} GB of disk are free"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptoss_cli.cli.checkpoints import stopping, write_json
-from gptoss_cli.cli.options import command
+from gptoss_cli.cli.definition import command
 from gptoss_cli.errors import IntegrityError, NotInstalledError
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
+    from gptoss_cli.checkpoint.location import ModelLocation
     from gptoss_cli.checkpoint.manifest import CheckpointFile
-    from gptoss_cli.checkpoint.place import Place
 
 
 @command
@@ -53,14 +53,14 @@ class _Subject:
     name: str
     folder: Path
     files: "tuple[CheckpointFile, ...]"
-    place: "Place | None"
+    place: "ModelLocation | None"
     remedy: str
 
 
 def _find(name: str) -> _Subject:
     """Raises UsageError, NotInstalledError, or IntegrityError if its records or sizes are wrong."""
     from gptoss_cli.checkpoint import catalog, store
-    from gptoss_cli.checkpoint.place import find_place
+    from gptoss_cli.checkpoint.location import find_location
     from gptoss_cli.checkpoint.verify import cached_files
 
     if catalog.find_model(name) is catalog.DEMO:
@@ -70,7 +70,7 @@ def _find(name: str) -> _Subject:
     folder = store.find_checkpoint(name)
     remedy = "Get it again from where it came"
     if not Path(name).expanduser().is_dir():
-        place = find_place(name)
+        place = find_location(name)
         if folder == place.folder:
             manifest = place.manifest()
             assert manifest is not None, "what is installed has a manifest"
@@ -82,9 +82,9 @@ def _find(name: str) -> _Subject:
 
 def _installed() -> list[_Subject]:
     from gptoss_cli.checkpoint import store
-    from gptoss_cli.checkpoint.place import places
+    from gptoss_cli.checkpoint.location import locations
 
-    names = dict.fromkeys([*store.installed(), *(place.short_name for place in places() if place.manifest())])
+    names = dict.fromkeys([*store.installed(), *(place.short_name for place in locations() if place.manifest())])
     subjects = {subject.folder: subject for subject in map(_find, names)}
     if not subjects:
         raise NotInstalledError("No model is downloaded. Run: gptoss download 20b")
@@ -115,8 +115,8 @@ def _check_shapes(subject: _Subject, console: Console) -> int:
     """How many tensors there are, all as the config demands. Raises IntegrityError, or NotInstalledError."""
     from gptoss_cli.checkpoint.folder import weights_folder
     from gptoss_cli.checkpoint.header import check_tensors
-    from gptoss_cli.engine.config import load_config
-    from gptoss_cli.engine.layout import Layout, expected_tensors
+    from gptoss_cli.placement.model_config import load_config
+    from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 
     folder = weights_folder(subject.folder)
     config = load_config(folder / "config.json")
@@ -130,7 +130,7 @@ def _check_shapes(subject: _Subject, console: Console) -> int:
     return tensors
 
 
-def _record(place: "Place") -> None:
+def _record(place: "ModelLocation") -> None:
     """When it was proven; a folder that cannot be written stays as it is."""
     from contextlib import suppress
     from dataclasses import replace

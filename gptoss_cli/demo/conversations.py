@@ -12,15 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from gptoss_cli.demo.phrases import (
-    NOT_IN_THE_GUIDE,
-    expand,
-    held_out_questions,
-    messages,
-    phrases,
-    synonyms,
-    topics,
-)
+from gptoss_cli.demo.phrases import NOT_IN_THE_GUIDE, expand, held_out_questions, messages, phrases, synonyms, topics
 from gptoss_cli.demo.turns import Turn, ask_turn, cannot_turn, sum_turn, tell_turn, topic_turn
 from gptoss_cli.settings import ReasoningEffort
 

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.demo.conversations import held_out_pair
 from gptoss_cli.demo.layout import demo_checkpoint
 from gptoss_cli.demo.phrases import phrases, topics
 from gptoss_cli.demo.turns import Turn, ask_turn, cannot_turn, sum_turn, tell_turn, topic_turn
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.events import AnswerDelta, TurnEnd
-from gptoss_cli.session import ChatSession
 from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
 
 

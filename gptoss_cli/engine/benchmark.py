@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from gptoss_cli.engine.generator import Generator
-from gptoss_cli.engine.interface import Sampling
 from gptoss_cli.engine.kernels.cpu import CpuKernels
-from gptoss_cli.engine.kernels.library import WatchedNative
-from gptoss_cli.engine.operations import OperationTime, time_operations
+from gptoss_cli.engine.kernels.native_library import WatchedNative
+from gptoss_cli.engine.profiling import OperationTime, time_operations
+from gptoss_cli.generation import Sampling
 
 _BUFFER_BYTES = 512 * 2**20  # far more than any cache holds
 _READS = 3
@@ -171,7 +171,7 @@ def _operations(generator: Generator, prompt_tokens: int) -> list[OperationTime]
     cache = model.new_cache(prompt_tokens + 1)
     for start in range(0, prompt_tokens, _CHUNK_TOKENS):
         model.read(ids[start : start + _CHUNK_TOKENS], cache)
-    return time_operations(model.calls_of_token(ids[-1], cache), model.device)
+    return time_operations(model.calls_for_token(ids[-1], cache), model.device)
 
 
 def _process_age_seconds() -> float | None:

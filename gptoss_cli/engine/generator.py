@@ -11,18 +11,18 @@ from torch import Tensor
 
 from gptoss_cli import __version__, settings
 from gptoss_cli.checkpoint.folder import weights_folder
-from gptoss_cli.engine.ahead import Ahead, Flight
-from gptoss_cli.engine.cache import CacheMark
-from gptoss_cli.engine.config import ModelConfig, load_config
-from gptoss_cli.engine.experts import Promotion
-from gptoss_cli.engine.interface import Allowed, Barred, Forced, Numerics, Sampling, Steering
-from gptoss_cli.engine.model import Model
-from gptoss_cli.engine.opening import open_model
-from gptoss_cli.engine.prefix import PrefixStore
-from gptoss_cli.engine.residence import MAPPED, Residence
+from gptoss_cli.engine.expert_offload import ExpertCache
+from gptoss_cli.engine.kv_cache import CacheMark
+from gptoss_cli.engine.loader import open_model
+from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.prefix_cache import PrefixStore
 from gptoss_cli.engine.sampler import Sampler, checked
+from gptoss_cli.engine.steppers import InFlightStep, OverlappedStepper
 from gptoss_cli.engine.weights import is_out_of_memory
 from gptoss_cli.errors import IntegrityError, ResourceError, UsageError, first_line
+from gptoss_cli.generation import Allowed, Banned, Forced, Numerics, Sampling, TokenConstraint
+from gptoss_cli.placement.model_config import ModelConfig, load_config
+from gptoss_cli.placement.weight_placement import MAPPED, WeightPlacement
 from gptoss_cli.settings import Activations, Dense, Dtype
 
 _MAX_MARKS = 8
@@ -46,7 +46,7 @@ class Generator:
 
     def __init__(
         self,
-        model: Model,
+        model: Transformer,
         *,
         context_tokens: int,
         chunk_tokens: int,
@@ -62,9 +62,9 @@ class Generator:
         self._context_tokens = context_tokens
         self._chunk_tokens = chunk_tokens
         self._cache = model.new_cache(context_tokens)
-        self._promotion = Promotion(model.placed_experts())
-        self._ahead: Ahead | None = None
-        self._flight: Flight | None = None  # the reading of pending[0], if it has begun
+        self._promotion = ExpertCache(model.placed_experts())
+        self._ahead: OverlappedStepper | None = None
+        self._in_flight: InFlightStep | None = None  # the reading of pending[0], if it has begun
         self._cached: list[int] = []
         self._pending: list[int] = []
         self._hidden: Tensor | None = None  # [1, C], of the last cached token
@@ -76,7 +76,7 @@ class Generator:
         folder: Path,
         *,
         dtype: Dtype = Dtype.BFLOAT16,
-        residence: Residence = MAPPED,
+        residence: WeightPlacement = MAPPED,
         context_tokens: int | None = None,
         chunk_tokens: int | None = None,
         dense: Dense = Dense.BF16,
@@ -121,7 +121,7 @@ class Generator:
         return self._model.config
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Transformer:
         return self._model
 
     @property
@@ -154,7 +154,7 @@ class Generator:
         stop_ids: Collection[int],
         banned_ids: Collection[int],
         max_tokens: int | None,
-        steering: Steering | None = None,
+        steering: TokenConstraint | None = None,
     ) -> Iterator[int]:
         """See TokenGenerator.decode."""
         vocabulary_size = self.config.vocabulary_size
@@ -206,17 +206,17 @@ class Generator:
         if self._prefixes is not None and self._hidden is not None:
             self._prefixes.save(self._prefix, self._cache, self._hidden)
 
-    def _new_ids(self, sampler: Sampler, steering: Steering | None) -> Iterator[int]:
+    def _new_ids(self, sampler: Sampler, steering: TokenConstraint | None) -> Iterator[int]:
         """What comes next, forced or drawn, for ever; whoever asks makes each id pending before the next."""
         while True:
             wish = steering.next() if steering else None
             if isinstance(wish, Forced):
                 yield from wish.ids
             else:
-                ahead = self._model.runs_ahead
+                ahead = self._model.overlaps
                 yield self._draw_ahead(sampler, wish) if ahead else sampler.draw(self._next_logits(), wish)
 
-    def _draw_ahead(self, sampler: Sampler, wish: Allowed | Barred | None) -> int:
+    def _draw_ahead(self, sampler: Sampler, wish: Allowed | Banned | None) -> int:
         """Draw as elsewhere, with the new id being read by the time it is returned."""
         flight = self._land()
         if flight is None or self._pending:
@@ -237,13 +237,13 @@ class Generator:
         """Begin to read `id_`, or what is being drawn: the one that is pending as soon as it is yielded."""
         if self._ahead is None or not self._ahead.serves(self._cache, sampler):
             self._ahead = None  # the memory of its recording is free for the next
-            self._ahead = Ahead(self._model, self._cache, sampler)
+            self._ahead = OverlappedStepper(self._model, self._cache, sampler)
         with _device_failures():
-            self._flight = self._ahead.launch(id_, sampler)
+            self._in_flight = self._ahead.launch(id_, sampler)
 
-    def _land(self) -> Flight | None:
+    def _land(self) -> InFlightStep | None:
         """Take what is being read for read, and return it; forget it if nobody has come to see its id."""
-        flight, self._flight = self._flight, None
+        flight, self._in_flight = self._in_flight, None
         if flight is not None and self._pending and self._cache.length == len(self._cached) + 1:
             self._cached.append(self._pending.pop(0))
             self._hidden = flight.hidden

@@ -9,20 +9,20 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from gptoss_cli.engine.cache import Cache, LayerCache
-from gptoss_cli.engine.config import ModelConfig, Rope, Yarn
-from gptoss_cli.engine.experts import PlacedExperts
-from gptoss_cli.engine.kernels import Kernels, LayerDecoder
-from gptoss_cli.engine.operations import Call, Noted
-from gptoss_cli.engine.recording import Recording
+from gptoss_cli.engine.cuda_graph import CudaGraph
+from gptoss_cli.engine.expert_offload import PlacedExperts
+from gptoss_cli.engine.kernels.protocol import Kernels, LayerDecoder
+from gptoss_cli.engine.kv_cache import KVCache, LayerCache
+from gptoss_cli.engine.profiling import CallRecorder, KernelCall
 from gptoss_cli.engine.weights import LayerWeights, ModelWeights
 from gptoss_cli.errors import ResourceError, first_line
+from gptoss_cli.placement.model_config import ModelConfig, Rope, Yarn
 
 # Layers of both kinds are among the first. What bfloat16 rounds is far below what a wrong kernel gives.
 CHECKED_CONTEXT, _CHECKED_LAYERS, _MOST_DIFFERENCE = 256, 2, 0.05
 
 
-class Model:
+class Transformer:
     """Weights, arithmetic and the operations to run them with. Holds no sequence: that is the cache's.
 
     With `records` the operations of one token are recorded once, as a CUDA graph, and from then on replayed.
@@ -46,8 +46,8 @@ class Model:
         self.records = records
         # Whether a token may be read before the host has seen it: what it needs is on the device.
         all_there = weights.embedding.device == self.device and all(all(up.resident) for up, _ in self.placed_experts())
-        self.runs_ahead = records and all_there
-        self._recording: tuple[Cache, Recording[Tensor]] | None = None
+        self.overlaps = records and all_there
+        self._recording: tuple[KVCache, CudaGraph[Tensor]] | None = None
         frequencies, self._concentration = rotary_frequencies(config.rope, config.head_dim)
         self._frequencies = frequencies.to(self.device)
 
@@ -56,16 +56,16 @@ class Model:
         """Within it new recordings and streams are this device's."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    def new_cache(self, context_tokens: int) -> Cache:
+    def new_cache(self, context_tokens: int) -> KVCache:
         """An empty cache in this model's arithmetic, on its device."""
-        return Cache(self.config, context_tokens=context_tokens, dtype=self._dtype, device=str(self.device))
+        return KVCache(self.config, context_tokens=context_tokens, dtype=self._dtype, device=str(self.device))
 
-    def read(self, ids: list[int], cache: Cache) -> Tensor:
+    def read(self, ids: list[int], cache: KVCache) -> Tensor:
         """Run tokens ids [T] at the end of `cache`, and cache them -> hidden states [T, C] float32 for `unembed`."""
         with self.on_device:
             return self._read(ids, cache)
 
-    def read_on_device(self, token: Tensor, cache: Cache) -> Tensor:
+    def read_on_device(self, token: Tensor, cache: KVCache) -> Tensor:
         """Run one token, its id [1] and its position on the device, without asking the host -> [1, C] for `unembed`.
 
         `cache.position` is where it goes; the cache does not count it yet.
@@ -90,10 +90,10 @@ class Model:
             total += sum(experts.nbytes for experts in (mlp.gate_up, mlp.down)) * share
         return round(total)
 
-    def calls_of_token(self, id_: int, cache: Cache) -> dict[str, list[Call]]:
+    def calls_for_token(self, id_: int, cache: KVCache) -> dict[str, list[KernelCall]]:
         """The calls of the kernels, an operation at a time, for token `id_` after those in `cache`; they spoil it."""
-        noted = Noted(self.kernels)
-        single = Model(self.config, self._weights, cast(Kernels, noted), self._dtype)
+        noted = CallRecorder(self.kernels)
+        single = Transformer(self.config, self._weights, cast(Kernels, noted), self._dtype)
         single.unembed(single.read([id_], cache))
         return noted.calls
 
@@ -104,7 +104,7 @@ class Model:
         """
         self.compare(self._read_at_once, self._read_singly)
 
-    def check_device(self, mapped: "Model") -> None:
+    def check_device(self, mapped: "Transformer") -> None:
         """Hold layers read on this device to those of the same model on the CPU. Raises as `check_kernels`."""
         self.compare(mapped._read_at_once, self._read_at_once)
 
@@ -134,11 +134,11 @@ class Model:
                 inputs = both[position : position + 1], *self._rotation(position, 1)
                 parts.append(run(*inputs))
                 if self.records:
-                    parts[-1] = Recording(run, inputs).replay(inputs)
+                    parts[-1] = CudaGraph(run, inputs).replay(inputs)
                 cache.advance(1)
             return torch.cat(parts).cpu()
 
-    def _read_layer(self, number: int, cache: Cache, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _read_layer(self, number: int, cache: KVCache, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         weights, layer_cache = self._weights.layers[number], cache.layers[number]
         return self._layer(x, weights, layer_cache, rotation=(cos, sin), position=cache.length)
 
@@ -151,7 +151,7 @@ class Model:
         pairs = [(layer.mlp.gate_up, layer.mlp.down) for layer in self._weights.layers]
         return [(up, down) for up, down in pairs if isinstance(up, PlacedExperts) and isinstance(down, PlacedExperts)]
 
-    def _read(self, ids: list[int], cache: Cache) -> Tensor:
+    def _read(self, ids: list[int], cache: KVCache) -> Tensor:
         rotation = self._rotation(cache.length, len(ids))
         embedding = self._weights.embedding  # which may be in host memory
         x = self.kernels.embed(torch.tensor(ids, device=embedding.device), embedding).to(self.device)
@@ -160,7 +160,7 @@ class Model:
         cache.advance(len(ids))
         return x
 
-    def _run(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
+    def _run(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache) -> Tensor:
         layers, position = self._weights.layers, cache.length
         if self._decoder is not None and len(x) == 1:
             return self._decoder.decode_layers(
@@ -170,11 +170,11 @@ class Model:
             x = self._layer(x, weights, layer_cache, rotation=rotation, position=position)
         return x
 
-    def _replay(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
+    def _replay(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache) -> Tensor:
         """As `_run`, for one token. Of two caches in turn, each is recorded anew."""
         if self._recording is None or self._recording[0] is not cache:
             self._recording = None  # its memory is free for the next
-            recording = Recording(lambda x, cos, sin: self._run(x, (cos, sin), cache), (x, *rotation))
+            recording = CudaGraph(lambda x, cos, sin: self._run(x, (cos, sin), cache), (x, *rotation))
             self._recording = cache, recording
         return self._recording[1].replay((x, *rotation))
 

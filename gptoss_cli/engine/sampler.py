@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gptoss_cli.engine.interface import Allowed, Barred, Sampling
 from gptoss_cli.errors import NumericalError, UsageError
+from gptoss_cli.generation import Allowed, Banned, Sampling
 
 _TOP_CANDIDATES = 1_024
 
@@ -27,11 +27,11 @@ class Sampler:
         self.uniform = self._next_uniform()  # what the next draw depends on, in [0, 1)
         self._vocabulary_size = vocabulary_size
         self._banned = self._indices(banned_ids)
-        self._restricted: dict[Allowed | Barred, Tensor] = {}
+        self._restricted: dict[Allowed | Banned, Tensor] = {}
         self.kind = (replace(sampling, seed=0), frozenset(banned_ids))  # of two samplers alike `choose` is the same
         assert len(self._banned) < vocabulary_size, "some token must be left to draw"
 
-    def draw(self, logits: Tensor, restriction: Allowed | Barred | None = None) -> int:
+    def draw(self, logits: Tensor, restriction: Allowed | Banned | None = None) -> int:
         """One id from logits [V] float32. Raises NumericalError if any of them is NaN or infinite.
 
         Top-k and top-p count only what `restriction` leaves.
@@ -79,12 +79,12 @@ class Sampler:
         chosen = _draw_index(probabilities, uniform, self._sampling.top_p)
         return chosen if ids is None else ids.index_select(0, chosen)
 
-    def _tensor_of(self, restriction: Allowed | Barred) -> Tensor:
-        """The ids that are left by Allowed, or the ones that are not by Barred; made once for each instance."""
+    def _tensor_of(self, restriction: Allowed | Banned) -> Tensor:
+        """The ids that are left by Allowed, or the ones that are not by Banned; made once for each instance."""
         kept = self._restricted.get(restriction)
         if kept is None:
             kept = self._indices(restriction.ids)
-            if isinstance(restriction, Barred):
+            if isinstance(restriction, Banned):
                 kept = torch.cat([self._banned, kept])
             assert len(kept), "some token must be left to draw"
             self._restricted[restriction] = kept

@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files, what_it_is
-from gptoss_cli.engine.config import ModelConfig
-from gptoss_cli.engine.experts import PackedExperts, PlacedExperts
-from gptoss_cli.engine.layout import BLOCK_VALUES, Layout, Names, TensorSpec, expected_tensors, names
-from gptoss_cli.engine.residence import MAPPED, Residence
+from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
 from gptoss_cli.errors import IntegrityError, NotInstalledError, ResourceError
+from gptoss_cli.placement.model_config import ModelConfig
+from gptoss_cli.placement.tensor_specs import BLOCK_VALUES, Layout, Names, TensorSpec, expected_tensors, names
+from gptoss_cli.placement.weight_placement import MAPPED, WeightPlacement
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def float_rows(matrix: Rows, start: int, end: int, *, columns: int) -> Tensor:
     return (blocks * factors.unsqueeze(-1)).flatten(1)[:, :columns]
 
 
-def load_weights(folder: Path, config: ModelConfig, residence: Residence = MAPPED) -> ModelWeights:
+def load_weights(folder: Path, config: ModelConfig, residence: WeightPlacement = MAPPED) -> ModelWeights:
     """Map the tensors of `folder`, in whichever layout its names are; on another device than the CPU, copy them there.
 
     Raises NotInstalledError if a shard is missing, IntegrityError if a file contradicts `config`, ResourceError if
@@ -217,7 +217,9 @@ def _words(spec: TensorSpec) -> str:
     return f"{ascii(spec.dtype)[1:-1]} {list(spec.shape)}"
 
 
-def _assemble(config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], residence: Residence) -> ModelWeights:
+def _assemble(
+    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], residence: WeightPlacement
+) -> ModelWeights:
     def load(key: str) -> Tensor:
         return mapped(key).to(residence.device)
 
@@ -250,7 +252,7 @@ def _assemble_attention(
 
 
 def _assemble_mlp(
-    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], residence: Residence, layer: int
+    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], residence: WeightPlacement, layer: int
 ) -> MlpWeights:
     device = residence.device
 

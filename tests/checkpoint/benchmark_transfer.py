@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gptoss_cli.checkpoint.hub import Hub
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest
-from gptoss_cli.checkpoint.transfer import Line, Patience, fetch_file
+from gptoss_cli.checkpoint.transfer import RetryPolicy, TransferContext, fetch_file
 from gptoss_cli.checkpoint.verify import find_wrong_files
 from tests.checkpoint.hub_server import HubServer
 
@@ -59,7 +59,7 @@ def _ours(folder: Path) -> None:
     hub = Hub(connect_seconds=10, stall_seconds=30, notice=print)
     manifest = hub.listing(_REPOSITORY, None)
     folder.mkdir(parents=True)
-    line = Line(hub, manifest, Patience(), _Silent(), threading.Event())
+    line = TransferContext(hub, manifest, RetryPolicy(), _Silent(), threading.Event())
     fetch_file(line, manifest.files[0], folder=folder, target=folder / _FILE)
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from gptoss_cli.checkpoint.header import check_tensors
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, read_manifest, write_manifest
-from gptoss_cli.engine.config import load_config
-from gptoss_cli.engine.layout import Layout, expected_tensors
 from gptoss_cli.errors import GptossError
+from gptoss_cli.placement.model_config import load_config
+from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from tests.engine.checkpoints import Shape, write_checkpoint
 
 _INDEX, _SHARD = "model.safetensors.index.json", "model-00000-of-00001.safetensors"

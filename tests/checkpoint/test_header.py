@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gptoss_cli.checkpoint.header import Tensor, check_tensors, read_header
+from gptoss_cli.checkpoint.header import TensorHeader, check_tensors, read_header
 from gptoss_cli.errors import GptossError, IntegrityError, NotInstalledError
 
 Header = dict[str, Any]
@@ -31,7 +31,7 @@ def _right() -> Header:
 
 def test_a_right_header_is_read(tmp_path: Path) -> None:
     found = read_header(_write(tmp_path / "x.safetensors", _right()))
-    assert found == {"a": Tensor("BF16", (2, 3)), "b": Tensor("U8", (4,))}
+    assert found == {"a": TensorHeader("BF16", (2, 3)), "b": TensorHeader("U8", (4,))}
     assert check_tensors(tmp_path, [{}, _EXPECTED]) == (2, [])
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.cli import main, turns
-from tests.cli.scripted_program import opening
+from gptoss_cli.chat import opening
+from gptoss_cli.cli import main
+from tests.cli.scripted_program import scripted_opening
 from tests.terminal.streams import KeptStream
 
 Run = Callable[..., tuple[int, str, str]]
@@ -28,7 +29,7 @@ def ask_here(script: str, *arguments: str, stdin: bytes = b"") -> subprocess.Com
     streams = KeptStream(text=stdin), KeptStream(), KeptStream()
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(turns, "open_model", opening(script))
+        patch.setattr(opening, "open_model", scripted_opening(script))
         for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
             patch.setattr(sys, name, stream)
         status = main.run(["ask", *arguments])

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from copy import deepcopy
 from pathlib import Path
 
-from gptoss_cli import session
+from gptoss_cli.chat import session
 from gptoss_cli.cli import main
 from gptoss_cli.harmony.events import EndReason, Event
 

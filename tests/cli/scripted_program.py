@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gptoss_cli.cli import main, turns
-from gptoss_cli.cli.options import TurnOptions
-from gptoss_cli.engine.scripted import ScriptedGenerator
+from gptoss_cli.chat import opening
+from gptoss_cli.cli import main
+from gptoss_cli.cli.definition import TurnOptions
 from gptoss_cli.harmony.vocabulary import load_encoding
 from gptoss_cli.terminal.console import Console
+from tests.scripted_generator import ScriptedGenerator
 
 
 def _ids(turn: list[str | float]) -> Iterator[int]:
@@ -27,17 +28,17 @@ def _ids(turn: list[str | float]) -> Iterator[int]:
             time.sleep(piece)
 
 
-def opening(script: str) -> Callable[[TurnOptions, Console], turns.Opened]:
-    """What takes the place of `turns.open_model` to play the turns in the file `script`."""
+def scripted_opening(script: str) -> Callable[[TurnOptions, Console], opening.OpenedModel]:
+    """What takes the place of `opening.open_model` to play the turns in the file `script`."""
 
-    def open_scripted(options: TurnOptions, console: Console) -> turns.Opened:
+    def open_scripted(options: TurnOptions, console: Console) -> opening.OpenedModel:
         played = [_ids(turn) for turn in json.loads(Path(script).read_text("utf-8"))]
-        session = turns.begin(ScriptedGenerator(played), turns.instructions_text(options.instructions), options)
-        return turns.Opened(session, turns.Running("scripted"))
+        session = opening.begin(ScriptedGenerator(played), opening.instructions_text(options.instructions), options)
+        return opening.OpenedModel(session, opening.ModelInfo("scripted"))
 
     return open_scripted
 
 
 if __name__ == "__main__":
-    turns.open_model = opening(sys.argv[1])  # type: ignore[assignment]
+    opening.open_model = scripted_opening(sys.argv[1])  # type: ignore[assignment]
     sys.exit(main.run(sys.argv[2:]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.cli.inputs import prompt_text
+from gptoss_cli.cli.prompt_input import prompt_text
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.terminal.console import Console
 from tests.cli.conftest import Script, ask_here, turn

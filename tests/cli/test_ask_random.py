@@ -14,14 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gptoss_cli.cli import main, turns
-from gptoss_cli.cli.options import TurnOptions
-from gptoss_cli.engine.scripted import ScriptedGenerator
+from gptoss_cli.chat import opening
+from gptoss_cli.cli import main
+from gptoss_cli.cli.definition import TurnOptions
 from gptoss_cli.errors import ExitStatus
 from gptoss_cli.harmony.vocabulary import load_encoding, read_vocabulary
 from gptoss_cli.terminal.console import Console
 from tests.cli.conftest import Run
-from tests.harmony.test_forms import SCHEMAS
+from tests.harmony.test_structured_output import SCHEMAS
+from tests.scripted_generator import ScriptedGenerator
 from tests.terminal.streams import KeptStream
 
 _HEADER = "<|channel|>final<|message|>"
@@ -63,7 +64,7 @@ def ask(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ask:
     def ask_in_process(arguments: list[str], stdin: bytes) -> tuple[int, bytes, str]:
         chance = random.Random(repr((arguments, stdin)))
         played = [_ids(chance.choice(_TURNS)) for _ in range(6)]
-        monkeypatch.setattr(turns, "open_model", lambda options, console: _opened(options, console, played))
+        monkeypatch.setattr(opening, "open_model", lambda options, console: _opened(options, console, played))
         stdout, stderr = KeptStream(), KeptStream()
         for name, stream in (("stdin", KeptStream(text=stdin)), ("stdout", stdout), ("stderr", stderr)):
             monkeypatch.setattr(sys, name, stream)
@@ -73,9 +74,11 @@ def ask(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ask:
     return ask_in_process
 
 
-def _opened(options: TurnOptions, console: Console, played: list[list[int]]) -> turns.Opened:
-    instructions = turns.instructions_text(options.instructions)
-    return turns.Opened(turns.begin(ScriptedGenerator(played), instructions, options), turns.Running("scripted"))
+def _opened(options: TurnOptions, console: Console, played: list[list[int]]) -> opening.OpenedModel:
+    instructions = opening.instructions_text(options.instructions)
+    return opening.OpenedModel(
+        opening.begin(ScriptedGenerator(played), instructions, options), opening.ModelInfo("scripted")
+    )
 
 
 @cache
@@ -164,7 +167,7 @@ def test_stdout_is_the_answers_own_bytes(
     for _ in range(count):
         said, ids = _random_answer(chance)
         monkeypatch.setattr(
-            turns,
+            opening,
             "open_model",
             lambda options, console, played=[[*header, *ids, *end]]: _opened(options, console, played),
         )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.demo.layout import demo_checkpoint
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.conversation import Conversation
-from gptoss_cli.session import ChatSession
 from tests.cli.conftest import Script, turn
 from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
 

@@ -10,10 +10,10 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from gptoss_cli.checkpoint import catalog
-from gptoss_cli.cli.app import program
 from gptoss_cli.cli.completions import Shell, find_script
 from gptoss_cli.cli.config import ConfigAction
-from gptoss_cli.cli.options import CommonOptions, TurnOptions
+from gptoss_cli.cli.definition import CommonOptions, TurnOptions
+from gptoss_cli.cli.framework import program
 from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal
 

@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from gptoss_cli import __version__
-from gptoss_cli.cli import main, turns
+from gptoss_cli.chat import opening
+from gptoss_cli.cli import main
 from gptoss_cli.demo.layout import WEIGHTS, demo_checkpoint
 from gptoss_cli.errors import ExitStatus, GptossError, IntegrityError, NotInstalledError, ResourceError, UsageError
 from tests.cli.conftest import Run
@@ -33,7 +34,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
         def fail(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr(turns, "open_model", fail)
+        monkeypatch.setattr(opening, "open_model", fail)
 
     return fail_with
 

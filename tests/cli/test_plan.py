@@ -11,23 +11,23 @@ import pytest
 import typer
 
 from gptoss_cli.checkpoint import catalog
+from gptoss_cli.cli.definition import TurnOptions
 from gptoss_cli.cli.loading import Loading
-from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.cli.sizes import parse_size
-from gptoss_cli.engine.config import ModelConfig, published_config
-from gptoss_cli.engine.machine import Cuda, Machine
-from gptoss_cli.engine.placement import choose
-from gptoss_cli.engine.reasons import Code
-from gptoss_cli.engine.wishes import Wishes
 from gptoss_cli.errors import IntegrityError
+from gptoss_cli.placement.choose import choose
+from gptoss_cli.placement.hardware import Cuda, Hardware
+from gptoss_cli.placement.model_config import ModelConfig, published_config
+from gptoss_cli.placement.reasons import Code
+from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import Activations, Dense
 from tests.cli.conftest import Run
 from tests.engine.checkpoints import REAL_20B
-from tests.engine.machines import GPT_OSS_20B, GPT_OSS_120B, gib, gpu, mac, machine
+from tests.placement.machines import GPT_OSS_20B, GPT_OSS_120B, gib, gpu, mac, machine
 from tests.terminal.streams import KeptStream
 
 # A machine, and the model on it, for which a placement gives the reason.
-_GIVES: dict[Code, tuple[str, Machine]] = {
+_GIVES: dict[Code, tuple[str, Hardware]] = {
     Code.NO_GPU: ("20b", machine()),
     Code.GPU_HIDDEN: ("20b", machine(gpu(24), cuda=Cuda.HIDDEN)),
     Code.TORCH_WITHOUT_CUDA: ("20b", machine(gpu(24), cuda=Cuda.NOT_BUILT, torch="2.13.0+cpu")),
@@ -59,16 +59,16 @@ _FLAGS: dict[Code, tuple[str, str]] = {
     Code.ACTIVATIONS_ON_GPU: ("--activations", "int8"),
 }
 _WISHES = {
-    Code.WISHED: Wishes(device="cpu"),
-    Code.DENSE_ON_GPU: Wishes(dense=Dense.INT8),
-    Code.ACTIVATIONS_ON_GPU: Wishes(activations=Activations.INT8),
+    Code.WISHED: PlacementRequest(device="cpu"),
+    Code.DENSE_ON_GPU: PlacementRequest(dense=Dense.INT8),
+    Code.ACTIVATIONS_ON_GPU: PlacementRequest(activations=Activations.INT8),
 }
 
 
 def _given(code: Code, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str], str]:
     """Puts the program on the reason's machine; the model, the wishes as flags, and the reason's words."""
     model, there = _GIVES[code]
-    monkeypatch.setattr("gptoss_cli.engine.machine.detect", lambda data_folder: there)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
     flags = list(_FLAGS.get(code, ()))
     placed = choose(_config(model), there, _WISHES.get(code))
     (reason,) = [reason for reason in placed.reasons if reason.code is code]
@@ -112,7 +112,7 @@ def test_the_start_of_chat_shows_every_reason(code: Code, monkeypatch: pytest.Mo
     (tmp_path / "config.json").write_text(json.dumps(REAL_20B | sizes))
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(sys, "stdin", KeptStream(terminal=True))
-    wishes = _WISHES.get(code, Wishes())
+    wishes = _WISHES.get(code, PlacementRequest())
     options = TurnOptions(model=str(tmp_path), device=wishes.device, dense=wishes.dense, activations=wishes.activations)
     loading = Loading(options, lambda loading: None)
     loading.start()
@@ -144,10 +144,10 @@ def test_a_wish_that_cannot_be_met_exits_6(run: Run, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> Machine:
+def plain(monkeypatch: pytest.MonkeyPatch) -> Hardware:
     """The program runs on a machine of 32 GiB without a GPU."""
     there = machine(ram=32)
-    monkeypatch.setattr("gptoss_cli.engine.machine.detect", lambda data_folder: there)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
     return there
 
 
@@ -183,7 +183,7 @@ def test_a_gpu_of_this_machine_is_taken_with_the_memory_that_is_allowed(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = machine(gpu(8), gpu(24), compiler=False)
-    monkeypatch.setattr("gptoss_cli.engine.machine.detect", lambda data_folder: there)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
     told = _told(run, "20b", "--gpu-memory", "18GiB")
     assert (told["device"], told["gpu"]["room_bytes"]) == ("cuda:1", 18 << 30)
     assert "no-compiler" in [reason["code"] for reason in told["reasons"]]
@@ -235,7 +235,7 @@ def test_what_cannot_be_planned_is_one_line_and_its_status(arguments: str, statu
 
 def test_a_disk_that_is_too_small_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     there = machine(disk_bytes=10 * 10**9)
-    monkeypatch.setattr("gptoss_cli.engine.machine.detect", lambda data_folder: there)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
     assert "3.8 GB short of the download" in run("plan", "20b")[1]
     assert "3.8 GB short of the download" in _told(run, "20b")["disk_problem"]
 
@@ -281,9 +281,9 @@ def test_the_catalog_and_the_config_agree() -> None:
     ],
 )
 def test_doctor_says_what_is_missing_and_what_to_do(
-    there: Machine, said: str, run: Run, monkeypatch: pytest.MonkeyPatch
+    there: Hardware, said: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptoss_cli.engine.machine.detect", lambda data_folder: there)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
     status, shown, asides = run("doctor")
     assert (status, asides) == (0, "")
     assert said in shown
@@ -294,7 +294,7 @@ def test_doctor_says_what_is_missing_and_what_to_do(
 
 def test_on_a_sound_machine_doctor_advises_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     there = replace(machine(gpu(24)), lockable_bytes=None)
-    monkeypatch.setattr("gptoss_cli.engine.machine.detect", lambda data_folder: there)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
     checks = json.loads(run("doctor", "--json")[1])["checks"]
     assert [check["advice"] for check in checks if check["advice"]] == []
     assert {"torch", "GPU 0", "Triton", "C compiler and Python headers", "memory", "disk"} <= {

@@ -10,15 +10,7 @@ import pytest
 from gptoss_cli.demo.batches import encoded, tree
 from gptoss_cli.demo.conversations import conversation, held_out, held_out_pair, plain
 from gptoss_cli.demo.evaluate import held_out_conversations
-from gptoss_cli.demo.phrases import (
-    NOT_IN_THE_GUIDE,
-    cannot,
-    expand,
-    held_out_questions,
-    messages,
-    phrases,
-    topics,
-)
+from gptoss_cli.demo.phrases import NOT_IN_THE_GUIDE, cannot, expand, held_out_questions, messages, phrases, topics
 from gptoss_cli.demo.turns import Turn, sum_turn
 from gptoss_cli.harmony.vocabulary import END, RETURN
 from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort

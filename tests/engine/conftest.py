@@ -11,7 +11,7 @@ import torch
 
 import gptoss_cli
 from gptoss_cli.engine.kernels.cpu import CpuKernels
-from gptoss_cli.engine.kernels.library import Native, find_library
+from gptoss_cli.engine.kernels.native_library import Native, find_library
 
 _ROOT = Path(gptoss_cli.__file__).parents[1]
 _SOURCES = Path(gptoss_cli.__file__).parent / "engine/kernels/native"

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_cli.engine.generator import Generator
-from gptoss_cli.engine.interface import Sampling, TokenGenerator
-from gptoss_cli.engine.kernels import LayerDecoder
+from gptoss_cli.engine.kernels.protocol import LayerDecoder
 from gptoss_cli.errors import IntegrityError, NumericalError, ResourceError, UsageError
+from gptoss_cli.generation import Sampling, TokenGenerator
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 

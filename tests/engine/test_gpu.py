@@ -7,15 +7,15 @@ import torch
 
 pytest.importorskip("triton")
 
-from gptoss_cli.engine.cache import FullLayer, SlidingLayer
-from gptoss_cli.engine.experts import PackedExperts, PlacedExperts, unplaced
+from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts, packed_only
 from gptoss_cli.engine.generator import Generator
-from gptoss_cli.engine.interface import Allowed, Forced, Sampling, Steering
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cuda import CudaKernels
-from gptoss_cli.engine.residence import Residence
+from gptoss_cli.engine.kv_cache import FullLayer, SlidingLayer
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights
 from gptoss_cli.errors import ResourceError
+from gptoss_cli.generation import Allowed, Forced, Sampling, TokenConstraint
+from gptoss_cli.placement.weight_placement import WeightPlacement
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
 
@@ -34,10 +34,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _open(folder: Path, experts: int = EXPERTS, context_tokens: int = 400) -> Generator:
-    return Generator.open(folder, context_tokens=context_tokens, residence=Residence("cuda:0", experts))
+    return Generator.open(folder, context_tokens=context_tokens, residence=WeightPlacement("cuda:0", experts))
 
 
-def _decoded(generator: Generator, tokens: int, steering: Steering | None = None, seed: int = 3) -> list[int]:
+def _decoded(generator: Generator, tokens: int, steering: TokenConstraint | None = None, seed: int = 3) -> list[int]:
     list(generator.prefill(PROMPT))
     new = generator.decode(Sampling(seed=seed), stop_ids=(), banned_ids=(), max_tokens=tokens, steering=steering)
     return list(new)
@@ -65,7 +65,7 @@ def _packed_on_gpu(packed: PackedExperts) -> PackedExperts:
 
 def _both_ways(made: MlpWeights, resident: int) -> tuple[MlpWeights, MlpWeights]:
     """The weights on the GPU for the reference, and for the kernels with so many experts there."""
-    parts, device = [unplaced(part) for part in (made.gate_up, made.down)], torch.device("cuda")
+    parts, device = [packed_only(part) for part in (made.gate_up, made.down)], torch.device("cuda")
     norm, router = made.norm.cuda(), _on_gpu(made.router)
     plain = MlpWeights(norm, router, *(_packed_on_gpu(part) for part in parts))
     return plain, MlpWeights(norm, router, *(PlacedExperts(part, device, resident) for part in parts))
@@ -167,7 +167,7 @@ def test_attention_of_the_true_shape_is_the_references() -> None:
 @pytest.mark.parametrize("experts", [0, EXPERTS // 2, EXPERTS])
 def test_a_recorded_step_gives_what_the_single_operations_give(folder: Path, experts: int) -> None:
     recorded, single = _open(folder, experts), _open(folder, experts)
-    single.model.records = single.model.runs_ahead = False  # the only way to compare
+    single.model.records = single.model.overlaps = False  # the only way to compare
     assert _decoded(recorded, 200) == _decoded(single, 200)
 
 
@@ -187,15 +187,15 @@ class _Changing:
 
 def test_masks_and_forced_tokens_are_as_without_a_recording(folder: Path) -> None:
     recorded, single = _open(folder), _open(folder)
-    single.model.records = single.model.runs_ahead = False
+    single.model.records = single.model.overlaps = False
     assert _decoded(recorded, 90, _Changing()) == _decoded(single, 90, _Changing())
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.7, "top_k": 50}, {"top_p": 0.9}])
 def test_draws_in_the_recording_are_as_those_outside(folder: Path, settings: dict[str, float]) -> None:
     ahead, single = _open(folder), _open(folder)
-    assert ahead.model.runs_ahead
-    single.model.runs_ahead = False
+    assert ahead.model.overlaps
+    single.model.overlaps = False
     told = []
     for generator in (ahead, single):
         list(generator.prefill(PROMPT))
@@ -225,7 +225,9 @@ def test_more_than_the_gpu_holds_is_refused_in_one_line(folder: Path) -> None:
     kept = torch.empty(max(0, free - (64 << 20)), dtype=torch.uint8, device="cuda")
     try:
         with pytest.raises(ResourceError, match="--device cpu"):
-            Generator.open(folder, context_tokens=4_000, residence=Residence("cuda:0", EXPERTS)).logits(PROMPT * 500)
+            Generator.open(folder, context_tokens=4_000, residence=WeightPlacement("cuda:0", EXPERTS)).logits(
+                PROMPT * 500
+            )
     finally:
         del kept
         torch.cuda.empty_cache()

@@ -12,12 +12,12 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from gptoss_cli.engine.generator import Generator
-from gptoss_cli.engine.interface import Sampling
-from gptoss_cli.engine.kernels import programs
+from gptoss_cli.engine.kernels import triton_decode
 from gptoss_cli.engine.kernels.cuda import CudaKernels
-from gptoss_cli.engine.model import Model
-from gptoss_cli.engine.residence import Residence
+from gptoss_cli.engine.model import Transformer
 from gptoss_cli.errors import ResourceError
+from gptoss_cli.generation import Sampling
+from gptoss_cli.placement.weight_placement import WeightPlacement
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 
@@ -53,10 +53,12 @@ def _logits_after(generator: Generator, ids: list[int]) -> Tensor:
 )
 def test_one_by_one_the_logits_are_the_references(folder: Path, experts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if DEVICE == "cpu":
-        monkeypatch.setattr(Model, "check_kernels", lambda _: None)  # tested below, and as slow as all that is here
+        monkeypatch.setattr(
+            Transformer, "check_kernels", lambda _: None
+        )  # tested below, and as slow as all that is here
     plain = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64)
     placed = Generator.open(
-        folder, dtype=Dtype.FLOAT32, context_tokens=64, residence=Residence(DEVICE, experts, embedding=False)
+        folder, dtype=Dtype.FLOAT32, context_tokens=64, residence=WeightPlacement(DEVICE, experts, embedding=False)
     )
     assert isinstance(placed.model.kernels, CudaKernels)
     assert placed.numerics is not None
@@ -70,7 +72,7 @@ def test_one_by_one_the_logits_are_the_references(folder: Path, experts: int, mo
 @pytest.mark.slow
 def test_the_same_ids_come_greedily_and_after_a_rewind(folder: Path) -> None:
     plain = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64)
-    placed = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64, residence=Residence(DEVICE, 3))
+    placed = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64, residence=WeightPlacement(DEVICE, 3))
     right = _continued(plain)
     assert _continued(placed) == right
     assert _continued(placed) == right
@@ -87,15 +89,15 @@ def test_kernels_that_compute_something_else_are_refused(folder: Path, monkeypat
 
     monkeypatch.setattr(CudaKernels, "project_output", wrong)
     with pytest.raises(ResourceError, match=r"kernels give wrong results .* --device cpu"):
-        Generator.open(folder, context_tokens=64, residence=Residence(DEVICE, EXPERTS))
+        Generator.open(folder, context_tokens=64, residence=WeightPlacement(DEVICE, EXPERTS))
 
 
 def test_kernels_that_cannot_be_built_are_refused_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(grid: object) -> None:
         raise RuntimeError("no compiler.\nA second line.")
 
-    monkeypatch.setattr(type(programs.qkv_kernel), "__getitem__", lambda self, grid: fail(grid))
+    monkeypatch.setattr(type(triton_decode.qkv_kernel), "__getitem__", lambda self, grid: fail(grid))
     said: list[str] = []
     with pytest.raises(ResourceError, match=r"^The GPU's kernels fail: no compiler\. Use --device cpu$"):
-        Generator.open(folder, context_tokens=64, residence=Residence(DEVICE, EXPERTS), say=said.append)
+        Generator.open(folder, context_tokens=64, residence=WeightPlacement(DEVICE, EXPERTS), say=said.append)
     assert said == ["Checking the GPU's kernels, which the first use compiles"]

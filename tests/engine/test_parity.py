@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptoss_cli.engine.cache import Cache
-from gptoss_cli.engine.config import load_config
 from gptoss_cli.engine.generator import Generator
-from gptoss_cli.engine.int8 import int8_weights
-from gptoss_cli.engine.interface import Sampling
-from gptoss_cli.engine.kernels import Kernels, reference
+from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
-from gptoss_cli.engine.kernels.library import Native
-from gptoss_cli.engine.model import Model
-from gptoss_cli.engine.residence import Residence
+from gptoss_cli.engine.kernels.native_library import Native
+from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kv_cache import KVCache
+from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.quantize import int8_weights
 from gptoss_cli.engine.weights import load_weights
+from gptoss_cli.generation import Sampling
+from gptoss_cli.placement.model_config import load_config
+from gptoss_cli.placement.weight_placement import WeightPlacement
 from gptoss_cli.settings import Activations, Dtype
 from tests.engine.checkpoints import FULL, SLIDING, ConfigStyle, Shape, write_checkpoint
 
@@ -146,12 +147,12 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
     return cpu
 
 
-def open_model(folder: Path, kernels: Kernels, dtype: torch.dtype = torch.float32) -> Model:
+def open_model(folder: Path, kernels: Kernels, dtype: torch.dtype = torch.float32) -> Transformer:
     config = load_config(folder / "config.json")
-    return Model(config, load_weights(folder, config), kernels, dtype)
+    return Transformer(config, load_weights(folder, config), kernels, dtype)
 
 
-def read_in_chunks(model: Model, cache: Cache, ids: list[int], sizes: Iterator[int]) -> Tensor:
+def read_in_chunks(model: Transformer, cache: KVCache, ids: list[int], sizes: Iterator[int]) -> Tensor:
     """Logits [T, V] of `ids`, read in chunks of `sizes`."""
     return torch.cat([model.unembed(model.read(chunk, cache)) for chunk in cut(ids, sizes)])
 
@@ -163,7 +164,7 @@ def cut(ids: list[int], sizes: Iterator[int]) -> Iterator[list[int]]:
         yield ids[start:end]
 
 
-def greedy_after(model: Model, cache: Cache, last: Tensor) -> list[int]:
+def greedy_after(model: Transformer, cache: KVCache, last: Tensor) -> list[int]:
     """Greedy ids, the first from logits `last` [V]."""
     ids = [int(last.argmax())]
     while len(ids) < GREEDY_TOKENS:
@@ -220,7 +221,7 @@ def test_the_generator_decodes_transformers_text_and_again_after_rewinding(expec
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 def test_a_gpu_gives_transformers_logits_and_text(expected: Expected, share: float) -> None:
     config = load_config(expected.folder / "config.json")
-    residence = Residence("cuda:0", round(share * config.experts * config.layers), embedding=share == 1)
+    residence = WeightPlacement("cuda:0", round(share * config.experts * config.layers), embedding=share == 1)
     for tokens in (7, 64):
         generator = Generator.open(expected.folder, dtype=Dtype.FLOAT32, chunk_tokens=tokens, residence=residence)
         assert_equal(generator.logits(expected.prompt).cpu(), expected)
@@ -252,12 +253,12 @@ def test_bfloat16_is_no_further_from_float32_than_transformers_own(
 def test_eight_bits_are_about_as_far_from_float32_as_bfloat16_is(
     expectations: Callable[[Case], Expected], native: Native, smaller: str
 ) -> None:
-    def opened(folder: Path) -> Model:
+    def opened(folder: Path) -> Transformer:
         if smaller == "activations":
             return open_model(folder, CpuKernels(native, Activations.INT8), torch.bfloat16)
         config = load_config(folder / "config.json")
         weights = int8_weights(load_weights(folder, config), folder / "int8", "these weights")
-        return Model(config, weights, CpuKernels(native), torch.bfloat16)
+        return Transformer(config, weights, CpuKernels(native), torch.bfloat16)
 
     (our_error, their_error), (our_agreement, their_agreement) = _compared(expectations, opened)
     assert 0.1 * their_error < our_error <= 1.5 * their_error
@@ -265,7 +266,7 @@ def test_eight_bits_are_about_as_far_from_float32_as_bfloat16_is(
 
 
 def _compared(
-    expectations: Callable[[Case], Expected], opened: Callable[[Path], Model]
+    expectations: Callable[[Case], Expected], opened: Callable[[Path], Transformer]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Errors in logit standard deviations and shares of agreeing tokens, of ours and of transformers' bfloat16."""
     errors, agreements = [], []

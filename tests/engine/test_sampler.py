@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gptoss_cli.engine.interface import Sampling
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.errors import NumericalError, UsageError
+from gptoss_cli.generation import Sampling
 
 LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15]))
 

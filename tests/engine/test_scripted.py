@@ -2,9 +2,9 @@
 
 import pytest
 
-from gptoss_cli.engine.interface import Sampling, TokenGenerator
-from gptoss_cli.engine.scripted import ScriptedGenerator
 from gptoss_cli.errors import ResourceError
+from gptoss_cli.generation import Sampling, TokenGenerator
+from tests.scripted_generator import ScriptedGenerator
 
 GREEDY = Sampling(seed=0, temperature=0.0)
 

@@ -14,11 +14,11 @@ import torch
 
 from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.engine import weights as engine_weights
-from gptoss_cli.engine.config import load_config
-from gptoss_cli.engine.experts import unplaced
-from gptoss_cli.engine.layout import Layout, expected_tensors
+from gptoss_cli.engine.expert_offload import packed_only
 from gptoss_cli.engine.weights import ModelWeights, Rows, load_weights
 from gptoss_cli.errors import GptossError, IntegrityError, NotInstalledError
+from gptoss_cli.placement.model_config import load_config
+from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from tests.engine.checkpoints import (
     REAL_20B,
     Array,
@@ -83,7 +83,7 @@ def all_tensors(weights: ModelWeights) -> list[torch.Tensor]:
         tensors += [attention.norm, attention.sinks, mlp.norm]
         for linear in (attention.query, attention.key, attention.value, attention.output, mlp.router):
             tensors += [tensor_of(linear.weight), linear.bias]
-        for experts in (unplaced(mlp.gate_up), unplaced(mlp.down)):
+        for experts in (packed_only(mlp.gate_up), packed_only(mlp.down)):
             tensors += [experts.blocks, experts.scales, experts.bias]
     return tensors
 
@@ -127,7 +127,7 @@ def test_every_layout_gives_the_bytes_of_the_files(tmp_path: Path, style: Config
     ):
         assert tensor.dtype is torch.bfloat16
         assert np.array_equal(tensor.view(torch.int16).numpy().view(np.uint16), expected[name])
-    assert np.array_equal(unplaced(layer.mlp.gate_up).blocks.numpy(), expected[BLOCKS])
+    assert np.array_equal(packed_only(layer.mlp.gate_up).blocks.numpy(), expected[BLOCKS])
 
 
 @pytest.mark.parametrize("layout", list(Layout))

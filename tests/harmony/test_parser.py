@@ -23,16 +23,7 @@ from gptoss_cli.harmony.events import (
 )
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, END_OF_TEXT, FINAL, MESSAGE, START, VOCABULARY_SIZE, load_encoding
-from tests.harmony.malformed import (
-    ANALYSIS,
-    FIRST_FINAL,
-    GOOD_TURNS,
-    LOOK,
-    MALFORMED,
-    THEN_FINAL,
-    Malformed,
-    ids_of,
-)
+from tests.harmony.malformed import ANALYSIS, FIRST_FINAL, GOOD_TURNS, LOOK, MALFORMED, THEN_FINAL, Malformed, ids_of
 
 
 def parse(ids: Iterable[int]) -> tuple[TurnParser, list[Event]]:

@@ -1,10 +1,10 @@
-"""A terminal in memory that a TailScreen draws on, and all that was ever on it."""
+"""A terminal in memory that a LiveRegion draws on, and all that was ever on it."""
 
 import io
 
 import pyte
 
-from gptoss_cli.terminal.tail import TailScreen
+from gptoss_cli.terminal.live_region import LiveRegion
 
 
 class Emulator(io.StringIO):
@@ -30,8 +30,8 @@ class Emulator(io.StringIO):
         return rows
 
 
-class EmulatedScreen(TailScreen):
-    """A TailScreen on an Emulator."""
+class EmulatedScreen(LiveRegion):
+    """A LiveRegion on an Emulator."""
 
     def __init__(self, columns: int = 80, rows: int = 24, *, colored: bool = False) -> None:
         self.terminal = Emulator(columns, rows)

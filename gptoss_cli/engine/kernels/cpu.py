@@ -11,10 +11,8 @@ from ctypes import Array, byref
 import torch
 from torch import Tensor
 
-from gptoss_cli.engine.cache import LayerCache
-from gptoss_cli.engine.config import ModelConfig
-from gptoss_cli.engine.experts import PackedExperts, PlacedExperts, unplaced
-from gptoss_cli.engine.kernels.library import (
+from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts, packed_only
+from gptoss_cli.engine.kernels.native_library import (
     FLOAT32,
     INT8,
     INT16,
@@ -27,14 +25,9 @@ from gptoss_cli.engine.kernels.library import (
     Shape,
     find_library,
 )
-from gptoss_cli.engine.weights import (
-    AttentionWeights,
-    Int8Matrix,
-    LayerWeights,
-    Linear,
-    MlpWeights,
-    Rows,
-)
+from gptoss_cli.engine.kv_cache import LayerCache
+from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, LayerWeights, Linear, MlpWeights, Rows
+from gptoss_cli.placement.model_config import ModelConfig
 from gptoss_cli.settings import Activations
 
 _Linear = tuple[Rows, Tensor | None]  # a matrix and its bias
@@ -224,7 +217,7 @@ def _matrix(weight: Rows, bias: Tensor | None) -> Matrix:
 
 
 def _experts(weights: PackedExperts | PlacedExperts) -> Experts:
-    packed = unplaced(weights)
+    packed = packed_only(weights)
     rows, groups = packed.scales.shape[1:]
     return Experts(packed.blocks.data_ptr(), packed.scales.data_ptr(), packed.bias.data_ptr(), rows, groups)
 

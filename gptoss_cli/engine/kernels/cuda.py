@@ -12,9 +12,9 @@ import torch
 import triton
 from torch import Tensor
 
-from gptoss_cli.engine.cache import FullLayer, LayerCache
-from gptoss_cli.engine.experts import PackedExperts, PlacedExperts
-from gptoss_cli.engine.kernels import prefill_programs, programs, reference
+from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
+from gptoss_cli.engine.kernels import reference, triton_decode, triton_prefill
+from gptoss_cli.engine.kv_cache import FullLayer, LayerCache
 from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
 
 _ALPHA = 1.702
@@ -22,7 +22,7 @@ _SHORT_WINDOW = 256  # up to so many keys are not worth cutting into parts
 
 
 @dataclass(frozen=True, slots=True)
-class SeveralTuning:
+class PrefillTuning:
     """The same for several tokens.
 
     A program of attention has `queries` and `keys`. One of experts has `rows`, `width` bytes of each at once, and as
@@ -54,18 +54,18 @@ class Tuning:
     warps: int = 4
     keys: int = 32
     splits: int = 32
-    several: SeveralTuning = SeveralTuning()
+    several: PrefillTuning = PrefillTuning()
 
 
 # With 64 keys the registers do not suffice, nor with 128 words those that the compiler allows itself for 8.0.
 TUNING = Tuning()
 # Without tensor cores the sums are in registers.
-UPCAST = SeveralTuning(queries=16, keys=32, rows=32, width=32, tokens=(16, 32), upcast=True)
+UPCAST = PrefillTuning(queries=16, keys=32, rows=32, width=32, tokens=(16, 32), upcast=True)
 _TUNINGS = {(7, 5): replace(TUNING, several=UPCAST), (8, 0): replace(TUNING, down_width=64)}
 # In Triton's interpreter a program costs much and its width little.
 _INTERPRETED = Tuning(
     rows=64, width=64, packed_rows=64, packed_width=16, down_width=16, keys=16, splits=4,
-    several=SeveralTuning(queries=64, keys=64, rows=128, width=64, tokens=(64,), upcast=True),
+    several=PrefillTuning(queries=64, keys=64, rows=128, width=64, tokens=(64,), upcast=True),
 )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ class CudaKernels:
     def __init__(self, tuning: Tuning = TUNING) -> None:
         self._tuning = tuning
 
-    def _several(self, dtype: torch.dtype) -> SeveralTuning:
+    def _several(self, dtype: torch.dtype) -> PrefillTuning:
         return UPCAST if dtype is torch.float32 and not self._tuning.several.upcast else self._tuning.several
 
     def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class CudaKernels:
         tuning, parts = self._tuning, (weights.query, weights.key, weights.value)
         rows = [len(part.weight) for part in parts]
         query, key, value = (x.new_empty(1, count) for count in rows)
-        programs.qkv_kernel[(sum(triton.cdiv(count, tuning.rows) for count in rows),)](
+        triton_decode.qkv_kernel[(sum(triton.cdiv(count, tuning.rows) for count in rows),)](
             x, weights.norm, *(part for linear in parts for part in (linear.weight, linear.bias)), query, key, value,
             eps, QUERY=rows[0], KEY=rows[1], K=x.shape[1], ROWS=tuning.rows, WIDTH=tuning.width,
             ROUND=dtype is torch.bfloat16, num_warps=tuning.warps,
@@ -124,18 +124,18 @@ class CudaKernels:
         group, dim_width = heads // kv_heads, max(16, triton.next_power_of_2(2 * half))
         rotated, attended = torch.empty_like(queries), torch.empty_like(queries)
         partial = queries.new_empty(kv_heads * splits * group * (2 + 2 * half))
-        programs.rotate_kernel[(heads + kv_heads,)](
+        triton_decode.rotate_kernel[(heads + kv_heads,)](
             queries, keys, values, *rotation, cache.position, rotated, cached_keys, cached_values,
             HEADS=heads, KV_HEADS=kv_heads, HALF=half, HALF_WIDTH=triton.next_power_of_2(half), WINDOW=window,
             num_warps=1,
         )  # fmt: skip
-        programs.attend_kernel[(kv_heads, splits)](
+        triton_decode.attend_kernel[(kv_heads, splits)](
             rotated, cached_keys, cached_values, sinks, cache.position, partial, attended, (2 * half) ** -0.5,
             KV_HEADS=kv_heads, GROUP=group, D=2 * half, GROUP_WIDTH=max(16, triton.next_power_of_2(group)),
             D_WIDTH=dim_width, KEYS=tuning.keys, SPLITS=splits, WINDOW=window, num_warps=tuning.warps,
         )  # fmt: skip
         if splits > 1:
-            programs.combine_kernel[(heads,)](
+            triton_decode.combine_kernel[(heads,)](
                 partial, sinks, attended, GROUP=group, D=2 * half, D_WIDTH=dim_width, SPLITS=splits, num_warps=1
             )
         return attended
@@ -154,7 +154,7 @@ class CudaKernels:
         seen = cache.append(reference.rotate(keys, rotation), values, position)
         queries, attended = reference.rotate(queries, rotation), torch.empty_like(qkv[0])
         tuning = self._several(seen.keys.dtype)
-        prefill_programs.attend_several_kernel[(triton.cdiv(len(queries), tuning.queries), queries.shape[1])](
+        triton_prefill.attend_several_kernel[(triton.cdiv(len(queries), tuning.queries), queries.shape[1])](
             queries, seen.keys, seen.values, sinks, attended, head_dim**-0.5,
             len(queries), position, seen.first, len(seen.keys),
             HEADS=queries.shape[1], KV_HEADS=keys.shape[1], D=head_dim,
@@ -168,7 +168,7 @@ class CudaKernels:
         if len(x) > 1:
             return reference.project_output(x, attended, weights, dtype=dtype)
         tuning, columns, projected = self._tuning, x.shape[1], torch.empty_like(x)
-        programs.output_kernel[(triton.cdiv(columns, tuning.rows),)](
+        triton_decode.output_kernel[(triton.cdiv(columns, tuning.rows),)](
             x, attended, weights.output.weight, weights.output.bias, projected,
             C=columns, K=attended.shape[1], ROWS=tuning.rows, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16,
             num_warps=tuning.warps,
@@ -182,11 +182,11 @@ class CudaKernels:
         tuning, columns, experts = self._tuning, x.shape[1], len(weights.router.bias)
         normed, logits = torch.empty_like(x), x.new_empty(experts)
         chosen, shares = x.new_empty(1, active, dtype=torch.int64), x.new_empty(1, active)
-        programs.router_kernel[(triton.cdiv(experts, tuning.rows),)](
+        triton_decode.router_kernel[(triton.cdiv(experts, tuning.rows),)](
             x, weights.norm, weights.router.weight, weights.router.bias, normed, logits, eps,
             E=experts, K=columns, ROWS=tuning.rows, WIDTH=tuning.width, num_warps=tuning.warps,
         )  # fmt: skip
-        programs.choose_kernel[(1,)](
+        triton_decode.choose_kernel[(1,)](
             logits, chosen, shares, _placed(weights.gate_up).uses,
             E=experts, A=active, E_WIDTH=triton.next_power_of_2(experts), A_WIDTH=triton.next_power_of_2(active),
             num_warps=1,
@@ -206,15 +206,15 @@ class CudaKernels:
         tuning, columns, active, intermediate = self._tuning, x.shape[1], experts.shape[1], gate_up.bias.shape[1] // 2
         hidden, mixed = x.new_empty(active, intermediate), torch.empty_like(x)
         inputs = x.new_empty(8, columns // 8)
-        programs.spread_kernel[(triton.cdiv(columns, tuning.width),)](
+        triton_decode.spread_kernel[(triton.cdiv(columns, tuning.width),)](
             normed, inputs, K=columns, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16, num_warps=tuning.warps
         )
-        programs.gate_up_kernel[(triton.cdiv(intermediate, tuning.packed_rows), active)](
+        triton_decode.gate_up_kernel[(triton.cdiv(intermediate, tuning.packed_rows), active)](
             inputs, experts, *gate_up.addresses, gate_up.bias, hidden, limit, _ALPHA,
             F=intermediate, WORDS=columns // 8, ROWS=tuning.packed_rows, WIDTH=tuning.packed_width,
             ROUND=dtype is torch.bfloat16, num_warps=tuning.warps,
         )  # fmt: skip
-        programs.down_kernel[(triton.cdiv(columns, tuning.packed_rows),)](
+        triton_decode.down_kernel[(triton.cdiv(columns, tuning.packed_rows),)](
             x, hidden, experts, shares, *down.addresses, down.bias, mixed,
             C=columns, A=active, WORDS=intermediate // 8, ROWS=tuning.packed_rows, WIDTH=tuning.down_width,
             num_warps=tuning.warps,
@@ -244,11 +244,11 @@ class CudaKernels:
             "E": count, "E_WIDTH": triton.next_power_of_2(count), "ROWS": tuning.rows, "TOKENS": size,
             "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps,
         }  # fmt: skip
-        prefill_programs.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
+        triton_prefill.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
             inputs, order, row_ends, tile_ends, *_byte_addresses(gate_up), gate_up.bias, hidden, limit, _ALPHA,
             tokens, slots, A=active, F=intermediate, K=columns, ROUND=dtype is torch.bfloat16, **common,
         )  # fmt: skip
-        prefill_programs.grouped_down_kernel[(tiles, triton.cdiv(columns, tuning.rows))](
+        triton_prefill.grouped_down_kernel[(tiles, triton.cdiv(columns, tuning.rows))](
             hidden, order, shares, row_ends, tile_ends, *_byte_addresses(down), down.bias, made, slots,
             C=columns, F=intermediate, **common,
         )  # fmt: skip
@@ -259,14 +259,14 @@ class CudaKernels:
         if len(x) > 1:
             return reference.unembed(x, norm, unembedding, eps=eps, dtype=dtype)
         tuning, logits = self._tuning, x.new_empty(1, len(unembedding))
-        programs.unembed_kernel[(triton.cdiv(len(unembedding), tuning.rows),)](
+        triton_decode.unembed_kernel[(triton.cdiv(len(unembedding), tuning.rows),)](
             x, norm, unembedding, logits, eps, len(unembedding),
             K=x.shape[1], ROWS=tuning.rows, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16, num_warps=tuning.warps,
         )  # fmt: skip
         return logits
 
 
-def _tile_tokens(tuning: SeveralTuning, mean: float) -> int:
+def _tile_tokens(tuning: PrefillTuning, mean: float) -> int:
     """The smallest tile that holds the tokens of an expert which has so many of them, else the largest."""
     return next((size for size in tuning.tokens if size >= mean), tuning.tokens[-1])
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gptoss_cli.engine.cache import LayerCache, Visible
-from gptoss_cli.engine.experts import PackedExperts, unplaced
+from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
+from gptoss_cli.engine.kv_cache import LayerCache, Visible
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights, Rows, float_rows
 
 _FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -70,7 +70,7 @@ def mix_experts(
 ) -> Tensor:
     """See Kernels.mix_experts. Of several tokens one expert at a time is dequantized, of one token its A experts."""
     normed, experts, shares = routed
-    inputs, gate_up, down = normed.to(dtype), unplaced(weights.gate_up), unplaced(weights.down)
+    inputs, gate_up, down = normed.to(dtype), packed_only(weights.gate_up), packed_only(weights.down)
     if len(x) == 1:
         chosen = experts[0]
         made = run_experts(

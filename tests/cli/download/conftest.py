@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gptoss_cli.checkpoint import partial
-from gptoss_cli.checkpoint.transfer import Patience
+from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.cli import download
 from tests.checkpoint.hub_server import HubServer
 from tests.checkpoint.repository import SHARDS, needed, repository_files
@@ -25,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: Patch) -> Path:
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path / "gptoss"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr(partial, "_SMALLEST_SEGMENT_BYTES", 400_000)
-    hurried = Patience(connect_seconds=20, stall_seconds=20, attempts=2, first_pause_seconds=0.01)
+    hurried = RetryPolicy(connect_seconds=20, stall_seconds=20, attempts=2, first_pause_seconds=0.01)
     monkeypatch.setattr(download, "patience", lambda: hurried)
     return tmp_path / "gptoss"
 

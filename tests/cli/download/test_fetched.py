@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gptoss_cli import settings
-from gptoss_cli.engine import machine
+from gptoss_cli.placement import hardware
 from gptoss_cli.settings import Execution
 from tests.checkpoint.hub_server import COMMIT, HubServer, Request
 from tests.checkpoint.repository import SHARD_BYTES, needed, repository_files
@@ -58,10 +58,10 @@ def test_a_dry_run_writes_nothing(run: Run, hub: HubServer, home: Path) -> None:
 def test_how_the_model_will_run_is_said_before_anything_is_fetched(
     run: Run, hub: HubServer, monkeypatch: Patch
 ) -> None:
-    here = machine.detect(settings.data_folder())
-    monkeypatch.setattr(machine, "detect", lambda folder: replace(here, available_bytes=64 << 30, gpus=()))
+    here = hardware.detect(settings.data_folder())
+    monkeypatch.setattr(hardware, "detect", lambda folder: replace(here, available_bytes=64 << 30, gpus=()))
     assert "It will run on the CPU with 131,072 tokens" in run("download", "--dry-run")[2]
-    monkeypatch.setattr(machine, "detect", lambda folder: replace(here, available_bytes=1 << 20, gpus=()))
+    monkeypatch.setattr(hardware, "detect", lambda folder: replace(here, available_bytes=1 << 20, gpus=()))
     status, _, err = run("download", "--dry-run")
     assert status == 0
     assert "It will run" not in err

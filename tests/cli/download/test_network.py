@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.checkpoint.transfer import Patience
+from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.cli import download
 from tests.checkpoint.hub_server import Answer, HubServer
 from tests.checkpoint.repository import SHARD_BYTES, SHARDS
@@ -32,7 +32,7 @@ def test_a_network_that_swallows_everything_is_given_up(run: Run, home: Path, mo
             waiting.setblocking(False)
             waiting.connect_ex(silent.getsockname())
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        hurried = Patience(connect_seconds=0.5, stall_seconds=0.5, attempts=1, first_pause_seconds=0.01)
+        hurried = RetryPolicy(connect_seconds=0.5, stall_seconds=0.5, attempts=1, first_pause_seconds=0.01)
         monkeypatch.setattr(download, "patience", lambda: hurried)
         status, out, err = run("download")
     assert (status, out) == (5, "")
@@ -99,7 +99,7 @@ def test_a_server_without_ranges_sends_no_byte_twice_into_the_file(run: Run, hub
 def test_a_stalled_line_is_tried_again_and_then_exits_5(
     run: Run, hub: HubServer, folder: Path, monkeypatch: Patch
 ) -> None:
-    impatient = Patience(connect_seconds=20, stall_seconds=0.3, attempts=1, first_pause_seconds=0.01)
+    impatient = RetryPolicy(connect_seconds=20, stall_seconds=0.3, attempts=1, first_pause_seconds=0.01)
     go_on = threading.Event()
 
     def stall() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptoss_cli.engine.experts import PackedExperts
+from gptoss_cli.engine.expert_offload import PackedExperts
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights
 
 

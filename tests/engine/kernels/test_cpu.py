@@ -12,14 +12,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gptoss_cli.engine.cache import Cache, FullLayer, LayerCache, SlidingLayer
-from gptoss_cli.engine.config import LayerKind, published_config
-from gptoss_cli.engine.experts import PackedExperts, unplaced
-from gptoss_cli.engine.int8 import quantize
-from gptoss_cli.engine.kernels import Kernels, reference
+from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
+from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
-from gptoss_cli.engine.kernels.library import Native
+from gptoss_cli.engine.kernels.native_library import Native
+from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kv_cache import FullLayer, KVCache, LayerCache, SlidingLayer
+from gptoss_cli.engine.quantize import quantize
 from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, LayerWeights, MlpWeights
+from gptoss_cli.placement.model_config import LayerKind, published_config
 from gptoss_cli.settings import Activations
 from tests.engine.checkpoints import Array
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_linear, random_mlp, random_of
@@ -177,7 +178,7 @@ def test_all_layers_in_one_call_are_the_operations_one_by_one(cpu: CpuKernels, d
         layer_kinds=(LayerKind.SLIDING, LayerKind.FULL),
     )
     layers = [LayerWeights(random_attention(96, 14, 2, 22), random_mlp(96, 64)) for _ in config.layer_kinds]
-    together, apart = (Cache(config, context_tokens=40, dtype=dtype, device="cpu") for _ in range(2))
+    together, apart = (KVCache(config, context_tokens=40, dtype=dtype, device="cpu") for _ in range(2))
     for position in range(15):
         x, angles = random_of(1, 96, seed=position), random_of(1, 11, seed=position)
         rotation = (angles.cos(), angles.sin())
@@ -272,7 +273,7 @@ def test_an_activation_that_is_no_number_is_not_lost(
 def test_a_scale_that_is_no_number_is_not_lost(cpu: CpuKernels, tokens: int, dtype: torch.dtype, group: int) -> None:
     """Infinity in its place would end at the activation's limit, as if nothing were wrong."""
     weights, normed = random_mlp(288, 32), random_of(tokens, 288)
-    unplaced(weights.gate_up).scales[0, 7, group] = 255
+    packed_only(weights.gate_up).scales[0, 7, group] = 255
     routed = (normed, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
     got = cpu.mix_experts(torch.zeros(tokens, 288), routed, weights, limit=7.0, dtype=dtype)
     assert not got.isfinite().any()

@@ -8,10 +8,11 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from gptoss_cli.engine.cache import FullLayer, LayerCache, SlidingLayer
-from gptoss_cli.engine.experts import PackedExperts, PlacedExperts, Promotion, unplaced
-from gptoss_cli.engine.kernels import Kernels, reference
-from gptoss_cli.engine.kernels.cuda import TUNING, CudaKernels, SeveralTuning, Tuning
+from gptoss_cli.engine.expert_offload import ExpertCache, PackedExperts, PlacedExperts, packed_only
+from gptoss_cli.engine.kernels import reference
+from gptoss_cli.engine.kernels.cuda import TUNING, CudaKernels, PrefillTuning, Tuning
+from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kv_cache import FullLayer, LayerCache, SlidingLayer
 from gptoss_cli.engine.weights import MlpWeights
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
 
@@ -21,7 +22,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Small enough that every loop goes round more than once.
 SMALL = Tuning(
     rows=32, width=32, packed_rows=32, packed_width=8, down_width=8, keys=16, splits=4,
-    several=SeveralTuning(queries=16, keys=16, rows=32, width=16, tokens=(16, 32), upcast=True),
+    several=PrefillTuning(queries=16, keys=16, rows=32, width=16, tokens=(16, 32), upcast=True),
 )  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def kernels() -> Kernels:
 
 def placed(weights: MlpWeights, resident: int | None = None) -> MlpWeights:
     """The same with experts that are placed, all of them or so many on the device."""
-    gate_up, down = unplaced(weights.gate_up), unplaced(weights.down)
+    gate_up, down = packed_only(weights.gate_up), packed_only(weights.down)
     count = len(gate_up.bias) if resident is None else resident
     return MlpWeights(
         weights.norm,
@@ -184,7 +185,7 @@ def _filled(weights: PackedExperts, *, blocks: int | None = None, scales: int | 
 @pytest.mark.parametrize("nibble", range(16))
 def test_every_element_has_its_value(kernels: Kernels, nibble: int) -> None:
     weights = random_mlp(32, 32, 1)
-    same = [_filled(unplaced(part), blocks=nibble * 17) for part in (weights.gate_up, weights.down)]
+    same = [_filled(packed_only(part), blocks=nibble * 17) for part in (weights.gate_up, weights.down)]
     weights = MlpWeights(weights.norm, weights.router, *same)
     x = random_of(1, 32, seed=5)
     for inputs in (x, random_of(3, 32, seed=6)):
@@ -199,7 +200,7 @@ def test_every_element_has_its_value(kernels: Kernels, nibble: int) -> None:
 @pytest.mark.parametrize("scale", [0, 1, 90, 180, 254])
 def test_every_scale_has_its_value(kernels: Kernels, scale: int, tokens: int) -> None:
     weights = random_mlp(32, 32, 1)
-    gate_up = _filled(unplaced(weights.gate_up), scales=scale)
+    gate_up = _filled(packed_only(weights.gate_up), scales=scale)
     weights = MlpWeights(weights.norm, weights.router, gate_up, weights.down)
     x = random_of(tokens, 32, seed=5)
     routed = reference.route(x, weights, active=1, eps=1e-5)
@@ -211,7 +212,7 @@ def test_every_scale_has_its_value(kernels: Kernels, scale: int, tokens: int) ->
 
 def test_a_scale_of_255_is_not_a_number() -> None:
     weights = random_mlp(64, 32, 1)
-    gate_up = unplaced(weights.gate_up)
+    gate_up = packed_only(weights.gate_up)
     gate_up.scales[0, 5, 1] = 255
     for x in (random_of(1, 64, seed=5), random_of(3, 64, seed=5)):
         routed = reference.route(x, weights, active=1, eps=1e-5)
@@ -241,7 +242,7 @@ def test_hot_experts_are_brought_to_the_gpu() -> None:
     gate_up, down = weights.gate_up, weights.down
     assert isinstance(gate_up, PlacedExperts)
     assert isinstance(down, PlacedExperts)
-    promotion = Promotion([(gate_up, down)])
+    promotion = ExpertCache([(gate_up, down)])
     assert promotion.hit_rate is None
     gate_up.uses.copy_(torch.tensor([1, 0, 9, 0, 8, 1]))
     assert promotion.promote(1) == 1
@@ -253,4 +254,4 @@ def test_hot_experts_are_brought_to_the_gpu() -> None:
         gate_up.uses.copy_(torch.tensor([0, 0, 2, 0, 2, 3]))
         assert promotion.promote(4) == 0  # a little hotter is not worth a swap
     assert promotion.hit_rate == pytest.approx((1 + 9 * 4) / (19 + 9 * 7))
-    assert Promotion([]).promote(4) == 0
+    assert ExpertCache([]).promote(4) == 0

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from gptoss_cli.engine.cache import FullLayer
-from gptoss_cli.engine.experts import PackedExperts, unplaced
-from gptoss_cli.engine.kernels import Kernels, reference
+from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
+from gptoss_cli.engine.kernels import reference
+from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kv_cache import FullLayer
 from gptoss_cli.engine.weights import Linear, MlpWeights
 from tests.engine.checkpoints import Array
 
@@ -74,7 +75,7 @@ def test_gate_is_clamped_above_only_and_up_on_both_sides() -> None:
 
 def _padded(weights: MlpWeights, intermediate: int) -> MlpWeights:
     """Rows of gate and up that are 0, so that there are `intermediate` of each."""
-    gate_up = unplaced(weights.gate_up)
+    gate_up = packed_only(weights.gate_up)
     rows = 2 * intermediate - gate_up.bias.shape[1]
     padded = PackedExperts(
         torch.nn.functional.pad(gate_up.blocks, (0, 0, 0, 0, 0, rows)),

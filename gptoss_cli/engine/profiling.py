@@ -1,0 +1,123 @@
+"""How long each operation of one token takes, over all layers: what limits a decode, one kernel at a time."""
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptoss_cli.engine.cuda_graph import CudaGraph
+from gptoss_cli.engine.kernels.protocol import Kernels
+
+_RUNS = 7
+_NAMES = {
+    "project_qkv": "qkv",
+    "attend": "attention",
+    "project_output": "output",
+    "route": "router",
+    "mix_experts": "experts",
+    "unembed": "unembedding",
+}
+KernelCall = partial[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationTime:
+    """One token's time in an operation, and the bytes of weights, keys and values that it read."""
+
+    name: str
+    seconds: float
+    bytes: int
+
+
+class CallRecorder:
+    """Kernels that note every call, for it to be made again. Not a LayerDecoder, whatever it stands before."""
+
+    _OPERATIONS = frozenset({"embed", *_NAMES})
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+        self.calls: defaultdict[str, list[KernelCall]] = defaultdict(list)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in self._OPERATIONS:
+            raise AttributeError(name)
+
+        def operation(*arguments: Any, **options: Any) -> Any:
+            call = partial(getattr(self._kernels, name), *arguments, **options)
+            self.calls[name].append(call)
+            return call()
+
+        return operation
+
+
+def time_operations(calls: dict[str, list[KernelCall]], device: torch.device) -> list[OperationTime]:
+    """Make the calls of one token again, an operation at a time in all its layers; medians of several runs.
+
+    By going through all layers, no weights are found in a processor's cache that a decode would not find there. On a
+    GPU each operation is a graph of its own, so that nothing waits for the host.
+    """
+    return [
+        OperationTime(shown, _seconds(calls[name], device), sum(map(_bytes, calls[name])))
+        for name, shown in _NAMES.items()
+    ]
+
+
+def _seconds(calls: list[KernelCall], device: torch.device) -> float:
+    if device.type == "cuda":
+        return _graph_seconds(calls, device)
+    seconds = []
+    for _ in range(_RUNS):
+        began = time.perf_counter()
+        for call in calls:
+            call()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _graph_seconds(calls: list[KernelCall], device: torch.device) -> float:
+    nothing = torch.zeros(1, device=device)
+
+    def everything() -> Tensor:
+        for call in calls:
+            call()
+        return nothing
+
+    with torch.cuda.device(device):
+        recording = CudaGraph(everything, [])
+        seconds = list[float]()
+        for _ in range(_RUNS):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            begin.record()
+            recording.replay([])
+            end.record()
+            end.synchronize()
+            seconds.append(float(begin.elapsed_time(end)) / 1000)
+    return statistics.median(seconds)
+
+
+def _bytes(call: KernelCall) -> int:
+    """What a call for one token reads; next to that its inputs are nothing."""
+    name, arguments, options = call.func.__name__, call.args, call.keywords
+    if name == "attend":
+        _, _, _, cache = arguments
+        keys, values = cache.buffers()
+        seen = min(options["position"] + 1, len(keys))
+        return int(seen * (keys[0].nbytes + values[0].nbytes))
+    if name == "unembed":
+        return int(arguments[2].nbytes)
+    weights = arguments[-1]
+    if name == "mix_experts":
+        (_, chosen, _), experts = arguments[1], (weights.gate_up, weights.down)
+        return int(sum(part.nbytes for part in experts) * chosen.shape[1] / len(weights.router.weight))
+    linears = {
+        "project_qkv": ("query", "key", "value"),
+        "project_output": ("output",),
+        "route": ("router",),
+    }[name]
+    return sum(getattr(weights, linear).weight.nbytes for linear in linears)

@@ -1,0 +1,86 @@
+"""How many bytes a model takes and reads, computed from its config alone. Knows no machine and imports no torch."""
+
+import math
+from dataclasses import dataclass
+
+from gptoss_cli.placement.model_config import LayerKind, ModelConfig
+from gptoss_cli.placement.tensor_specs import BLOCK_VALUES, Layout, TensorSpec, expected_tensors, names
+from gptoss_cli.settings import Dtype
+
+_TENSOR_BYTES = {"BF16": 2, "U8": 1}
+_CACHE_BYTES = {Dtype.BFLOAT16: 2, Dtype.FLOAT32: 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMemory:
+    """Bytes of a model's parts; their sum over the weights is what its files hold, headers excluded.
+
+    `dense_bytes` is all that every token reads but the experts, `embedding_bytes` is apart since a token reads one row
+    of it; `int8_dense_bytes` is `dense_bytes` with 8 bits a weight in attention and unembedding. An expert is one of
+    one layer, its biases included; `active` of them are read per token, over all layers.
+    """
+
+    embedding_bytes: int
+    dense_bytes: int
+    int8_dense_bytes: int
+    expert_bytes: int
+    experts: int
+    active: int
+    token_bytes: int
+    ring_bytes: int
+    max_context_tokens: int
+
+    @property
+    def experts_bytes(self) -> int:
+        """All experts of all layers."""
+        return self.experts * self.expert_bytes
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights."""
+        return self.embedding_bytes + self.dense_bytes + self.experts_bytes
+
+    @property
+    def active_bytes(self) -> int:
+        """What is read of the experts for one token."""
+        return self.active * self.expert_bytes
+
+    def cache_bytes(self, context_tokens: int) -> int:
+        """The KV cache of `context_tokens` positions: the sliding layers' part of it does not grow."""
+        return context_tokens * self.token_bytes + self.ring_bytes
+
+
+def model_memory(config: ModelConfig, dtype: Dtype = Dtype.BFLOAT16) -> ModelMemory:
+    """The model_memory of `config`, with a KV cache in `dtype`."""
+    name = names(Layout.HUGGING_FACE)
+    tensors = expected_tensors(config, Layout.HUGGING_FACE)
+    expert_names = (name.gate_up, name.gate_up_bias, name.down, name.down_bias)
+    prefixes = tuple(key.format(layer) for key in expert_names for layer in range(config.layers))
+    total = sum(map(_bytes, tensors.values()))
+    experts = sum(_bytes(spec) for key, spec in tensors.items() if key.startswith(prefixes))
+    embedding = _bytes(tensors[name.embedding])
+    attention = (f"{key}.weight".format(layer) for key in (*name.qkv, name.output) for layer in range(config.layers))
+    saved = sum(_bytes(tensors[key]) - _int8_bytes(tensors[key]) for key in (*attention, name.unembedding))
+    position = 2 * config.kv_heads * config.head_dim * _CACHE_BYTES[dtype]
+    sliding = config.layer_kinds.count(LayerKind.SLIDING)
+    return ModelMemory(
+        embedding_bytes=embedding,
+        dense_bytes=total - experts - embedding,
+        int8_dense_bytes=total - experts - embedding - saved,
+        expert_bytes=experts // (config.layers * config.experts),
+        experts=config.layers * config.experts,
+        active=config.layers * config.active_experts,
+        token_bytes=(config.layers - sliding) * position,
+        ring_bytes=sliding * config.sliding_window * position,
+        max_context_tokens=config.max_context_tokens,
+    )
+
+
+def _int8_bytes(spec: TensorSpec) -> int:
+    """A matrix with one byte a weight and a bf16 factor for each block of a row."""
+    rows, columns = spec.shape
+    return rows * math.ceil(columns / BLOCK_VALUES) * (BLOCK_VALUES + _TENSOR_BYTES["BF16"])
+
+
+def _bytes(spec: TensorSpec) -> int:
+    return math.prod(spec.shape) * _TENSOR_BYTES[spec.dtype]

@@ -1,0 +1,290 @@
+"""Shows a turn of a chat on a terminal: reasoning in three ways, the answer as Markdown, each line printed once."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from gptoss_cli.harmony.events import (
+    AnswerDelta,
+    CallDelta,
+    Event,
+    MessageEnd,
+    PreambleDelta,
+    PrefillProgress,
+    ReasoningCut,
+    ReasoningDelta,
+    TurnEnd,
+)
+from gptoss_cli.settings import ReasoningDisplay
+from gptoss_cli.terminal.cells import Line, Span, fold, text_of, wrap
+from gptoss_cli.terminal.live_region import LiveRegion
+from gptoss_cli.terminal.markdown.stream import MarkdownStream
+from gptoss_cli.terminal.sanitize import neutralize
+from gptoss_cli.terminal.theme import Role
+from gptoss_cli.terminal.turn_plain import NOTICES
+
+_FRAME_SECONDS = 1 / 12
+# A frame may take one part in so many of the time.
+_SHARE = 30
+_STATUS_AFTER_SECONDS = 0.3
+_LONGEST_OPEN_LINE = 4_096
+
+
+class TurnView:
+    """The screen's part of one turn. `show` is for the thread that makes the turn, the others for any.
+
+    `reasoning_text` is all the reasoning so far.
+    """
+
+    def __init__(self, screen: LiveRegion, reasoning: ReasoningDisplay) -> None:
+        self._screen = screen
+        self._display = reasoning
+        self._lock = threading.RLock()
+        self._stay: list[Line] = []
+        self._part: type[Event] | None = None
+        self._text: _Text | None = None
+        self._wrote = False
+        self._changed = False
+        self._status: str | None = None
+        self._clock = _Clock()
+        self._prefill_began: float | None = None
+        self._reasoning: list[str] = []
+
+    @property
+    def reasoning_text(self) -> str:
+        return "".join(self._reasoning)
+
+    def follow(self, events: Iterable[Event]) -> TurnEnd:
+        """Show all of `events`; returns the last. However it ends, what was shown is whole and the cursor below it."""
+        event: Event | None = None
+        try:
+            with self._drawing():
+                for event in events:
+                    self.show(event)
+        finally:
+            self.end()
+        assert isinstance(event, TurnEnd), "a turn that ends without an error says how"
+        return event
+
+    def show(self, event: Event) -> None:
+        """Take one event; what it changes is drawn with the next frame."""
+        with self._lock:
+            self._changed = True
+            match event:
+                case AnswerDelta(text) | PreambleDelta(text):
+                    self._begin(type(event)).feed(text)
+                case ReasoningDelta(text):
+                    self._reason(text)
+                case CallDelta(recipient, text):
+                    if self._part is not CallDelta:
+                        self._begin(CallDelta).feed(f"call of {recipient}: ")
+                    assert self._text is not None
+                    self._text.feed(text)
+                case PrefillProgress(done, total):
+                    self._prefill(done, total)
+                case ReasoningCut(cut):
+                    self._end_part()
+                    self._say(NOTICES[cut])
+                case MessageEnd() | TurnEnd():
+                    self._end_part()
+
+    def draw(self) -> None:
+        """Bring the screen up to date."""
+        with self._lock:
+            columns = self._screen.size[0]
+            # A clock goes on by itself; a text that stands still need not be laid out again.
+            if self._text is not None and not self._changed and columns == self._text.columns:
+                return
+            self._changed = False
+            if self._text is not None:
+                self._text.columns = columns
+                self._stay += self._text.take()
+                tail = self._text.tail()
+            else:
+                tail = self._status_line(columns)
+            stay, self._stay = self._stay, []
+            self._screen.show(stay, tail)
+
+    def end(self) -> None:
+        """Finish what is being written; the cursor stands on an empty line below it."""
+        with self._lock:
+            self._end_part()
+            self._status = None
+            stay, self._stay = self._stay, []
+            self._screen.show(stay)
+
+    def toggle_reasoning(self) -> None:
+        """Show the reasoning that was folded, from its beginning, or fold it again from here on."""
+        with self._lock:
+            shown = self._display is ReasoningDisplay.SHOW
+            self._changed = True
+            self._display = ReasoningDisplay.COLLAPSE if shown else ReasoningDisplay.SHOW
+            if self._part is ReasoningDelta:
+                self._end_text()
+                if not shown:
+                    self._open_text(_PlainText(self._screen.size[0], Role.DIM)).feed(self.reasoning_text)
+
+    def _reason(self, text: str) -> None:
+        self._reasoning.append(text)
+        shown = self._display is ReasoningDisplay.SHOW
+        if self._part is not ReasoningDelta:
+            if shown:
+                self._begin(ReasoningDelta)
+            else:
+                self._end_part()
+                self._part = ReasoningDelta
+            self._clock.begin()
+        self._clock.tokens += 1
+        if shown and self._text is not None:
+            self._text.feed(text)
+
+    def _begin(self, part: type[Event]) -> "_Text":
+        if self._part is part and self._text is not None:
+            return self._text
+        self._end_part()
+        self._part = part
+        columns = self._screen.size[0]
+        markdown = part in (AnswerDelta, PreambleDelta)
+        return self._open_text(MarkdownStream(columns) if markdown else _PlainText(columns, Role.DIM))
+
+    def _open_text(self, text: "_Text") -> "_Text":
+        self._status = None
+        if self._wrote:
+            self._stay.append([])
+        self._text = text
+        return text
+
+    def _end_text(self) -> None:
+        if self._text is not None:
+            last = self._text.finish()
+            self._wrote = True
+            self._stay += last
+            self._text = None
+
+    def _end_part(self) -> None:
+        self._end_text()
+        part, self._part = self._part, None
+        self._status = None
+        if part is ReasoningDelta and self._display is not ReasoningDisplay.HIDE:
+            hint = "" if self._display is ReasoningDisplay.SHOW else ", Ctrl-O shows it"
+            self._say(f"Reasoned {self._clock.seconds} ({self._clock.count}){hint}")
+
+    def _say(self, text: str) -> None:
+        self._stay += wrap([Span(text, Role.DIM)], self._screen.size[0])
+        self._wrote = True
+
+    def _prefill(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._prefill_began is None:
+            self._prefill_began = now
+        passed = now - self._prefill_began
+        left = f", {passed / done * (total - done):.0f} s left" if 0 < done < total and passed > 1 else ""
+        shown = passed > _STATUS_AFTER_SECONDS or total > done > 0
+        self._status = f"Reading the conversation, {done:,} of {total:,} tokens{left}" if shown else None
+
+    def _status_line(self, columns: int) -> list[Line]:
+        status = self._status
+        if self._part is ReasoningDelta:
+            keys = "" if self._display is ReasoningDisplay.HIDE else " · Ctrl-O shows it"
+            status = f"Reasoning {self._clock.seconds}, {self._clock.count}{keys} · Ctrl-N answers now"
+        if status is None:
+            return []
+        # One column stays free, so that the cursor does too.
+        return fold([Span(status, Role.DIM)], columns - 1)[:1]
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Within the block a thread draws, since the one that makes the turn may be busy for seconds."""
+        over = threading.Event()
+        failed: list[OSError] = []
+
+        def draw() -> None:
+            pause = _FRAME_SECONDS
+            while not over.wait(pause):
+                began = time.thread_time()
+                try:
+                    self.draw()
+                except OSError as exc:
+                    failed.append(exc)
+                    return
+                pause = max(_FRAME_SECONDS, _SHARE * (time.thread_time() - began))
+
+        thread = threading.Thread(target=draw, name="screen", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        if failed:
+            raise failed[0]
+
+
+class _Text(Protocol):
+    """Text that arrives in pieces; see MarkdownStream."""
+
+    columns: int
+
+    def feed(self, text: str) -> None: ...
+
+    def take(self) -> list[Line]: ...
+
+    def tail(self) -> list[Line]: ...
+
+    def finish(self) -> list[Line]: ...
+
+
+class _PlainText:
+    """Text that is shown as it is, in one style."""
+
+    def __init__(self, columns: int, sgr: str) -> None:
+        self.columns = columns
+        self._sgr = sgr
+        self._open = ""
+
+    def feed(self, text: str) -> None:
+        self._open += neutralize(text)
+
+    def take(self) -> list[Line]:
+        *whole, self._open = self._open.split("\n")
+        lines = [row for line in whole for row in self._rows(line)]
+        if len(self._open) > _LONGEST_OPEN_LINE:
+            *full, last = self._rows(self._open)
+            lines += full
+            self._open = text_of(last)
+        return lines
+
+    def tail(self) -> list[Line]:
+        return self._rows(self._open) if self._open else []
+
+    def finish(self) -> list[Line]:
+        lines = self.take() + self.tail()
+        self._open = ""
+        while lines and not text_of(lines[-1]).strip():
+            lines.pop()
+        return lines
+
+    def _rows(self, line: str) -> list[Line]:
+        return wrap([Span(line.expandtabs(4), self._sgr)], self.columns)
+
+
+class _Clock:
+    """Seconds and tokens of the reasoning, over all of a turn's messages."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._began: float | None = None
+
+    def begin(self) -> None:
+        if self._began is None:
+            self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> str:
+        return f"{time.monotonic() - (self._began or time.monotonic()):.0f} s"
+
+    @property
+    def count(self) -> str:
+        return "1 token" if self.tokens == 1 else f"{self.tokens:,} tokens"

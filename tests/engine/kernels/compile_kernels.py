@@ -1,0 +1,123 @@
+"""Compiles the GPU's kernels for one architecture, without a GPU, and prints what each takes as JSON.
+
+`python compile_programs.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from gptoss_cli.engine.kernels import triton_decode, triton_prefill
+from gptoss_cli.engine.kernels.cuda import UPCAST, PrefillTuning, tuning_for
+
+_FLOATS = {"eps", "factor", "limit", "alpha"}
+_KINDS = {
+    "*bf16": "norm weight bias query query_bias key key_bias value value_bias sinks cached_keys cached_values",
+    "*i32": "blocks position uses row_ends tile_ends",
+    "*i64": "experts block_places scale_places order",
+    "*u8": "scales",
+    "i32": "rows tokens first seen slots",
+}
+_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
+# What is something else for several tokens.
+_KIND_OF_SEVERAL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
+_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """Of each kernel what it is compiled with."""
+    tuning = tuning_for(capability)
+    dense = {"ROWS": tuning.rows, "WIDTH": tuning.width, "ROUND": True}
+    packed = {"ROWS": tuning.packed_rows, "WORDS": 360}
+    attention = {"KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 16, "D_WIDTH": 64, "KEYS": tuning.keys}
+    return {
+        "qkv_kernel": {"QUERY": 4096, "KEY": 512, "K": 2880, **dense},
+        "unembed_kernel": {"K": 2880, **dense},
+        "output_kernel": {"C": 2880, "K": 4096, **dense},
+        "rotate_kernel": {"HEADS": 64, "KV_HEADS": 8, "HALF": 32, "HALF_WIDTH": 32, "WINDOW": 128},
+        "attend_kernel": {**attention, "SPLITS": tuning.splits, "WINDOW": 0},
+        "combine_kernel": {"GROUP": 8, "D": 64, "D_WIDTH": 64, "SPLITS": tuning.splits},
+        "router_kernel": {"E": 32, "K": 2880, "ROWS": tuning.rows, "WIDTH": tuning.width},
+        "spread_kernel": {"K": 2880, "WIDTH": tuning.width, "ROUND": True},
+        "choose_kernel": {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4},
+        "gate_up_kernel": {"F": 2880, "ROUND": True, "WIDTH": tuning.packed_width, **packed},
+        "down_kernel": {"C": 2880, "A": 4, "WIDTH": tuning.down_width, **packed},
+    }
+
+
+def several_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict[str, Any]]:
+    """The same for those of several tokens, with tiles of so many."""
+    attention = {"ROWS": tuning.queries, "KEYS": tuning.keys, "UPCAST": tuning.upcast}
+    grouped = {"E": 32, "E_WIDTH": 32, "F": 2880, "BYTES": tuning.width, "UPCAST": tuning.upcast}
+    tile = {"ROWS": tuning.rows, "TOKENS": tile_tokens}
+    return {
+        "attend_several_kernel": {"HEADS": 64, "KV_HEADS": 8, "D": 64, "D_WIDTH": 64, "WINDOW": 128, **attention},
+        "grouped_gate_up_kernel": {"A": 4, "K": 2880, "ROUND": not tuning.upcast, **grouped, **tile},
+        "grouped_down_kernel": {"C": 2880, **grouped, **tile},
+    }
+
+
+def main() -> None:
+    number, names = int(sys.argv[1]), sys.argv[2:]
+    capability = divmod(number, 10)
+    tuning, told = tuning_for(capability), {}
+    for name, values in constants(capability).items():
+        if not names or name in names:
+            warps = 1 if name in ("rotate_kernel", "combine_kernel", "choose_kernel") else tuning.warps
+            told[name] = _compiled(getattr(triton_decode, name), _KIND_OF, values, number, warps)
+    for several in {tuning.several, UPCAST}:
+        for size in several.tokens:
+            for name, values in several_constants(several, size).items():
+                kind = f"{name}{' upcast' if several.upcast else ''}"
+                key = f"{kind} of {size}" if "TOKENS" in values else kind
+                if (not names or name in names) and key not in told:
+                    told[key] = _compiled_for_several(name, several, values, number)
+    print(json.dumps(told))
+
+
+def _compiled_for_several(name: str, tuning: PrefillTuning, values: dict[str, Any], number: int) -> dict[str, int]:
+    kinds = _KIND_OF | _KIND_OF_SEVERAL | dict.fromkeys(("inputs", "hidden"), "*fp32" if tuning.upcast else "*bf16")
+    if tuning.upcast:
+        kinds |= {"keys": "*fp32", "values": "*fp32"}
+    warps = tuning.attention_warps if name.startswith("attend") else tuning.warps
+    return _compiled(getattr(triton_prefill, name), kinds, values, number, warps)
+
+
+def _compiled(
+    kernel: Any, kinds: dict[str, str], values: dict[str, Any], capability: int, warps: int
+) -> dict[str, int]:
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in values else _kind(name, kinds) for name in names}
+    given = {(index,): values[name] for index, name in enumerate(names) if name in values}
+    aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name][0] == "*"}
+    target = GPUTarget("cuda", capability, 32)
+    source = ASTSource(kernel, signature, given, aligned)
+    built = triton.compile(source, target=target, options={"num_warps": warps})
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "kernel.cubin")
+        file.write_bytes(built.asm["cubin"])
+        usage = subprocess.run([_TOOLS / "cuobjdump", "-res-usage", file], capture_output=True, text=True, check=True)
+        code = subprocess.run([_TOOLS / "nvdisasm", "-c", file], capture_output=True, text=True, check=True)
+    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", usage.stdout)}
+    return {
+        "registers": found["REG"],
+        "spilled": found["STACK"] + found["LOCAL"],
+        "shared": max(found["SHARED"], built.metadata.shared),
+        "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", code.stdout, re.M)),
+    }
+
+
+def _kind(name: str, kinds: dict[str, str]) -> str:
+    return "fp32" if name in _FLOATS else kinds.get(name, "*fp32")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""8-bit dense weights: near what they stand for, converted once, and never taken from a file that does not fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptoss_cli.engine.kernels import reference
+from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.quantize import int8_weights, quantize
+from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, float_rows, load_weights
+from gptoss_cli.errors import ResourceError
+from gptoss_cli.placement.model_config import load_config
+from tests.engine.checkpoints import Shape, write_checkpoint
+
+SHAPE = Shape()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), SHAPE)
+
+
+@pytest.fixture(scope="module")
+def weights(folder: Path) -> ModelWeights:
+    return load_weights(folder, load_config(folder / "config.json"))
+
+
+@pytest.mark.parametrize("columns", [32, 50, 96])
+def test_no_weight_is_further_away_than_half_a_step(columns: int) -> None:
+    matrix = torch.randn(40, columns, generator=torch.Generator().manual_seed(0)).bfloat16()
+    matrix[3], matrix[5, :32] = 0, 0
+    values, factors = quantize(matrix)
+    assert (values.dtype, factors.dtype) == (torch.int8, torch.bfloat16)
+    back = float_rows(Int8Matrix(values, factors), 0, 40, columns=columns)
+    steps = factors.float().repeat_interleave(32, dim=1)[:, :columns]
+    assert ((back - matrix.float()).abs() <= 0.5001 * steps).all()
+    assert (steps * 127 >= matrix.float().abs()).all()
+
+
+def test_converted_weights_are_mapped_the_second_time(weights: ModelWeights, tmp_path: Path) -> None:
+    int8_weights(weights, tmp_path, "a")
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+    again = int8_weights(weights, tmp_path, "a")
+    assert file.stat().st_mtime_ns == written
+    assert isinstance(again.unembedding, Int8Matrix)
+    assert isinstance(weights.unembedding, torch.Tensor)
+    values, factors = quantize(weights.unembedding)
+    assert torch.equal(again.unembedding.values, values)
+    assert torch.equal(again.unembedding.factors, factors)
+
+
+@pytest.mark.parametrize("spoiled", [b"", b"no safetensors", None])
+def test_a_file_that_does_not_fit_is_written_again(
+    weights: ModelWeights, tmp_path: Path, spoiled: bytes | None
+) -> None:
+    int8_weights(weights, tmp_path, "a")
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] if spoiled is None else spoiled)
+    int8_weights(weights, tmp_path, "a")
+    assert file.read_bytes() == whole
+
+
+def test_two_files_are_kept_and_no_more(weights: ModelWeights, tmp_path: Path) -> None:
+    for name in "abc":
+        int8_weights(weights, tmp_path, name)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_way_out(weights: ModelWeights, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match="--dense bf16"):
+        int8_weights(weights, tmp_path / "file", "a")
+
+
+def test_logits_stay_within_a_few_percent_of_their_spread(folder: Path, weights: ModelWeights, tmp_path: Path) -> None:
+    config = load_config(folder / "config.json")
+    ids = [(7 * i * i + 3) % SHAPE.vocabulary for i in range(30)]
+    logits = []
+    for each in (weights, int8_weights(weights, tmp_path, "a")):
+        model = Transformer(config, each, reference, torch.float32)
+        logits.append(model.unembed(model.read(ids, model.new_cache(100))))
+    assert (logits[0] - logits[1]).square().mean().sqrt() < 0.05 * logits[0].std()
+    assert not torch.equal(*logits)

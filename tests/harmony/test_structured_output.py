@@ -1,0 +1,163 @@
+"""Answers that are held to a form: one of some choices, or JSON of a schema."""
+
+import datetime
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.errors import UsageError
+from gptoss_cli.harmony.events import AnswerDelta, EndReason, ReasoningDelta, TurnEnd
+from gptoss_cli.harmony.structured_output import OutputFormat
+from gptoss_cli.harmony.vocabulary import RETURN, load_encoding
+from gptoss_cli.settings import ReasoningEffort
+from tests.random_generator import RandomGenerator
+
+# All bounded: a model that is hot enough writes digits without end where a schema lets it.
+SCHEMAS: list[dict[str, Any]] = [
+    {"type": "boolean"},
+    {"type": "integer", "minimum": -5, "maximum": 99},
+    {"enum": ["red", "green", 3, None]},
+    {"type": "string", "maxLength": 12},
+    {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"},
+    {"type": "string", "format": "date"},
+    {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 999}, "minItems": 1, "maxItems": 3},
+    {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 20},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        },
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    },
+    {
+        "type": "object",
+        "properties": {
+            "kind": {"enum": ["bug", "wish"]},
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+        },
+        "required": ["kind"],
+        "additionalProperties": False,
+    },
+    {
+        "$defs": {
+            "point": {
+                "type": "object",
+                "properties": {"x": {"type": "integer", "minimum": -9, "maximum": 9}},
+                "required": ["x"],
+                "additionalProperties": False,
+            }
+        },
+        "anyOf": [{"$ref": "#/$defs/point"}, {"type": "null"}],
+    },
+]
+
+
+def _ids_of(mask: bytes | None) -> set[int]:
+    assert mask is not None
+    return {8 * i + bit for i, byte in enumerate(mask) for bit in range(8) if byte >> bit & 1}
+
+
+def _encoded(text: str) -> list[int]:
+    return load_encoding().encode(text, disallowed_special=())
+
+
+def test_a_choice_leaves_its_own_beginnings_and_then_only_the_end() -> None:
+    guide = OutputFormat.of_choices(["yes", "no", "yes, but"]).begin()
+    first = {load_encoding().decode([token]) for token in _ids_of(guide.mask())}
+    assert {"yes", "no", "y", "n"} <= first
+    assert all("yes, but".startswith(piece) or "no".startswith(piece) for piece in first)
+    guide.feed(*_encoded("yes"))
+    assert RETURN in _ids_of(guide.mask())
+    guide.feed(*_encoded(","))
+    assert RETURN not in _ids_of(guide.mask())
+    guide.feed(*_encoded(" but"))
+    assert _ids_of(guide.mask()) == {RETURN}
+
+
+def test_text_that_leaves_the_form_is_followed_no_further() -> None:
+    guide = OutputFormat.of_choices(["yes", "no"]).begin()
+    guide.feed(*_encoded("maybe"))
+    assert guide.mask() is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "accepted"),
+    [
+        ({"type": "integer"}, "12", True),
+        ({"type": "integer"}, "12.5", False),
+        ({"type": "integer"}, "", False),
+        ({"enum": ["ü\n"]}, '"ü\\n"', True),
+        ({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}, '{"a": null}', True),
+        ({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}, '{"a": null', False),
+    ],
+)
+def test_a_whole_text_is_judged(schema: dict[str, Any], text: str, accepted: bool) -> None:
+    assert OutputFormat.of_schema(schema).accepts(text) is accepted
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "strang"}, {"$ref": "https://example.org/x"}, {"pattern": "(", "type": "string"}]
+)
+def test_a_schema_that_cannot_be_held_to_is_a_usage_error(schema: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="cannot be held to that"):
+        OutputFormat.of_schema(schema)
+
+
+@pytest.mark.parametrize("number", range(len(SCHEMAS)))
+def test_a_model_without_sense_gives_what_the_schema_allows(number: int) -> None:
+    schema = SCHEMAS[number]
+    session = _session(RandomGenerator(), seed=number)
+    session.form = OutputFormat.of_schema(schema)
+    _, answer, end = _say(session)
+    assert end.reason is EndReason.COMPLETE
+    jsonschema.validate(json.loads(answer), schema)
+
+
+def test_the_reasoning_stays_free() -> None:
+    session = _session(RandomGenerator(), seed=0)
+    session.form = OutputFormat.of_choices(["yes"])
+    said = []
+    for session.seed in range(10):
+        reasoned, answer, _ = _say(session)
+        said.append(reasoned)
+        assert answer == "yes"
+    assert any(len(set(each)) > 10 for each in said)
+
+
+def test_a_form_holds_without_reasoning_and_with_free_headers() -> None:
+    for seed in range(5):
+        session = _session(RandomGenerator(), seed=seed, effort=ReasoningEffort.NONE, free_headers=True)
+        session.form = OutputFormat.of_choices(["bug", "question", "spam"])
+        _, answer, end = _say(session)
+        assert (end.reason, answer in ("bug", "question", "spam")) == (EndReason.COMPLETE, True)
+
+
+def _session(
+    generator: RandomGenerator,
+    *,
+    seed: int,
+    effort: ReasoningEffort = ReasoningEffort.LOW,
+    free_headers: bool = False,
+) -> ChatSession:
+    return ChatSession(
+        generator,
+        instructions=None,
+        effort=effort,
+        date=datetime.date(2026, 1, 1),
+        seed=seed,
+        think_budget=40,
+        free_headers=free_headers,
+    )
+
+
+def _say(session: ChatSession) -> tuple[str, str, TurnEnd]:
+    said: dict[type, str] = {AnswerDelta: "", ReasoningDelta: ""}
+    for event in session.turn("x"):
+        if isinstance(event, AnswerDelta | ReasoningDelta):
+            said[type(event)] += event.text
+    assert session.last_end is not None
+    return said[ReasoningDelta], said[AnswerDelta], session.last_end

@@ -1,0 +1,354 @@
+"""Where models go on to_json machines, and that a placement never promises more than there is."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from gptoss_cli.errors import ResourceError, UsageError
+from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, Placement, choose
+from gptoss_cli.placement.hardware import Cuda, Hardware
+from gptoss_cli.placement.memory import model_memory
+from gptoss_cli.placement.model_config import ModelConfig
+from gptoss_cli.placement.reasons import Code
+from gptoss_cli.placement.request import PlacementRequest
+from gptoss_cli.settings import Activations, Dense, Dtype, Execution
+from tests.placement.machines import GIB, GPT_OSS_20B, GPT_OSS_120B, gib, gpu, mac, machine
+
+_FULL, _USUAL = 131_072, 16_384
+_CPU, _OFFLOAD, _MXFP4 = Execution.CPU, Execution.OFFLOAD, Execution.MXFP4
+_20B, _120B = GPT_OSS_20B, GPT_OSS_120B
+_AS_DRIVER = "CUDA driver version is insufficient"
+
+
+@dataclass(frozen=True)
+class _Case:
+    """`codes` are reasons that must be given, `no` ones that must not; `experts` is their share on the GPU, about."""
+
+    machine: Hardware
+    config: ModelConfig
+    execution: Execution
+    context: int
+    codes: tuple[Code, ...] = ()
+    no: tuple[Code, ...] = ()
+    device: str | None = None
+    experts: float | None = None
+
+
+_FITS = (Code.FITS_GPU,)
+_SPLIT = (Code.EXPERTS_ON_HOST, Code.SHORTER_CONTEXT)
+_SLOW_DISK = (Code.FROM_DISK, Code.SHORTER_CONTEXT)
+
+_CASES = {
+    # Without a GPU.
+    "20b, 64 GiB of RAM": _Case(machine(), _20B, _CPU, _FULL, (Code.NO_GPU,), (Code.FROM_DISK,)),
+    "20b, 32 GiB of RAM": _Case(machine(ram=32), _20B, _CPU, _FULL, (Code.NO_GPU,), (Code.SHORTER_CONTEXT,)),
+    "20b, 16 GB laptop": _Case(machine(ram=15.5, available=13.5), _20B, _CPU, 33_024, (Code.SHORTER_CONTEXT,)),
+    "20b, 8 GB laptop": _Case(machine(ram=7.6, available=6), _20B, _CPU, _USUAL, _SLOW_DISK),
+    "20b, 4 GB board": _Case(machine(ram=3.8, available=3), _20B, _CPU, _USUAL, _SLOW_DISK),
+    "120b, 96 GiB of RAM": _Case(machine(ram=96), _120B, _CPU, _FULL, (Code.NO_GPU,), (Code.FROM_DISK,)),
+    "120b, 64 GiB of RAM": _Case(machine(), _120B, _CPU, _USUAL, _SLOW_DISK),
+    "120b, 16 GB laptop": _Case(machine(ram=15.5, available=13.5), _120B, _CPU, _USUAL, _SLOW_DISK),
+    "20b, memory unknown": _Case(
+        machine(available_bytes=None, memory_bytes=None), _20B, _CPU, _FULL, (Code.MEMORY_UNKNOWN, Code.NO_GPU)
+    ),
+    "20b, 24 GiB cgroup": _Case(
+        machine(available=23.5, group_limit_bytes=gib(24)), _20B, _CPU, _FULL, (Code.GROUP_LIMIT,), (Code.FROM_DISK,)
+    ),
+    "20b, 4 GiB cgroup": _Case(
+        machine(available=3.8, group_limit_bytes=gib(4)), _20B, _CPU, _USUAL, (Code.GROUP_LIMIT, *_SLOW_DISK)
+    ),
+    # 20b on one GPU.
+    "20b, 4 GiB": _Case(machine(gpu(4)), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.04),
+    "20b, 4 GiB, a desktop on it": _Case(machine(gpu(4, 3.4)), _20B, _OFFLOAD, 5_376, _SPLIT, experts=0.0),
+    "20b, 3 GiB": _Case(machine(gpu(3)), _20B, _CPU, _FULL, (Code.GPU_TOO_SMALL,)),
+    "20b, 6 GiB": _Case(machine(gpu(6)), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.25),
+    "20b, 8 GiB": _Case(machine(gpu(8), ram=32), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.46),
+    "20b, 10 GiB": _Case(machine(gpu(10), ram=32), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.67),
+    "20b, 12 GiB": _Case(machine(gpu(12), ram=32), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.88),
+    "20b, 13 GiB": _Case(machine(gpu(13)), _20B, _MXFP4, 22_016, (*_FITS, Code.SHORTER_CONTEXT), experts=1),
+    "20b, T4": _Case(machine(gpu(14.7, capability=(7, 5))), _20B, _MXFP4, 96_512, _FITS, (Code.OLD_GPU,)),
+    "20b, 16 GiB": _Case(machine(gpu(16)), _20B, _MXFP4, _FULL, (*_FITS, Code.EMBEDDING_ON_HOST), experts=1),
+    "20b, 24 GiB": _Case(machine(gpu(24)), _20B, _MXFP4, _FULL, _FITS, (Code.EMBEDDING_ON_HOST,), experts=1),
+    "20b, 32 GiB": _Case(machine(gpu(32)), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 48 GiB": _Case(machine(gpu(48)), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 80 GiB": _Case(machine(gpu(80)), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 96 GiB": _Case(machine(gpu(96)), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 141 GiB": _Case(machine(gpu(141)), _20B, _MXFP4, _FULL, _FITS),
+    # 120b on one GPU.
+    "120b, 4 GiB": _Case(machine(gpu(4), ram=96), _120B, _CPU, _FULL, (Code.GPU_TOO_SMALL,)),
+    "120b, 6 GiB": _Case(machine(gpu(6), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.03),
+    "120b, 8 GiB": _Case(machine(gpu(8), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.06),
+    "120b, 10 GiB": _Case(machine(gpu(10), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.10),
+    "120b, 12 GiB": _Case(machine(gpu(12), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.13),
+    "120b, 16 GiB": _Case(machine(gpu(16), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.20),
+    "120b, 24 GiB": _Case(machine(gpu(24), ram=96), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.34),
+    "120b, 24 GiB, little RAM": _Case(
+        machine(gpu(24), ram=32), _120B, _CPU, _USUAL, (Code.HOST_TOO_SMALL, *_SLOW_DISK)
+    ),
+    "120b, 32 GiB": _Case(machine(gpu(32), ram=64), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.49),
+    "120b, 48 GiB, little RAM": _Case(machine(gpu(48), ram=32), _120B, _OFFLOAD, _USUAL, _SPLIT, experts=0.77),
+    "120b, 64 GiB": _Case(machine(gpu(64)), _120B, _MXFP4, 103_424, (*_FITS, Code.EMBEDDING_ON_HOST)),
+    "120b, 80 GiB": _Case(machine(gpu(80)), _120B, _MXFP4, _FULL, _FITS, (Code.EMBEDDING_ON_HOST,)),
+    "120b, 96 GiB": _Case(machine(gpu(96)), _120B, _MXFP4, _FULL, _FITS),
+    "120b, 141 GiB": _Case(machine(gpu(141)), _120B, _MXFP4, _FULL, _FITS),
+    # Several GPUs, busy ones, slices.
+    "20b, 8 and 24 GiB": _Case(
+        machine(gpu(8), gpu(24)), _20B, _MXFP4, _FULL, (Code.ROOMIEST_GPU, *_FITS), device="cuda:1"
+    ),
+    "20b, 24 GiB in use and 12 GiB": _Case(
+        machine(gpu(24, 2), gpu(12)), _20B, _OFFLOAD, _USUAL, (Code.ROOMIEST_GPU,), (Code.GPU_BUSY,), device="cuda:1"
+    ),
+    "20b, 24 GiB with 5 free": _Case(machine(gpu(24, 5)), _20B, _OFFLOAD, _USUAL, (Code.GPU_BUSY, *_SPLIT)),
+    "20b, 24 GiB with 2 free": _Case(
+        machine(gpu(24, 2)), _20B, _CPU, _FULL, (Code.GPU_BUSY, Code.GPU_TOO_SMALL), (Code.NO_GPU,)
+    ),
+    "120b, 80 GiB with 40 free": _Case(machine(gpu(80, 40)), _120B, _OFFLOAD, _USUAL, (Code.GPU_BUSY, *_SPLIT)),
+    "20b, MIG 1g.10gb": _Case(machine(gpu(9.75, capability=(9, 0))), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.64),
+    "20b, MIG 3g.40gb": _Case(machine(gpu(39.5, capability=(9, 0))), _20B, _MXFP4, _FULL, _FITS),
+    # Host memory beside a GPU.
+    "20b, 8 GiB, 16 GB of RAM": _Case(machine(gpu(8), ram=15.5, available=13.5), _20B, _OFFLOAD, _USUAL, _SPLIT),
+    "20b, 8 GiB, 8 GB of RAM": _Case(
+        machine(gpu(8), ram=7.6, available=6), _20B, _CPU, _USUAL, (Code.HOST_TOO_SMALL, *_SLOW_DISK)
+    ),
+    "20b, 12 GiB, 8 GB of RAM": _Case(machine(gpu(12), ram=7.6, available=6), _20B, _OFFLOAD, _USUAL, _SPLIT),
+    "20b, 16 GiB, 8 GB of RAM": _Case(machine(gpu(16), ram=7.6, available=6), _20B, _MXFP4, _FULL, _FITS),
+    "20b, 8 GiB, 4 GiB cgroup": _Case(
+        machine(gpu(8), available=3.8, group_limit_bytes=gib(4)),
+        _20B,
+        _CPU,
+        _USUAL,
+        (Code.GROUP_LIMIT, Code.HOST_TOO_SMALL),
+    ),
+    "20b, 8 GiB, 8 MiB lockable": _Case(
+        machine(gpu(8), lockable_bytes=8 << 20), _20B, _OFFLOAD, _USUAL, (Code.LOCKED_MEMORY, *_SPLIT)
+    ),
+    "20b, 24 GiB, 8 MiB lockable": _Case(
+        machine(gpu(24), lockable_bytes=8 << 20), _20B, _MXFP4, _FULL, _FITS, (Code.LOCKED_MEMORY,)
+    ),
+    # A GPU that torch or Triton cannot use.
+    "20b, torch for the CPU": _Case(
+        machine(gpu(24), cuda=Cuda.NOT_BUILT), _20B, _CPU, _FULL, (Code.TORCH_WITHOUT_CUDA,), (Code.NO_GPU,)
+    ),
+    "20b, old driver": _Case(
+        machine(gpu(24), cuda=Cuda.FAILS, cuda_problem=_AS_DRIVER), _20B, _CPU, _FULL, (Code.CUDA_FAILS,)
+    ),
+    "20b, hidden GPU": _Case(machine(gpu(24), cuda=Cuda.HIDDEN), _20B, _CPU, _FULL, (Code.GPU_HIDDEN,)),
+    "20b, 24 GiB, no compiler": _Case(
+        machine(gpu(24), compiler=False), _20B, _MXFP4, _FULL, (Code.NO_COMPILER, *_FITS)
+    ),
+    "20b, 8 GiB, no compiler": _Case(
+        machine(gpu(8), compiler=False), _20B, _CPU, _FULL, (Code.NO_COMPILER, Code.GPU_TOO_SMALL)
+    ),
+    "20b, 24 GiB, no Triton": _Case(machine(gpu(24), triton=False), _20B, _MXFP4, _FULL, (Code.NO_TRITON, *_FITS)),
+    "20b, 8 GiB, no Triton": _Case(machine(gpu(8), triton=False), _20B, _CPU, _FULL, (Code.NO_TRITON,)),
+    "20b, 24 GiB of 2016": _Case(
+        machine(gpu(24, capability=(6, 1))), _20B, _MXFP4, _FULL, (Code.OLD_GPU, *_FITS), (Code.NO_TRITON,)
+    ),
+    "20b, 8 GiB of 2016": _Case(
+        machine(gpu(8, capability=(6, 1))), _20B, _CPU, _FULL, (Code.OLD_GPU, Code.GPU_TOO_SMALL)
+    ),
+    # Apple's GPUs, which have no memory of their own.
+    "20b, Mac of 8 GiB": _Case(mac(8), _20B, _CPU, _USUAL, (Code.APPLE_GPU, Code.GPU_TOO_SMALL, *_SLOW_DISK)),
+    "20b, Mac of 16 GiB": _Case(mac(16), _20B, _CPU, 72_448, (Code.APPLE_GPU, Code.GPU_TOO_SMALL), (Code.FROM_DISK,)),
+    "20b, Mac of 24 GiB": _Case(mac(24), _20B, _MXFP4, _FULL, (Code.APPLE_GPU, *_FITS), (Code.NO_GPU,), device="mps"),
+    "120b, Mac of 64 GiB": _Case(mac(64), _120B, _CPU, _USUAL, (Code.APPLE_GPU, Code.GPU_TOO_SMALL)),
+    "120b, Mac of 128 GiB": _Case(mac(128), _120B, _MXFP4, _FULL, (Code.APPLE_GPU, *_FITS), device="mps"),
+}
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_a_model_goes_where_an_expert_would_put_it(name: str) -> None:
+    case = _CASES[name]
+    placed = choose(case.config, case.machine)
+    codes = [reason.code for reason in placed.reasons]
+    assert (placed.execution, placed.context_tokens) == (case.execution, case.context), codes
+    assert set(case.codes) <= set(codes)
+    assert not set(case.no) & set(codes)
+    assert placed.device == (case.device or ("cpu" if case.execution is _CPU else "cuda:0"))
+    if case.experts is not None:
+        assert placed.gpu_experts / placed.experts == pytest.approx(case.experts, abs=0.006)
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_a_placement_adds_up(name: str) -> None:
+    case = _CASES[name]
+    placed, sizes = choose(case.config, case.machine), model_memory(case.config)
+    shares = [placed.host] if placed.gpu is None else [placed.gpu, placed.host]
+    assert sum(share.experts_bytes for share in shares) == sizes.experts_bytes
+    dense = sum(share.dense_bytes for share in shares)
+    # With all experts on the GPU nothing of them is on the host, the mapped file aside.
+    assert dense == sizes.dense_bytes + sizes.embedding_bytes
+    if placed.gpu is not None:
+        apple = case.machine.apple_gpu
+        budget = max(gpu.free_bytes for gpu in (case.machine.gpus if apple is None else (apple,)))
+        assert placed.gpu.used_bytes <= budget
+        assert placed.gpu.free_bytes == budget - placed.gpu.used_bytes
+    assert len(set(placed.reasons)) == len(placed.reasons)
+    # What the engine is told is what was decided.
+    assert placed.residence.device == placed.device
+    slow = {Code.OLD_GPU, Code.NO_TRITON, Code.NO_COMPILER, Code.APPLE_GPU}
+    fast = placed.execution is not _CPU and not slow & _codes(placed)
+    assert placed.residence.experts == (placed.gpu_experts if fast else None)
+    assert placed.residence.embedding == (placed.execution is _CPU or placed.host.dense_bytes == 0)
+
+
+def test_more_gpu_memory_never_means_fewer_experts_on_it() -> None:
+    for config in (_20B, _120B):
+        counts = [choose(config, machine(gpu(size / 2), ram=128)).gpu_experts for size in range(2, 300)]
+        assert counts == sorted(counts)
+        assert (counts[0], counts[-1]) == (0, model_memory(config).experts)
+
+
+def test_what_cannot_run_at_all_is_an_error_that_says_by_how_much() -> None:
+    tiny = machine(available=0.5, group_limit_bytes=gib(0.5))
+    with pytest.raises(ResourceError, match="611 MiB short of a context of 4,096 tokens"):
+        choose(_20B, tiny)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "machine_", "said"),
+    [
+        (
+            PlacementRequest(execution=_MXFP4),
+            machine(gpu(8)),
+            "--execution mxfp4 cannot be met. cuda:0 is 4.6 GiB short",
+        ),
+        (PlacementRequest(execution=_MXFP4), machine(), "--execution mxfp4 cannot be met. There is no NVIDIA GPU"),
+        (
+            PlacementRequest(execution=_OFFLOAD),
+            machine(gpu(2)),
+            "--execution offload cannot be met. cuda:0 is 1.4 GiB short",
+        ),
+        (PlacementRequest(execution=_OFFLOAD), machine(gpu(8), triton=False), "Triton is not installed"),
+        (
+            PlacementRequest(execution=_OFFLOAD),
+            machine(gpu(8), ram=4),
+            "The memory is 2.5 GiB short of room for the experts",
+        ),
+        (PlacementRequest(execution=_MXFP4, context_tokens=_FULL), machine(gpu(14)), "cuda:0 is 1.5 GiB short"),
+        (PlacementRequest(execution=_OFFLOAD, context_tokens=_FULL), machine(gpu(6)), "cuda:0 is 280 MiB short"),
+        (PlacementRequest(device="cuda"), machine(), "--device cuda cannot be met. There is no NVIDIA GPU"),
+        (PlacementRequest(device="cuda:1"), machine(gpu(8)), "--device cuda:1 cannot be met: cuda:0 is the only GPU"),
+        (PlacementRequest(device="cuda:2"), machine(gpu(8), gpu(8)), "the GPUs are cuda:0 to cuda:1"),
+        (PlacementRequest(device="cuda"), machine(gpu(24), cuda=Cuda.NOT_BUILT), "is a build without CUDA"),
+        (PlacementRequest(device="cuda"), machine(gpu(2)), "--device cuda cannot be met. cuda:0 is 1.4 GiB short"),
+        (
+            PlacementRequest(device="mps"),
+            machine(),
+            "--device mps cannot be met. There is no Apple GPU. Or use --device cpu",
+        ),
+        (PlacementRequest(device="mps"), machine(gpu(8)), "--device mps cannot be met. There is no Apple GPU"),
+        (
+            PlacementRequest(device="cuda"),
+            mac(32),
+            "--device cuda cannot be met. There is no NVIDIA GPU. Use --device mps",
+        ),
+        (PlacementRequest(execution=_OFFLOAD), mac(32), "--execution offload cannot be met. Apple's GPUs run"),
+        (PlacementRequest(execution=_MXFP4), mac(16), "short of room for all experts and a context. Use --device cpu"),
+        (PlacementRequest(gpu_memory_bytes=30 * GIB), mac(32), "is 8.7 GiB more than is free on the GPU"),
+        (
+            PlacementRequest(gpu_memory_bytes=10 * GIB),
+            machine(gpu(8)),
+            "--gpu-memory 10.0 GiB is 2.0 GiB more than is free",
+        ),
+        (
+            PlacementRequest(device="cpu", context_tokens=_FULL),
+            machine(ram=3, available=3),
+            "The memory is 1.0 GiB short",
+        ),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_an_error_that_says_by_how_much(
+    wishes: PlacementRequest, machine_: Hardware, said: str
+) -> None:
+    with pytest.raises(ResourceError) as caught:
+        choose(_20B, machine_, wishes)
+    assert said in str(caught.value)
+
+
+def test_wishes_that_can_be_met_are() -> None:
+    two = machine(gpu(8), gpu(24))
+    assert choose(_20B, two, PlacementRequest(device="cuda:0")).device == "cuda:0"
+    assert choose(_20B, two, PlacementRequest(device="cuda:0")).execution is _OFFLOAD
+    assert choose(_20B, two, PlacementRequest(execution=_OFFLOAD)).execution is _OFFLOAD
+    assert choose(_20B, two, PlacementRequest(device="cpu")).execution is _CPU
+    assert choose(_20B, mac(32), PlacementRequest(device="cpu")).execution is _CPU
+    assert choose(_20B, mac(32), PlacementRequest(device="mps", execution=_MXFP4)).device == "mps"
+    assert choose(_20B, mac(32), PlacementRequest(gpu_memory_bytes=gib(8))).execution is _CPU
+    assert choose(_20B, two, PlacementRequest(gpu_memory_bytes=gib(8))).execution is _OFFLOAD
+    assert choose(_20B, machine(gpu(12.7)), PlacementRequest(execution=_MXFP4)).context_tokens == 8_960
+    longer = choose(_20B, machine(gpu(8)), PlacementRequest(context_tokens=100_000))
+    assert (longer.execution, longer.context_tokens) == (_OFFLOAD, 100_000)
+    assert longer.gpu_experts < choose(_20B, machine(gpu(8))).gpu_experts
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"device": "cpu", "execution": _MXFP4},
+        {"device": "cuda", "execution": _CPU},
+        {"device": "mps", "execution": _CPU},
+        {"device": "gpu"},
+        {"device": "cuda:"},
+        {"device": "cuda:-1"},
+    ],
+)
+def test_wishes_that_cannot_be_meant_are_usage_errors(wishes: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        PlacementRequest(**wishes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tokens", [1, _FULL + 1])
+def test_a_context_the_model_does_not_have_is_a_usage_error(tokens: int) -> None:
+    with pytest.raises(UsageError, match="2 to 131,072 tokens"):
+        choose(_20B, machine(), PlacementRequest(context_tokens=tokens))
+
+
+def test_dense_int8_is_for_the_cpu_and_that_is_said() -> None:
+    placed = choose(_20B, machine(gpu(24)), PlacementRequest(dense=Dense.INT8))
+    assert (placed.execution, placed.dense) == (_MXFP4, Dense.BF16)
+    assert Code.DENSE_ON_GPU in _codes(placed)
+    assert Code.DENSE_ON_GPU not in _codes(choose(_20B, machine(), PlacementRequest(dense=Dense.INT8)))
+
+
+def test_int8_activations_are_for_the_cpu_and_that_is_said() -> None:
+    wishes = PlacementRequest(activations=Activations.INT8)
+    assert Code.ACTIVATIONS_ON_GPU in _codes(choose(_20B, machine(gpu(24)), wishes))
+    assert Code.ACTIVATIONS_ON_GPU not in _codes(choose(_20B, machine(), wishes))
+
+
+def test_float32_takes_twice_the_cache() -> None:
+    half, whole = (choose(_20B, machine(), PlacementRequest(dtype=dtype)) for dtype in (Dtype.BFLOAT16, Dtype.FLOAT32))
+    assert whole.host.cache_bytes == 2 * half.host.cache_bytes
+
+
+def test_a_model_shorter_than_usual_gets_all_of_its_context() -> None:
+    short = replace(_20B, max_context_tokens=2_000)
+    for there in (machine(), machine(gpu(8)), machine(gpu(24))):
+        assert choose(short, there).context_tokens == 2_000
+
+
+def test_the_bound_follows_from_what_a_token_reads() -> None:
+    on_host, on_gpu = choose(_20B, machine()).bound, choose(_20B, machine(gpu(24))).bound
+    assert on_host.host_bytes == on_gpu.gpu_bytes == 3_708_083_328
+    assert on_host.tokens_per_second == pytest.approx(51.2e9 / 3_708_083_328)
+    split = choose(_20B, machine(gpu(8))).bound
+    assert split.gpu_bytes + split.link_bytes == on_gpu.gpu_bytes
+    assert on_host.tokens_per_second < split.tokens_per_second < on_gpu.tokens_per_second
+
+
+def _codes(placed: Placement) -> set[Code]:
+    return {reason.code for reason in placed.reasons}
+
+
+def test_every_reason_is_given_to_some_machine_of_the_table() -> None:
+    given = set().union(*(_codes(choose(case.config, case.machine)) for case in _CASES.values()))
+    assert given | {Code.WISHED, Code.DENSE_ON_GPU, Code.ACTIVATIONS_ON_GPU} == set(Code)
+
+
+def test_missing_bytes_are_in_the_json() -> None:
+    told = choose(_20B, machine(gpu(3))).to_json()
+    (small,) = [reason for reason in told["reasons"] if reason["code"] == "gpu-too-small"]
+    needed = model_memory(_20B).dense_bytes + model_memory(_20B).cache_bytes(4_096) + GPU_WORK_BYTES + STAGING_BYTES
+    assert small["missing_bytes"] == needed - gib(3)
+    assert told["execution"] == "cpu"

@@ -1,0 +1,148 @@
+"""Predicted bytes: against the published sizes, and against what torch really allocates for small checkpoints."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from gptoss_cli.engine.expert_offload import PlacedExperts, packed_only
+from gptoss_cli.engine.kv_cache import KVCache
+from gptoss_cli.engine.quantize import int8_weights
+from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, load_weights
+from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, Placement, choose
+from gptoss_cli.placement.memory import model_memory
+from gptoss_cli.placement.model_config import load_config, published_config
+from gptoss_cli.placement.request import PlacementRequest
+from gptoss_cli.settings import Dense, Dtype, Execution
+from tests.engine.checkpoints import FULL, REAL_20B, SLIDING, ConfigStyle, Shape, write_checkpoint, write_config
+from tests.placement.machines import GIB, GPT_OSS_20B, GPT_OSS_120B, gpu, machine
+
+_SHAPES = {
+    "alternating": Shape(),
+    "no sliding layer": Shape(layer_types=(FULL, FULL)),
+    "wide experts": Shape(hidden=160, intermediate=352, experts=9, active=3),
+    "large vocabulary": Shape(vocabulary=5_003, layer_types=(SLIDING, FULL, FULL, SLIDING)),
+}
+
+
+def test_the_published_models_have_their_published_sizes() -> None:
+    small, large = model_memory(GPT_OSS_20B), model_memory(GPT_OSS_120B)
+    assert (small.weight_bytes, large.weight_bytes) == (13_761_264_768, 65_248_815_744)
+    assert small.dense_bytes + small.embedding_bytes == 3_595_648_128
+    assert large.dense_bytes + large.embedding_bytes == 4_255_115_904
+    assert small.expert_bytes == large.expert_bytes == 13_219_200 + 17_280
+    assert (small.token_bytes, large.token_bytes) == (24_576, 36_864)
+    assert (small.ring_bytes, large.ring_bytes) == (3 << 20, 9 << 19)
+
+
+def test_a_published_model_needs_no_config_file(tmp_path: Path) -> None:
+    assert published_config(layers=24, experts=32) == load_config(write_config(tmp_path, REAL_20B))
+
+
+@pytest.mark.parametrize("style", [ConfigStyle.PUBLISHED, ConfigStyle.ORIGINAL])
+@pytest.mark.parametrize("name", _SHAPES)
+def test_predicted_weights_are_what_is_allocated(name: str, style: ConfigStyle, tmp_path: Path) -> None:
+    if style is ConfigStyle.ORIGINAL and name in ("no sliding layer", "large vocabulary"):
+        pytest.skip("that layout's layers alternate")
+    folder = write_checkpoint(tmp_path, _SHAPES[name], style=style)
+    config = load_config(folder / "config.json")
+    placed, mapped = choose(config, machine()), load_weights(folder, config)
+    kept: list[Tensor] = []
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        kept += [tensor.clone() for tensor in _experts(mapped)]
+    assert placed.host.experts_bytes == pytest.approx(_allocated(profiled), rel=0.03)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        kept += [tensor.clone() for tensor in _dense(mapped)]
+    assert placed.host.dense_bytes == pytest.approx(_allocated(profiled), rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", list(Dtype))
+@pytest.mark.parametrize("name", _SHAPES)
+def test_the_predicted_cache_is_what_is_allocated(name: str, dtype: Dtype, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, _SHAPES[name])
+    config = load_config(folder / "config.json")
+    placed = choose(config, machine(), PlacementRequest(context_tokens=700, dtype=dtype))
+    torch_dtype = getattr(torch, dtype)
+    read = torch.zeros(placed.context_tokens, config.kv_heads, config.head_dim, dtype=torch_dtype)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        cache = KVCache(config, context_tokens=placed.context_tokens, dtype=torch_dtype, device="cpu")
+        for layer in cache.layers:
+            layer.append(read, read, 0)
+    assert placed.host.cache_bytes == pytest.approx(_allocated(profiled), rel=0.03)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("name", ["wide experts", "large vocabulary"])
+def test_the_predicted_experts_of_a_gpu_are_what_is_placed_there(name: str, share: float, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, _SHAPES[name])
+    config = load_config(folder / "config.json")
+    sizes = model_memory(config)
+    others = sizes.dense_bytes + sizes.cache_bytes(config.max_context_tokens) + GPU_WORK_BYTES + STAGING_BYTES
+    budget = others + int(share * sizes.experts_bytes)
+    placed = choose(config, machine(gpu(budget / GIB)), PlacementRequest(execution=Execution.OFFLOAD))
+    assert placed.gpu is not None
+    assert placed.gpu_experts == pytest.approx(share * placed.experts, abs=1)
+    there = load_weights(folder, config, replace(placed.residence, device="cpu"))
+    pairs = [(layer.mlp.gate_up, layer.mlp.down) for layer in there.layers]
+    used = sum(part.device_bytes for pair in pairs for part in pair if isinstance(part, PlacedExperts))
+    # What the host's experts have there is their biases.
+    assert used - placed.gpu.experts_bytes <= 0.06 * placed.host.experts_bytes
+    assert placed.gpu.used_bytes - placed.gpu.experts_bytes + used <= 1.03 * budget
+
+
+@pytest.mark.parametrize("name", _SHAPES)
+def test_the_predicted_dense_weights_of_8_bits_are_what_is_kept(name: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", _SHAPES[name])
+    config = load_config(folder / "config.json")
+    placed = choose(config, machine(), PlacementRequest(dense=Dense.INT8))
+    smaller = int8_weights(load_weights(folder, config), tmp_path, "made-from-it")
+    parts = [tensor for part in _dense_parts(smaller) for tensor in _tensors(part)]
+    assert placed.host.dense_bytes == pytest.approx(sum(tensor.nbytes for tensor in parts), rel=0.03)
+    assert placed.to_json()["dense"] == "int8"
+
+
+def test_with_8_bits_a_token_of_the_20b_reads_two_thirds() -> None:
+    as_it_is, smaller = (
+        choose(GPT_OSS_20B, machine()),
+        choose(GPT_OSS_20B, machine(), PlacementRequest(dense=Dense.INT8)),
+    )
+    assert as_it_is.bound.host_bytes == pytest.approx(3.71e9, rel=0.01)
+    assert smaller.bound.host_bytes == pytest.approx(2.62e9, rel=0.02)
+
+
+def test_a_placement_on_the_host_counts_weights_and_cache_once() -> None:
+    placed: Placement = choose(GPT_OSS_20B, machine())
+    sizes = model_memory(GPT_OSS_20B)
+    used = placed.host.used_bytes - placed.host.work_bytes
+    assert used == sizes.weight_bytes + sizes.cache_bytes(placed.context_tokens)
+
+
+def _experts(weights: ModelWeights) -> list[Tensor]:
+    packed = [packed_only(part) for layer in weights.layers for part in (layer.mlp.gate_up, layer.mlp.down)]
+    return [tensor for part in packed for tensor in (part.blocks, part.scales, part.bias)]
+
+
+def _dense(weights: ModelWeights) -> list[Tensor]:
+    return [tensor for part in _dense_parts(weights) for tensor in _tensors(part)]
+
+
+def _tensors(part: Tensor | Int8Matrix) -> tuple[Tensor, ...]:
+    return (part,) if isinstance(part, Tensor) else (part.values, part.factors)
+
+
+def _dense_parts(weights: ModelWeights) -> list[Tensor | Int8Matrix]:
+    tensors: list[Tensor | Int8Matrix] = [weights.embedding, weights.final_norm, weights.unembedding]
+    for layer in weights.layers:
+        attention = layer.attention
+        linears = (attention.query, attention.key, attention.value, attention.output, layer.mlp.router)
+        tensors += [attention.norm, attention.sinks, layer.mlp.norm]
+        tensors += [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
+    return tensors
+
+
+def _allocated(profiled: profile) -> int:
+    """Bytes that torch's allocator gave out and has not got back."""
+    return int(sum(event.self_cpu_memory_usage for event in profiled.key_averages()))

@@ -1,0 +1,104 @@
+"""A generator that plays prepared turns. Reads no weights and imports no torch."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain, islice
+
+from gptoss_cli.errors import ResourceError
+from gptoss_cli.generation import Forced, Sampling, TokenConstraint
+
+
+class ScriptedGenerator:
+    """Yields the ids of `turns`, one turn for each `decode`, whatever the prompt is.
+
+    Keeps a sequence as the real generator does, so that `prefilled_tokens` says what each prefill would have to
+    read. A turn may be any iterable: one that raises plays a failing model. `prompts`, `prefilled_tokens` and
+    `samplings` have one entry per turn.
+    """
+
+    def __init__(
+        self, turns: Iterable[Iterable[int]], *, context_tokens: int = 131_072, chunk_tokens: int = 512
+    ) -> None:
+        self.prompts: list[list[int]] = []
+        self.prefilled_tokens: list[int] = []
+        self.samplings: list[Sampling] = []
+        self._turns = iter(turns)
+        self._context_tokens = context_tokens
+        self._chunk_tokens = chunk_tokens
+        self._sequence: list[int] = []
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens a sequence may have."""
+        return self._context_tokens
+
+    @property
+    def expert_hit_rate(self) -> float | None:
+        """See TokenGenerator.expert_hit_rate."""
+        return None
+
+    @property
+    def sequence(self) -> Sequence[int]:
+        """The ids that were read or yielded and not taken back."""
+        return tuple(self._sequence)
+
+    def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Read `ids` after the longest prefix they share with the sequence; the last one is always read."""
+        if len(ids) >= self._context_tokens:
+            raise ResourceError(
+                f"The conversation needs {len(ids) + 1} tokens, the context holds {self._context_tokens}."
+                " Shorten the message or begin a new conversation."
+            )
+        reused = min(_common_prefix(self._sequence, ids), len(ids) - 1)
+        total = len(ids) - reused
+        self.prompts.append(list(ids))
+        self.prefilled_tokens.append(total)
+        self._sequence = list(ids[:reused])
+        yield 0, total
+        for start in range(reused, len(ids), self._chunk_tokens):
+            self._sequence.extend(ids[start : start + self._chunk_tokens])
+            yield len(self._sequence) - reused, total
+
+    def decode(
+        self,
+        sampling: Sampling,
+        *,
+        stop_ids: Collection[int],
+        banned_ids: Collection[int],
+        max_tokens: int | None,
+        steering: TokenConstraint | None = None,
+    ) -> Iterator[int]:
+        """Yield the next turn up to a stop id, its end, `max_tokens` or a full context.
+
+        What is forced comes first, and the script goes on after it; as far as it was about to say the same, it is said
+        once. Bans and restrictions do not change a script.
+        """
+        turn = next(self._turns, None)
+        assert turn is not None, "the script is over"
+        self.samplings.append(sampling)
+        room = self._context_tokens - len(self._sequence)
+        for token in islice(_steered(iter(turn), steering), room if max_tokens is None else min(room, max_tokens)):
+            self._sequence.append(token)
+            yield token
+            if token in stop_ids:
+                return
+
+
+def _steered(script: Iterator[int], steering: TokenConstraint | None) -> Iterator[int]:
+    while True:
+        wish = steering.next() if steering else None
+        if isinstance(wish, Forced):
+            coming = list(islice(script, len(wish.ids)))
+            script = chain(coming[_common_prefix(coming, wish.ids) :], script)
+            yield from wish.ids
+            continue
+        token = next(script, None)
+        if token is None:
+            return
+        yield token
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    for i, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return i
+    return min(len(left), len(right))

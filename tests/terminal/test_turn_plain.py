@@ -1,0 +1,133 @@
+"""The screen, given a list of events."""
+
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from gptoss_cli.harmony.events import (
+    AnswerDelta,
+    CallDelta,
+    Cut,
+    EndReason,
+    Event,
+    Markup,
+    Message,
+    MessageEnd,
+    PreambleDelta,
+    PrefillProgress,
+    ReasoningCut,
+    ReasoningDelta,
+    Role,
+    TurnEnd,
+)
+from gptoss_cli.settings import ReasoningDisplay
+from gptoss_cli.terminal.turn_plain import show_turn
+from tests.terminal.streams import Streams
+
+_MESSAGE_END = MessageEnd(Message(Role.ASSISTANT, ""))
+_END = TurnEnd(
+    answered=True,
+    cuts=(),
+    reason=EndReason.COMPLETE,
+    prompt_tokens=9,
+    prefilled_tokens=9,
+    reasoning_tokens=2,
+    answer_tokens=2,
+    seed=1,
+    first_token_seconds=0.1,
+    total_seconds=0.2,
+)
+_TURN: list[Event] = [
+    PrefillProgress(0, 9),
+    PrefillProgress(9, 9),
+    ReasoningDelta("Hm"),
+    ReasoningDelta("m."),
+    _MESSAGE_END,
+    AnswerDelta("Be"),
+    AnswerDelta("cause."),
+    _MESSAGE_END,
+    _END,
+]
+
+
+def _show(events: Iterable[Event], *, terminal: bool = False, reasoning: str = "show") -> Streams:
+    streams = Streams(terminal=terminal)
+    assert show_turn(events, streams.console, reasoning=ReasoningDisplay(reasoning)) is _END
+    return streams
+
+
+def test_the_answer_goes_to_stdout_and_the_rest_to_stderr() -> None:
+    streams = _show(_TURN)
+    assert (streams.answer, streams.asides) == ("Because.\n", "Hmm.\n")
+
+
+def test_a_terminal_shows_the_reasoning_dim_and_apart_from_the_answer() -> None:
+    streams = _show(_TURN, terminal=True)
+    assert streams.answer == "Because.\n"
+    assert streams.asides == "\x1b[2mHm\x1b[0m\x1b[2mm.\x1b[0m\n\n"
+
+
+def test_reasoning_can_be_hidden() -> None:
+    streams = _show(_TURN, reasoning="hide")
+    assert (streams.answer, streams.asides) == ("Because.\n", "")
+
+
+def test_a_preamble_and_a_call_are_no_part_of_the_answer() -> None:
+    events: list[Event] = [
+        PreambleDelta("I will look."),
+        CallDelta("functions.find", '{"q":'),
+        CallDelta("functions.find", "1}"),
+    ]
+    streams = _show([*events, _MESSAGE_END, AnswerDelta("Done."), _MESSAGE_END, _END])
+    assert streams.answer == "Done.\n"
+    assert streams.asides == 'I will look.\ncall of functions.find: {"q":1}\n'
+
+
+def test_two_answer_messages_stand_on_lines_of_their_own() -> None:
+    streams = _show([AnswerDelta("one"), _MESSAGE_END, AnswerDelta("two"), _MESSAGE_END, _END])
+    assert streams.answer == "one\ntwo\n"
+
+
+def test_a_turn_without_an_answer_leaves_stdout_empty() -> None:
+    assert _show([ReasoningDelta("Hm"), _END]).answer == ""
+
+
+def test_each_piece_is_on_stdout_before_the_next_is_made() -> None:
+    streams = Streams()
+    seen = []
+
+    def events() -> Iterator[Event]:
+        for piece in ("a", "b", "c"):
+            yield AnswerDelta(piece)
+            seen.append(streams.answer)
+        yield _END
+
+    show_turn(events(), streams.console, reasoning=ReasoningDisplay.SHOW)
+    assert seen == ["a", "ab", "abc"]
+
+
+def test_a_turn_that_fails_still_ends_its_line() -> None:
+    def events() -> Iterator[Event]:
+        yield AnswerDelta("half")
+        raise MemoryError
+
+    streams = Streams()
+    with pytest.raises(MemoryError):
+        show_turn(events(), streams.console, reasoning=ReasoningDisplay.SHOW)
+    assert streams.answer == "half\n"
+
+
+def test_markup_and_escapes_in_the_reasoning_are_shown_as_text() -> None:
+    streams = _show([ReasoningDelta("[/x]\x1b"), ReasoningDelta("[2J"), _END], terminal=True)
+    assert streams.asides.replace("\x1b[2m", "").replace("\x1b[0m", "") == "[/x]␛[2J\n"
+
+
+@pytest.mark.parametrize("cut", Cut)
+def test_a_cut_is_told_on_a_line_of_its_own(cut: Cut) -> None:
+    streams = Streams()
+    after: list[Event] = [_MESSAGE_END, Markup("<|end|>"), AnswerDelta("Yes."), _END]
+    show_turn([ReasoningDelta("Hm"), ReasoningCut(cut, 9), *after], streams.console, reasoning=ReasoningDisplay.SHOW)
+    assert streams.answer == "Yes.\n"
+    thought, told = streams.asides.splitlines()
+    assert thought == "Hm"
+    assert told.endswith(": the answer follows.")
