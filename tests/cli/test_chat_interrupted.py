@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.demo.layout import demo_checkpoint
+from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.session import ChatSession
