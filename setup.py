@@ -9,7 +9,8 @@ from setuptools.errors import CCompilerError, CompileError, LinkError
 
 NATIVE = Path("gptoss_cli/engine/kernels/native")
 # Never -ffast-math: linked so, a library switches the whole process to flushing subnormals to zero.
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"]
+# -g0 because Python's own flags ask for debug information, which is most of the library and would be in every wheel.
+FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 
 
 class BuildNative(build_ext):

@@ -28,18 +28,14 @@ _MAY_IMPORT = {
     "steering": _BASE | {"engine", "harmony", "harmony.events"},
     "archive": _BASE | {"harmony.events"},
     "terminal": _BASE | {"harmony.events"},
-    "demo.vocabulary": set[str](),
-    "demo.layout": _BASE | {"checkpoint", "demo.vocabulary"},
-    "cli": _BASE
-    | {"archive", "checkpoint", "demo.layout", "engine", "harmony", "harmony.events", "session", "terminal"},
+    "demo": _BASE,
+    "cli": _BASE | {"archive", "checkpoint", "demo", "engine", "harmony", "harmony.events", "session", "terminal"},
     "__main__": {"cli"},
 }
-_PARTS_OF_THEIR_OWN = ("harmony.events", "demo.layout", "demo.vocabulary")
-# The programs that make the demo model may import anything, and nothing imports them.
-_PROGRAMS = "demo"
+_PARTS_OF_THEIR_OWN = ("harmony.events",)
 _ONLY_IN = {
     "torch": {"engine"},
-    "safetensors": {"engine", "demo.layout"},
+    "safetensors": {"engine", "demo"},
     "openai_harmony": {"harmony"},
     "llguidance": {"harmony"},
     "huggingface_hub": {"checkpoint"},
@@ -130,8 +126,6 @@ def _upward_edges(package: Path) -> list[str]:
     found = []
     for module, file in files.items():
         part = _part(module)
-        if part == _PROGRAMS:
-            continue
         for each in _imports(file):
             target = _module(each.target, set(files))
             if target is not None and _part(target) not in _MAY_IMPORT[part] | {part}:
@@ -160,7 +154,7 @@ def _misplaced_libraries(package: Path) -> list[str]:
         part = _part(module)
         for each in _imports(file):
             library = each.target.split(".")[0]
-            if part != _PROGRAMS and part not in _ONLY_IN.get(library, {part}):
+            if part not in _ONLY_IN.get(library, {part}):
                 found.append(f"{each}, which only {', '.join(sorted(_ONLY_IN[library]))} may")
             outside = library not in sys.stdlib_module_names and library != "gptoss_cli"
             if each.at_top and outside and part in _STDLIB_AT_TOP:

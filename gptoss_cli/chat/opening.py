@@ -204,7 +204,7 @@ def choose_checkpoint(model: str | None, console: Console) -> tuple[str, Path]:
             return name, folder
         console.notice("The built-in demo model answers. Get the real one with: gptoss download 20b")
     if model is None or catalog.find_model(model) is catalog.DEMO:
-        from gptoss_cli.demo.layout import demo_checkpoint
+        from gptoss_cli.demo.unpack import demo_checkpoint
 
         return catalog.DEMO.name, demo_checkpoint()
     return model, store.find_checkpoint(model)

@@ -88,7 +88,7 @@ def planned_model(wanted: str | None) -> tuple[str, "ModelConfig", int]:
         size = 0 if model.name in installed else model.published.download_bytes
         return model.name, published_config(layers=model.published.layers, experts=model.published.experts), size
     if model is not None:
-        from gptoss_cli.demo.layout import demo_checkpoint
+        from gptoss_cli.demo.unpack import demo_checkpoint
 
         return model.name, load_config(demo_checkpoint() / "config.json"), 0
     assert wanted is not None

@@ -64,7 +64,7 @@ def _find(name: str) -> _Subject:
     from gptoss_cli.checkpoint.verify import cached_files
 
     if catalog.find_model(name) is catalog.DEMO:
-        from gptoss_cli.demo.layout import demo_checkpoint
+        from gptoss_cli.demo.unpack import demo_checkpoint
 
         return _Subject(name, demo_checkpoint(), (), None, "Delete that folder: it is made again")
     folder = store.find_checkpoint(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
-from gptoss_cli.demo import layout
+from gptoss_cli.demo import unpack
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.events import Cut, EndReason, ReasoningDelta
 from gptoss_cli.harmony.vocabulary import ANSWER_NOW
@@ -20,7 +20,7 @@ _CONTENT = rf"(?:(?!{_MARKS}).)*"
 _ENDED = rf"<\|channel\|>final<\|message\|>{_CONTENT}(<\|end\|>)?<\|(return|endoftext)\|>"
 _CUT = rf"{_HEADER}{_CONTENT}(<\|end\|>(<\|start\|>)?)?|<\|channel\|>\w*|"
 _TURN = re.compile(rf"({_HEADER}{_CONTENT}<\|end\|><\|start\|>assistant)*({_ENDED}|{_CUT})", re.DOTALL)
-_DEMO_DATA = Path(layout.__file__).parent / "data" / "demo.safetensors"
+_DEMO_DATA = Path(unpack.__file__).parent / "data" / "demo.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_random_model_at_temperature_5_writes_well_formed_turns(generator: Gen
 @pytest.mark.slow
 @pytest.mark.skipif(not _DEMO_DATA.exists(), reason="the demo model is not in this copy")
 def test_the_demo_model_at_temperature_5_writes_two_thousand_well_formed_turns() -> None:
-    check_hot_turns(Generator.open(layout.demo_checkpoint(), context_tokens=2_000), 2_000)
+    check_hot_turns(Generator.open(unpack.demo_checkpoint(), context_tokens=2_000), 2_000)
 
 
 def test_what_answer_now_forces_is_in_the_cache_and_little_is_read_after_it(generator: Generator) -> None:

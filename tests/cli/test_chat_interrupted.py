@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
-from gptoss_cli.demo.layout import demo_checkpoint
+from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.conversation import Conversation
 from tests.cli.conftest import Script, turn

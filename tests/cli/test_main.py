@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from gptoss_cli import __version__
 from gptoss_cli.chat import opening
 from gptoss_cli.cli import main
-from gptoss_cli.demo.layout import WEIGHTS, demo_checkpoint
+from gptoss_cli.demo.unpack import WEIGHTS, demo_checkpoint
 from gptoss_cli.errors import ExitStatus, GptossError, IntegrityError, NotInstalledError, ResourceError, UsageError
 from tests.cli.conftest import Run
 

@@ -1,12 +1,13 @@
-"""The shipped demo model becomes an ordinary checkpoint folder."""
+"""The built-in demo model is unpacked into an ordinary checkpoint folder."""
 
+import hashlib
 import json
 import multiprocessing
 from pathlib import Path
 
 import pytest
 
-from gptoss_cli.demo.layout import WEIGHTS, demo_checkpoint
+from gptoss_cli.demo.unpack import WEIGHTS, demo_checkpoint
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.errors import ResourceError
 
@@ -26,13 +27,24 @@ def test_folder_is_an_ordinary_checkpoint(home: Path) -> None:
     assert generator.config.vocabulary_size == 201088
 
 
+def test_files_have_the_bytes_they_always_had(home: Path) -> None:
+    folder = demo_checkpoint()
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in folder.glob("*.*")}
+    # Most rows of the vocabulary tables are computed, and every machine must compute the same ones.
+    assert digests == {
+        "config.json": "fe06d938404f4cdf",
+        "generation_config.json": "3650ac777679f71b",
+        WEIGHTS: "b74052f878dd5337",
+    }
+
+
 def test_second_call_writes_nothing(home: Path) -> None:
     before = (demo_checkpoint() / WEIGHTS).stat()
     after = (demo_checkpoint() / WEIGHTS).stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-def test_truncated_copy_is_made_again(home: Path) -> None:
+def test_truncated_copy_is_unpacked_again(home: Path) -> None:
     weights = demo_checkpoint() / WEIGHTS
     size = weights.stat().st_size
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -44,7 +56,7 @@ def test_unfinished_copy_leaves_nothing_behind(home: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_two_processes_may_lay_it_out_at_once(home: Path) -> None:
+def test_two_processes_can_unpack_it_at_once(home: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         first, second = pool.starmap(demo_checkpoint, [(), ()])
     assert first == second
