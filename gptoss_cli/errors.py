@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with its exit status.
+"""The errors a user can meet, each with its exit status, and hints about what to do next.
 
 GptossError                 1
 ├── UsageError              2   an argument, a setting or the input is not usable
@@ -8,15 +8,16 @@ GptossError                 1
 ├── ResourceError           6   not enough memory, disk or context
 └── NumericalError          1   the model's output is NaN or infinite
 
-A message is one line: what, where, and what to do next.
+A message is one line without a final full stop: what happened, and where. What to do next is a `Hint`, because the
+command line, a chat and a server each word it differently.
 """
 
-from enum import IntEnum
+from enum import Enum, IntEnum, auto
 from typing import ClassVar
 
 
 class ExitStatus(IntEnum):
-    """What the process tells the shell; the table in the README."""
+    """The exit status of the process; README.md has the table."""
 
     DONE = 0
     FAILED = 1
@@ -31,10 +32,40 @@ class ExitStatus(IntEnum):
     TERMINATED = 143
 
 
+class Hint(Enum):
+    """What the user can do about an error. Only the packages that talk to users put it into words."""
+
+    DOWNLOAD = auto()  # `subject` names the model
+    LARGER_CONTEXT = auto()
+    SMALLER_CONTEXT = auto()
+    VALID_CONTEXT = auto()
+    SHORTER_CONVERSATION = auto()
+    CPU = auto()
+    APPLE_GPU = auto()
+    ANOTHER_DEVICE = auto()  # another number, or none
+    OFFLOAD = auto()
+    LESS_GPU_MEMORY = auto()
+    FLOAT32 = auto()
+    BF16_DENSE = auto()
+    CONSISTENT_PLACEMENT = auto()  # leave out one of two settings that contradict each other
+    EDIT_SETTINGS = auto()
+    ANOTHER_REVISION = auto()
+    INSTALL_STRUCTURED = auto()
+    INSTALL_TORCH = auto()
+
+
 class GptossError(Exception):
-    """Something went wrong that one line can explain."""
+    """A failure that one line can explain.
+
+    `hints` are alternatives, the best one first. `subject` is the thing that a hint is about, such as a model's name.
+    """
 
     exit_status: ClassVar[ExitStatus] = ExitStatus.FAILED
+
+    def __init__(self, message: str, *hints: Hint, subject: str = "") -> None:
+        super().__init__(message)
+        self.hints = hints
+        self.subject = subject
 
 
 class UsageError(GptossError):
@@ -71,6 +102,6 @@ class NumericalError(GptossError):
     """The model's output is NaN or infinite."""
 
 
-def first_line(exc: Exception) -> str:
-    """What an exception of somebody else's says, without its further lines and its full stop."""
+def first_line(exc: BaseException) -> str:
+    """Return the first line of another library's message, without its final full stop."""
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from gptoss_cli.session import ChatSession
 
+from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.events import AnswerDelta, TurnEnd
