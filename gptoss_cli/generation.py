@@ -1,8 +1,24 @@
 """What the rest of the program knows of the engine: token ids in, token ids out. Imports no torch."""
 
+import secrets
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+LARGEST_SEED: Final = 2**32 - 1
+
+
+def random_seed() -> int:
+    """Return a seed, from 0 to LARGEST_SEED, that nobody can predict."""
+    return secrets.randbelow(LARGEST_SEED + 1)
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the length of the longest prefix that two sequences of ids share."""
+    for index, (left, right) in enumerate(zip(first, second, strict=False)):
+        if left != right:
+            return index
+    return min(len(first), len(second))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from gptoss_cli.errors import ResourceError
-from gptoss_cli.generation import Forced, Sampling, TokenConstraint
+from gptoss_cli.generation import Forced, Sampling, TokenConstraint, common_prefix
 
 
 class ScriptedGenerator:
@@ -48,7 +48,7 @@ class ScriptedGenerator:
                 f"The conversation needs {len(ids) + 1} tokens, the context holds {self._context_tokens}."
                 " Shorten the message or begin a new conversation."
             )
-        reused = min(_common_prefix(self._sequence, ids), len(ids) - 1)
+        reused = min(common_prefix(self._sequence, ids), len(ids) - 1)
         total = len(ids) - reused
         self.prompts.append(list(ids))
         self.prefilled_tokens.append(total)
@@ -88,17 +88,10 @@ def _steered(script: Iterator[int], steering: TokenConstraint | None) -> Iterato
         wish = steering.next() if steering else None
         if isinstance(wish, Forced):
             coming = list(islice(script, len(wish.ids)))
-            script = chain(coming[_common_prefix(coming, wish.ids) :], script)
+            script = chain(coming[common_prefix(coming, wish.ids) :], script)
             yield from wish.ids
             continue
         token = next(script, None)
         if token is None:
             return
         yield token
-
-
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    for i, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return i
-    return min(len(left), len(right))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gptoss_cli.engine.generator import Generator
     from gptoss_cli.generation import TokenGenerator
     from gptoss_cli.harmony.events import TurnEnd
-    from gptoss_cli.placement.choose import Placement
+    from gptoss_cli.placement.placement import Placement
 
 _LARGEST_INSTRUCTIONS_BYTES = 1 << 20
 
@@ -91,19 +91,10 @@ def importing_the_engine() -> Iterator[None]:
 
 
 def load(folder: Path, placement: "Placement", options: TurnOptions, say: Callable[[str], None]) -> "Generator":
-    """The model in `folder`, as `placement` has it. Raises what Generator.open raises, or that torch cannot be used."""
+    """The model in `folder`, as `placement` has it. Raises what loader.load raises, or that torch cannot be used."""
     with importing_the_engine():
-        from gptoss_cli.engine.generator import Generator
-    return Generator.open(
-        folder,
-        residence=placement.residence,
-        dtype=options.dtype,
-        context_tokens=placement.context_tokens,
-        dense=placement.dense,
-        activations=options.activations,
-        threads=options.threads,
-        say=say,
-    )
+        from gptoss_cli.engine import loader
+    return loader.load(folder, placement, progress=say)
 
 
 def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "Placement":
@@ -129,6 +120,7 @@ def place(name: str, folder: Path, options: TurnOptions, console: Console) -> "P
         dtype=options.dtype,
         dense=options.dense,
         activations=options.activations,
+        threads=options.threads,
     )
     config = load_config(weights_folder(folder) / "config.json")
     placement = choose(config, hardware.detect(settings.data_folder()), wishes)

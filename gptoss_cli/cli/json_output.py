@@ -1,7 +1,7 @@
 """The JSON of `ask`: one object, or lines while the answer is made. schemas/ says what both are."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from gptoss_cli.terminal.console import Console
 if TYPE_CHECKING:
     from gptoss_cli.harmony.events import Event, TurnEnd
 
-VERSION = 1
+JSON_VERSION = 1  # of every command's JSON
 
 
 def answer_record(
@@ -24,7 +24,7 @@ def answer_record(
 ) -> dict[str, Any]:
     """The object of `--json`."""
     return {
-        "version": VERSION,
+        "version": JSON_VERSION,
         "answer": answer,
         "reasoning": reasoning,
         **_setting(running, effort, end.seed),
@@ -55,7 +55,7 @@ class JsonLines:
 
     def start(self, running: ModelInfo, effort: ReasoningEffort, seed: int) -> None:
         """Who answers, before the prompt is read."""
-        self._write("start", version=VERSION, **_setting(running, effort, seed))
+        self._write("start", version=JSON_VERSION, **_setting(running, effort, seed))
 
     def tell(self, events: Iterable["Event"]) -> Iterator["Event"]:
         """Pass `events` on, and write a line for each that says something."""
@@ -88,6 +88,11 @@ class JsonLines:
 
     def _write(self, kind: str, **values: Any) -> None:
         self._console.answer(json_line({"type": kind, **values}))
+
+
+def write_json(values: Mapping[str, object], console: Console, *, indent: int | None = None) -> None:
+    """Write one object, with the version, on stdout."""
+    console.answer(json.dumps({"version": JSON_VERSION, **values}, ensure_ascii=False, indent=indent) + "\n")
 
 
 def json_line(value: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from gptoss_cli.errors import GptossError
 
 if TYPE_CHECKING:
-    from gptoss_cli.placement.choose import Placement
     from gptoss_cli.placement.hardware import Hardware
+    from gptoss_cli.placement.placement import Placement
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from gptoss_cli.checkpoint.catalog import Model
-    from gptoss_cli.placement.choose import MemoryUse, Placement
     from gptoss_cli.placement.hardware import Hardware
     from gptoss_cli.placement.model_config import ModelConfig
+    from gptoss_cli.placement.placement import MemoryUse, Placement
     from gptoss_cli.placement.request import PlacementRequest
 
 _JSON_VERSION = 1

@@ -1,32 +1,25 @@
 """Continues sequences of token ids with a model, and reads nothing twice. Knows no text."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gptoss_cli import __version__, settings
-from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.engine.expert_offload import ExpertCache
 from gptoss_cli.engine.kv_cache import CacheMark
-from gptoss_cli.engine.loader import open_model
 from gptoss_cli.engine.model import Transformer
 from gptoss_cli.engine.prefix_cache import PrefixStore
 from gptoss_cli.engine.sampler import Sampler, checked
 from gptoss_cli.engine.steppers import InFlightStep, OverlappedStepper
 from gptoss_cli.engine.weights import is_out_of_memory
-from gptoss_cli.errors import IntegrityError, ResourceError, UsageError, first_line
-from gptoss_cli.generation import Allowed, Banned, Forced, Numerics, Sampling, TokenConstraint
-from gptoss_cli.placement.model_config import ModelConfig, load_config
-from gptoss_cli.placement.weight_placement import MAPPED, WeightPlacement
-from gptoss_cli.settings import Activations, Dense, Dtype
+from gptoss_cli.errors import IntegrityError, ResourceError, first_line
+from gptoss_cli.generation import Allowed, Banned, Forced, Numerics, Sampling, TokenConstraint, common_prefix
+from gptoss_cli.placement.model_config import ModelConfig
 
 _MAX_MARKS = 8
-_CPU_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 512, 2048
 _TOKENS_BETWEEN_PROMOTIONS, _MOST_PROMOTED = 16, 4
 
 
@@ -69,52 +62,6 @@ class Generator:
         self._pending: list[int] = []
         self._hidden: Tensor | None = None  # [1, C], of the last cached token
         self._marks: list[_Mark] = []
-
-    @classmethod
-    def open(
-        cls,
-        folder: Path,
-        *,
-        dtype: Dtype = Dtype.BFLOAT16,
-        residence: WeightPlacement = MAPPED,
-        context_tokens: int | None = None,
-        chunk_tokens: int | None = None,
-        dense: Dense = Dense.BF16,
-        activations: Activations = Activations.INT16,
-        threads: int | None = None,
-        say: Callable[[str], None] | None = None,
-    ) -> "Generator":
-        """Map the checkpoint in `folder`, or in its `original` folder, or copy it to where `residence` wants it.
-
-        `context_tokens` None is the model's own length. `dense` INT8 converts the dense weights first, where that was
-        not done before; it is for the CPU. `threads` None is torch's choice, one for each physical core; it holds for
-        the whole process. `say` is told what takes long.
-
-        Raises NotInstalledError, IntegrityError or ResourceError for what is wrong with the files or the device, and
-        UsageError for a context the model does not have.
-        """
-        home = weights_folder(folder)
-        config = load_config(home / "config.json")
-        if context_tokens is not None and not 2 <= context_tokens <= config.max_context_tokens:
-            raise UsageError(f"The context should be 2 to {config.max_context_tokens} tokens, not {context_tokens}")
-        if threads is not None:
-            torch.set_num_threads(threads)
-        opened = open_model(
-            home, config, residence=residence, dtype=dtype, dense=dense, activations=activations, say=say
-        )
-        on_cpu, numerics = residence.device == "cpu", opened.numerics
-        return cls(
-            opened.model,
-            context_tokens=context_tokens or config.max_context_tokens,
-            chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS),
-            numerics=numerics,
-            # A GPU reads the first messages faster than a disk gives what it made of them.
-            prefixes=PrefixStore(
-                settings.cache_folder() / "prefixes", f"{__version__} {opened.identity} {dtype} {numerics.summary}"
-            )
-            if on_cpu
-            else None,
-        )
 
     @property
     def config(self) -> ModelConfig:
@@ -291,7 +238,7 @@ class Generator:
     def _rewind_to_prefix_of(self, ids: list[int]) -> None:
         """Make the cache the longest prefix of `ids` that it can exactly go back to."""
         self._pending = []
-        common = _common_prefix(self._cached, ids)
+        common = common_prefix(self._cached, ids)
         if common == len(self._cached) and (common < len(ids) or self._hidden is not None):
             return
         # The last id must be read again for its hidden state, unless a mark kept it.
@@ -361,10 +308,3 @@ def _device_failures() -> Iterator[None]:
             raise
         ways_out = "Use a smaller --context, --execution offload, or --device cpu"
         raise ResourceError(f"The device is out of memory. {ways_out}") from exc
-
-
-def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    for index, (left, right) in enumerate(zip(first, second, strict=False)):
-        if left != right:
-            return index
-    return min(len(first), len(second))

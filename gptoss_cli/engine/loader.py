@@ -1,79 +1,102 @@
-"""Makes a model of a checkpoint on disk: its weights where they are wanted, and the best operations, checked."""
+"""Loads a checkpoint as a placement says, checks the kernels, and returns a generator."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from gptoss_cli import settings
-from gptoss_cli.checkpoint.folder import fingerprint
+from gptoss_cli import __version__, settings
+from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
+from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels, find_kernels
 from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.prefix_cache import PrefixStore
 from gptoss_cli.engine.quantize import int8_weights
 from gptoss_cli.engine.steppers import check_overlapped
 from gptoss_cli.engine.weights import load_weights
+from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.generation import Numerics
-from gptoss_cli.placement.model_config import ModelConfig
-from gptoss_cli.placement.weight_placement import WeightPlacement
-from gptoss_cli.settings import Activations, Dense, Dtype
+from gptoss_cli.placement.model_config import load_config
+from gptoss_cli.placement.placement import KernelSet, Placement
+from gptoss_cli.settings import Dense, Dtype
 
 _TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
+_CPU_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 512, 2048
 
 
-@dataclass(frozen=True, slots=True)
-class OpenModel:
-    """A model that is ready, how it computes, and what tells its checkpoint from others."""
-
-    model: Transformer
-    numerics: Numerics
-    identity: str
-
-
-def open_model(
-    home: Path,
-    config: ModelConfig,
+def load(
+    folder: Path,
+    placement: Placement,
     *,
-    residence: WeightPlacement,
-    dtype: Dtype,
-    dense: Dense,
-    activations: Activations,
-    say: Callable[[str], None] | None,
-) -> OpenModel:
-    """The model in the folder `home`. Raises what Generator.open raises for files and devices."""
-    weights = load_weights(home, config, residence)
-    kernels, numerics = _choose_kernels(residence, dtype, dense, activations)
-    identity = fingerprint(home)
-    if dense is Dense.INT8:
+    progress: Callable[[str], None] | None = None,
+    chunk_tokens: int | None = None,
+) -> Generator:
+    """Map the checkpoint in `folder`, or in its `original` folder, or copy it to where `placement` wants it.
+
+    8-bit dense weights are converted first, unless that was done before. The number of threads holds for the whole
+    process. `progress` is told what takes long; `chunk_tokens` are prefilled at once.
+
+    Raises NotInstalledError, IntegrityError or ResourceError for what is wrong with the files or the device, and
+    UsageError for a context that the model does not have.
+    """
+    home = weights_folder(folder)
+    config = load_config(home / "config.json")
+    if not 2 <= placement.context_tokens <= config.max_context_tokens:
+        raise UsageError(
+            f"The context should be 2 to {config.max_context_tokens} tokens, not {placement.context_tokens}",
+            Hint.VALID_CONTEXT,
+        )
+    if placement.threads is not None:
+        torch.set_num_threads(placement.threads)
+    weights, identity = load_weights(home, config, placement), fingerprint(home)
+    kernels, numerics = _choose_kernels(placement)
+    if placement.dense is Dense.INT8:
         weights = int8_weights(weights, settings.cache_folder() / "int8", identity)
-    on_cpu, placed = residence.device == "cpu", residence.experts is not None
-    model = Transformer(config, weights, kernels, _TORCH_DTYPES[dtype], records=placed and not on_cpu)
-    if placed:
-        if say is not None:
-            say("Checking the GPU's kernels, which the first use compiles")
+    dtype, triton, on_cpu = _TORCH_DTYPES[placement.dtype], placement.kernels is KernelSet.TRITON, _is_on_cpu(placement)
+    model = Transformer(config, weights, kernels, dtype, records=triton and not on_cpu)
+    if triton:
+        if progress is not None:
+            progress("Checking the GPU's kernels, which the first use compiles")
         model.check_kernels()
         if model.overlaps:
             check_overlapped(model)
     elif not on_cpu:
-        model.check_device(Transformer(config, load_weights(home, config), reference, _TORCH_DTYPES[dtype]))
-    return OpenModel(model, numerics, identity)
+        model.check_device(Transformer(config, load_weights(home, config), reference, dtype))
+    return Generator(
+        model,
+        context_tokens=placement.context_tokens,
+        chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS),
+        numerics=numerics,
+        # A GPU reads the first messages faster than a disk gives what it made of them.
+        prefixes=_prefix_store(identity, placement, numerics) if on_cpu else None,
+    )
 
 
-def _choose_kernels(
-    residence: WeightPlacement, dtype: Dtype, dense: Dense, activations: Activations
-) -> tuple[Kernels, Numerics]:
-    """The best operations for a device, and what is to be known of them."""
-    threads = torch.get_num_threads()
-    if residence.experts is not None:
-        # Triton is there only where a GPU is.
+def _prefix_store(identity: str, placement: Placement, numerics: Numerics) -> PrefixStore:
+    key = f"{__version__} {identity} {placement.dtype} {numerics.summary}"
+    return PrefixStore(settings.cache_folder() / "prefixes", key)
+
+
+def _is_on_cpu(placement: Placement) -> bool:
+    return placement.device == "cpu"
+
+
+def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
+    """Return the operations of a placement, and what is to be known of them."""
+    numerics = Numerics(placement.kernels, placement.dtype, placement.dense, torch.get_num_threads())
+    if placement.kernels is KernelSet.TRITON:
+        # Triton is installed only where there is an NVIDIA GPU.
         from gptoss_cli.engine.kernels.cuda import CudaKernels, tuning_for
 
-        capability = None if residence.device == "cpu" else torch.cuda.get_device_capability(residence.device)
-        return CudaKernels(tuning_for(capability)), Numerics("triton", dtype, Dense.BF16, threads)
-    found = find_kernels(activations) if residence.device == "cpu" else None
+        capability = None if _is_on_cpu(placement) else torch.cuda.get_device_capability(placement.device)
+        return CudaKernels(tuning_for(capability)), replace(numerics, dense=Dense.BF16)
+    if placement.kernels is KernelSet.REFERENCE:
+        return reference, numerics
+    found = find_kernels(placement.activations)
     if isinstance(found, CpuKernels):
-        used = "float32" if dtype is Dtype.FLOAT32 else activations
-        return found, Numerics(found.native.instructions, used, dense, threads)
-    return reference, Numerics("reference", dtype, dense, threads, shortcoming=found)
+        used = Dtype.FLOAT32 if placement.dtype is Dtype.FLOAT32 else placement.activations
+        return found, replace(numerics, kernels=found.native.instructions, activations=used)
+    return reference, replace(numerics, kernels="reference", shortcoming=found)

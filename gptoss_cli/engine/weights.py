@@ -16,10 +16,10 @@ from torch import Tensor
 
 from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files, what_it_is
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
-from gptoss_cli.errors import IntegrityError, NotInstalledError, ResourceError
+from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError, ResourceError
 from gptoss_cli.placement.model_config import ModelConfig
+from gptoss_cli.placement.placement import KernelSet, Placement
 from gptoss_cli.placement.tensor_specs import BLOCK_VALUES, Layout, Names, TensorSpec, expected_tensors, names
-from gptoss_cli.placement.weight_placement import MAPPED, WeightPlacement
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def float_rows(matrix: Rows, start: int, end: int, *, columns: int) -> Tensor:
     return (blocks * factors.unsqueeze(-1)).flatten(1)[:, :columns]
 
 
-def load_weights(folder: Path, config: ModelConfig, residence: WeightPlacement = MAPPED) -> ModelWeights:
+def load_weights(folder: Path, config: ModelConfig, placement: Placement | None = None) -> ModelWeights:
     """Map the tensors of `folder`, in whichever layout its names are; on another device than the CPU, copy them there.
 
     Raises NotInstalledError if a shard is missing, IntegrityError if a file contradicts `config`, ResourceError if
@@ -111,11 +111,11 @@ def load_weights(folder: Path, config: ModelConfig, residence: WeightPlacement =
     _check(folder, found, expected_tensors(config, layout))
     name = names(layout)
     try:
-        return _assemble(config, name, lambda key: found[key].mapped(), residence)
+        return _assemble(config, name, lambda key: found[key].mapped(), placement)
     except RuntimeError as exc:
         if not is_out_of_memory(exc):
             raise
-        raise ResourceError(f"The weights in {folder} do not fit on {residence.device}. Use --device cpu") from exc
+        raise ResourceError(f"The weights in {folder} do not fit on the GPU", Hint.CPU) from exc
 
 
 def is_out_of_memory(failure: RuntimeError) -> bool:
@@ -217,18 +217,25 @@ def _words(spec: TensorSpec) -> str:
     return f"{ascii(spec.dtype)[1:-1]} {list(spec.shape)}"
 
 
+def _device(placement: Placement | None) -> str:
+    return "cpu" if placement is None else placement.device
+
+
 def _assemble(
-    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], residence: WeightPlacement
+    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None
 ) -> ModelWeights:
+    device = _device(placement)
+    on_host = placement is not None and placement.weights is not None and not placement.weights.embedding_on_gpu
+
     def load(key: str) -> Tensor:
-        return mapped(key).to(residence.device)
+        return mapped(key).to(device)
 
     embedding = mapped(name.embedding)
     return ModelWeights(
-        embedding=embedding.to(residence.device) if residence.embedding else embedding,
+        embedding=embedding if on_host else embedding.to(device),
         layers=tuple(
             LayerWeights(
-                _assemble_attention(config, name, load, layer), _assemble_mlp(config, name, mapped, residence, layer)
+                _assemble_attention(config, name, load, layer), _assemble_mlp(config, name, mapped, placement, layer)
             )
             for layer in range(config.layers)
         ),
@@ -252,9 +259,9 @@ def _assemble_attention(
 
 
 def _assemble_mlp(
-    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], residence: WeightPlacement, layer: int
+    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None, layer: int
 ) -> MlpWeights:
-    device = residence.device
+    device = _device(placement)
 
     def load(key: str) -> Tensor:
         return mapped(key).to(device)
@@ -262,10 +269,10 @@ def _assemble_mlp(
     def experts(weight: str, bias: str) -> Experts:
         key = weight.format(layer)
         parts = key + name.blocks, key + name.scales, bias.format(layer)
-        if residence.experts is None:
+        if placement is None or placement.weights is None or placement.kernels is not KernelSet.TRITON:
             return PackedExperts(*map(load, parts))
         packed = PackedExperts(*map(mapped, parts))
-        return PlacedExperts(packed, torch.device(device), residence.experts_of_layer(layer, config.layers))
+        return PlacedExperts(packed, torch.device(device), placement.weights.experts_of_layer(layer, config.layers))
 
     return MlpWeights(
         norm=load(name.mlp_norm.format(layer)),

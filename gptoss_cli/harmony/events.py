@@ -158,6 +158,23 @@ class TurnEnd:
     total_seconds: float
     expert_hit_rate: float | None = None
 
+    @property
+    def prefill_rate(self) -> float | None:
+        """Tokens per second of the prefill, None if nothing was prefilled or no token came."""
+        return _rate(self.prefilled_tokens, self.first_token_seconds)
+
+    @property
+    def decode_rate(self) -> float | None:
+        """Tokens per second after the first one, None if there is no second."""
+        if self.first_token_seconds is None:
+            return None
+        tokens = self.reasoning_tokens + self.answer_tokens - 1
+        return _rate(tokens, self.total_seconds - self.first_token_seconds)
+
+
+def _rate(tokens: int, seconds: float | None) -> float | None:
+    return tokens / seconds if seconds and tokens > 0 else None
+
 
 Delta = ReasoningDelta | PreambleDelta | CallDelta | AnswerDelta
 Event = PrefillProgress | Delta | Markup | MessageEnd | ReasoningCut | TurnEnd

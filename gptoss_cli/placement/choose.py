@@ -4,17 +4,16 @@ What a device is reckoned with beyond weights and KV cache is an allowance, not 
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.placement.devices import ChosenGpu, choose_gpu
 from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.memory import ModelMemory, model_memory
 from gptoss_cli.placement.model_config import ModelConfig
+from gptoss_cli.placement.placement import DecodeBound, KernelSet, MemoryUse, Placement, WeightPlacement
 from gptoss_cli.placement.reasons import Code, Reason, gib
 from gptoss_cli.placement.request import PlacementRequest
-from gptoss_cli.placement.weight_placement import MAPPED, WeightPlacement
 from gptoss_cli.settings import Activations, Dense, Execution
 
 # The shortest context that is given unasked, and the one that comes before a second thought about speed.
@@ -27,102 +26,10 @@ GPU_WORK_BYTES = 768 << 20
 STAGING_BYTES = 256 << 20
 # Python and torch, the attention scores and the dequantized experts of a prefill chunk.
 HOST_WORK_BYTES = 1 << 30
-# Reckoned with where nobody has measured: two channels of DDR4-3200, and what PCIe 4.0 x16 reaches in practice.
-_HOST_BYTES_PER_SECOND = 51.2e9
-_LINK_BYTES_PER_SECOND = 25e9
 # Of Apple's chips by the memory that the GPU may have: the plain one, the Pro, and the Max.
 _APPLE_BYTES_PER_SECOND = ((20, 120e9), (40, 270e9), (1 << 20, 400e9))
 # The bandwidth that is usual among GPUs of up to so many GiB.
 _GPU_BYTES_PER_SECOND = ((10, 250e9), (20, 450e9), (64, 900e9), (1 << 20, 2000e9))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryUse:
-    """What of a model lies in one memory, in bytes; `room_bytes` is what can be had of that memory, None if unknown."""
-
-    dense_bytes: int = 0
-    experts_bytes: int = 0
-    cache_bytes: int = 0
-    work_bytes: int = 0
-    room_bytes: int | None
-
-    @property
-    def used_bytes(self) -> int:
-        """All of it."""
-        return self.dense_bytes + self.experts_bytes + self.cache_bytes + self.work_bytes
-
-    @property
-    def free_bytes(self) -> int:
-        """What is left of the room, 0 where that is not known."""
-        return max(0, (self.room_bytes or 0) - self.used_bytes)
-
-    def to_json(self) -> dict[str, int | None]:
-        """The share as JSON values."""
-        return asdict(self) | {"free_bytes": None if self.room_bytes is None else self.free_bytes}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeBound:
-    """The most tokens a second, by what one token reads of each memory at the bandwidths assumed for them."""
-
-    gpu_bytes: int = 0
-    link_bytes: int = 0
-    host_bytes: int = 0
-    gpu_bytes_per_second: float = _GPU_BYTES_PER_SECOND[0][1]
-    link_bytes_per_second: float = _LINK_BYTES_PER_SECOND
-    host_bytes_per_second: float = _HOST_BYTES_PER_SECOND
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Reads do not overlap in this."""
-        seconds = self.gpu_bytes / self.gpu_bytes_per_second + self.link_bytes / self.link_bytes_per_second
-        return 1 / (seconds + self.host_bytes / self.host_bytes_per_second)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """The decision.
-
-    `gpu_experts` of the `experts`, counted over all layers, are on the GPU. On the CPU the weights are mapped files:
-    the host's share counts all of them, whether or not they are in memory at the time.
-    """
-
-    execution: Execution
-    device: str
-    context_tokens: int
-    gpu: MemoryUse | None
-    host: MemoryUse
-    experts: int
-    gpu_experts: int
-    bound: DecodeBound
-    reasons: tuple[Reason, ...]
-    dense: Dense = Dense.BF16
-    residence: WeightPlacement = MAPPED
-
-    @property
-    def summary(self) -> str:
-        """Execution, device and context in words."""
-        where = "the CPU" if self.execution is Execution.CPU else f"{self.device} ({self.execution})"
-        return f"on {where} with {self.context_tokens:,} tokens of context"
-
-    @property
-    def warnings(self) -> tuple[Reason, ...]:
-        """The reasons that tell of something amiss."""
-        return tuple(reason for reason in self.reasons if reason.is_warning)
-
-    def to_json(self) -> dict[str, Any]:
-        """The placement as JSON values."""
-        return {
-            "execution": self.execution,
-            "device": self.device,
-            "context_tokens": self.context_tokens,
-            "dense": self.dense,
-            "gpu": None if self.gpu is None else self.gpu.to_json(),
-            "host": self.host.to_json(),
-            "experts": {"total": self.experts, "on_gpu": self.gpu_experts},
-            "decode_bound": {"tokens_per_second": round(self.bound.tokens_per_second, 1), **asdict(self.bound)},
-            "reasons": [reason.to_json() for reason in self.reasons],
-        }
 
 
 def choose(config: ModelConfig, machine: Hardware, wishes: PlacementRequest | None = None) -> Placement:
@@ -138,7 +45,11 @@ def choose(config: ModelConfig, machine: Hardware, wishes: PlacementRequest | No
         raise UsageError(f"The context should be 2 to {most:,} tokens for this model, not {wished:,}. Check --context")
     placement = _place(_Demand(sizes, wishes), machine, wishes)
     return replace(
-        placement, reasons=(*_about_memory(machine), *placement.reasons, *_about_numerics(placement, wishes))
+        placement,
+        dtype=wishes.dtype,
+        activations=wishes.activations,
+        threads=wishes.threads,
+        reasons=(*_about_memory(machine), *placement.reasons, *_about_numerics(placement, wishes)),
     )
 
 
@@ -261,7 +172,8 @@ def _resident(demand: _Demand, taken: ChosenGpu, machine: Hardware, shortest: in
             gpu_bytes=sizes.dense_bytes + sizes.active_bytes, gpu_bytes_per_second=_usual_bandwidth(taken)
         ),
         reasons=(*reasons, *demand.shortened(context)),
-        residence=WeightPlacement(taken.device, None if taken.slow else sizes.experts, embedding),
+        weights=WeightPlacement(gpu_experts=sizes.experts, embedding_on_gpu=embedding),
+        kernels=KernelSet.REFERENCE if taken.slow else KernelSet.TRITON,
     )
 
 
@@ -314,7 +226,8 @@ def _offloaded(demand: _Demand, taken: ChosenGpu, machine: Hardware) -> Placemen
             *_about_locking(machine, pinned),
             *demand.shortened(context),
         ),
-        residence=WeightPlacement(taken.device, resident, embedding=False),
+        weights=WeightPlacement(gpu_experts=resident, embedding_on_gpu=False),
+        kernels=KernelSet.TRITON,
     )
 
 

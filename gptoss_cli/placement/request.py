@@ -22,6 +22,7 @@ class PlacementRequest:
     dtype: Dtype = Dtype.BFLOAT16
     dense: Dense = Dense.BF16
     activations: Activations = Activations.INT16
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", self.device):

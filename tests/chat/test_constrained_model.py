@@ -13,6 +13,7 @@ from gptoss_cli.harmony.events import Cut, EndReason, ReasoningDelta
 from gptoss_cli.harmony.vocabulary import ANSWER_NOW
 from gptoss_cli.settings import Dtype, ReasoningEffort
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+from tests.engine.open_generator import open_generator
 
 _HEADER = r"<\|channel\|>(analysis|commentary|final)<\|message\|>"
 _MARKS = r"<\|(start|channel|message|constrain|end|return|call|endoftext)\|>"
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def generator(folder: Path) -> Generator:
-    return Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=2_000)
+    return open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=2_000)
 
 
 def open_session(
@@ -67,7 +68,7 @@ def test_a_random_model_at_temperature_5_writes_well_formed_turns(generator: Gen
 @pytest.mark.slow
 @pytest.mark.skipif(not _DEMO_DATA.exists(), reason="the demo model is not in this copy")
 def test_the_demo_model_at_temperature_5_writes_two_thousand_well_formed_turns() -> None:
-    check_hot_turns(Generator.open(unpack.demo_checkpoint(), context_tokens=2_000), 2_000)
+    check_hot_turns(open_generator(unpack.demo_checkpoint(), context_tokens=2_000), 2_000)
 
 
 def test_what_answer_now_forces_is_in_the_cache_and_little_is_read_after_it(generator: Generator) -> None:

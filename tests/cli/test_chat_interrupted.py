@@ -9,10 +9,10 @@ import pytest
 
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.demo.unpack import demo_checkpoint
-from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.conversation import Conversation
 from tests.cli.conftest import Script, turn
 from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
+from tests.engine.open_generator import open_generator
 
 _CTRL_C, _CTRL_D = "\x03", "\x04"
 _RECORDING = Path(__file__).parent / "recording_program.py"
@@ -44,7 +44,7 @@ def _records(file: Path) -> Iterator[tuple[Conversation, int, str]]:
 def _answered_anew(conversation: Conversation, seed: int) -> str:
     """What a fresh conversation with these messages and this seed gives."""
     session = ChatSession(
-        Generator.open(demo_checkpoint()),
+        open_generator(demo_checkpoint()),
         instructions=None,
         effort=conversation.effort,
         date=conversation.date,

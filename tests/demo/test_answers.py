@@ -19,6 +19,7 @@ from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.events import AnswerDelta, TurnEnd
 from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
+from tests.engine.open_generator import open_generator
 
 _CONVERSATIONS: list[list[dict[str, str]]] = json.loads(Path(__file__).with_name("held_out.json").read_text("utf-8"))
 _EVERY = 6  # at each effort only one conversation in so many is held
@@ -35,7 +36,7 @@ class _Reply:
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    return Generator.open(demo_checkpoint())
+    return open_generator(demo_checkpoint())
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.demo.unpack import WEIGHTS, demo_checkpoint
-from gptoss_cli.engine.generator import Generator
 from gptoss_cli.errors import ResourceError
+from tests.engine.open_generator import open_generator
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_folder_is_an_ordinary_checkpoint(home: Path) -> None:
     assert folder.is_relative_to(home)
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "gpt_oss"
-    generator = Generator.open(folder)
+    generator = open_generator(folder)
     assert generator.config.vocabulary_size == 201088
 
 
@@ -60,7 +60,7 @@ def test_two_processes_can_unpack_it_at_once(home: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         first, second = pool.starmap(demo_checkpoint, [(), ()])
     assert first == second
-    Generator.open(first)
+    open_generator(first)
 
 
 def test_cache_that_is_a_file_is_one_clear_error(home: Path) -> None:

@@ -11,6 +11,7 @@ from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.generation import Allowed, Banned, Forced, Sampling, TokenConstraint, TokenGenerator
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import Shape, write_checkpoint
+from tests.engine.open_generator import open_generator
 from tests.scripted_generator import ScriptedGenerator
 
 GREEDY = Sampling(seed=0, temperature=0.0)
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def generator(folder: Path) -> Generator:
-    return Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=200, chunk_tokens=16)
+    return open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200, chunk_tokens=16)
 
 
 def decode(

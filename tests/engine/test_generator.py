@@ -14,6 +14,7 @@ from gptoss_cli.errors import IntegrityError, NumericalError, ResourceError, Usa
 from gptoss_cli.generation import Sampling, TokenGenerator
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+from tests.engine.open_generator import open_generator
 
 SHAPE = Shape(layer_types=(SLIDING, FULL), window=11)
 GREEDY = Sampling(seed=0, temperature=0)
@@ -28,11 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(folder: Path) -> Generator:
     """One generator for every test: what a test leaves in it must not matter to the next."""
-    return open_generator(folder)
+    return small_context(folder)
 
 
-def open_generator(folder: Path, *, context_tokens: int | None = 200, chunk_tokens: int = 16) -> Generator:
-    return Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=context_tokens, chunk_tokens=chunk_tokens)
+def small_context(folder: Path, *, context_tokens: int | None = 200, chunk_tokens: int = 16) -> Generator:
+    return open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=context_tokens, chunk_tokens=chunk_tokens)
 
 
 def prefilled(generator: Generator, ids: list[int]) -> int:
@@ -51,7 +52,7 @@ def decode(
 
 def fresh(folder: Path, ids: list[int], count: int) -> list[int]:
     """What a generator says that has read nothing else."""
-    generator = open_generator(folder, chunk_tokens=512)
+    generator = small_context(folder, chunk_tokens=512)
     prefilled(generator, ids)
     return decode(generator, count)
 
@@ -62,7 +63,7 @@ def test_it_is_a_token_generator(shared: Generator) -> None:
 
 
 def test_prefill_reports_chunk_by_chunk(folder: Path) -> None:
-    assert list(open_generator(folder).prefill(PROMPT)) == [(0, 40), (16, 40), (32, 40), (40, 40)]
+    assert list(small_context(folder).prefill(PROMPT)) == [(0, 40), (16, 40), (32, 40), (40, 40)]
 
 
 def test_decoding_after_the_logits_is_their_argmax(folder: Path, shared: Generator) -> None:
@@ -72,7 +73,7 @@ def test_decoding_after_the_logits_is_their_argmax(folder: Path, shared: Generat
 
 
 def test_logits_leave_the_sequence_unchanged(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     prefilled(generator, PROMPT)
     text = decode(generator, 5)
     assert generator.logits(PROMPT[::-1]).shape == (40, SHAPE.vocabulary)
@@ -80,14 +81,14 @@ def test_logits_leave_the_sequence_unchanged(folder: Path) -> None:
 
 
 def test_a_second_decode_continues_the_first(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     prefilled(generator, PROMPT)
     assert decode(generator, 4) + decode(generator, 4) == fresh(folder, PROMPT, 8)
 
 
 def test_the_second_turn_reads_only_the_last_answer_and_the_new_message(folder: Path) -> None:
     """As in Harmony: reasoning is dropped, so the second prompt leaves the sequence where the first prompt ended."""
-    generator = open_generator(folder)
+    generator = small_context(folder)
     assert prefilled(generator, PROMPT) == 40
     answer = decode(generator, 30)[20:]
     second = [*PROMPT, *answer, 1, 2, 3]
@@ -96,21 +97,21 @@ def test_the_second_turn_reads_only_the_last_answer_and_the_new_message(folder: 
 
 
 def test_three_turns_each_read_only_what_is_new(folder: Path) -> None:
-    generator, ids = open_generator(folder), PROMPT
+    generator, ids = small_context(folder), PROMPT
     for _ in range(3):
         assert prefilled(generator, ids) in (40, 9)
         ids = [*ids, *decode(generator, 25)[-6:], 5, 6, 7]
 
 
 def test_an_answer_that_is_kept_whole_is_not_read_again(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     prefilled(generator, PROMPT)
     text = decode(generator, 25)
     assert prefilled(generator, [*PROMPT, *text, 8, 9]) == 3  # the last id was yielded but not yet run
 
 
 def test_the_same_prompt_again_is_not_read_again(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     prefilled(generator, PROMPT)
     text = decode(generator, 30)
     assert prefilled(generator, PROMPT) == 0
@@ -118,13 +119,13 @@ def test_the_same_prompt_again_is_not_read_again(folder: Path) -> None:
 
 
 def test_the_same_prompt_twice_without_an_answer_is_not_read_again(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     assert [prefilled(generator, PROMPT) for _ in range(3)] == [40, 0, 0]
     assert decode(generator, 3) == fresh(folder, PROMPT, 3)
 
 
 def test_going_back_two_turns_uses_that_turns_mark(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     prefilled(generator, PROMPT)
     decode(generator, 20)
     second = [*PROMPT, *range(30)]
@@ -136,7 +137,7 @@ def test_going_back_two_turns_uses_that_turns_mark(folder: Path) -> None:
 
 
 def test_another_conversation_is_read_from_its_start(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     prefilled(generator, PROMPT)
     decode(generator, 20)
     assert prefilled(generator, PROMPT[::-1]) == 40
@@ -144,14 +145,14 @@ def test_another_conversation_is_read_from_its_start(folder: Path) -> None:
 
 
 def test_a_prefix_of_what_was_read_needs_its_last_token_at_most(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     prefilled(generator, PROMPT[:9])
     assert prefilled(generator, PROMPT[:6]) == 1
     assert decode(generator, 5) == fresh(folder, PROMPT[:6], 5)
 
 
 def test_a_prefill_closed_between_chunks_is_taken_up_again(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     steps = generator.prefill(PROMPT)
     assert [next(steps), next(steps)] == [(0, 40), (16, 40)]
     assert isinstance(steps, Iterator)
@@ -161,7 +162,7 @@ def test_a_prefill_closed_between_chunks_is_taken_up_again(folder: Path) -> None
 
 
 def test_a_closed_decode_keeps_every_yielded_id(folder: Path) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     prefilled(generator, PROMPT)
     steps = generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=None)
     said = [next(steps) for _ in range(7)]
@@ -175,7 +176,7 @@ def test_a_failure_after_the_layers_leaves_a_sound_sequence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     """The rings are overwritten by then."""
-    generator = open_generator(folder)
+    generator = small_context(folder)
     prefilled(generator, PROMPT)
     said = decode(generator, 14)
     calls = iter(range(100))
@@ -203,7 +204,7 @@ def test_a_failure_in_a_later_chunk_does_not_spoil_the_ring(
     folder: Path, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
     """The failing chunk of 16 has overwritten keys that its own first query needs."""
-    generator = open_generator(folder)
+    generator = small_context(folder)
     ids = [*PROMPT, *range(100, 140)]
     if turns:
         prefilled(generator, PROMPT)
@@ -219,7 +220,7 @@ def test_a_failure_in_a_later_chunk_does_not_spoil_the_ring(
 
 
 def test_a_failure_in_the_first_prefill_leaves_an_empty_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = open_generator(folder)
+    generator = small_context(folder)
     monkeypatch.setattr(generator.model.kernels, "mix_experts", _out_of_memory)
     with pytest.raises(ResourceError):
         prefilled(generator, PROMPT)
@@ -233,7 +234,7 @@ def _out_of_memory(*_: object, **__: object) -> None:
 
 
 def test_what_apples_devices_say_of_full_memory_is_understood(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator, message = open_generator(folder), "MPS backend out of memory (MPS allocated: 12.00 GB)."
+    generator, message = small_context(folder), "MPS backend out of memory (MPS allocated: 12.00 GB)."
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError(message)
@@ -249,7 +250,7 @@ def test_what_apples_devices_say_of_full_memory_is_understood(folder: Path, monk
 def test_a_device_that_computes_otherwise_than_the_cpu_is_found_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device, mapped = open_generator(folder).model, open_generator(folder).model
+    device, mapped = small_context(folder).model, small_context(folder).model
     device.check_device(mapped)
     monkeypatch.setattr(device, "_concentration", 1.5)  # of its rotations
     with pytest.raises(ResourceError, match="wrong results"):
@@ -263,14 +264,14 @@ def test_decode_ends_with_a_stop_id_included(folder: Path, shared: Generator) ->
 
 
 def test_decode_ends_when_the_context_is_full(folder: Path) -> None:
-    generator = open_generator(folder, context_tokens=45)
+    generator = small_context(folder, context_tokens=45)
     prefilled(generator, PROMPT)
     assert len(decode(generator, None)) == 5
     assert decode(generator, None) == []
 
 
 def test_a_prompt_without_room_for_one_token_is_refused_before_any_work(folder: Path) -> None:
-    generator = open_generator(folder, context_tokens=40)
+    generator = small_context(folder, context_tokens=40)
     with pytest.raises(ResourceError, match="at least 41 tokens, and the context holds 40"):
         generator.prefill(PROMPT)
     assert prefilled(generator, PROMPT[:39]) == 39
@@ -299,11 +300,11 @@ def test_an_id_without_a_row_is_refused(shared: Generator) -> None:
 @pytest.mark.parametrize("context_tokens", [0, 1, 4_001, 10**9])
 def test_a_context_the_model_does_not_have_is_refused(folder: Path, context_tokens: int) -> None:
     with pytest.raises(UsageError, match="2 to 4000 tokens"):
-        open_generator(folder, context_tokens=context_tokens)
+        small_context(folder, context_tokens=context_tokens)
 
 
 def test_without_a_wish_the_context_is_the_models_own(folder: Path) -> None:
-    assert open_generator(folder, context_tokens=None).context_tokens == 4_000
+    assert small_context(folder, context_tokens=None).context_tokens == 4_000
 
 
 def test_a_scale_that_is_no_number_is_a_numerical_error(tmp_path: Path) -> None:
@@ -318,7 +319,7 @@ def test_a_scale_that_is_no_number_is_a_numerical_error(tmp_path: Path) -> None:
     base = 8 + int.from_bytes(data[:8], "little")
     spoiled[base + first : base + last] = 255
     path.write_bytes(data)
-    generator = open_generator(tmp_path)
+    generator = small_context(tmp_path)
     prefilled(generator, PROMPT)
     with pytest.raises(NumericalError):
         decode(generator, 5)

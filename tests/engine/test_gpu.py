@@ -15,9 +15,9 @@ from gptoss_cli.engine.kv_cache import FullLayer, SlidingLayer
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights
 from gptoss_cli.errors import ResourceError
 from gptoss_cli.generation import Allowed, Forced, Sampling, TokenConstraint
-from gptoss_cli.placement.weight_placement import WeightPlacement
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
+from tests.engine.open_generator import on_gpu, open_generator
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _open(folder: Path, experts: int = EXPERTS, context_tokens: int = 400) -> Generator:
-    return Generator.open(folder, context_tokens=context_tokens, residence=WeightPlacement("cuda:0", experts))
+    return open_generator(folder, context_tokens=context_tokens, **on_gpu("cuda:0", experts))
 
 
 def _decoded(generator: Generator, tokens: int, steering: TokenConstraint | None = None, seed: int = 3) -> list[int]:
@@ -225,9 +225,7 @@ def test_more_than_the_gpu_holds_is_refused_in_one_line(folder: Path) -> None:
     kept = torch.empty(max(0, free - (64 << 20)), dtype=torch.uint8, device="cuda")
     try:
         with pytest.raises(ResourceError, match="--device cpu"):
-            Generator.open(folder, context_tokens=4_000, residence=WeightPlacement("cuda:0", EXPERTS)).logits(
-                PROMPT * 500
-            )
+            open_generator(folder, context_tokens=4_000, **on_gpu("cuda:0", EXPERTS)).logits(PROMPT * 500)
     finally:
         del kept
         torch.cuda.empty_cache()

@@ -17,9 +17,9 @@ from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.model import Transformer
 from gptoss_cli.errors import ResourceError
 from gptoss_cli.generation import Sampling
-from gptoss_cli.placement.weight_placement import WeightPlacement
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+from tests.engine.open_generator import on_gpu, open_generator
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = Shape(layer_types=(SLIDING, FULL), window=5)
@@ -56,10 +56,8 @@ def test_one_by_one_the_logits_are_the_references(folder: Path, experts: int, mo
         monkeypatch.setattr(
             Transformer, "check_kernels", lambda _: None
         )  # tested below, and as slow as all that is here
-    plain = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64)
-    placed = Generator.open(
-        folder, dtype=Dtype.FLOAT32, context_tokens=64, residence=WeightPlacement(DEVICE, experts, embedding=False)
-    )
+    plain = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=64)
+    placed = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=64, **on_gpu(DEVICE, experts, embedding=False))
     assert isinstance(placed.model.kernels, CudaKernels)
     assert placed.numerics is not None
     assert placed.numerics.summary == "triton kernels, float32 activations, bf16 dense weights"
@@ -71,8 +69,8 @@ def test_one_by_one_the_logits_are_the_references(folder: Path, experts: int, mo
 
 @pytest.mark.slow
 def test_the_same_ids_come_greedily_and_after_a_rewind(folder: Path) -> None:
-    plain = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64)
-    placed = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=64, residence=WeightPlacement(DEVICE, 3))
+    plain = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=64)
+    placed = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=64, **on_gpu(DEVICE, 3))
     right = _continued(plain)
     assert _continued(placed) == right
     assert _continued(placed) == right
@@ -89,7 +87,7 @@ def test_kernels_that_compute_something_else_are_refused(folder: Path, monkeypat
 
     monkeypatch.setattr(CudaKernels, "project_output", wrong)
     with pytest.raises(ResourceError, match=r"kernels give wrong results .* --device cpu"):
-        Generator.open(folder, context_tokens=64, residence=WeightPlacement(DEVICE, EXPERTS))
+        open_generator(folder, context_tokens=64, **on_gpu(DEVICE, EXPERTS))
 
 
 def test_kernels_that_cannot_be_built_are_refused_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,5 +97,5 @@ def test_kernels_that_cannot_be_built_are_refused_in_one_line(folder: Path, monk
     monkeypatch.setattr(type(triton_decode.qkv_kernel), "__getitem__", lambda self, grid: fail(grid))
     said: list[str] = []
     with pytest.raises(ResourceError, match=r"^The GPU's kernels fail: no compiler\. Use --device cpu$"):
-        Generator.open(folder, context_tokens=64, residence=WeightPlacement(DEVICE, EXPERTS), say=said.append)
+        open_generator(folder, context_tokens=64, **on_gpu(DEVICE, EXPERTS), progress=said.append)
     assert said == ["Checking the GPU's kernels, which the first use compiles"]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.native_library import Native
@@ -22,9 +21,9 @@ from gptoss_cli.engine.quantize import int8_weights
 from gptoss_cli.engine.weights import load_weights
 from gptoss_cli.generation import Sampling
 from gptoss_cli.placement.model_config import load_config
-from gptoss_cli.placement.weight_placement import WeightPlacement
 from gptoss_cli.settings import Activations, Dtype
 from tests.engine.checkpoints import FULL, SLIDING, ConfigStyle, Shape, write_checkpoint
+from tests.engine.open_generator import on_gpu, open_generator
 
 if TYPE_CHECKING:
     from transformers import GptOssForCausalLM
@@ -177,7 +176,7 @@ def assert_equal(logits: Tensor, expected: Expected) -> None:
 
 
 def test_one_prefill_gives_transformers_logits(expected: Expected) -> None:
-    logits = Generator.open(expected.folder, dtype=Dtype.FLOAT32).logits(expected.prompt)
+    logits = open_generator(expected.folder, dtype=Dtype.FLOAT32).logits(expected.prompt)
     assert logits.dtype is torch.float32
     assert_equal(logits, expected)
 
@@ -205,7 +204,7 @@ def test_rewinding_to_a_mark_gives_transformers_logits_and_text(expected: Expect
 
 
 def test_the_generator_decodes_transformers_text_and_again_after_rewinding(expected: Expected) -> None:
-    generator = Generator.open(expected.folder, dtype=Dtype.FLOAT32, chunk_tokens=32)
+    generator = open_generator(expected.folder, dtype=Dtype.FLOAT32, chunk_tokens=32)
     half = len(expected.prompt) // 2
     greedy = Sampling(0, temperature=0)
     list(generator.prefill(expected.prompt[:half]))
@@ -221,9 +220,9 @@ def test_the_generator_decodes_transformers_text_and_again_after_rewinding(expec
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 def test_a_gpu_gives_transformers_logits_and_text(expected: Expected, share: float) -> None:
     config = load_config(expected.folder / "config.json")
-    residence = WeightPlacement("cuda:0", round(share * config.experts * config.layers), embedding=share == 1)
+    placement = on_gpu("cuda:0", round(share * config.experts * config.layers), embedding=share == 1)
     for tokens in (7, 64):
-        generator = Generator.open(expected.folder, dtype=Dtype.FLOAT32, chunk_tokens=tokens, residence=residence)
+        generator = open_generator(expected.folder, dtype=Dtype.FLOAT32, chunk_tokens=tokens, **placement)
         assert_equal(generator.logits(expected.prompt).cpu(), expected)
         model, cache = generator.model, generator.model.new_cache(1000)
         assert_equal(read_in_chunks(model, cache, expected.prompt, cycle([1])).cpu(), expected)

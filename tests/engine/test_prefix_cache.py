@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli import settings
-from gptoss_cli.engine.generator import Generator
 from gptoss_cli.generation import Sampling
 from gptoss_cli.settings import Dense, Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+from tests.engine.open_generator import open_generator
 
 SHAPE = Shape(layer_types=(SLIDING, FULL), window=11)
 GREEDY = Sampling(seed=0, temperature=0)
@@ -29,7 +29,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_tokens(folder: Path, *, dtype: Dtype = Dtype.FLOAT32, dense: Dense = Dense.BF16) -> tuple[int, list[int]]:
     """How much of PROMPT a new generator reads, and what it says then."""
-    generator = Generator.open(folder, dtype=dtype, dense=dense, context_tokens=200, chunk_tokens=16)
+    generator = open_generator(folder, dtype=dtype, dense=dense, context_tokens=200, chunk_tokens=16)
     generator.keep_prefix(PREFIX)
     steps = list(generator.prefill(PROMPT))
     return steps[-1][1], list(generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=12))
@@ -48,7 +48,7 @@ def test_the_second_chat_reads_only_what_follows_and_says_the_same(folder: Path,
 
 def test_a_prompt_that_begins_otherwise_reads_all(folder: Path) -> None:
     read_tokens(folder)
-    generator = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=200)
+    generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200)
     generator.keep_prefix(PREFIX)
     assert list(generator.prefill(PROMPT[1:]))[-1][1] == len(PROMPT) - 1
 
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_written_changes_nothing(folder: Path, tmp_path:
 
 def test_rewinding_to_the_kept_prefix_reads_only_what_follows(folder: Path) -> None:
     read_tokens(folder)
-    generator = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=200)
+    generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200)
     generator.keep_prefix(PREFIX)
     list(generator.prefill(PROMPT))
     list(generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=40))

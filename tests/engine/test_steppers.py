@@ -14,6 +14,7 @@ from gptoss_cli.errors import NumericalError, ResourceError
 from gptoss_cli.generation import Allowed, Banned, Forced, Sampling, TokenConstraint
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+from tests.engine.open_generator import open_generator
 
 # The ring is full after a few tokens.
 SHAPE = Shape(layer_types=(SLIDING, FULL), window=11)
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _open(folder: Path, *, ahead: bool, context_tokens: int = 90) -> Generator:
     """As on a GPU whose memory holds everything, but for the recording."""
-    generator = Generator.open(folder, dtype=Dtype.FLOAT32, context_tokens=context_tokens, chunk_tokens=16)
+    generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=context_tokens, chunk_tokens=16)
     generator.model.overlaps = ahead
     return generator
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 import pytest
 
 from gptoss_cli.errors import ResourceError, UsageError
-from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, Placement, choose
+from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, choose
 from gptoss_cli.placement.hardware import Cuda, Hardware
 from gptoss_cli.placement.memory import model_memory
 from gptoss_cli.placement.model_config import ModelConfig
+from gptoss_cli.placement.placement import KernelSet, Placement
 from gptoss_cli.placement.reasons import Code
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import Activations, Dense, Dtype, Execution
@@ -185,11 +186,13 @@ def test_a_placement_adds_up(name: str) -> None:
         assert placed.gpu.free_bytes == budget - placed.gpu.used_bytes
     assert len(set(placed.reasons)) == len(placed.reasons)
     # What the engine is told is what was decided.
-    assert placed.residence.device == placed.device
     slow = {Code.OLD_GPU, Code.NO_TRITON, Code.NO_COMPILER, Code.APPLE_GPU}
     fast = placed.execution is not _CPU and not slow & _codes(placed)
-    assert placed.residence.experts == (placed.gpu_experts if fast else None)
-    assert placed.residence.embedding == (placed.execution is _CPU or placed.host.dense_bytes == 0)
+    assert (placed.kernels is KernelSet.TRITON) == fast
+    assert (placed.weights is None) == (placed.execution is _CPU)
+    if placed.weights is not None:
+        assert placed.weights.gpu_experts == placed.gpu_experts
+        assert placed.weights.embedding_on_gpu == (placed.host.dense_bytes == 0)
 
 
 def test_more_gpu_memory_never_means_fewer_experts_on_it() -> None:

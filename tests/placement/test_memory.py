@@ -12,9 +12,10 @@ from gptoss_cli.engine.expert_offload import PlacedExperts, packed_only
 from gptoss_cli.engine.kv_cache import KVCache
 from gptoss_cli.engine.quantize import int8_weights
 from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, load_weights
-from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, Placement, choose
+from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, choose
 from gptoss_cli.placement.memory import model_memory
 from gptoss_cli.placement.model_config import load_config, published_config
+from gptoss_cli.placement.placement import Placement
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import Dense, Dtype, Execution
 from tests.engine.checkpoints import FULL, REAL_20B, SLIDING, ConfigStyle, Shape, write_checkpoint, write_config
@@ -85,7 +86,7 @@ def test_the_predicted_experts_of_a_gpu_are_what_is_placed_there(name: str, shar
     placed = choose(config, machine(gpu(budget / GIB)), PlacementRequest(execution=Execution.OFFLOAD))
     assert placed.gpu is not None
     assert placed.gpu_experts == pytest.approx(share * placed.experts, abs=1)
-    there = load_weights(folder, config, replace(placed.residence, device="cpu"))
+    there = load_weights(folder, config, replace(placed, device="cpu"))
     pairs = [(layer.mlp.gate_up, layer.mlp.down) for layer in there.layers]
     used = sum(part.device_bytes for pair in pairs for part in pair if isinstance(part, PlacedExperts))
     # What the host's experts have there is their biases.

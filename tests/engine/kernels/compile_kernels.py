@@ -1,6 +1,6 @@
 """Compiles the GPU's kernels for one architecture, without a GPU, and prints what each takes as JSON.
 
-`python compile_programs.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's.
+`python compile_kernels.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's.
 """
 
 import json

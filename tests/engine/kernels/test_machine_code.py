@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 from gptoss_cli.engine.kernels.cuda import tuning_for
 
-COMPILER = Path(__file__).with_name("compile_programs.py")
+COMPILER = Path(__file__).with_name("compile_kernels.py")
 CAPABILITIES = [75, 80, 86, 89, 90, 100, 120]
 LEAST_SHARED_BYTES = 64 << 10  # of a multiprocessor of compute capability 7.5
 MOST_INSTRUCTIONS_A_WEIGHT = 11  # of all the code, of which the loops are the greater part

@@ -1,0 +1,126 @@
+"""A decision about how a model runs: all that the loader needs, what it takes of each memory, and why."""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from gptoss_cli.placement.reasons import Reason
+from gptoss_cli.settings import Activations, Dense, Dtype, Execution
+
+
+class KernelSet(StrEnum):
+    """The implementation of the model's operations."""
+
+    NATIVE = "native"  # C, for the CPU; where the library is missing the reference runs, and that is said
+    TRITON = "triton"  # for NVIDIA GPUs; without a GPU they run in Triton's interpreter
+    REFERENCE = "reference"  # torch, on any device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUse:
+    """Bytes of a model in one memory; `room_bytes` is what can be had of that memory, None if unknown."""
+
+    dense_bytes: int = 0
+    experts_bytes: int = 0
+    cache_bytes: int = 0
+    work_bytes: int = 0
+    room_bytes: int | None = None
+
+    @property
+    def used_bytes(self) -> int:
+        """The sum of the parts."""
+        return self.dense_bytes + self.experts_bytes + self.cache_bytes + self.work_bytes
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes left of the room, 0 where that is unknown."""
+        return max(0, (self.room_bytes or 0) - self.used_bytes)
+
+    def to_json(self) -> dict[str, int | None]:
+        """Return JSON values."""
+        return asdict(self) | {"free_bytes": None if self.room_bytes is None else self.free_bytes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeBound:
+    """The bytes that one token reads of each memory, and the bandwidth that is assumed for it in bytes per second."""
+
+    gpu_bytes: int = 0
+    link_bytes: int = 0
+    host_bytes: int = 0
+    gpu_bytes_per_second: float = 250e9
+    # PCIe 4.0 x16 in practice, and two channels of DDR4-3200.
+    link_bytes_per_second: float = 25e9
+    host_bytes_per_second: float = 51.2e9
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The upper bound of the decode rate if the reads do not overlap."""
+        seconds = self.gpu_bytes / self.gpu_bytes_per_second + self.link_bytes / self.link_bytes_per_second
+        return 1 / (seconds + self.host_bytes / self.host_bytes_per_second)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightPlacement:
+    """The weights that lie on the device: so many experts, counted over all layers, and perhaps the embedding.
+
+    All other dense weights always do. Experts that do not are pinned in host memory.
+    """
+
+    gpu_experts: int
+    embedding_on_gpu: bool
+
+    def experts_of_layer(self, layer: int, layers: int) -> int:
+        """Return how many experts of `layer` lie on the GPU: each layer has an equal part of them."""
+        return self.gpu_experts // layers + (layer < self.gpu_experts % layers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """A decision. Everything that determines how a model runs is in it.
+
+    `weights` is None on the CPU: there they are mapped files, which the host's memory use counts in full whether or not
+    they are in memory. `threads` None is one for each physical core. `dense` and `activations` are
+    the CPU's. `gpu`, `host`, `bound` and `reasons` are for the user to read.
+    """
+
+    context_tokens: int
+    execution: Execution = Execution.CPU
+    device: str = "cpu"
+    kernels: KernelSet = KernelSet.NATIVE
+    dtype: Dtype = Dtype.BFLOAT16
+    dense: Dense = Dense.BF16
+    activations: Activations = Activations.INT16
+    threads: int | None = None
+    weights: WeightPlacement | None = None
+    gpu: MemoryUse | None = None
+    host: MemoryUse = MemoryUse()
+    experts: int = 0
+    gpu_experts: int = 0
+    bound: DecodeBound = DecodeBound()
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """Execution, device and context in words."""
+        where = "the CPU" if self.execution is Execution.CPU else f"{self.device} ({self.execution})"
+        return f"on {where} with {self.context_tokens:,} tokens of context"
+
+    @property
+    def warnings(self) -> tuple[Reason, ...]:
+        """The reasons that say that the model runs worse than it could."""
+        return tuple(reason for reason in self.reasons if reason.is_warning)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "execution": self.execution,
+            "device": self.device,
+            "context_tokens": self.context_tokens,
+            "dense": self.dense,
+            "gpu": None if self.gpu is None else self.gpu.to_json(),
+            "host": self.host.to_json(),
+            "experts": {"total": self.experts, "on_gpu": self.gpu_experts},
+            "decode_bound": {"tokens_per_second": round(self.bound.tokens_per_second, 1), **asdict(self.bound)},
+            "reasons": [reason.to_json() for reason in self.reasons],
+        }

@@ -1,0 +1,36 @@
+"""Generators over small checkpoints, with the placement given as keywords."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gptoss_cli.checkpoint.folder import weights_folder
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.loader import load
+from gptoss_cli.placement.model_config import load_config
+from gptoss_cli.placement.placement import KernelSet, Placement, WeightPlacement
+from gptoss_cli.settings import Execution
+
+
+def open_generator(
+    folder: Path,
+    *,
+    context_tokens: int | None = None,
+    chunk_tokens: int | None = None,
+    progress: Callable[[str], None] | None = None,
+    **placement: Any,
+) -> Generator:
+    """Load a checkpoint; without `context_tokens` with the context that it was made for."""
+    if context_tokens is None:
+        context_tokens = load_config(weights_folder(folder) / "config.json").max_context_tokens
+    return load(folder, Placement(context_tokens=context_tokens, **placement), progress=progress, chunk_tokens=chunk_tokens)
+
+
+def on_gpu(device: str, experts: int, *, embedding: bool = True) -> dict[str, Any]:
+    """Return keywords of a placement with so many experts on `device`, for Triton's kernels."""
+    return {
+        "execution": Execution.MXFP4,
+        "device": device,
+        "kernels": KernelSet.TRITON,
+        "weights": WeightPlacement(gpu_experts=experts, embedding_on_gpu=embedding),
+    }
