@@ -1,23 +1,51 @@
-"""Descriptions of a chat to open and of what was opened. Imports no torch: the command line builds them at once."""
+"""Descriptions of a chat to open and of an opened one.
+
+Imports neither torch nor openai_harmony: the command line needs these before it shows anything.
+"""
+
+from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gptoss_cli.chat.session import ChatSession, TurnSettings
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import ReasoningEffort
 
+# For annotations alone: both import openai_harmony, which takes longer than the prompt of a chat may.
+if TYPE_CHECKING:
+    from gptoss_cli.chat.session import ChatSession
+    from gptoss_cli.harmony.structured_output import OutputFormat
+
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSettings:
+    """Settings of a turn.
+
+    `seed` None draws one for each turn; TurnEnd.seed is the one that was drawn. `max_tokens` counts reasoning and
+    answer together, `think_budget` the reasoning alone. With `free_headers` the model writes its message headers
+    without constraint. `output` is the format that the answer must have, None for any.
+    """
+
+    seed: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    max_tokens: int | None = None
+    think_budget: int | None = None
+    free_headers: bool = False
+    output: OutputFormat | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """A model and a conversation to begin with it.
 
-    `model` None is the first real one that is installed, else the demo. `instructions` is the text itself. With
-    `prefix_cache` the KV cache of the messages that every chat begins with is kept on disk.
+    `model` None is the first published one that is installed, else the demo. `instructions` is the text itself.
+    `date` None is today. With `prefix_cache` the KV cache of the messages that every chat begins with is kept on disk.
     """
 
     model: str | None = None
@@ -54,5 +82,6 @@ class OpenModel(Protocol):
     def __call__(self, request: ChatRequest, *, progress: Say, notice: Say) -> OpenedModel:
         """Find the model, load it and begin a conversation.
 
-        `progress` is told what takes long, `notice` what the user should know. Raises GptossError.
+        `progress` receives a line about each step that takes long, `notice` what the user should know. Raises
+        GptossError.
         """

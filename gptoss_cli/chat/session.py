@@ -5,7 +5,6 @@ import logging
 import secrets
 import time
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
 
 from gptoss_cli.chat.constraints import TurnConstraint
 from gptoss_cli.errors import GptossError, NumericalError
@@ -20,25 +19,6 @@ from gptoss_cli.settings import ReasoningEffort
 
 _LOGGER = logging.getLogger(__name__)
 _Text = Delta | Markup
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnSettings:
-    """Settings of a turn.
-
-    `seed` None draws one for each turn; TurnEnd.seed tells which. `max_tokens` counts reasoning and answer together,
-    `think_budget` the reasoning alone. With `free_headers` the model writes its message headers without constraint.
-    `output` is the format that the answer must have, None for any.
-    """
-
-    seed: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    max_tokens: int | None = None
-    think_budget: int | None = None
-    free_headers: bool = False
-    output: OutputFormat | None = None
 
 
 class ChatSession:
