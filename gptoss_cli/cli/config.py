@@ -57,14 +57,14 @@ def config(
     """Show every standing preference and where it comes from, or edit config.toml."""
     program = invocation.find_root().command
     if action is ConfigAction.PATH:
-        console.answer(f"{settings.config_file()}\n")
+        console.out(f"{settings.config_file()}\n")
     elif action is ConfigAction.EDIT:
         _edit(program)
         ConfigFile(program, console).report()
     else:
         shown = list(_settings(program, console))
         told = {"version": 1, "settings": {each.key: {"value": each.value, "origin": each.origin} for each in shown}}
-        console.answer(json.dumps(told, ensure_ascii=False) + "\n" if as_json else _table(shown))
+        console.out(json.dumps(told, ensure_ascii=False) + "\n" if as_json else _table(shown))
 
 
 class ConfigFile:

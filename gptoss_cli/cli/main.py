@@ -16,7 +16,7 @@ def run(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         if list(argv) in (["--version"], ["-V"]):  # scripts ask often, and Typer alone takes a tenth of a second
-            console.answer(f"gptoss {__version__}\n")
+            console.out(f"gptoss {__version__}\n")
             return ExitStatus.DONE
         from gptoss_cli.cli.framework import invoke
 
@@ -40,7 +40,7 @@ def _report(exc: Exception, console: Console) -> int:
     if console.debug:
         import traceback
 
-        console.aside("".join(traceback.format_exception(exc)))
+        console.err("".join(traceback.format_exception(exc)))
     match exc:
         case GptossError():
             console.error(str(exc))
