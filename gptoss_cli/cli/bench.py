@@ -83,7 +83,7 @@ def bench(
     numerics = generator.numerics
     assert numerics is not None
     if as_json or not console.stdout.is_terminal:
-        console.answer(json.dumps(_described(name, load_seconds, found, numerics)) + "\n")
+        console.out(json.dumps(_described(name, load_seconds, found, numerics)) + "\n")
         return
     from gptoss_cli.terminal.tables import show_table
 

@@ -40,8 +40,8 @@ def _help(chat: "Chat", argument: str) -> None:
     from gptoss_cli.terminal.slash import help_lines
 
     for typed, meaning in help_lines():
-        chat.console.aside(f"  {typed:<23}")
-        chat.console.aside(f"{meaning}\n", Style.DIM)
+        chat.console.err(f"  {typed:<23}")
+        chat.console.err(f"{meaning}\n", Style.DIM)
 
 
 def _exit(chat: "Chat", argument: str) -> None:
@@ -74,9 +74,7 @@ def _model(chat: "Chat", session: "ChatSession", argument: str) -> None:
 def _instructions(chat: "Chat", session: "ChatSession", argument: str) -> None:
     if not argument:
         current = session.conversation.instructions
-        chat.console.aside(
-            f"{current}\n" if current else "There are no instructions. To give some: /instructions TEXT\n"
-        )
+        chat.console.err(f"{current}\n" if current else "There are no instructions. To give some: /instructions TEXT\n")
         return
     session.conversation.instructions = None if argument == "off" else opening.instructions_text(argument)
     chat.console.notice("The instructions hold from the next turn on." if argument != "off" else "No instructions.")
@@ -89,7 +87,7 @@ def _set(chat: "Chat", session: "ChatSession", argument: str) -> None:
     if not words:
         for name in SETTINGS:
             value = getattr(session, name.replace("-", "_"))
-            chat.console.aside(f"  {name:<14}{'off' if value is None else value}\n")
+            chat.console.err(f"  {name:<14}{'off' if value is None else value}\n")
         return
     if len(words) != 2 or words[0] not in SETTINGS:
         raise UsageError(f"That cannot be set. Try: /set temperature 0.7, or one of {', '.join(SETTINGS)}")
@@ -191,7 +189,7 @@ def _tokens(chat: "Chat", session: "ChatSession", argument: str) -> None:
             f"  {end.answer_tokens:>9,} of the last answer",
             f"  {end.prefilled_tokens:>9,} were read for it, all others were known already",
         ]
-    chat.console.aside("\n".join(lines) + "\n")
+    chat.console.err("\n".join(lines) + "\n")
 
 
 def _raw(chat: "Chat", session: "ChatSession", argument: str) -> None:
@@ -200,8 +198,8 @@ def _raw(chat: "Chat", session: "ChatSession", argument: str) -> None:
     if not session.last_raw:
         raise UsageError("There is no turn yet. Send a message first.")
     for text, style in by_channel(session.last_raw):
-        chat.console.aside(text, style)
-    chat.console.aside("\n")
+        chat.console.err(text, style)
+    chat.console.err("\n")
 
 
 def _new(chat: "Chat", session: "ChatSession", argument: str) -> None:

@@ -46,11 +46,11 @@ def confirm(question: str, console: Console, *, yes: bool, needs_yes: bool) -> b
         if needs_yes:
             raise UsageError(f"{question} There is no terminal to ask on. If so, add -y.")
         return True
-    console.aside(f"{question} [y/N] " if needs_yes else f"{question} [Y/n] ")
+    console.err(f"{question} [y/N] " if needs_yes else f"{question} [Y/n] ")
     answer = console.stdin.readline().strip().lower()
     return answer in ("y", "yes") or (answer == "" and not needs_yes)
 
 
 def write_json(values: Mapping[str, object], console: Console) -> None:
     """One object on stdout."""
-    console.answer(json.dumps({"version": _JSON_VERSION, **values}, ensure_ascii=False, indent=2) + "\n")
+    console.out(json.dumps({"version": _JSON_VERSION, **values}, ensure_ascii=False, indent=2) + "\n")

@@ -33,7 +33,7 @@ def completions(
     shell: Annotated[Shell, typer.Argument(help="The shell to complete in.", show_default=False)], *, console: Console
 ) -> None:
     """Print the completion script of a shell. For bash: gptoss completions bash > ~/.bash_completion"""
-    console.answer(find_script(_SCRIPTS[shell]).read_text("utf-8"))
+    console.out(find_script(_SCRIPTS[shell]).read_text("utf-8"))
 
 
 def find_script(name: str) -> Path:

@@ -111,7 +111,7 @@ class Chat:
         if shortfall is not None:
             self.console.notice(shortfall.message)
         self._warn_of_context(session)
-        self.console.aside("\n")
+        self.console.err("\n")
 
     def change_model(self, name: str) -> None:
         """Let another model go on with the conversation. Where it cannot be loaded the one before stays.
@@ -213,7 +213,7 @@ class Chat:
 
     def _show_reasoning(self) -> None:
         reasoning = self._last_reasoning.strip() or "There was no reasoning to show."
-        self._prompt.above(lambda: self.console.aside(f"{reasoning}\n", Style.DIM))
+        self._prompt.above(lambda: self.console.err(f"{reasoning}\n", Style.DIM))
 
     def _next_effort(self) -> None:
         if self._loading.is_done:

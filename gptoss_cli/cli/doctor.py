@@ -43,9 +43,9 @@ def doctor(
     checks, models, installed = list(look(machine)), list(outlooks(machine)), store.installed()
     folders = {name: str(folder) for name, folder in installed.items()}
     if as_json:
-        console.answer(json.dumps(_told(machine, checks, models, folders), ensure_ascii=False) + "\n")
+        console.out(json.dumps(_told(machine, checks, models, folders), ensure_ascii=False) + "\n")
     else:
-        console.answer(_written(checks, models, folders))
+        console.out(_written(checks, models, folders))
 
 
 def look(machine: "Hardware") -> Iterator[Check]:

@@ -158,8 +158,8 @@ class _Download:
             return
         self._say(plan)
         for file in plan.missing:
-            self._console.answer(f"{size_words(file.size_bytes):>9}  {file.name}\n")
-        self._console.answer(f"{size_words(plan.needed_bytes):>9}  to fetch in all\n")
+            self._console.out(f"{size_words(file.size_bytes):>9}  {file.name}\n")
+        self._console.out(f"{size_words(plan.needed_bytes):>9}  to fetch in all\n")
 
     def _finish(self, plan: "DownloadPlan", outcome: "Outcome") -> None:
         if self._as_json:

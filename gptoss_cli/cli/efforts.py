@@ -46,7 +46,7 @@ def ask_at_efforts(
         if answers[-1].shortfall is ExitStatus.INTERRUPTED:
             break
     if as_json or not console.stdout.is_terminal:
-        console.answer(json.dumps(_described(text, answers), ensure_ascii=False) + "\n")
+        console.out(json.dumps(_described(text, answers), ensure_ascii=False) + "\n")
     else:
         from gptoss_cli.terminal.efforts import show_answers
 

@@ -87,12 +87,12 @@ class JsonLines:
         self._write("error", status=status, message=message)
 
     def _write(self, kind: str, **values: Any) -> None:
-        self._console.answer(json_line({"type": kind, **values}))
+        self._console.out(json_line({"type": kind, **values}))
 
 
 def write_json(values: Mapping[str, object], console: Console, *, indent: int | None = None) -> None:
     """Write one object, with the version, on stdout."""
-    console.answer(json.dumps({"version": JSON_VERSION, **values}, ensure_ascii=False, indent=indent) + "\n")
+    console.out(json.dumps({"version": JSON_VERSION, **values}, ensure_ascii=False, indent=indent) + "\n")
 
 
 def json_line(value: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def list_models(
     widths = [max(len(row[column]) for row in table) for column in range(5)]
     for row in table:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        console.answer(f"{line.rstrip()}\n")
+        console.out(f"{line.rstrip()}\n")
 
 
 def _row(place: "ModelLocation") -> _Row:

@@ -88,7 +88,7 @@ def _until_closed(lines: Iterator[str], fence: str, indent: int) -> Iterator[str
 def write_whole(text: str, output: Path | None, console: Console) -> None:
     """Write `text` to `output`, or to stdout where that is None or `-`. Raises what these two raise."""
     if output is None or os.fspath(output) == "-":
-        console.answer(text)
+        console.out(text)
     else:
         replace_file(output, text)
 

@@ -69,9 +69,9 @@ def plan(
     missing = disk_problem(machine, download_bytes)
     if as_json:
         told = _told(name, placed, machine, download_bytes) | ({"disk_problem": missing} if missing else {})
-        console.answer(json.dumps(told, ensure_ascii=False) + "\n")
+        console.out(json.dumps(told, ensure_ascii=False) + "\n")
     else:
-        console.answer(_drawn(name, placed, console.stdout.columns) + _about_disk(machine, download_bytes, missing))
+        console.out(_drawn(name, placed, console.stdout.columns) + _about_disk(machine, download_bytes, missing))
 
 
 def planned_model(wanted: str | None) -> tuple[str, "ModelConfig", int]:

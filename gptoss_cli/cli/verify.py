@@ -156,4 +156,4 @@ def _report(subject: _Subject, proven: int, tensors: int) -> dict[str, object]:
 
 def _say(subject: _Subject, proven: int, tensors: int, console: Console) -> None:
     digests = f"{proven} files have the right digest" if proven else "no digest was looked at"
-    console.answer(f"{subject.name}: {digests}; {tensors} tensors have the right shape. {subject.folder}\n")
+    console.out(f"{subject.name}: {digests}; {tensors} tensors have the right shape. {subject.folder}\n")

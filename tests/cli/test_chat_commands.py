@@ -45,10 +45,10 @@ class Talk:
         return [message.text for message in self.session.conversation.messages if not message.is_reasoning]
 
     def say(self, *lines: str) -> str:
-        before = len(self.streams.asides)
+        before = len(self.streams.err)
         for line in lines:
             self.chat.take(line)
-        return self.streams.asides[before:]
+        return self.streams.err[before:]
 
 
 Begin = Callable[..., Talk]

@@ -96,7 +96,7 @@ def test_without_a_model_that_is_wished_for_the_installed_one_is_taken(
         write_manifest(folder / "manifest.json", Manifest(f"openai/{name}", "main", "a" * 40, files))
     streams = Streams()
     assert opening.choose_checkpoint(None, streams.console) == ("gpt-oss-20b", folder)
-    assert streams.asides == ""
+    assert streams.err == ""
 
 
 @needs_demo
