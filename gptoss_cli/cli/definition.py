@@ -3,6 +3,8 @@
 These imports are the only ones of the program inside functions: `gptoss --help` starts without any of them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -47,7 +49,9 @@ def chat(
             "--file", "-f", metavar="PATH", help="Text file for the first message; repeatable.", show_default=False
         ),
     ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Print the answer's own text: no Markdown, no redrawing.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print the answer's own text: no Markdown, no redrawing.")
+    ] = False,
     vi: Annotated[bool, typer.Option("--vi", help="Edit messages with the keys of vi.")] = False,
     options: TurnOptions,
     environment: Environment,
@@ -197,7 +201,8 @@ def bench(
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
     Other programs that run meanwhile make it slower.
     """
-    from gptoss_cli.cli.bench import run_bench
+    with _torch_errors():
+        from gptoss_cli.cli.bench import run_bench
 
     run_bench(model, options, environment.console)
 
@@ -241,8 +246,15 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Say) -> OpenedMod
 
     torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.
     """
-    try:
+    with _torch_errors():
         from gptoss_cli.chat.opening import open_model
+    return open_model(request, progress=progress, notice=notice)
+
+
+@contextmanager
+def _torch_errors() -> Iterator[None]:
+    """Raise ResourceError if an import within the block fails."""
+    try:
+        yield
     except (ImportError, OSError) as exc:
         raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc
-    return open_model(request, progress=progress, notice=notice)

@@ -23,7 +23,7 @@ def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         if list(argv) in (["--version"], ["-V"]):
-            console.answer(f"gptoss {__version__}\n")
+            console.out(f"gptoss {__version__}\n")
             return ExitStatus.DONE
         from gptoss_cli.cli import definition, framework
 
@@ -45,7 +45,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _report(exc: Exception, console: Console) -> int:
     if console.debug:
-        console.aside("".join(traceback.format_exception(exc)))
+        console.err("".join(traceback.format_exception(exc)))
     match exc:
         case GptossError():
             console.error(sentence(exc))

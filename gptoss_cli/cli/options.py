@@ -161,9 +161,9 @@ class TurnOptions:
             help="Only the likeliest tokens that make up this share of the probability.",
         ),
     ] = 1.0
-    top_k: Annotated[
-        int | None, _setting("GPTOSS_TOP_K", metavar="N", min=1, help="Only the N likeliest tokens.")
-    ] = None
+    top_k: Annotated[int | None, _setting("GPTOSS_TOP_K", metavar="N", min=1, help="Only the N likeliest tokens.")] = (
+        None
+    )
     seed: Annotated[
         int | None,
         _setting("GPTOSS_SEED", metavar="N", min=0, max=LARGEST_SEED, help="Seed; the same one repeats an answer."),
@@ -189,9 +189,7 @@ class TurnOptions:
     threads: ThreadsOption = None
     no_prefix_cache: Annotated[
         bool,
-        typer.Option(
-            "--no-prefix-cache", help="Do not reuse cached work for the system message and instructions."
-        ),
+        typer.Option("--no-prefix-cache", help="Do not reuse cached work for the system message and instructions."),
     ] = False
     reasoning: Annotated[
         ReasoningDisplay | None, _setting("GPTOSS_REASONING", help="Show, collapse or hide the reasoning.")
@@ -206,9 +204,9 @@ class AnswerOptions:
         list[Path] | None, typer.Option("--file", "-f", metavar="PATH", help="Text file to ask about; repeatable.")
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False
-    stream_json: Annotated[
-        bool, typer.Option("--stream-json", help="Print JSON lines as the answer is generated.")
-    ] = False
+    stream_json: Annotated[bool, typer.Option("--stream-json", help="Print JSON lines as the answer is generated.")] = (
+        False
+    )
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer only when it is complete.")] = False
     extract: Annotated[
         str | None,
@@ -247,9 +245,7 @@ class PlanOptions:
 
     gpu_memory: Annotated[
         int | None,
-        typer.Option(
-            metavar="SIZE", parser=parse_size, help="Pretend a GPU with this much free memory; 0 for no GPU."
-        ),
+        typer.Option(metavar="SIZE", parser=parse_size, help="Pretend a GPU with this much free memory; 0 for no GPU."),
     ] = None
     ram: Annotated[
         int | None,
