@@ -1,6 +1,6 @@
 """Every command of gptoss: its arguments, its help, and the one line that imports the module which does the work.
 
-These imports are the only ones of the program inside functions: `gptoss --help` starts without any of them.
+The imports are inside the functions so that `gptoss --help` and each command import only what they need.
 """
 
 from collections.abc import Iterator
@@ -49,9 +49,7 @@ def chat(
             "--file", "-f", metavar="PATH", help="Text file for the first message; repeatable.", show_default=False
         ),
     ] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Print the answer's own text: no Markdown, no redrawing.")
-    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print the text itself: no Markdown, no redrawing.")] = False,
     vi: Annotated[bool, typer.Option("--vi", help="Edit messages with the keys of vi.")] = False,
     options: TurnOptions,
     environment: Environment,

@@ -124,9 +124,7 @@ class TurnOptions:
     ] = None
     effort: Annotated[
         ReasoningEffort,
-        _setting(
-            "GPTOSS_EFFORT", "--effort", "-e", help="Amount of reasoning; the model was not trained without any (none)."
-        ),
+        _setting("GPTOSS_EFFORT", "--effort", "-e", help="Amount of reasoning; the model was not trained for none."),
     ] = ReasoningEffort.MEDIUM
     instructions: Annotated[
         str | None,

@@ -48,11 +48,9 @@ def _number(descriptor: Any) -> str:
     kind = "a whole number" if descriptor.annotation is int else "a number"
     if info.min is None:
         return kind
-    return (
-        f"{kind}, at least {info.min:g}"
-        if info.max is None
-        else f"{kind} from {_plain(info.min)} to {_plain(info.max)}"
-    )
+    if info.max is None:
+        return f"{kind}, at least {_plain(info.min)}"
+    return f"{kind} from {_plain(info.min)} to {_plain(info.max)}"
 
 
 def _plain(limit: float) -> str:
