@@ -48,9 +48,9 @@ complete -c gptoss -n $turn -l no-prefix-cache -d 'Do not reuse cached work for 
 complete -c gptoss -n $turn -l reasoning -x -a 'show collapse hide' -d 'Show, collapse or hide the reasoning'
 
 complete -c gptoss -n '__fish_seen_subcommand_from ask chat plan' -l context -x -d 'Maximum tokens of a conversation'
-set -l place '__fish_seen_subcommand_from ask chat plan bench'
-complete -c gptoss -n $place -l execution -x -a 'auto mxfp4 offload cpu' -d 'Weights on the GPU, experts in host memory, or the CPU'
-complete -c gptoss -n $place -l device -x -a 'auto cpu cuda' -d 'Device that computes'
+set -l placement '__fish_seen_subcommand_from ask chat plan bench'
+complete -c gptoss -n $placement -l execution -x -a 'auto mxfp4 offload cpu' -d 'Weights on the GPU, experts in host memory, or the CPU'
+complete -c gptoss -n $placement -l device -x -a 'auto cpu cuda' -d 'Device that computes'
 
 set -l speed '__fish_seen_subcommand_from ask chat bench'
 complete -c gptoss -n $speed -l gpu-memory -x -d 'Maximum GPU memory to use'
