@@ -11,9 +11,9 @@ from gptoss_cli import settings
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.chat_state import ChatState
-from gptoss_cli.cli.definition import TurnOptions
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.hints import sentence, unexpected, with_hints
+from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import GptossError, Hint, UsageError
@@ -28,16 +28,18 @@ _Loaded = TypeVar("_Loaded")
 def run_chat(
     words: Sequence[str],
     files: Sequence[str | Path],
-    plain: bool,
-    vi: bool,
     options: TurnOptions,
     environment: Environment,
+    *,
+    plain: bool,
+    vi: bool,
 ) -> None:
     """Talk until the user leaves; `words` are the first message, `files` go along with it. Raises GptossError."""
     if not environment.console.reads_terminal:
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
     chat = Chat(chat_request(options, environment.console), environment, plain=plain, vi=vi)
-    chat.state.reasoning = options.reasoning or chat.state.reasoning
+    if options.reasoning is not None:
+        chat.state.reasoning = options.reasoning
     for file in files:
         chat.state.attached.append(attachment(Path(file), environment.console))
     chat.run(valid_text(" ".join(words)))
@@ -137,7 +139,7 @@ class Chat:
             vi=vi,
             colored=console.colors,
         )
-        self._loading: Loading[TurnRunner] = Loading(self._load, self._loaded)
+        self._loading: Loading[TurnRunner] = Loading(self._load, self._on_loaded)
 
     def run(self, text: str | None) -> None:
         """Talk until the user leaves. `text`, unless it is blank, is sent first. Raises the error of the load."""
@@ -202,8 +204,8 @@ class Chat:
 
     def _help(self) -> None:
         for typed, meaning in slash.help_lines():
-            self._console.aside(f"  {typed:<23}")
-            self._console.aside(f"{meaning}\n", Style.DIM)
+            self._console.err(f"  {typed:<23}")
+            self._console.err(f"{meaning}\n", Style.DIM)
 
     def _set_reasoning(self, argument: str) -> None:
         if argument not in list(settings.ReasoningDisplay):
@@ -245,7 +247,7 @@ class Chat:
             while not interrupted.is_set() and not loading.wait(0.05):
                 pass
 
-    def _loaded(self) -> None:
+    def _on_loaded(self) -> None:
         if self._loading.error is not None:
             self._prompt.interrupt(self._loading.error)
         else:
@@ -258,7 +260,7 @@ class Chat:
 
     def _show_reasoning(self) -> None:
         reasoning = self.state.last_reasoning.strip() or "There is no reasoning to show."
-        self._prompt.above(lambda: self._console.aside(f"{reasoning}\n", Style.DIM))
+        self._prompt.above(lambda: self._console.err(f"{reasoning}\n", Style.DIM))
 
     def _next_effort(self) -> None:
         if self._is_ready:

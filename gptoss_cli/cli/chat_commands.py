@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.cli.loaded_chat import LoadedChat
@@ -52,7 +52,7 @@ def _instructions(chat: LoadedChat, argument: str) -> None:
     conversation = chat.session.conversation
     if not argument:
         current = conversation.instructions or "There are no instructions. To give some: /instructions TEXT"
-        chat.console.aside(f"{current}\n")
+        chat.console.err(f"{current}\n")
         return
     conversation.instructions = None if argument == "off" else instructions_text(argument)
     chat.console.notice("The instructions apply from the next turn on." if argument != "off" else "No instructions.")
@@ -63,12 +63,13 @@ def _set(chat: LoadedChat, argument: str) -> None:
     if not words:
         for name in SETTINGS:
             value = getattr(chat.session.settings, _field(name))
-            chat.console.aside(f"  {name:<14}{'off' if value is None else value}\n")
+            chat.console.err(f"  {name:<14}{'off' if value is None else value}\n")
         return
     if len(words) != 2 or words[0] not in SETTINGS:
-        raise UsageError(f"That is no setting. Try: /set temperature 0.7, or one of {', '.join(SETTINGS)}")
+        raise UsageError(f"Name a setting and its value, as in: /set temperature 0.7. Settings: {', '.join(SETTINGS)}")
     name, text = words
-    chat.session.settings = replace(chat.session.settings, **{_field(name): _value(name, text)})
+    change: dict[str, Any] = {_field(name): _value(name, text)}
+    chat.session.settings = replace(chat.session.settings, **change)
     chat.console.notice(f"{name} is {text} from now on.")
 
 
@@ -172,15 +173,15 @@ def _tokens(chat: LoadedChat, argument: str) -> None:
             f"  {end.answer_tokens:>9,} of the last answer",
             f"  {end.prefilled_tokens:>9,} were read for it; all others were cached",
         ]
-    chat.console.aside("\n".join(lines) + "\n")
+    chat.console.err("\n".join(lines) + "\n")
 
 
 def _raw(chat: LoadedChat, argument: str) -> None:
     if not chat.session.last_raw:
         raise UsageError("There is no turn yet. Send a message first.")
     for text, style in by_channel(chat.session.last_raw):
-        chat.console.aside(text, style)
-    chat.console.aside("\n")
+        chat.console.err(text, style)
+    chat.console.err("\n")
 
 
 def _new(chat: LoadedChat, argument: str) -> None:

@@ -21,7 +21,7 @@ JSON_VERSION: Final = 1  # of every command's JSON
 
 def write_json(values: Mapping[str, object], console: Console, *, indent: int | None = None) -> None:
     """Write one object with the version on stdout."""
-    console.answer(json_text(values, indent=indent))
+    console.out(json_text(values, indent=indent))
 
 
 def json_text(values: Mapping[str, object], *, indent: int | None = None) -> str:
@@ -89,7 +89,7 @@ class JsonLines:
         self._write("error", status=status, message=message)
 
     def _write(self, kind: str, **values: Any) -> None:
-        self._console.answer(json.dumps({"type": kind, **values}, ensure_ascii=False) + "\n")
+        self._console.out(json.dumps({"type": kind, **values}, ensure_ascii=False) + "\n")
 
 
 def cuts_json(end: TurnEnd) -> list[dict[str, Any]]:

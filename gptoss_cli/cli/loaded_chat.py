@@ -1,5 +1,7 @@
 """A chat whose model is loaded: it sends messages, shows turns and runs commands."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 
@@ -32,7 +34,7 @@ class LoadedChat:
         self,
         opened: OpenedModel,
         state: ChatState,
-        commands: "Mapping[str, Callable[[LoadedChat, str], None]]",
+        commands: Mapping[str, Callable[[LoadedChat, str], None]],
         *,
         keep_keys: Callable[[Sequence[KeyPress]], None],
         open_other: Callable[[str], OpenedModel | None],
@@ -76,7 +78,7 @@ class LoadedChat:
         if incomplete is not None:
             self.console.notice(incomplete_words(incomplete, in_chat=True))
         self._warn_of_context()
-        self.console.aside("\n")
+        self.console.err("\n")
 
     def keep_messages(self, count: int) -> None:
         """Keep the first `count` messages of the conversation and remove the others."""

@@ -58,7 +58,7 @@ def code_block(answer: str, language: str) -> str:
 def write_answer(text: str, output: Path | None, console: Console) -> None:
     """Write `text` to the file `output`, or to stdout for None or `-`. Raises GptossError or BrokenPipeError."""
     if output is None or os.fspath(output) == "-":
-        console.answer(text)
+        console.out(text)
     else:
         replace_file(output, text)
 
