@@ -42,7 +42,7 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     if request.prefix_cache:
         generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
-        notice(f"{generator.numerics.shortcoming}. Until then the model runs slowly.")
+        notice(f"{generator.numerics.shortcoming}. Until then the model is slow.")
     info = ModelInfo(
         name,
         revision_of(folder),
