@@ -142,7 +142,7 @@ def _toml_problem(message: str, text: str) -> str:
     """Return the line and the problem of a TOMLDecodeError, whose message ends with its position."""
     lines = text.splitlines()
     position = re.search(r"\(at line (\d+), ", message)
-    line = int(position[1]) if position else len(lines) + 1
+    line = int(position[1]) if position else text.count("\n") + 1
     reason = re.sub(r" \(at .*\)$", "", message)
     key = re.match(r"""\s*["']?([\w-]+)["']?\s*=""", lines[line - 1] if line <= len(lines) else "")
     if reason == "Cannot overwrite a value" and key:

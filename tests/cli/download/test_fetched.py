@@ -46,7 +46,7 @@ def test_another_repository_is_found_by_its_name(run: Run, home: Path, monkeypat
 def test_a_dry_run_writes_nothing(run: Run, hub: HubServer, home: Path) -> None:
     status, out, err = run("download", "--dry-run")
     assert status == 0
-    assert "3.0 MB  to fetch in all" in out
+    assert "3.0 MB  to download in total" in out
     assert " free\n" in err
     assert not any(request.file for request in hub.requests)
     assert not home.exists()
