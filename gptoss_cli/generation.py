@@ -115,7 +115,7 @@ class TokenGenerator(Protocol):
         stop_ids: Collection[int],
         banned_ids: Collection[int],
         max_tokens: int | None,
-        steering: TokenConstraint | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> Iterator[int]:
         """Yield one new id at a time, a stop id included as the last.
 

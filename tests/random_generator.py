@@ -10,7 +10,7 @@ _SPECIAL = range(FIRST_SPECIAL_ID, FIRST_SPECIAL_ID + 20)
 
 
 class RandomGenerator:
-    """Obeys bans and steering, and else draws a special id one time in `rarity`, another id otherwise."""
+    """Follows bans and constraints; draws a special id one time in `rarity`, another id otherwise."""
 
     def __init__(self, *, rarity: int = 8, context_tokens: int = 131_072) -> None:
         self.context_tokens = context_tokens
@@ -38,14 +38,14 @@ class RandomGenerator:
         stop_ids: Collection[int],
         banned_ids: Collection[int],
         max_tokens: int | None,
-        steering: TokenConstraint | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> Iterator[int]:
         """See TokenGenerator.decode."""
         chance = random.Random(sampling.seed)
         most = self.context_tokens - len(self.sequence)
         most = most if max_tokens is None else min(most, max_tokens)
         while len(self.drawn) < most:
-            wish = steering.next() if steering else None
+            wish = constraint.next() if constraint else None
             ids = wish.ids if isinstance(wish, Forced) else (self._draw(chance, wish, banned_ids),)
             for token in ids[: most - len(self.drawn)]:
                 self.sequence.append(token)

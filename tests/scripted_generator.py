@@ -65,7 +65,7 @@ class ScriptedGenerator:
         stop_ids: Collection[int],
         banned_ids: Collection[int],
         max_tokens: int | None,
-        steering: TokenConstraint | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> Iterator[int]:
         """Yield the next turn up to a stop id, its end, `max_tokens` or a full context.
 
@@ -76,16 +76,18 @@ class ScriptedGenerator:
         assert turn is not None, "the script is over"
         self.samplings.append(sampling)
         room = self._context_tokens - len(self._sequence)
-        for token in islice(_steered(iter(turn), steering), room if max_tokens is None else min(room, max_tokens)):
+        for token in islice(
+            _constrained(iter(turn), constraint), room if max_tokens is None else min(room, max_tokens)
+        ):
             self._sequence.append(token)
             yield token
             if token in stop_ids:
                 return
 
 
-def _steered(script: Iterator[int], steering: TokenConstraint | None) -> Iterator[int]:
+def _constrained(script: Iterator[int], constraint: TokenConstraint | None) -> Iterator[int]:
     while True:
-        wish = steering.next() if steering else None
+        wish = constraint.next() if constraint else None
         if isinstance(wish, Forced):
             coming = list(islice(script, len(wish.ids)))
             script = chain(coming[common_prefix(coming, wish.ids) :], script)

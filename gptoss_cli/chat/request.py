@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from gptoss_cli.errors import Hint
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import ReasoningEffort
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from gptoss_cli.harmony.structured_output import OutputFormat
 
 Say = Callable[[str], None]
+
+
+class Notify(Protocol):
+    """A function that shows a line the user should know."""
+
+    def __call__(self, text: str, *hints: Hint, subject: str = "") -> None:
+        """Show `text`, without a final full stop if hints follow. See GptossError for `hints` and `subject`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,7 @@ class ChatRequest:
 
     `model` None is the first published one that is installed, else the demo. `instructions` is the text itself.
     `date` None is today. With `prefix_cache` the KV cache of the messages that every chat begins with is kept on disk.
+    With `every_reason` the notices explain the whole placement, otherwise they are its warnings alone.
     """
 
     model: str | None = None
@@ -55,6 +64,7 @@ class ChatRequest:
     date: datetime.date | None = None
     settings: TurnSettings = field(default_factory=TurnSettings)
     prefix_cache: bool = True
+    every_reason: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +89,8 @@ class OpenedModel:
 class OpenModel(Protocol):
     """A function that opens models: `chat.opening.open_model`, or a fake of it."""
 
-    def __call__(self, request: ChatRequest, *, progress: Say, notice: Say) -> OpenedModel:
+    def __call__(self, request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
         """Find the model, load it and begin a conversation.
 
-        `progress` receives a line about each step that takes long, `notice` what the user should know. Raises
-        GptossError.
+        `progress` is called with a line about each step that takes long. Raises GptossError.
         """

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gptoss_cli.chat.request import ChatRequest, OpenedModel, Say
+from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
 from gptoss_cli.cli.options import (
@@ -202,7 +202,7 @@ def bench(
     with _torch_errors():
         from gptoss_cli.cli.bench import run_bench
 
-    run_bench(model, options, environment.console)
+    run_bench(model, options, environment)
 
 
 @_COMMANDS.command("config", epilog=_SETTINGS)
@@ -239,7 +239,7 @@ def completions(
 PROGRAM = build_program(gptoss, _COMMANDS)
 
 
-def open_model(request: ChatRequest, *, progress: Say, notice: Say) -> OpenedModel:
+def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
     """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
 
     torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from gptoss_cli.chat.request import OpenModel
+from gptoss_cli.chat.request import ChatRequest, OpenedModel, OpenModel
+from gptoss_cli.cli.hints import with_hints
+from gptoss_cli.errors import Hint
 from gptoss_cli.terminal.console import Console
 
 
@@ -12,3 +14,31 @@ class Environment:
 
     console: Console
     open_model: OpenModel
+
+    def notice(self, text: str, *hints: Hint, subject: str = "") -> None:
+        """Show a line that the user should know. See chat.request.Notify."""
+        self.console.notice(with_hints(text, *hints, subject=subject))
+
+    def open(self, request: ChatRequest) -> OpenedModel:
+        """Open a model and show the progress meanwhile. Raises what `open_model` raises."""
+        late: list[str] = []
+        begun = False
+
+        def notice(text: str, *hints: Hint, subject: str = "") -> None:
+            # The line that shows the progress must not be written into.
+            if begun:
+                late.append(with_hints(text, *hints, subject=subject))
+            else:
+                self.notice(text, *hints, subject=subject)
+
+        def progress(text: str) -> None:
+            nonlocal begun
+            begun = True
+            activity.say(text)
+
+        try:
+            with self.console.activity() as activity:
+                return self.open_model(request, progress=progress, notice=notice)
+        finally:
+            for text in late:
+                self.console.notice(text)

@@ -9,7 +9,7 @@ from typing import NoReturn
 from gptoss_cli import __version__
 from gptoss_cli.chat.request import OpenModel
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.hints import sentence
+from gptoss_cli.cli.hints import sentence, unexpected
 from gptoss_cli.errors import ExitStatus, GptossError
 from gptoss_cli.terminal.console import Console
 
@@ -46,13 +46,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 def _report(exc: Exception, console: Console) -> int:
     if console.debug:
         console.err("".join(traceback.format_exception(exc)))
-    match exc:
-        case GptossError():
-            console.error(sentence(exc))
-            return exc.exit_status
-        case MemoryError():
-            console.error("There is not enough memory. Use a smaller --context or a smaller model")
-            return ExitStatus.RESOURCES
-        case _:
-            console.error(f"An error in gptoss itself, {type(exc).__name__}: {exc}. To see where: gptoss --debug ...")
-            return ExitStatus.FAILED
+    if isinstance(exc, GptossError):
+        console.error(sentence(exc))
+        return exc.exit_status
+    if isinstance(exc, MemoryError):
+        console.error(unexpected(exc))
+        return ExitStatus.RESOURCES
+    console.error(f"{unexpected(exc)}. To see where: gptoss --debug ...")
+    return ExitStatus.FAILED

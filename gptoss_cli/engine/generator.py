@@ -101,7 +101,7 @@ class Generator:
         stop_ids: Collection[int],
         banned_ids: Collection[int],
         max_tokens: int | None,
-        steering: TokenConstraint | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> Iterator[int]:
         """See TokenGenerator.decode."""
         vocabulary_size = self.config.vocabulary_size
@@ -109,7 +109,7 @@ class Generator:
         sampler = Sampler(sampling, banned_ids=banned_ids, vocabulary_size=vocabulary_size, device=device)
         room = self._context_tokens - len(self._cached) - len(self._pending)
         most = room if max_tokens is None else min(room, max_tokens)
-        return self._decode(self._new_ids(sampler, steering), frozenset(stop_ids), most)
+        return self._decode(self._new_ids(sampler, constraint), frozenset(stop_ids), most)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Logits [T, V] float32 after each of `ids` [T], from position 0. The generator's own sequence is untouched."""

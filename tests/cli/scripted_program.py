@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gptoss_cli.chat import opening
 from gptoss_cli.cli import main
-from gptoss_cli.cli.definition import TurnOptions
+from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.harmony.vocabulary import load_encoding
 from gptoss_cli.terminal.console import Console
 from tests.scripted_generator import ScriptedGenerator

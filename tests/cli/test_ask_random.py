@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gptoss_cli.chat import opening
 from gptoss_cli.cli import main
-from gptoss_cli.cli.definition import TurnOptions
+from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.errors import ExitStatus
 from gptoss_cli.harmony.vocabulary import load_encoding, read_vocabulary
 from gptoss_cli.terminal.console import Console

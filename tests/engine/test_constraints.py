@@ -43,7 +43,7 @@ def generator(folder: Path) -> Generator:
 
 def decode(
     generator: TokenGenerator,
-    steering: TokenConstraint | None,
+    constraint: TokenConstraint | None,
     *,
     max_tokens: int = 12,
     sampling: Sampling = GREEDY,
@@ -51,7 +51,7 @@ def decode(
 ) -> list[int]:
     list(generator.prefill(list(prompt)))
     return list(
-        generator.decode(sampling, stop_ids={STOP}, banned_ids={1, 2}, max_tokens=max_tokens, steering=steering)
+        generator.decode(sampling, stop_ids={STOP}, banned_ids={1, 2}, max_tokens=max_tokens, constraint=constraint)
     )
 
 
@@ -92,13 +92,13 @@ def test_a_forced_stop_id_ends_the_turn(generator: Generator) -> None:
     assert decode(generator, PlacementRequest(Forced((40, STOP, 42)))) == [40, STOP]
 
 
-def test_steering_is_asked_once_for_each_draw(generator: Generator) -> None:
+def test_a_constraint_is_asked_once_for_each_draw(generator: Generator) -> None:
     wishes = PlacementRequest(Forced((40, 41, 42)), None, None)
     decode(generator, wishes, max_tokens=5)
     assert wishes.asked == 3
 
 
-def test_a_consumer_has_seen_every_id_before_steering_is_asked(generator: Generator) -> None:
+def test_a_consumer_has_seen_every_id_before_the_constraint_is_asked(generator: Generator) -> None:
     class Watching:
         def next(self) -> Forced | None:
             asked_after.append(len(seen))
@@ -107,7 +107,7 @@ def test_a_consumer_has_seen_every_id_before_steering_is_asked(generator: Genera
     seen: list[int] = []
     asked_after: list[int] = []
     list(generator.prefill(PROMPT))
-    tokens = generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=6, steering=Watching())
+    tokens = generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=6, constraint=Watching())
     for token in tokens:
         seen.append(token)
     assert asked_after == [0, 1, 2, 4, 5]

@@ -37,9 +37,9 @@ def _open(folder: Path, experts: int = EXPERTS, context_tokens: int = 400) -> Ge
     return open_generator(folder, context_tokens=context_tokens, **on_gpu("cuda:0", experts))
 
 
-def _decoded(generator: Generator, tokens: int, steering: TokenConstraint | None = None, seed: int = 3) -> list[int]:
+def _decoded(generator: Generator, tokens: int, constraint: TokenConstraint | None = None, seed: int = 3) -> list[int]:
     list(generator.prefill(PROMPT))
-    new = generator.decode(Sampling(seed=seed), stop_ids=(), banned_ids=(), max_tokens=tokens, steering=steering)
+    new = generator.decode(Sampling(seed=seed), stop_ids=(), banned_ids=(), max_tokens=tokens, constraint=constraint)
     return list(new)
 
 

@@ -44,15 +44,15 @@ def _decode(
     most: int | None = 30,
     *,
     sampling: Sampling = HOT,
-    steering: TokenConstraint | None = None,
+    constraint: TokenConstraint | None = None,
     stop: tuple[int, ...] = (),
 ) -> Iterator[int]:
-    return generator.decode(sampling, stop_ids=stop, banned_ids={1, 2}, max_tokens=most, steering=steering)
+    return generator.decode(sampling, stop_ids=stop, banned_ids={1, 2}, max_tokens=most, constraint=constraint)
 
 
-def _said(generator: Generator, prompt: list[int] = PROMPT, steering: TokenConstraint | None = None) -> list[int]:
+def _said(generator: Generator, prompt: list[int] = PROMPT, constraint: TokenConstraint | None = None) -> list[int]:
     list(generator.prefill(prompt))
-    return list(_decode(generator, steering=steering))
+    return list(_decode(generator, constraint=constraint))
 
 
 class _Moody:
@@ -97,7 +97,7 @@ def test_it_does_run_ahead(both: tuple[Generator, Generator], monkeypatch: pytes
 
 @pytest.mark.parametrize("seed", range(8))
 def test_forced_and_restricted_ids_are_as_step_by_step(both: tuple[Generator, Generator], seed: int) -> None:
-    ahead, single = (_said(generator, steering=_Moody(seed)) for generator in both)
+    ahead, single = (_said(generator, constraint=_Moody(seed)) for generator in both)
     assert ahead == single
 
 
