@@ -85,8 +85,8 @@ class Ahead:
 
 def check_ahead(model: Model) -> None:
     """Hold the logits after tokens that are read in this way to those of others. Raises as Model.check_kernels."""
-    sampler = Sampler(Sampling(seed=0, temperature=0), banned_ids=(), vocabulary_size=model.config.vocabulary_size)
-
+    size, device = model.config.vocabulary_size, str(model.device)
+    sampler = Sampler(Sampling(seed=0, temperature=0), banned_ids=(), vocabulary_size=size, device=device)
     # One of each for all tokens: for another cache everything is recorded anew.
     cache, ahead = model.new_cache(CHECKED_CONTEXT), Ahead(model, model.new_cache(CHECKED_CONTEXT), sampler)
     model.compare(
