@@ -63,8 +63,8 @@ class Tuning:
 # With 64 keys attention spills. Packed products of one warp have no barriers; 8 rows take 3 % fewer instructions for a
 # weight than 4, but half as many programs are too few for the multiprocessors.
 TUNING = Tuning()
-# Without tensor cores the sums are in registers.
-UPCAST = SeveralTuning(queries=16, keys=32, rows=32, width=32, tokens=(16, 32), upcast=True)
+# Without tensor cores the sums are in registers, which 32 bytes of a row exceed with Triton 3.6.
+UPCAST = SeveralTuning(queries=16, keys=32, rows=32, width=16, tokens=(16, 32), upcast=True)
 # On 9.0 a product of 64 rows is one warpgroup's: with two, the sums go through shared memory in every round, with 73
 # barriers instead of 9. On 8.x and 12.0 four warps spill with 128 tokens; on 10.0 they need all 255 registers with
 # Triton 3.6.

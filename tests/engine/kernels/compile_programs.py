@@ -1,6 +1,7 @@
 """Compiles the GPU's kernels for one architecture, without a GPU, and prints what each takes as JSON.
 
-`python compile_programs.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's.
+`python compile_programs.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's. Of the loops over weights it says
+what a round takes.
 """
 
 import json
@@ -105,7 +106,7 @@ def main() -> None:
             for name, values in several_constants(several, size).items():
                 called = f"{name}{' upcast' if several.upcast else ''}"
                 key = f"{called} of {size}" if "TOKENS" in values else called
-                if (not names or name in names) and key not in told:
+                if (not names or name in names or key in names) and key not in told:
                     kernel, count = getattr(prefill_programs, name), several_warps(name, several)
                     told[key] = _compiled(kernel, kinds(several=several), values, number, count)
     print(json.dumps(told))
