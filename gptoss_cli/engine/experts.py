@@ -152,9 +152,9 @@ def _pinned(part: Tensor, device: torch.device) -> Tensor:
 def _device_address(pinned: Tensor, device: torch.device) -> int:
     """Return the address at which a GPU reads what `_pinned` made.
 
-    On Linux it is the host's own. Under Windows' display driver model, and so in WSL2, it is not: there
-    cudaDevAttrCanUseHostPointerForRegisteredMem is 0. Registered memory is kept all the same, as memory allocated by
-    pin_memory, whose address is the same everywhere, would be rounded up to a power of two.
+    On Linux it is the host's own address. Under Windows' display driver model, which WSL2 uses too, it is another one:
+    cudaDevAttrCanUseHostPointerForRegisteredMem is 0 there. Memory from pin_memory() has one address everywhere, but
+    its size is rounded up to a power of two.
     """
     address = pinned.data_ptr()
     if device.type != "cuda" or not pinned.nbytes or torch.version.hip:
@@ -171,7 +171,7 @@ def _device_address(pinned: Tensor, device: torch.device) -> int:
 
 
 def _driver() -> ctypes.CDLL:
-    """The CUDA driver's library, of whose functions torch offers only some."""
+    """Load the CUDA driver's library: torch does not offer the function that is needed."""
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 

@@ -1,8 +1,8 @@
 """A CUDA GPU for tests on machines without one: tensors that have a device and a shape but no values.
 
-Operations are checked for what a GPU would refuse: tensors on different devices, kernels that are given host tensors,
-and, while a CUDA graph is captured, everything that waits for the host or copies to or from it. Kernels are not run:
-each launch is noted with its arguments.
+What a GPU would refuse fails here too: tensors on different devices, kernels that are given host tensors, and, while
+a CUDA graph is captured, everything that makes the host wait or copies to or from it. Kernels are not run: each launch
+is recorded with its arguments.
 """
 
 import inspect
@@ -26,7 +26,7 @@ from gptoss_cli.engine.kernels import prefill_programs, programs, reference
 HOST_OFFSET = 3 << 44
 _HOST, _DEVICE = 1 << 44, 1 << 45
 _OPTIONS = ("num_warps", "enable_fp_fusion")
-# Their results' shapes depend on values, so that the host has to wait for them.
+# The shapes of their results depend on values, so the host has to wait for them.
 _SHAPED_BY_VALUES = ("nonzero", "masked_select", "bincount", "_unique2", "unique_consecutive")
 _KINDS = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8"}
 
@@ -37,14 +37,13 @@ class CaptureError(RuntimeError):
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel's launch: what each argument is in Triton's words, what it was compiled with, and what tells it from
-    other variants of the same kernel."""
+    """One launch of a kernel: the types of its arguments in Triton's notation, its constants and options."""
 
     name: str
     kinds: dict[str, str]
     constants: dict[str, Any]
     options: dict[str, Any]
-    integers: tuple[tuple[str, bool, bool], ...]  # that are specialized: whether 1, whether divisible by 16
+    integers: tuple[tuple[str, bool, bool], ...]  # the specialized ones: equal to 1, divisible by 16
     captured: bool
 
     @property
@@ -56,7 +55,7 @@ class Launch:
 
 @dataclass
 class FakeCuda:
-    """What was asked of the GPU."""
+    """A record of what was asked of the GPU."""
 
     launches: list[Launch] = field(default_factory=list, repr=False)
     streams: int = 0
@@ -127,7 +126,7 @@ _NUMBERS: dict[Any, Callable[[Any], Any]] = {
 
 
 class _Methods(TorchFunctionMode):
-    """Does what some methods of tensors do: torch's own ask for the device, which torch without CUDA does not know."""
+    """Replaces methods of tensors that ask torch for the device, which a build without CUDA does not support."""
 
     def __init__(self, gpu: FakeCuda) -> None:
         super().__init__()
@@ -158,7 +157,7 @@ class _Methods(TorchFunctionMode):
 
 
 def _indexed(tensor: Tensor, index: Any) -> tuple[Tensor, list[Tensor | None] | None]:
-    """The view that the plain parts of an index give, and the tensors, one of each dimension, that are left of it."""
+    """Apply the integers, slices, None and Ellipsis of an index -> the view, and the remaining index tensors."""
     parts = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in [part for part in parts if not isinstance(part, (Tensor, list))]:
         at = next(number for number, part in enumerate(parts) if part is Ellipsis)
@@ -229,7 +228,7 @@ def _kind(kernel: str, name: str, value: Any) -> str:
 
 
 class _Runtime:
-    """Of the CUDA runtime what torch offers and the engine uses."""
+    """The part of the CUDA runtime that torch offers and the engine uses."""
 
     @staticmethod
     def cudaHostRegister(address: int, size: int, flags: int) -> int:  # noqa: N802
@@ -310,7 +309,7 @@ def _patch_addresses(patch: pytest.MonkeyPatch) -> None:
 
 
 def _patch_lists(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
-    """Of a row of numbers the host reads that what was counted is spread evenly; of a table, rows that rise from 0."""
+    """Give lists of a tensor's numbers: a vector's counts are spread evenly, a table's rows rise from 0."""
 
     def tolist(self: Tensor) -> Any:
         if self.is_cuda:
@@ -348,7 +347,7 @@ def _forget_tables() -> None:
 
 @contextmanager
 def fake_cuda(capability: tuple[int, int] = (9, 0)) -> Iterator[FakeCuda]:
-    """Within it, "cuda" is a device of this compute capability, and no tensor has values."""
+    """Make "cuda" a device of this compute capability; no tensor has values."""
     gpu = FakeCuda()
     _forget_tables()
     try:

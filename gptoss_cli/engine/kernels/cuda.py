@@ -19,7 +19,7 @@ from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
 
 _ALPHA = 1.702
 _SHORT_WINDOW = 256  # up to so many keys are not worth cutting into parts
-# Triton's default is about to change, and with it speed and sums.
+# Triton 3.9 warns that 3.10 changes the default, and without fusion kernels are slower and give other sums.
 _OPTIONS = {"enable_fp_fusion": True}
 
 

@@ -2,7 +2,7 @@
 
 cuda.py calls these. Products are of bfloat16 with float32 sums, or of float32 with UPCAST: for float32 arithmetic, for
 GPUs whose tensor cores have no bfloat16, and for Triton's interpreter, which has none either. Integers that change from
-prompt to prompt are not specialized: Triton would compile once more for those that are 1 or divisible by 16.
+prompt to prompt are not specialized: Triton would compile again for values that are 1 or divisible by 16.
 """
 
 import triton

@@ -1,7 +1,7 @@
 """Compiles the GPU's kernels for one architecture, without a GPU, and prints what each takes as JSON.
 
-`python compile_programs.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's. Of the loops over weights it says
-what a round takes.
+`python compile_programs.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's. The output
+includes the counts of each loop over weights.
 """
 
 import json
@@ -82,7 +82,7 @@ def several_warps(name: str, tuning: SeveralTuning) -> int:
 
 
 def kinds(*, several: SeveralTuning | None = None) -> dict[str, str]:
-    """The types of the kernels' arguments, for several tokens or for one; what is not there is `*fp32` or a float."""
+    """The types of the kernels' arguments, for several tokens or for one; see `kind` for those that are missing."""
     if several is None:
         return _KIND_OF
     changed = _KIND_OF_SEVERAL | dict.fromkeys(("inputs", "hidden"), "*fp32" if several.upcast else "*bf16")

@@ -24,9 +24,9 @@ COMPILER = Path(__file__).with_name("compile_programs.py")
 CAPABILITIES = [75, 80, 86, 89, 90, 100, 120]
 LEAST_SHARED_BYTES = 64 << 10  # of a multiprocessor of compute capability 7.5
 NEWEST = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
-# Of a round of the grouped products: the halves of two matrices, each put where the tensor cores take it from.
+# Per round of the grouped products: the halves of two matrices go where the tensor cores take them from.
 MOST_BARRIERS = {75: 8, 80: 8, 86: 8, 89: 8, 90: 9, 100: 10 if NEWEST else 23, 120: 8}
-# Of the loops over weights, per weight that is loaded; the grouped products take each for up to 128 tokens.
+# Instructions per weight that is loaded; the grouped products use each weight for up to 128 tokens.
 MOST_PACKED, MOST_DENSE, MOST_UPCAST = 6.0, 7.5, 75.0
 MOST_GROUPED = {80: 26.0, 86: 26.0, 89: 26.0, 90: 12.5, 100: 19.0, 120: 28.5}
 PACKED, DENSE = {"gate_up_kernel": 2, "down_kernel": 1}, {"qkv_kernel": 3, "unembed_kernel": 1, "output_kernel": 1}
@@ -44,7 +44,7 @@ def _compiled(capability: int, *kernels: str) -> Told:
 
 
 def _a_weight(used: dict[str, Any], weights: int) -> float:
-    """Instructions of the longest loop for each of the weights that all threads load in a round."""
+    """Instructions of all threads in a round of the longest loop, divided by the weights that it loads."""
     threads: int = 32 * used["warps"]
     return max(int(loop["instructions"]) for loop in used["loops"]) * threads / weights
 
@@ -55,7 +55,7 @@ def _check_packed(name: str, used: dict[str, Any], capability: int) -> None:
     assert len(used["loops"]) == PACKED[name]
     assert used["barriers"] == 0
     assert _a_weight(used, words * 8) <= MOST_PACKED
-    # Words and inputs are 4 bytes, and each of 8 inputs is as wide as a row.
+    # Words and inputs have 4 bytes; there are 8 vectors of inputs, each as wide as a row of words.
     wide = (words + 8 * words // tuning.packed_rows) * 4 // (32 * used["warps"] * 16)
     assert all(loop["wide_loads"] >= wide for loop in used["loops"])
 
@@ -64,7 +64,7 @@ def _check_dense(name: str, used: dict[str, Any], capability: int) -> None:
     tuning = tuning_for(divmod(capability, 10))
     weights = tuning.rows * tuning.width
     assert len(used["loops"]) == DENSE[name]
-    # Without instructions for bfloat16 more is needed.
+    # 7.5 has no instructions for bfloat16.
     assert _a_weight(used, weights) <= (MOST_DENSE if capability >= 80 else MOST_DENSE + 1.5)
     wide = (2 * weights + 4 * tuning.width) // (32 * used["warps"] * 16)
     assert all(loop["wide_loads"] >= wide and loop["barriers"] <= 2 for loop in used["loops"])
