@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gptoss_cli.cli.conversing import Chat
 
 from gptoss_cli.chat import opening
 from gptoss_cli.chat.session import ChatSession
-from gptoss_cli.cli.conversing import Chat
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.errors import NotInstalledError
 from gptoss_cli.harmony.events import Role

@@ -207,5 +207,5 @@ def test_a_scale_that_is_no_number_ends_the_answer_and_says_so(run: Run, tmp_pat
     (tmp_path / "new").replace(tmp_path / "model" / WEIGHTS)
     status, out, err = run("ask", "-m", str(tmp_path / "model"), "What is gptoss?")
     assert (status, out) == (ExitStatus.FAILED, "")
-    assert "numbers are not finite" in err
+    assert "numbers that are not finite" in err
     assert len(err.splitlines()) == 1
