@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
-from gptoss_cli.errors import ResourceError
+from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.generation import Forced, Sampling, TokenConstraint, common_prefix
 
 
@@ -45,8 +45,9 @@ class ScriptedGenerator:
         """Read `ids` after the longest prefix they share with the sequence; the last one is always read."""
         if len(ids) >= self._context_tokens:
             raise ResourceError(
-                f"The conversation needs {len(ids) + 1} tokens, the context holds {self._context_tokens}."
-                " Shorten the message or begin a new conversation."
+                f"The conversation needs {len(ids) + 1} tokens, and the context holds {self._context_tokens}",
+                Hint.SHORTER_CONVERSATION,
+                Hint.LARGER_CONTEXT,
             )
         reused = min(common_prefix(self._sequence, ids), len(ids) - 1)
         total = len(ids) - reused
@@ -76,9 +77,8 @@ class ScriptedGenerator:
         assert turn is not None, "the script is over"
         self.samplings.append(sampling)
         room = self._context_tokens - len(self._sequence)
-        for token in islice(
-            _constrained(iter(turn), constraint), room if max_tokens is None else min(room, max_tokens)
-        ):
+        most = room if max_tokens is None else min(room, max_tokens)
+        for token in islice(_constrained(iter(turn), constraint), most):
             self._sequence.append(token)
             yield token
             if token in stop_ids:

@@ -31,14 +31,14 @@ _NO_LOG: Final = logging.NullHandler()
 def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
     """Find the model, load it and begin a conversation. See OpenModel.
 
-    Raises the errors of `choose_checkpoint`, `place` and the loader.
+    Raises the errors of `choose_checkpoint`, `choose_placement` and the loader.
     """
     logging.getLogger("gptoss_cli").addHandler(_NO_LOG)
     name, folder = choose_checkpoint(request.model, notice)
-    placement = place(name, folder, request.placement, notice, every_reason=request.every_reason)
+    placement = choose_placement(name, folder, request.placement, notice, every_reason=request.every_reason)
     progress(f"Loading {name}")
     generator = loader.load(folder, placement, progress=progress)
-    session = begin(generator, request)
+    session = _begin(generator, request)
     if request.prefix_cache:
         generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
@@ -67,7 +67,7 @@ def choose_checkpoint(model: str | None, notice: Notify) -> tuple[str, Path]:
     return model, store.find_checkpoint(model)
 
 
-def place(
+def choose_placement(
     name: str, folder: Path, request: PlacementRequest, notice: Notify, *, every_reason: bool = False
 ) -> Placement:
     """Choose how the checkpoint in `folder` runs on this machine.
@@ -87,7 +87,7 @@ def place(
     return placement
 
 
-def begin(generator: TokenGenerator, request: ChatRequest) -> ChatSession:
+def _begin(generator: TokenGenerator, request: ChatRequest) -> ChatSession:
     """Return an empty conversation with a loaded model."""
     return ChatSession(
         generator,

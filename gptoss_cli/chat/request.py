@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import Hint
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import ReasoningEffort
 
-# For annotations alone: both import openai_harmony, which takes longer than the prompt of a chat may.
+# For an annotation alone: it imports openai_harmony, which takes longer than the prompt of a chat may.
 if TYPE_CHECKING:
     from gptoss_cli.chat.session import ChatSession
-    from gptoss_cli.harmony.structured_output import OutputFormat
 
 Say = Callable[[str], None]
 
@@ -27,25 +27,6 @@ class Notify(Protocol):
 
     def __call__(self, text: str, *hints: Hint, subject: str = "") -> None:
         """Show `text`, without a final full stop if hints follow. See GptossError for `hints` and `subject`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnSettings:
-    """Settings of a turn.
-
-    `seed` None draws one for each turn; TurnEnd.seed is the one that was drawn. `max_tokens` counts reasoning and
-    answer together, `think_budget` the reasoning alone. With `free_headers` the model writes its message headers
-    without constraint. `output` is the format that the answer must have, None for any.
-    """
-
-    seed: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    max_tokens: int | None = None
-    think_budget: int | None = None
-    free_headers: bool = False
-    output: OutputFormat | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

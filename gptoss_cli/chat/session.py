@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 
 from gptoss_cli.chat.constraints import TurnConstraint
-from gptoss_cli.chat.request import TurnSettings
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import GptossError, NumericalError
 from gptoss_cli.generation import Sampling, TokenGenerator, common_prefix, random_seed
 from gptoss_cli.harmony.conversation import Conversation

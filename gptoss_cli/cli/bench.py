@@ -3,14 +3,15 @@
 import time
 from dataclasses import asdict
 
-from gptoss_cli.chat.opening import choose_checkpoint, place
-from gptoss_cli.cli.environment import Environment
+from gptoss_cli.chat.opening import choose_checkpoint, choose_placement
+from gptoss_cli.cli.hints import notifier
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import BenchOptions
 from gptoss_cli.engine import loader
 from gptoss_cli.engine.benchmark import Benchmark, Spread, measure
 from gptoss_cli.generation import Numerics
 from gptoss_cli.placement.request import PlacementRequest
+from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.tables import show_table
 
 _SPARE_TOKENS = 16
@@ -18,7 +19,7 @@ _SPARE_TOKENS = 16
 _MEMORY_BOUND_SHARE = 0.75
 
 
-def run_bench(model: str | None, options: BenchOptions, environment: Environment) -> None:
+def run_bench(model: str | None, options: BenchOptions, console: Console) -> None:
     """Run `gptoss bench`; without a name, for the model that would answer."""
     request = PlacementRequest(
         context_tokens=options.prompt + options.generate + _SPARE_TOKENS,
@@ -29,9 +30,9 @@ def run_bench(model: str | None, options: BenchOptions, environment: Environment
         activations=options.activations,
         threads=options.threads,
     )
-    console = environment.console
-    name, folder = choose_checkpoint(model, environment.notice)
-    placement = place(name, folder, request, environment.notice, every_reason=console.reads_terminal)
+    notice = notifier(console)
+    name, folder = choose_checkpoint(model, notice)
+    placement = choose_placement(name, folder, request, notice, every_reason=console.reads_terminal)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
         began = time.perf_counter()

@@ -28,16 +28,18 @@ _Loaded = TypeVar("_Loaded")
 def run_chat(
     words: Sequence[str],
     files: Sequence[str | Path],
-    plain: bool,
-    vi: bool,
     options: TurnOptions,
     environment: Environment,
+    *,
+    plain: bool,
+    vi: bool,
 ) -> None:
     """Talk until the user leaves; `words` are the first message, `files` go along with it. Raises GptossError."""
     if not environment.console.reads_terminal:
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
     chat = Chat(chat_request(options, environment.console), environment, plain=plain, vi=vi)
-    chat.state.reasoning = options.reasoning or chat.state.reasoning
+    if options.reasoning is not None:
+        chat.state.reasoning = options.reasoning
     for file in files:
         chat.state.attached.append(attachment(Path(file), environment.console))
     chat.run(valid_text(" ".join(words)))
@@ -137,7 +139,7 @@ class Chat:
             vi=vi,
             colored=console.colors,
         )
-        self._loading: Loading[TurnRunner] = Loading(self._load, self._loaded)
+        self._loading: Loading[TurnRunner] = Loading(self._load, self._on_loaded)
 
     def run(self, text: str | None) -> None:
         """Talk until the user leaves. `text`, unless it is blank, is sent first. Raises the error of the load."""
@@ -245,7 +247,7 @@ class Chat:
             while not interrupted.is_set() and not loading.wait(0.05):
                 pass
 
-    def _loaded(self) -> None:
+    def _on_loaded(self) -> None:
         if self._loading.error is not None:
             self._prompt.interrupt(self._loading.error)
         else:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.cli.loaded_chat import LoadedChat
@@ -66,9 +66,10 @@ def _set(chat: LoadedChat, argument: str) -> None:
             chat.console.err(f"  {name:<14}{'off' if value is None else value}\n")
         return
     if len(words) != 2 or words[0] not in SETTINGS:
-        raise UsageError(f"That is no setting. Try: /set temperature 0.7, or one of {', '.join(SETTINGS)}")
+        raise UsageError(f"Name a setting and its value, as in: /set temperature 0.7. Settings: {', '.join(SETTINGS)}")
     name, text = words
-    chat.session.settings = replace(chat.session.settings, **{_field(name): _value(name, text)})
+    change: dict[str, Any] = {_field(name): _value(name, text)}
+    chat.session.settings = replace(chat.session.settings, **change)
     chat.console.notice(f"{name} is {text} from now on.")
 
 

@@ -61,7 +61,7 @@ def chat(
     """
     from gptoss_cli.cli.chat import run_chat
 
-    run_chat(words or [], files or [], plain, vi, options, environment)
+    run_chat(words or [], files or [], options, environment, plain=plain, vi=vi)
 
 
 @_COMMANDS.command("ask", epilog=_SETTINGS, kind=OptionalValueCommand)
@@ -202,7 +202,7 @@ def bench(
     with _torch_errors():
         from gptoss_cli.cli.bench import run_bench
 
-    run_bench(model, options, environment)
+    run_bench(model, options, environment.console)
 
 
 @_COMMANDS.command("config", epilog=_SETTINGS)

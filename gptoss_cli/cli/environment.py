@@ -15,10 +15,6 @@ class Environment:
     console: Console
     open_model: OpenModel
 
-    def notice(self, text: str, *hints: Hint, subject: str = "") -> None:
-        """Show a line that the user should know. See chat.request.Notify."""
-        self.console.notice(with_hints(text, *hints, subject=subject))
-
     def open(self, request: ChatRequest) -> OpenedModel:
         """Open a model and show the progress meanwhile. Raises what `open_model` raises."""
         late: list[str] = []
@@ -26,10 +22,11 @@ class Environment:
 
         def notice(text: str, *hints: Hint, subject: str = "") -> None:
             # The line that shows the progress must not be written into.
+            line = with_hints(text, *hints, subject=subject)
             if begun:
-                late.append(with_hints(text, *hints, subject=subject))
+                late.append(line)
             else:
-                self.notice(text, *hints, subject=subject)
+                self.console.notice(line)
 
         def progress(text: str) -> None:
             nonlocal begun
@@ -40,5 +37,5 @@ class Environment:
             with self.console.activity() as activity:
                 return self.open_model(request, progress=progress, notice=notice)
         finally:
-            for text in late:
-                self.console.notice(text)
+            for line in late:
+                self.console.notice(line)

@@ -2,8 +2,10 @@
 
 from typing import Final
 
+from gptoss_cli.chat.request import Notify
 from gptoss_cli.chat.stopping import Incomplete, Problem
 from gptoss_cli.errors import GptossError, Hint
+from gptoss_cli.terminal.console import Console
 
 _START: Final = "start gptoss chat with"
 
@@ -56,6 +58,15 @@ _FAILED: Final[dict[Problem, tuple[str, str]]] = {
 def sentence(error: GptossError, *, in_chat: bool = False) -> str:
     """Return the message of `error`, followed by its hints in words."""
     return with_hints(str(error), *error.hints, subject=error.subject, in_chat=in_chat)
+
+
+def notifier(console: Console) -> Notify:
+    """Return a function that shows notices on `console`, with their hints in words."""
+
+    def notice(text: str, *hints: Hint, subject: str = "") -> None:
+        console.notice(with_hints(text, *hints, subject=subject))
+
+    return notice
 
 
 def unexpected(error: BaseException) -> str:

@@ -1,5 +1,7 @@
 """A chat whose model is loaded: it sends messages, shows turns and runs commands."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 
@@ -32,7 +34,7 @@ class LoadedChat:
         self,
         opened: OpenedModel,
         state: ChatState,
-        commands: "Mapping[str, Callable[[LoadedChat, str], None]]",
+        commands: Mapping[str, Callable[[LoadedChat, str], None]],
         *,
         keep_keys: Callable[[Sequence[KeyPress]], None],
         open_other: Callable[[str], OpenedModel | None],

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from gptoss_cli.chat.request import ChatRequest, TurnSettings
+from gptoss_cli.chat.request import ChatRequest
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.placement.request import PlacementRequest
