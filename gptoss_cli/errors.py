@@ -52,6 +52,12 @@ class Hint(Enum):
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
     INSTALL_TORCH = auto()
+    FREE_MEMORY = auto()  # end other programs
+    FREE_DISK_SPACE = auto()
+    ANOTHER_DATA_FOLDER = auto()  # GPTOSS_HOME on another disk
+    RETRY = auto()  # the same command again
+    RETRY_LATER = auto()
+    ALLOW_NETWORK = auto()  # HF_HUB_OFFLINE unset
 
 
 class GptossError(Exception):
