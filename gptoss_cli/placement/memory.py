@@ -38,11 +38,6 @@ class ModelMemory:
         return self.experts * self.expert_bytes
 
     @property
-    def weight_bytes(self) -> int:
-        """The size of all weights."""
-        return self.embedding_bytes + self.dense_bytes + self.experts_bytes
-
-    @property
     def active_bytes(self) -> int:
         """The bytes of the experts that one token reads."""
         return self.active * self.expert_bytes

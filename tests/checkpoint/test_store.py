@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.checkpoint import store
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, write_manifest
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, NotInstalledError, UsageError
 
@@ -260,10 +260,3 @@ def test_a_path_that_does_not_exist_is_not_installed() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="Choose 20b, 120b, demo"):
         store.find_checkpoint("30b")
-
-
-def test_every_name_and_alias_is_unique() -> None:
-    names = [name for model in catalog.MODELS for name in (model.name, model.alias) if name is not None]
-    assert len(names) == len(set(names))
-    assert all(catalog.find_model(name) is not None for name in names)
-    assert catalog.find_model("nothing") is None

@@ -358,22 +358,6 @@ def test_possible_requests_are_satisfied() -> None:
     assert longer.gpu_experts < choose(_20B, machine(gpu(8))).gpu_experts
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"device": "cpu", "execution": _MXFP4},
-        {"device": "cuda", "execution": _CPU},
-        {"device": "mps", "execution": _CPU},
-        {"device": "gpu"},
-        {"device": "cuda:"},
-        {"device": "cuda:-1"},
-    ],
-)
-def test_contradictory_requests_are_usage_errors(settings: dict[str, str]) -> None:
-    with pytest.raises(UsageError):
-        PlacementRequest(**settings)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("tokens", [1, _FULL + 1])
 def test_a_context_the_model_does_not_have_is_a_usage_error(tokens: int) -> None:
     with pytest.raises(UsageError, match="2 to 131,072 tokens"):
