@@ -25,7 +25,7 @@ from gptoss_cli.engine.weights import is_out_of_memory
 from gptoss_cli.errors import Hint, ResourceError, first_line
 from gptoss_cli.generation import common_prefix
 
-_MAX_MARKS = 8
+_MAX_MARKS = 8  # each of them holds a copy of the rings
 
 
 @dataclass(frozen=True, slots=True)
