@@ -58,6 +58,8 @@ class Hint(Enum):
     RETRY = auto()  # the same command again
     RETRY_LATER = auto()
     ALLOW_NETWORK = auto()  # HF_HUB_OFFLINE unset
+    START_AGAIN = auto()
+    VERIFY = auto()  # check the files of the checkpoint
 
 
 class GptossError(Exception):
