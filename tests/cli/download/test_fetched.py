@@ -63,7 +63,7 @@ def test_the_placement_is_shown_before_anything_is_downloaded(run: Run, hub: Hub
     status, _, err = run("download", "--dry-run")
     assert status == 0
     assert "It will run" not in err
-    assert "The memory is" in err
+    assert "Host memory lacks" in err
 
 
 def test_the_demo_cannot_be_downloaded(run: Run, home: Path) -> None:
