@@ -1,19 +1,12 @@
 """Values that a user can choose, and the folders of files. Reads the environment only when a folder is requested."""
 
 import os
-import re
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 import platformdirs
-
-from gptoss_cli.errors import Hint, UsageError
-
-_LARGEST_CONFIG_BYTES: Final = 1 << 20
 
 
 class ReasoningEffort(StrEnum):
@@ -101,56 +94,6 @@ def _folder(kind: str, find: Callable[..., Path]) -> Path:
     return find("gptoss", appauthor=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One key of config.toml: its TOML value and its line number."""
-
-    value: object
-    line: int
-
-
 def config_file() -> Path:
     """Return the path of config.toml; the file may not exist."""
     return config_folder() / "config.toml"
-
-
-def read_config(file: Path) -> dict[str, Entry]:
-    """Return the keys of a TOML file; none if there is no such file. Raises UsageError with file and line."""
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(_LARGEST_CONFIG_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as exc:
-        raise UsageError(f"{file} cannot be read: {exc.strerror or exc}", Hint.EDIT_SETTINGS) from exc
-    if len(data) > _LARGEST_CONFIG_BYTES:
-        raise UsageError(f"{file} is over 1 MiB, too long for settings. Shorten it")
-    try:
-        text = data.decode("utf-8-sig")
-        values = tomllib.loads(text)
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        raise UsageError(f"{file}, line {line}: not UTF-8", Hint.EDIT_SETTINGS) from exc
-    except RecursionError as exc:
-        raise UsageError(f"{file} is nested too deeply", Hint.EDIT_SETTINGS) from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise UsageError(f"{file}, {_toml_problem(str(exc), text)}", Hint.EDIT_SETTINGS) from exc
-    return {key: Entry(value, _line_of(key, text)) for key, value in values.items()}
-
-
-def _toml_problem(message: str, text: str) -> str:
-    """Return the line and the problem of a TOMLDecodeError, whose message ends with its position."""
-    lines = text.splitlines()
-    position = re.search(r"\(at line (\d+), ", message)
-    line = int(position[1]) if position else len(lines) + 1
-    reason = re.sub(r" \(at .*\)$", "", message)
-    key = re.match(r"""\s*["']?([\w-]+)["']?\s*=""", lines[line - 1] if line <= len(lines) else "")
-    if reason == "Cannot overwrite a value" and key:
-        reason = f"{key[1]} is set twice"
-    return f"line {line}: {reason}"
-
-
-def _line_of(key: str, text: str) -> int:
-    lines = text.splitlines()
-    begins = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[\].=]""")
-    return next((number for number, line in enumerate(lines, start=1) if begins.match(line)), 1)

@@ -11,8 +11,8 @@ from gptoss_cli.chat.request import ChatRequest, ModelInfo, Notify, OpenedModel,
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.checkpoint.folder import weights_folder
-from gptoss_cli.checkpoint.location import locations
 from gptoss_cli.checkpoint.manifest import is_commit
+from gptoss_cli.checkpoint.store import locations
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.engine import loader
 from gptoss_cli.errors import Hint
@@ -42,7 +42,7 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     if request.prefix_cache:
         generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
-        notice(f"{generator.numerics.shortcoming}. Until then the model is slow.")
+        notice(f"{generator.numerics.shortcoming}. Until then the model runs slowly.")
     info = ModelInfo(
         name,
         revision_of(folder),

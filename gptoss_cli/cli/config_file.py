@@ -1,6 +1,9 @@
 """config.toml as defaults of the commands. A flag beats an environment variable, which beats the file."""
 
+import re
+import tomllib
 from contextlib import suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +15,19 @@ from typer.core import TyperCommand
 from gptoss_cli import settings
 from gptoss_cli.cli.refusals import option_name, refusal
 from gptoss_cli.errors import Hint, UsageError
-from gptoss_cli.settings import Entry
 from gptoss_cli.terminal.console import Console
 
+_LARGEST_FILE_BYTES = 1 << 20
 # Commands that must work while config.toml is being repaired.
 _WITHOUT_CONFIG = {"config", "completions"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key of config.toml: its TOML value and its line number."""
+
+    value: object
+    line: int
 
 
 class ConfigFile:
@@ -32,7 +43,7 @@ class ConfigFile:
         """Return the known settings of the file, checked. Raises UsageError with file and line."""
         if self._entries is None:
             file = settings.config_file()
-            entries = settings.read_config(file)
+            entries = read_config(file)
             known = all_settings(self._program) if entries else {}
             for key in entries.keys() & known.keys():
                 _check(file, key, entries[key], known[key])
@@ -119,3 +130,45 @@ def _check(file: Path, key: str, entry: Entry, option: Any) -> None:
         exc.param = option
         reason = refusal(exc, key, entry.value, verb="should be")
         raise UsageError(f"{location}: {reason}", Hint.EDIT_SETTINGS) from exc
+
+
+def read_config(file: Path) -> dict[str, Entry]:
+    """Return the keys of a TOML file; none if there is no such file. Raises UsageError with file and line."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_LARGEST_FILE_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as exc:
+        raise UsageError(f"{file} cannot be read: {exc.strerror or exc}", Hint.EDIT_SETTINGS) from exc
+    if len(data) > _LARGEST_FILE_BYTES:
+        raise UsageError(f"{file} is over 1 MiB, too long for settings. Shorten it")
+    try:
+        text = data.decode("utf-8-sig")
+        values = tomllib.loads(text)
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise UsageError(f"{file}, line {line}: not UTF-8", Hint.EDIT_SETTINGS) from exc
+    except RecursionError as exc:
+        raise UsageError(f"{file} is nested too deeply", Hint.EDIT_SETTINGS) from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise UsageError(f"{file}, {_toml_problem(str(exc), text)}", Hint.EDIT_SETTINGS) from exc
+    return {key: Entry(value, _line_of(key, text)) for key, value in values.items()}
+
+
+def _toml_problem(message: str, text: str) -> str:
+    """Return the line and the problem of a TOMLDecodeError, whose message ends with its position."""
+    lines = text.splitlines()
+    position = re.search(r"\(at line (\d+), ", message)
+    line = int(position[1]) if position else text.count("\n") + 1
+    reason = re.sub(r" \(at .*\)$", "", message)
+    key = re.match(r"""\s*["']?([\w-]+)["']?\s*=""", lines[line - 1] if line <= len(lines) else "")
+    if reason == "Cannot overwrite a value" and key:
+        reason = f"{key[1]} is set twice"
+    return f"line {line}: {reason}"
+
+
+def _line_of(key: str, text: str) -> int:
+    lines = text.splitlines()
+    begins = re.compile(rf"""\s*\[?\s*["']?{re.escape(key)}["']?\s*[\].=]""")
+    return next((number for number, line in enumerate(lines, start=1) if begins.match(line)), 1)

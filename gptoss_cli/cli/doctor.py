@@ -88,8 +88,8 @@ def _memory_checks(machine: Hardware) -> Iterator[_Check]:
         yield _Check("lockable memory", "unlimited" if limit is None else gib(limit))
 
 
-def _present(name: str, there: bool, advice: str) -> _Check:
-    return _Check(name, "present", "") if there else _Check(name, "missing", advice)
+def _present(name: str, present: bool, advice: str) -> _Check:
+    return _Check(name, "present", "") if present else _Check(name, "missing", advice)
 
 
 def _to_json(

@@ -11,9 +11,9 @@ from gptoss_cli import settings
 from gptoss_cli.checkpoint import store
 from gptoss_cli.checkpoint.download import DownloadPlan, Outcome, carry_out, choose_files, known_files, make_plan
 from gptoss_cli.checkpoint.hub import Hub, is_offline
-from gptoss_cli.checkpoint.location import ModelLocation, find_location
 from gptoss_cli.checkpoint.lock import locked
 from gptoss_cli.checkpoint.partial import writing
+from gptoss_cli.checkpoint.store import ModelLocation, find_location
 from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.cli.confirmation import confirm
 from gptoss_cli.cli.json_output import write_json
@@ -80,10 +80,9 @@ class _Download:
 
     def _carry_out(self, plan: DownloadPlan) -> Outcome:
         stop = threading.Event()
-        progress = FileProgress(self._console, plan.manifest.size_bytes, done="right")
         try:
-            with stopping(stop.set), progress as watcher:
-                return carry_out(plan, connect=self._connect, patience=retry_policy(), watcher=watcher, stop=stop)
+            with stopping(stop.set), FileProgress(self._console, plan.manifest.size_bytes, done="right") as progress:
+                return carry_out(plan, connect=self._connect, retry_policy=retry_policy(), progress=progress, stop=stop)
         except KeyboardInterrupt:
             self._console.notice("Stopped. The downloaded part is kept: run the same command to continue.")
             raise
@@ -109,12 +108,12 @@ class _Download:
         source = f"{plan.manifest.repository} at {plan.manifest.commit[:12]}"
         total = size_words(plan.manifest.size_bytes)
         if not plan.missing:
-            self._console.notice(f"{source} is in {plan.place.folder}: verifying {total}.")
+            self._console.notice(f"{source} is in {plan.location.folder}: verifying {total}.")
             return
         arrived = plan.manifest.size_bytes - plan.needed_bytes
         rest = f", {size_words(arrived)} of it already here" if arrived else ""
         self._console.notice(f"{source}: {len(plan.manifest.files)} files, {total}{rest}")
-        self._console.notice(f"into {plan.place.folder}, with {size_words(plan.free_bytes)} free")
+        self._console.notice(f"into {plan.location.folder}, with {size_words(plan.free_bytes)} free")
         self._predict()
 
     def _predict(self) -> None:
@@ -151,7 +150,7 @@ class _Download:
             self._console.notice(f"{name} was wrong and has been downloaded again.")
         offline = " (offline)" if is_offline() else ""
         done = "is complete, and every digest is right" if outcome.fetched else f"was already complete{offline}"
-        self._console.notice(f"{plan.place.name} {done}. Try: gptoss chat -m {plan.place.short_name}")
+        self._console.notice(f"{plan.location.name} {done}. Try: gptoss chat -m {plan.location.short_name}")
 
 
 def retry_policy() -> RetryPolicy:
@@ -179,10 +178,10 @@ def _planned(location: ModelLocation) -> PlannedModel | None:
 
 def _facts(plan: DownloadPlan) -> dict[str, object]:
     return {
-        "model": plan.place.name,
+        "model": plan.location.name,
         "repository": plan.manifest.repository,
         "commit": plan.manifest.commit,
-        "folder": str(plan.place.folder),
+        "folder": str(plan.location.folder),
         "bytes": plan.manifest.size_bytes,
         "bytes_to_fetch": plan.needed_bytes,
         "bytes_free": plan.free_bytes,

@@ -125,7 +125,7 @@ def build_program(function: Callable[..., None], commands: Commands) -> Any:
     """Return the Typer group `gptoss`: `function` has its help and runs before every command."""
     app = typer.Typer(cls=_Program, **_APPEARANCE)
     app.callback(invoke_without_command=True)(_with_groups(function))
-    program = typer.main.get_command(app)
+    program: Any = typer.main.get_command(app)
     program.commands = commands
     return program
 

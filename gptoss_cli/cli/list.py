@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from gptoss_cli.checkpoint import catalog, store
-from gptoss_cli.checkpoint.location import ModelLocation, find_location, locations
+from gptoss_cli.checkpoint.store import ModelLocation, find_location, locations
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.errors import IntegrityError
 from gptoss_cli.terminal.console import Console

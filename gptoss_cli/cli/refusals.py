@@ -1,6 +1,5 @@
 """Sentences for values that an option does not take. Typer's own name the types of its parser library."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +58,7 @@ def _plain(limit: float) -> str:
 
 def _shown(value: object) -> str:
     if not isinstance(value, str):
-        return json.dumps(value)
+        return str(value).lower()  # a value of TOML: true, nan, 1.5
     return value if re.fullmatch(r"[\w.+-]+", value) else repr(value)
 
 

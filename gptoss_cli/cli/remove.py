@@ -5,9 +5,9 @@ import shutil
 import typer
 
 from gptoss_cli.checkpoint import store
-from gptoss_cli.checkpoint.location import find_location
 from gptoss_cli.checkpoint.lock import locked
 from gptoss_cli.checkpoint.partial import writing
+from gptoss_cli.checkpoint.store import find_location
 from gptoss_cli.cli.confirmation import confirm
 from gptoss_cli.cli.list import held_bytes, partial_bytes
 from gptoss_cli.errors import ExitStatus, NotInstalledError, UsageError

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptoss_cli.checkpoint import catalog, store
-from gptoss_cli.checkpoint.download import now
 from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.checkpoint.header import check_tensors
-from gptoss_cli.checkpoint.location import ModelLocation, find_location, locations
-from gptoss_cli.checkpoint.manifest import CheckpointFile, write_manifest
+from gptoss_cli.checkpoint.manifest import CheckpointFile, now, write_manifest
+from gptoss_cli.checkpoint.store import ModelLocation, find_location, locations
 from gptoss_cli.checkpoint.verify import cached_files, find_wrong_files
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.signals import stopping

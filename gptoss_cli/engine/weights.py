@@ -17,9 +17,9 @@ from torch import Tensor
 from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files, what_it_is
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError, ResourceError
-from gptoss_cli.placement.model_config import ModelConfig
+from gptoss_cli.placement.model_config import BLOCK_VALUES, ModelConfig
 from gptoss_cli.placement.placement import KernelSet, Placement
-from gptoss_cli.placement.tensor_specs import BLOCK_VALUES, Layout, Names, TensorSpec, expected_tensors, names
+from gptoss_cli.placement.tensor_specs import Layout, Names, TensorSpec, expected_tensors, names
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +89,11 @@ class ModelWeights:
     layers: tuple[LayerWeights, ...]
     final_norm: Tensor
     unembedding: Rows
+
+    def placed_experts(self) -> list[tuple[PlacedExperts, PlacedExperts]]:
+        """Return gate_up and down of each layer whose experts were placed for a GPU."""
+        pairs = [(layer.mlp.gate_up, layer.mlp.down) for layer in self.layers]
+        return [(up, down) for up, down in pairs if isinstance(up, PlacedExperts) and isinstance(down, PlacedExperts)]
 
 
 def float_rows(matrix: Rows, start: int, end: int, *, columns: int) -> Tensor:

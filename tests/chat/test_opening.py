@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.chat import opening
-from gptoss_cli.checkpoint.location import find_location
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, write_manifest
+from gptoss_cli.checkpoint.store import find_location
 from gptoss_cli.errors import Hint
 
 

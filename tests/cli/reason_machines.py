@@ -34,16 +34,16 @@ MACHINES: dict[Code, tuple[str, Hardware]] = {
     Code.MEMORY_UNKNOWN: ("20b", machine(available_bytes=None, memory_bytes=None)),
     Code.DENSE_ON_GPU: ("20b", machine(gpu(24))),
     Code.ACTIVATIONS_ON_GPU: ("20b", machine(gpu(24))),
-    Code.WISHED: ("20b", machine()),
+    Code.CPU_REQUESTED: ("20b", machine()),
 }
 # The reasons that only a request gives: an option of the command line, and the same request.
 FLAGS: dict[Code, tuple[str, str]] = {
-    Code.WISHED: ("--device", "cpu"),
+    Code.CPU_REQUESTED: ("--device", "cpu"),
     Code.DENSE_ON_GPU: ("--dense", "int8"),
     Code.ACTIVATIONS_ON_GPU: ("--activations", "int8"),
 }
 REQUESTS = {
-    Code.WISHED: PlacementRequest(device="cpu"),
+    Code.CPU_REQUESTED: PlacementRequest(device="cpu"),
     Code.DENSE_ON_GPU: PlacementRequest(dense=Dense.INT8),
     Code.ACTIVATIONS_ON_GPU: PlacementRequest(activations=Activations.INT8),
 }

@@ -99,7 +99,7 @@ def test_without_the_native_library_there_is_one_notice(
 ) -> None:
     monkeypatch.setattr(loader, "find_kernels", lambda _: "The CPU kernels were not built. Install a C compiler")
     _, _, error = run("ask", "-m", str(folder), "Hello")
-    notice = "The CPU kernels were not built. Install a C compiler. Until then the model is slow."
+    notice = "The CPU kernels were not built. Install a C compiler. Until then the model runs slowly."
     assert [line for line in error.splitlines() if "kernels" in line] == [notice]
     _, out, _ = run("bench", str(folder), "--prompt", "16", "--generate", "2", "--repeat", "1")
     assert '"shortcoming": "The CPU kernels were not built' in out

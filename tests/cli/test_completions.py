@@ -123,6 +123,18 @@ def test_bash_offers_installed_checkpoints_and_whole_file_names(
     assert _complete("ask", "-f", "a", cwd=tmp_path) == {"a", "file.txt"}
 
 
+def test_bash_completion_starts_no_program(tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    assert bash is not None
+    words = 'COMP_WORDS=(gptoss ask -m ""); COMP_CWORD=3'
+    script = f'source "{_FOLDER / "gptoss.bash"}"; {words}; _gptoss; echo "${{COMPREPLY[@]}}"'
+    empty_path = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [bash, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path, env=empty_path
+    )
+    assert (done.stdout, done.stderr) == ("20b 120b demo\n", "")
+
+
 def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
     (tmp_path / "a file.txt").touch()
     with _shell("bash", "--norc", "-i", cwd=tmp_path) as terminal:

@@ -24,7 +24,7 @@ def test_every_reason_that_is_not_requested_is_shown(code: Code, run: Run, monke
 
 
 @pytest.mark.parametrize(
-    ("there", "advice"),
+    ("hardware", "advice"),
     [
         (machine(gpu(24), cuda=Cuda.NOT_BUILT), "Install a build of torch with CUDA"),
         (machine(gpu(24), cuda=Cuda.FAILS, cuda_problem="too old", driver="470.1"), "Update the NVIDIA driver"),
@@ -39,18 +39,18 @@ def test_every_reason_that_is_not_requested_is_shown(code: Code, run: Run, monke
         (machine(gpu(24, 20, name="NVIDIA RTX")), "NVIDIA RTX, 20.0 GiB of 24.0 GiB free, compute capability 8.6"),
     ],
 )
-def test_each_problem_has_advice(there: Hardware, advice: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
+def test_each_problem_has_advice(hardware: Hardware, advice: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: hardware)
     status, shown, asides = run("doctor")
     assert (status, asides) == (0, "")
     assert advice in shown
     values = json.loads(run("doctor", "--json")[1])
-    assert values["machine"]["cuda"] == there.cuda
+    assert values["machine"]["cuda"] == hardware.cuda
 
 
 def test_a_machine_without_problems_gets_no_advice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = replace(machine(gpu(24)), lockable_bytes=None)
-    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
+    hardware = replace(machine(gpu(24)), lockable_bytes=None)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: hardware)
     checks = json.loads(run("doctor", "--json")[1])["checks"]
     assert [check["advice"] for check in checks if check["advice"]] == []
     assert {"torch", "GPU 0", "Triton", "C compiler and Python headers", "memory", "disk"} <= {

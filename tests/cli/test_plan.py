@@ -35,9 +35,9 @@ def test_plan_shows_every_reason(code: Code, run: Run, monkeypatch: pytest.Monke
 @pytest.fixture
 def cpu_machine(monkeypatch: pytest.MonkeyPatch) -> Hardware:
     """Run the program on a machine of 32 GiB without a GPU."""
-    there = machine(ram=32)
-    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
-    return there
+    hardware = machine(ram=32)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: hardware)
+    return hardware
 
 
 def _plan(run: Run, *arguments: str) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def test_another_machine_can_be_described(arguments: str, model: str, execution:
 
 
 def test_a_real_gpu_is_limited_to_the_described_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = machine(gpu(8), gpu(24), compiler=False)
-    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
+    hardware = machine(gpu(8), gpu(24), compiler=False)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: hardware)
     planned = _plan(run, "20b", "--gpu-memory", "18GiB")
     assert (planned["device"], planned["gpu"]["room_bytes"]) == ("cuda:1", 18 << 30)
     assert "no-compiler" in [reason["code"] for reason in planned["reasons"]]
@@ -121,8 +121,8 @@ def test_an_impossible_plan_is_one_line_and_its_status(arguments: str, status: i
 
 
 def test_a_disk_that_is_too_small_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = machine(disk_bytes=10 * 10**9)
-    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: there)
+    hardware = machine(disk_bytes=10 * 10**9)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: hardware)
     assert "3.8 GB too small for the download" in run("plan", "20b")[1]
     assert "3.8 GB too small for the download" in _plan(run, "20b")["disk_problem"]
 

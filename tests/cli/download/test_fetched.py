@@ -30,10 +30,10 @@ def test_a_large_file_comes_in_parts_and_no_byte_twice(run: Run, hub: HubServer,
 
 def test_json_reports_the_downloaded_files(run: Run, hub: HubServer, folder: Path) -> None:
     status, out, _ = run("download", "20b", "--json")
-    said = json.loads(out)
+    outcome = json.loads(out)
     assert status == 0
-    assert (said["model"], said["commit"], said["folder"]) == ("gpt-oss-20b", COMMIT, str(folder))
-    assert set(said["fetched"]) == set(needed(hub.files))
+    assert (outcome["model"], outcome["commit"], outcome["folder"]) == ("gpt-oss-20b", COMMIT, str(folder))
+    assert set(outcome["fetched"]) == set(needed(hub.files))
 
 
 def test_another_repository_is_found_by_its_name(run: Run, home: Path, monkeypatch: Patch) -> None:
@@ -46,13 +46,13 @@ def test_another_repository_is_found_by_its_name(run: Run, home: Path, monkeypat
 def test_a_dry_run_writes_nothing(run: Run, hub: HubServer, home: Path) -> None:
     status, out, err = run("download", "--dry-run")
     assert status == 0
-    assert "3.0 MB  to fetch in all" in out
+    assert "3.0 MB  to download in total" in out
     assert " free\n" in err
     assert not any(request.file for request in hub.requests)
     assert not home.exists()
-    told = json.loads(run("download", "--dry-run", "--json")[1])
-    assert told["missing"][0] == "config.json"
-    assert told["outlook"]["execution"] in list(Execution)
+    outcome = json.loads(run("download", "--dry-run", "--json")[1])
+    assert outcome["missing"][0] == "config.json"
+    assert outcome["outlook"]["execution"] in list(Execution)
 
 
 def test_the_placement_is_shown_before_anything_is_downloaded(run: Run, hub: HubServer, monkeypatch: Patch) -> None:
@@ -63,7 +63,7 @@ def test_the_placement_is_shown_before_anything_is_downloaded(run: Run, hub: Hub
     status, _, err = run("download", "--dry-run")
     assert status == 0
     assert "It will run" not in err
-    assert "The memory is" in err
+    assert "Host memory lacks" in err
 
 
 def test_the_demo_cannot_be_downloaded(run: Run, home: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_body_shorter_than_it_says_is_not_accepted(run: Run, hub: HubServer, f
 
 
 @pytest.mark.parametrize(
-    ("answer", "arguments", "said"),
+    ("answer", "arguments", "message"),
     [
         (Answer(403, {"X-Error-Code": "GatedRepo"}), [], "is not open to you"),
         (Answer(404, {"X-Error-Code": "RepoNotFound"}), [], "or is private"),
@@ -136,12 +136,12 @@ def test_a_body_shorter_than_it_says_is_not_accepted(run: Run, hub: HubServer, f
     ],
 )
 def test_each_refusal_has_its_own_message(
-    answer: Answer | None, arguments: list[str], said: str, run: Run, hub: HubServer
+    answer: Answer | None, arguments: list[str], message: str, run: Run, hub: HubServer
 ) -> None:
     hub.fault = lambda request: answer
     status, _, err = run("download", *arguments)
     assert status == 5
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
