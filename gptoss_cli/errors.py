@@ -52,6 +52,11 @@ class Hint(Enum):
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
     INSTALL_TORCH = auto()
+    REINSTALL = auto()
+    DELETE_FOLDER = auto()  # `subject` is its path
+    FREE_DISK = auto()
+    ANOTHER_HOME = auto()  # a folder with more room for everything that gptoss writes
+    SAVE_ANSWER = auto()  # to a file, where there is no clipboard
 
 
 class GptossError(Exception):

@@ -118,8 +118,8 @@ class TurnConstraint:
             wish: Forced | Allowed | Banned = Forced(state.forced)
         elif state.allowed is not None:
             wish = Allowed(state.allowed)
-        elif state.barred:
-            wish = Banned(state.barred)
+        elif state.banned:
+            wish = Banned(state.banned)
         else:
             return None
         self._wishes[state] = wish
