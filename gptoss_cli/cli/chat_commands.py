@@ -193,11 +193,11 @@ def _tokens(chat: "Chat", session: "ChatSession", argument: str) -> None:
 
 
 def _raw(chat: "Chat", session: "ChatSession", argument: str) -> None:
-    from gptoss_cli.terminal.raw import by_channel
+    from gptoss_cli.terminal.turn_plain import raw_pieces
 
     if not session.last_raw:
         raise UsageError("There is no turn yet. Send a message first.")
-    for text, style in by_channel(session.last_raw):
+    for text, style in raw_pieces(session.last_raw):
         chat.console.err(text, style)
     chat.console.err("\n")
 

@@ -15,7 +15,7 @@ from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from gptoss_cli.chat.session import ChatSession
-    from gptoss_cli.terminal.efforts import EffortAnswer
+    from gptoss_cli.terminal.tables import EffortAnswer
 
 _JSON_VERSION = 1
 
@@ -43,15 +43,15 @@ def ask_at_efforts(
     answers = []
     for effort in efforts:
         answers.append(_answer(session, text, effort, console))
-        if answers[-1].shortfall is ExitStatus.INTERRUPTED:
+        if answers[-1].exit_status is ExitStatus.INTERRUPTED:
             break
     if as_json or not console.stdout.is_terminal:
         console.out(json.dumps(_described(text, answers), ensure_ascii=False) + "\n")
     else:
-        from gptoss_cli.terminal.efforts import show_answers
+        from gptoss_cli.terminal.tables import show_answers
 
         show_answers(answers, console)
-    status = next((answer.shortfall for answer in answers if answer.shortfall is not None), None)
+    status = next((answer.exit_status for answer in answers if answer.exit_status is not None), None)
     if status is not None:
         raise typer.Exit(status)
 
@@ -59,7 +59,7 @@ def ask_at_efforts(
 def _answer(session: "ChatSession", text: str, effort: ReasoningEffort, console: Console) -> "EffortAnswer":
     from gptoss_cli.chat import opening
     from gptoss_cli.harmony.events import AnswerDelta, ReasoningDelta
-    from gptoss_cli.terminal.efforts import EffortAnswer
+    from gptoss_cli.terminal.tables import EffortAnswer
 
     session.conversation.truncate(0)
     session.set_effort(effort)
@@ -78,8 +78,8 @@ def _answer(session: "ChatSession", text: str, effort: ReasoningEffort, console:
         text="".join(said[AnswerDelta]),
         reasoning="".join(said[ReasoningDelta]),
         end=session.last_end,
-        shortfall=None if shortfall is None else shortfall.status,
-        remark="" if shortfall is None else shortfall.message,
+        exit_status=None if shortfall is None else shortfall.status,
+        note="" if shortfall is None else shortfall.message,
     )
 
 

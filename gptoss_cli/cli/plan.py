@@ -163,7 +163,7 @@ def _drawn(name: str, placed: "Placement", columns: int) -> str:
 
 def _pictured(title: str, share: "MemoryUse", columns: int) -> str:
     from gptoss_cli.placement.reasons import gib
-    from gptoss_cli.terminal.memory import Part, picture
+    from gptoss_cli.terminal.tables import MemoryPart, memory_bar
 
     sizes = {
         "dense": share.dense_bytes,
@@ -172,9 +172,9 @@ def _pictured(title: str, share: "MemoryUse", columns: int) -> str:
         "working memory": share.work_bytes,
         "free": share.free_bytes,
     }
-    parts = [Part(name, size, gib(size)) for name, size in sizes.items()]
+    parts = [MemoryPart(name, size, gib(size)) for name, size in sizes.items()]
     room = "unknown room" if share.room_bytes is None else gib(share.room_bytes)
-    return picture(f"{title}: {gib(share.used_bytes)} of {room}", parts, columns)
+    return memory_bar(f"{title}: {gib(share.used_bytes)} of {room}", parts, columns)
 
 
 def _bound_lines(placed: "Placement") -> Iterator[str]:
