@@ -52,11 +52,15 @@ class Hint(Enum):
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
     INSTALL_TORCH = auto()
-    REINSTALL = auto()
+    FREE_MEMORY = auto()  # end other programs
+    FREE_DISK_SPACE = auto()
+    ANOTHER_DATA_FOLDER = auto()  # GPTOSS_HOME on another disk
+    RETRY = auto()  # the same command again
+    RETRY_LATER = auto()
+    ALLOW_NETWORK = auto()  # HF_HUB_OFFLINE unset
+    REINSTALL = auto()  # gptoss itself
     DELETE_FOLDER = auto()  # `subject` is its path
-    FREE_DISK = auto()
-    ANOTHER_HOME = auto()  # a folder with more room for everything that gptoss writes
-    SAVE_ANSWER = auto()  # to a file, where there is no clipboard
+    SAVE_ANSWER = auto()  # to a file, since there is no clipboard
 
 
 class GptossError(Exception):

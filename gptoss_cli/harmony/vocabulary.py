@@ -122,7 +122,7 @@ def _write_privately(content: bytes, temporary: ExitStack, folder: Path, cache_e
         raise ResourceError(
             f"The vocabulary ({_FILE_BYTES / 1e6:.1f} MB) cannot be written to {folder} ({cache_error.strerror}) "
             f"or to a temporary folder ({exc.strerror})",
-            Hint.FREE_DISK,
-            Hint.ANOTHER_HOME,
+            Hint.FREE_DISK_SPACE,
+            Hint.ANOTHER_DATA_FOLDER,
         ) from exc
     return private

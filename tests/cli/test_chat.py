@@ -182,7 +182,7 @@ def test_a_history_that_cannot_be_kept_is_said_and_the_chat_goes_on(
 ) -> None:
     monkeypatch.setenv("GPTOSS_HOME", "/dev/null")
     with _chat(script(turn("Blue.")), "Sky?") as terminal:
-        terminal.wait_for("history is not kept")
+        terminal.wait_for("history will not be saved")
         terminal.wait_for("Blue.")
 
 

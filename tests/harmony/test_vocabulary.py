@@ -95,7 +95,7 @@ except ResourceError as error:
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert str(tmp_path) in result.stderr
-    assert "Hint.ANOTHER_HOME" in result.stderr
+    assert "Hint.ANOTHER_DATA_FOLDER" in result.stderr
     assert not list((tmp_path / "cache" / "vocabulary").iterdir())
 
 
