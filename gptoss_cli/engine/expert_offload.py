@@ -4,6 +4,8 @@ What does not fit on the GPU is pinned in host memory, where the GPU's kernels r
 used much changes places with one that is used little.
 """
 
+import ctypes
+import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from torch import Tensor
 from gptoss_cli.errors import ResourceError
 
 _BLOCK_BYTES = 16
+_PORTABLE_AND_MAPPED = 1 | 2  # flags of cudaHostRegister
 # An expert on the host must be wanted this much more often than one on the GPU to take its place.
 _WORTH_A_SWAP = 2
 
@@ -108,6 +111,7 @@ class _Halves:
         self._device = whole[:resident].to(device, copy=True)
         self._host = _pinned(whole[resident:], device)
         self._unit = unit
+        self._host_address = _device_address(self._host, device)
         # An empty tensor has no address to count from.
         self.base = self._device if resident else torch.zeros(_BLOCK_BYTES, dtype=torch.uint8, device=device)
 
@@ -116,7 +120,8 @@ class _Halves:
 
     def place(self, on_device: bool, slot: int) -> int:
         side = self.side(on_device)
-        distance = side.data_ptr() + slot * side.stride(0) - self.base.data_ptr()
+        first = side.data_ptr() if on_device else self._host_address
+        distance = first + slot * side.stride(0) - self.base.data_ptr()
         assert distance % self._unit == 0, "allocations are aligned to more than a block"
         return distance // self._unit
 
@@ -133,7 +138,8 @@ def _pinned(part: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or not copied.nbytes:
         return copied
     runtime, address = torch.cuda.cudart(), copied.data_ptr()  # type: ignore[no-untyped-call]
-    failure = int(runtime.cudaHostRegister(address, copied.nbytes, 0))
+    with torch.cuda.device(device):
+        failure = int(runtime.cudaHostRegister(address, copied.nbytes, _PORTABLE_AND_MAPPED))
     if failure:
         raise ResourceError(
             f"Pinning {copied.nbytes / 2**30:.1f} GiB of host memory fails (CUDA error {failure}). "
@@ -141,6 +147,32 @@ def _pinned(part: Tensor, device: torch.device) -> Tensor:
         )
     weakref.finalize(copied, runtime.cudaHostUnregister, address)
     return copied
+
+
+def _device_address(pinned: Tensor, device: torch.device) -> int:
+    """Return the address at which a GPU reads what `_pinned` made.
+
+    On Linux it is the host's own address. Under Windows' display driver model, which WSL2 uses too, it is another one:
+    cudaDevAttrCanUseHostPointerForRegisteredMem is 0 there. Memory from pin_memory() has one address everywhere, but
+    its size is rounded up to a power of two.
+    """
+    address = pinned.data_ptr()
+    if device.type != "cuda" or not pinned.nbytes or torch.version.hip:
+        return address
+    found = ctypes.c_uint64()
+    with torch.cuda.device(device):
+        failure = _driver().cuMemHostGetDevicePointer_v2(ctypes.byref(found), ctypes.c_void_p(address), 0)
+    if failure:
+        raise ResourceError(
+            f"The GPU does not reach pinned host memory (CUDA driver error {failure}). "
+            "Use --execution mxfp4, or --device cpu"
+        )
+    return found.value
+
+
+def _driver() -> ctypes.CDLL:
+    """Load the CUDA driver's library: torch does not offer the function that is needed."""
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
 class ExpertCache:

@@ -100,9 +100,15 @@ class Transformer:
     def check_kernels(self) -> None:
         """Hold the kernels for one token to those for several, in every kind of layer, and a recording to both.
 
-        Raises ResourceError if they differ by more than rounding does, or fail.
+        All that a conversation needs is compiled by then. Raises ResourceError if they differ by more than rounding
+        does, or fail.
         """
         self.compare(self._read_at_once, self._read_singly)
+        tokens = self._checked_tokens
+        self.compare(
+            lambda number: self.unembed(tokens(number))[:1].cpu(),
+            lambda number: self.unembed(tokens(number)[:1]).cpu(),
+        )
 
     def check_device(self, mapped: "Transformer") -> None:
         """Hold layers read on this device to those of the same model on the CPU. Raises as `check_kernels`."""

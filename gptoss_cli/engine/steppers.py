@@ -85,8 +85,8 @@ class OverlappedStepper:
 
 def check_overlapped(model: Transformer) -> None:
     """Compare the logits of overlapped steps with those of single reads. Raises as Transformer.check_kernels does."""
-    sampler = Sampler(Sampling(seed=0, temperature=0), banned_ids=(), vocabulary_size=model.config.vocabulary_size)
-
+    size, device = model.config.vocabulary_size, str(model.device)
+    sampler = Sampler(Sampling(seed=0, temperature=0), banned_ids=(), vocabulary_size=size, device=device)
     # One of each for all tokens: for another cache everything is recorded anew.
     cache, ahead = model.new_cache(CHECKED_CONTEXT), OverlappedStepper(model, model.new_cache(CHECKED_CONTEXT), sampler)
     model.compare(

@@ -23,7 +23,9 @@ def open_generator(
     """Load a checkpoint; without `context_tokens` with the context that it was made for."""
     if context_tokens is None:
         context_tokens = load_config(weights_folder(folder) / "config.json").max_context_tokens
-    return load(folder, Placement(context_tokens=context_tokens, **placement), progress=progress, chunk_tokens=chunk_tokens)
+    return load(
+        folder, Placement(context_tokens=context_tokens, **placement), progress=progress, chunk_tokens=chunk_tokens
+    )
 
 
 def on_gpu(device: str, experts: int, *, embedding: bool = True) -> dict[str, Any]:

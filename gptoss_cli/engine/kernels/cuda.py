@@ -19,6 +19,8 @@ from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
 
 _ALPHA = 1.702
 _SHORT_WINDOW = 256  # up to so many keys are not worth cutting into parts
+# Triton 3.9 warns that 3.10 changes the default, and without fusion kernels are slower and give other sums.
+_OPTIONS = {"enable_fp_fusion": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +45,33 @@ class PrefillTuning:
 class Tuning:
     """Rows and columns that a program holds at once, and its warps; into how many parts a long attention is cut.
 
-    Of packed weights the widths are in words of 8: of gate_up `packed_width`, of down `down_width`.
+    For packed weights the widths are in words of 8 elements: `packed_width` for gate_up, `down_width` for down.
     """
 
     rows: int = 4
     width: int = 512
-    packed_rows: int = 8
+    packed_rows: int = 4
     packed_width: int = 128
     down_width: int = 128
+    packed_warps: int = 1
     warps: int = 4
     keys: int = 32
     splits: int = 32
     several: PrefillTuning = PrefillTuning()
 
 
-# With 64 keys the registers do not suffice, nor with 128 words those that the compiler allows itself for 8.0.
+# With 64 keys attention spills. Packed products of one warp have no barriers; 8 rows take 3 % fewer instructions for a
+# weight than 4, but half as many programs are too few for the multiprocessors.
 TUNING = Tuning()
-# Without tensor cores the sums are in registers.
-UPCAST = PrefillTuning(queries=16, keys=32, rows=32, width=32, tokens=(16, 32), upcast=True)
-_TUNINGS = {(7, 5): replace(TUNING, several=UPCAST), (8, 0): replace(TUNING, down_width=64)}
+# Without tensor cores the sums are in registers, which 32 bytes of a row exceed with Triton 3.6.
+UPCAST = PrefillTuning(queries=16, keys=32, rows=32, width=16, tokens=(16, 32), upcast=True)
+# On 9.0 a product of 64 rows is one warpgroup's: with two, the sums go through shared memory in every round, with 73
+# barriers instead of 9. On 8.x and 12.0 four warps spill with 128 tokens; on 10.0 they need all 255 registers with
+# Triton 3.6.
+_TUNINGS = {
+    (7, 5): replace(TUNING, several=UPCAST),
+    (9, 0): replace(TUNING, several=PrefillTuning(warps=4)),
+}
 # In Triton's interpreter a program costs much and its width little.
 _INTERPRETED = Tuning(
     rows=64, width=64, packed_rows=64, packed_width=16, down_width=16, keys=16, splits=4,
@@ -79,6 +89,8 @@ class CudaKernels:
 
     def __init__(self, tuning: Tuning = TUNING) -> None:
         self._tuning = tuning
+        self._compiled: set[torch.dtype] = set()  # the arithmetic for which every size of tile has been run
+        self._staging: torch.cuda.Stream | None = None
 
     def _several(self, dtype: torch.dtype) -> PrefillTuning:
         return UPCAST if dtype is torch.float32 and not self._tuning.several.upcast else self._tuning.several
@@ -99,7 +111,7 @@ class CudaKernels:
         triton_decode.qkv_kernel[(sum(triton.cdiv(count, tuning.rows) for count in rows),)](
             x, weights.norm, *(part for linear in parts for part in (linear.weight, linear.bias)), query, key, value,
             eps, QUERY=rows[0], KEY=rows[1], K=x.shape[1], ROWS=tuning.rows, WIDTH=tuning.width,
-            ROUND=dtype is torch.bfloat16, num_warps=tuning.warps,
+            ROUND=dtype is torch.bfloat16, num_warps=tuning.warps, **_OPTIONS,
         )  # fmt: skip
         return query, key, value
 
@@ -127,17 +139,18 @@ class CudaKernels:
         triton_decode.rotate_kernel[(heads + kv_heads,)](
             queries, keys, values, *rotation, cache.position, rotated, cached_keys, cached_values,
             HEADS=heads, KV_HEADS=kv_heads, HALF=half, HALF_WIDTH=triton.next_power_of_2(half), WINDOW=window,
-            num_warps=1,
+            num_warps=1, **_OPTIONS,
         )  # fmt: skip
         triton_decode.attend_kernel[(kv_heads, splits)](
             rotated, cached_keys, cached_values, sinks, cache.position, partial, attended, (2 * half) ** -0.5,
             KV_HEADS=kv_heads, GROUP=group, D=2 * half, GROUP_WIDTH=max(16, triton.next_power_of_2(group)),
-            D_WIDTH=dim_width, KEYS=tuning.keys, SPLITS=splits, WINDOW=window, num_warps=tuning.warps,
+            D_WIDTH=dim_width, KEYS=tuning.keys, SPLITS=splits, WINDOW=window, num_warps=tuning.warps, **_OPTIONS,
         )  # fmt: skip
         if splits > 1:
             triton_decode.combine_kernel[(heads,)](
-                partial, sinks, attended, GROUP=group, D=2 * half, D_WIDTH=dim_width, SPLITS=splits, num_warps=1
-            )
+                partial, sinks, attended, GROUP=group, D=2 * half, D_WIDTH=dim_width, SPLITS=splits,
+                num_warps=1, **_OPTIONS,
+            )  # fmt: skip
         return attended
 
     def _attend_several(
@@ -159,7 +172,7 @@ class CudaKernels:
             len(queries), position, seen.first, len(seen.keys),
             HEADS=queries.shape[1], KV_HEADS=keys.shape[1], D=head_dim,
             D_WIDTH=max(16, triton.next_power_of_2(head_dim)), ROWS=tuning.queries, KEYS=tuning.keys,
-            WINDOW=seen.window or 0, UPCAST=tuning.upcast, num_warps=tuning.attention_warps,
+            WINDOW=seen.window or 0, UPCAST=tuning.upcast, num_warps=tuning.attention_warps, **_OPTIONS,
         )  # fmt: skip
         return attended
 
@@ -171,7 +184,7 @@ class CudaKernels:
         triton_decode.output_kernel[(triton.cdiv(columns, tuning.rows),)](
             x, attended, weights.output.weight, weights.output.bias, projected,
             C=columns, K=attended.shape[1], ROWS=tuning.rows, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16,
-            num_warps=tuning.warps,
+            num_warps=tuning.warps, **_OPTIONS,
         )  # fmt: skip
         return projected
 
@@ -184,12 +197,12 @@ class CudaKernels:
         chosen, shares = x.new_empty(1, active, dtype=torch.int64), x.new_empty(1, active)
         triton_decode.router_kernel[(triton.cdiv(experts, tuning.rows),)](
             x, weights.norm, weights.router.weight, weights.router.bias, normed, logits, eps,
-            E=experts, K=columns, ROWS=tuning.rows, WIDTH=tuning.width, num_warps=tuning.warps,
+            E=experts, K=columns, ROWS=tuning.rows, WIDTH=tuning.width, num_warps=tuning.warps, **_OPTIONS,
         )  # fmt: skip
         triton_decode.choose_kernel[(1,)](
             logits, chosen, shares, _placed(weights.gate_up).uses,
             E=experts, A=active, E_WIDTH=triton.next_power_of_2(experts), A_WIDTH=triton.next_power_of_2(active),
-            num_warps=1,
+            num_warps=1, **_OPTIONS,
         )  # fmt: skip
         return normed, chosen, shares
 
@@ -201,25 +214,32 @@ class CudaKernels:
         if len(x) > 1:
             if all(gate_up.resident):
                 return self._mix_grouped(x, routed, (gate_up, down), limit=limit, dtype=dtype)
-            return _mix_streamed(x, routed, (gate_up, down), limit=limit, dtype=dtype)
+            return _mix_streamed(x, routed, (gate_up, down), self._staging_stream(x), limit=limit, dtype=dtype)
         normed, experts, shares = routed
         tuning, columns, active, intermediate = self._tuning, x.shape[1], experts.shape[1], gate_up.bias.shape[1] // 2
         hidden, mixed = x.new_empty(active, intermediate), torch.empty_like(x)
         inputs = x.new_empty(8, columns // 8)
         triton_decode.spread_kernel[(triton.cdiv(columns, tuning.width),)](
-            normed, inputs, K=columns, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16, num_warps=tuning.warps
-        )
+            normed, inputs, K=columns, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16,
+            num_warps=tuning.warps, **_OPTIONS,
+        )  # fmt: skip
         triton_decode.gate_up_kernel[(triton.cdiv(intermediate, tuning.packed_rows), active)](
             inputs, experts, *gate_up.addresses, gate_up.bias, hidden, limit, _ALPHA,
             F=intermediate, WORDS=columns // 8, ROWS=tuning.packed_rows, WIDTH=tuning.packed_width,
-            ROUND=dtype is torch.bfloat16, num_warps=tuning.warps,
+            ROUND=dtype is torch.bfloat16, num_warps=tuning.packed_warps, **_OPTIONS,
         )  # fmt: skip
         triton_decode.down_kernel[(triton.cdiv(columns, tuning.packed_rows),)](
             x, hidden, experts, shares, *down.addresses, down.bias, mixed,
             C=columns, A=active, WORDS=intermediate // 8, ROWS=tuning.packed_rows, WIDTH=tuning.down_width,
-            num_warps=tuning.warps,
+            num_warps=tuning.packed_warps, **_OPTIONS,
         )  # fmt: skip
         return mixed
+
+    def _staging_stream(self, x: Tensor) -> "torch.cuda.Stream | None":
+        """The one stream on which experts are copied to the GPU: the allocator keeps memory apart for each stream."""
+        if self._staging is None and x.is_cuda:
+            self._staging = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
+        return self._staging
 
     def _mix_grouped(
         self,
@@ -231,10 +251,29 @@ class CudaKernels:
         dtype: torch.dtype,
     ) -> Tensor:
         """All experts at once, each read where it lies and dequantized in registers; nothing is asked of the host."""
+        tuning = self._several(dtype)
+        if dtype not in self._compiled:
+            # The first call is the check of a model that is being opened: no prompt is to wait for the compiler later.
+            self._compiled.add(dtype)
+            for size in tuning.tokens:
+                self._mix_tiles(x, routed, weights, size, limit=limit, dtype=dtype)
+        size = _tile_tokens(tuning, routed[1].numel() / len(weights[0].bias))
+        return x + self._mix_tiles(x, routed, weights, size, limit=limit, dtype=dtype)
+
+    def _mix_tiles(
+        self,
+        x: Tensor,
+        routed: tuple[Tensor, Tensor, Tensor],
+        weights: tuple[PlacedExperts, PlacedExperts],
+        size: int,
+        *,
+        limit: float,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """The sum over experts that is added to `x`, in tiles of `size` tokens."""
         (normed, experts, shares), (gate_up, down) = routed, weights
         tuning, (tokens, columns), active, count = self._several(dtype), x.shape, experts.shape[1], len(gate_up.bias)
         intermediate, slots = gate_up.bias.shape[1] // 2, tokens * active
-        size = _tile_tokens(tuning, slots / count)
         order, row_ends, tile_ends = _grouped(experts.flatten(), count, size)
         kind = torch.float32 if tuning.upcast else torch.bfloat16
         inputs = normed.to(dtype).to(kind).view(tokens, columns // 2, 2).permute(2, 0, 1).contiguous()
@@ -242,7 +281,7 @@ class CudaKernels:
         tiles = triton.cdiv(slots, size) + min(count, slots)  # at most
         common = {
             "E": count, "E_WIDTH": triton.next_power_of_2(count), "ROWS": tuning.rows, "TOKENS": size,
-            "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps,
+            "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps, **_OPTIONS,
         }  # fmt: skip
         triton_prefill.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
             inputs, order, row_ends, tile_ends, *_byte_addresses(gate_up), gate_up.bias, hidden, limit, _ALPHA,
@@ -252,7 +291,7 @@ class CudaKernels:
             hidden, order, shares, row_ends, tile_ends, *_byte_addresses(down), down.bias, made, slots,
             C=columns, F=intermediate, **common,
         )  # fmt: skip
-        return x + made.sum(1)
+        return made.sum(1)
 
     def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
         """See Kernels.unembed."""
@@ -261,7 +300,8 @@ class CudaKernels:
         tuning, logits = self._tuning, x.new_empty(1, len(unembedding))
         triton_decode.unembed_kernel[(triton.cdiv(len(unembedding), tuning.rows),)](
             x, norm, unembedding, logits, eps, len(unembedding),
-            K=x.shape[1], ROWS=tuning.rows, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16, num_warps=tuning.warps,
+            K=x.shape[1], ROWS=tuning.rows, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16,
+            num_warps=tuning.warps, **_OPTIONS,
         )  # fmt: skip
         return logits
 
@@ -289,6 +329,7 @@ def _mix_streamed(
     x: Tensor,
     routed: tuple[Tensor, Tensor, Tensor],
     weights: tuple[PlacedExperts, PlacedExperts],
+    stream: "torch.cuda.Stream | None",
     *,
     limit: float,
     dtype: torch.dtype,
@@ -300,7 +341,7 @@ def _mix_streamed(
     inputs, mixed = normed.to(dtype), torch.zeros_like(x)
     used = [expert for expert, count in enumerate(counts) if count]
     rows = torch.split(order, [counts[expert] for expert in used])
-    for (gate_up, down), which in zip(_fetched(weights, used), rows, strict=True):
+    for (gate_up, down), which in zip(_fetched(weights, used, stream), rows, strict=True):
         tokens = which // experts.shape[1]
         made = reference.run_experts(inputs[tokens].unsqueeze(0), gate_up, down, limit).squeeze(0)
         mixed.index_add_(0, tokens, made * shares.flatten()[which, None])
@@ -308,12 +349,10 @@ def _mix_streamed(
 
 
 def _fetched(
-    weights: tuple[PlacedExperts, PlacedExperts], experts: list[int]
+    weights: tuple[PlacedExperts, PlacedExperts], experts: list[int], stream: "torch.cuda.Stream | None"
 ) -> Iterator[tuple[PackedExperts, PackedExperts]]:
-    """Both matrices of each expert on the device; the copy of the next is begun before one is given."""
+    """Both matrices of each expert on the device; the copy of the next, on `stream`, begins before one is given."""
     gate_up, down = weights
-    is_gpu = gate_up.device.type == "cuda"
-    stream = torch.cuda.Stream(gate_up.device) if is_gpu else None  # type: ignore[no-untyped-call]
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream())
     coming = deque[tuple[PackedExperts, PackedExperts, torch.cuda.Event | None]]()

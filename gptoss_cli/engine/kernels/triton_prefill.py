@@ -1,7 +1,8 @@
 """What runs on a GPU for several tokens at once, in Triton 3.6 to 3.9: attention, and the experts' grouped products.
 
 cuda.py calls these. Products are of bfloat16 with float32 sums, or of float32 with UPCAST: for float32 arithmetic, for
-GPUs whose tensor cores have no bfloat16, and for Triton's interpreter, which has none either.
+GPUs whose tensor cores have no bfloat16, and for Triton's interpreter, which has none either. Integers that change from
+prompt to prompt are not specialized: Triton would compile again for values that are 1 or divisible by 16.
 """
 
 import triton
@@ -25,7 +26,7 @@ def _product(a, b, UPCAST: tl.constexpr):
     return made
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "position", "first", "seen"])
 def attend_several_kernel(
     queries, keys, values, sinks, attended, factor, tokens, position, first, seen,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, D_WIDTH: tl.constexpr,
@@ -108,7 +109,7 @@ def _elements(blocks, scales, row, there, byte, K: tl.constexpr):
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "slots"])
 def grouped_gate_up_kernel(
     inputs, order, row_ends, tile_ends, block_places, scale_places, blocks, scales, bias, hidden, limit, alpha,
     tokens, slots,
@@ -155,7 +156,7 @@ def grouped_gate_up_kernel(
         tl.store(hidden + to, made.to(hidden.dtype.element_ty), mask=there[:, None] & (m < end)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots"])
 def grouped_down_kernel(
     hidden, order, shares, row_ends, tile_ends, block_places, scale_places, blocks, scales, bias, made, slots,
     E: tl.constexpr, E_WIDTH: tl.constexpr, C: tl.constexpr, F: tl.constexpr,

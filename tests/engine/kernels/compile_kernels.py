@@ -1,6 +1,7 @@
 """Compiles the GPU's kernels for one architecture, without a GPU, and prints what each takes as JSON.
 
-`python compile_kernels.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's.
+`python compile_kernels.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's. The output
+includes the counts of each loop over weights.
 """
 
 import json
@@ -16,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from gptoss_cli.engine.kernels import triton_decode, triton_prefill
-from gptoss_cli.engine.kernels.cuda import UPCAST, PrefillTuning, tuning_for
+from gptoss_cli.engine.kernels.cuda import UPCAST, PrefillTuning, Tuning, tuning_for
 
 _FLOATS = {"eps", "factor", "limit", "alpha"}
 _KINDS = {
@@ -29,6 +30,9 @@ _KINDS = {
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 # What is something else for several tokens.
 _KIND_OF_SEVERAL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
+_OF_ONE_WARP = ("rotate_kernel", "combine_kernel", "choose_kernel")
+_PACKED = ("gate_up_kernel", "down_kernel")
+_OPTIONS = {"enable_fp_fusion": True}
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
@@ -65,58 +69,101 @@ def several_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict
     }
 
 
+def warps(name: str, tuning: Tuning) -> int:
+    """Warps of a program of one token's kernel."""
+    if name in _OF_ONE_WARP:
+        return 1
+    return tuning.packed_warps if name in _PACKED else tuning.warps
+
+
+def several_warps(name: str, tuning: PrefillTuning) -> int:
+    """Warps of a program of several tokens' kernel."""
+    return tuning.attention_warps if name.startswith("attend") else tuning.warps
+
+
+def kinds(*, several: PrefillTuning | None = None) -> dict[str, str]:
+    """The types of the kernels' arguments, for several tokens or for one; see `kind` for those that are missing."""
+    if several is None:
+        return _KIND_OF
+    changed = _KIND_OF_SEVERAL | dict.fromkeys(("inputs", "hidden"), "*fp32" if several.upcast else "*bf16")
+    return _KIND_OF | changed | ({"keys": "*fp32", "values": "*fp32"} if several.upcast else {})
+
+
+def kind(name: str, known: dict[str, str]) -> str:
+    """The type of one argument."""
+    return "fp32" if name in _FLOATS else known.get(name, "*fp32")
+
+
 def main() -> None:
     number, names = int(sys.argv[1]), sys.argv[2:]
     capability = divmod(number, 10)
     tuning, told = tuning_for(capability), {}
     for name, values in constants(capability).items():
         if not names or name in names:
-            warps = 1 if name in ("rotate_kernel", "combine_kernel", "choose_kernel") else tuning.warps
-            told[name] = _compiled(getattr(triton_decode, name), _KIND_OF, values, number, warps)
+            told[name] = _compiled(getattr(triton_decode, name), kinds(), values, number, warps(name, tuning))
     for several in {tuning.several, UPCAST}:
         for size in several.tokens:
             for name, values in several_constants(several, size).items():
-                kind = f"{name}{' upcast' if several.upcast else ''}"
-                key = f"{kind} of {size}" if "TOKENS" in values else kind
-                if (not names or name in names) and key not in told:
-                    told[key] = _compiled_for_several(name, several, values, number)
+                called = f"{name}{' upcast' if several.upcast else ''}"
+                key = f"{called} of {size}" if "TOKENS" in values else called
+                if (not names or name in names or key in names) and key not in told:
+                    kernel, count = getattr(triton_prefill, name), several_warps(name, several)
+                    told[key] = _compiled(kernel, kinds(several=several), values, number, count)
     print(json.dumps(told))
 
 
-def _compiled_for_several(name: str, tuning: PrefillTuning, values: dict[str, Any], number: int) -> dict[str, int]:
-    kinds = _KIND_OF | _KIND_OF_SEVERAL | dict.fromkeys(("inputs", "hidden"), "*fp32" if tuning.upcast else "*bf16")
-    if tuning.upcast:
-        kinds |= {"keys": "*fp32", "values": "*fp32"}
-    warps = tuning.attention_warps if name.startswith("attend") else tuning.warps
-    return _compiled(getattr(triton_prefill, name), kinds, values, number, warps)
-
-
 def _compiled(
-    kernel: Any, kinds: dict[str, str], values: dict[str, Any], capability: int, warps: int
-) -> dict[str, int]:
+    kernel: Any, known: dict[str, str], values: dict[str, Any], capability: int, warps: int
+) -> dict[str, Any]:
     names = kernel.arg_names
-    signature = {name: "constexpr" if name in values else _kind(name, kinds) for name in names}
+    signature = {name: "constexpr" if name in values else kind(name, known) for name in names}
     given = {(index,): values[name] for index, name in enumerate(names) if name in values}
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name][0] == "*"}
     target = GPUTarget("cuda", capability, 32)
     source = ASTSource(kernel, signature, given, aligned)
-    built = triton.compile(source, target=target, options={"num_warps": warps})
+    built = triton.compile(source, target=target, options={"num_warps": warps, **_OPTIONS})
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(built.asm["cubin"])
         usage = subprocess.run([_TOOLS / "cuobjdump", "-res-usage", file], capture_output=True, text=True, check=True)
         code = subprocess.run([_TOOLS / "nvdisasm", "-c", file], capture_output=True, text=True, check=True)
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", usage.stdout)}
+    listing = _listing(code.stdout)
     return {
         "registers": found["REG"],
         "spilled": found["STACK"] + found["LOCAL"],
         "shared": max(found["SHARED"], built.metadata.shared),
-        "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", code.stdout, re.M)),
+        "warps": warps,
+        **_counted([line for line in listing if not line.startswith(".L")]),
+        "loops": [_counted(body) for body in _weight_loops(listing)],
     }
 
 
-def _kind(name: str, kinds: dict[str, str]) -> str:
-    return "fp32" if name in _FLOATS else kinds.get(name, "*fp32")
+def _listing(code: str) -> list[str]:
+    """The labels and instructions of nvdisasm's output, the instructions without predicate, address and encoding."""
+    found = re.findall(r"^\s*(?:(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([^;]+?)\s*;)", code, re.M)
+    return [label or instruction for label, instruction in found]
+
+
+def _weight_loops(listing: list[str]) -> list[list[str]]:
+    """The instructions of each innermost loop that reads global memory; the branch back ends it."""
+    labels = {line: number for number, line in enumerate(listing) if line.startswith(".L")}
+    spans = []
+    for end, line in enumerate(listing):
+        target = re.search(r"^BRA.*`\((\.L_x_\d+)\)", line)
+        if target and labels.get(target[1], end) < end:
+            spans.append((labels[target[1]], end))
+    innermost = [span for span in spans if not any(o != span and span[0] <= o[0] and o[1] <= span[1] for o in spans)]
+    bodies = [[line for line in listing[a : b + 1] if not line.startswith(".L")] for a, b in innermost]
+    return [body for body in bodies if any(line.startswith("LDG") for line in body)]
+
+
+def _counted(body: list[str]) -> dict[str, int]:
+    return {
+        "instructions": len(body),
+        "barriers": sum(line.startswith("BAR.") for line in body),
+        "wide_loads": sum(line.startswith("LDG") and ".128" in line.split()[0] for line in body),
+    }
 
 
 if __name__ == "__main__":

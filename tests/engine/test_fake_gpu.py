@@ -1,0 +1,220 @@
+"""A GPU's start, prefill, decode and promotions on tensors without values; what a GPU would refuse is refused."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from gptoss_cli.engine import expert_offload
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.kernels import triton_decode
+from gptoss_cli.engine.kernels.cuda import tuning_for
+from gptoss_cli.generation import Allowed, Banned, Forced, Sampling
+from gptoss_cli.settings import Dtype
+from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+from tests.engine.fake_cuda import HOST_OFFSET, CaptureError, FakeCuda, fake_cuda
+from tests.engine.kernels import compile_kernels
+from tests.engine.open_generator import on_gpu, open_generator
+
+SHAPE = Shape(layer_types=(SLIDING, FULL))
+EXPERTS = SHAPE.experts * 2
+CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0), (12, 0)]
+# So many that an expert has few tokens, some or many; divisible by 16 or not.
+LENGTHS = [16, 33, 97, 144]
+SETTINGS = [Sampling(3, temperature=0), Sampling(3), Sampling(3, temperature=0.7, top_p=0.8, top_k=20)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("fake"), SHAPE)
+
+
+@pytest.fixture
+def gpu() -> Iterator[FakeCuda]:
+    with fake_cuda() as gpu:
+        yield gpu
+
+
+def _open(folder: Path, experts: int = EXPERTS, *, embedding: bool = True) -> Generator:
+    return open_generator(folder, context_tokens=2_000, **on_gpu("cuda:0", experts, embedding=embedding))
+
+
+def _prefill(generator: Generator, tokens: int) -> None:
+    list(generator.prefill([tokens % 300, *range(tokens - 1)]))  # shares no prefix with the one before
+
+
+def _decode(
+    generator: Generator, tokens: int, sampling: Sampling = SETTINGS[0], steering: "_InTurn | None" = None
+) -> list[int]:
+    return list(generator.decode(sampling, stop_ids=(), banned_ids={1, 2}, max_tokens=tokens, steering=steering))
+
+
+class _InTurn:
+    """Forces, restricts or leaves the next token, one after another."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._wishes = None, Allowed(frozenset({0, 5})), None, Banned(frozenset({7})), Forced((5, 6)), None
+
+    def next(self) -> Forced | Allowed | Banned | None:
+        self._turn += 1
+        return self._wishes[self._turn % len(self._wishes)]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [*((each, Dtype.BFLOAT16) for each in CAPABILITIES), ((9, 0), Dtype.FLOAT32)]
+)
+def test_a_model_wholly_on_the_gpu_opens_on_every_architecture(
+    folder: Path, capability: tuple[int, int], dtype: Dtype
+) -> None:
+    with fake_cuda(capability):
+        generator = open_generator(folder, dtype=dtype, context_tokens=90, **on_gpu("cuda:0", EXPERTS))
+        assert generator.model.overlaps
+        _prefill(generator, 20)
+        assert len(_decode(generator, 5)) == 5
+
+
+@pytest.mark.parametrize(
+    ("experts", "embedding", "sampling"),
+    [
+        *((EXPERTS, True, sampling) for sampling in SETTINGS),
+        (EXPERTS, False, SETTINGS[2]),
+        (EXPERTS // 2 + 1, True, SETTINGS[1]),
+        (0, False, SETTINGS[2]),
+    ],
+)
+def test_a_conversation_goes_through_wherever_experts_are(
+    folder: Path, gpu: FakeCuda, experts: int, embedding: bool, sampling: Sampling
+) -> None:
+    generator = _open(folder, experts, embedding=embedding)
+    for tokens in (30, 9):
+        _prefill(generator, tokens)
+        assert len(_decode(generator, 14, sampling, _InTurn())) == 14
+    assert generator.logits([3, 4]).shape == (2, SHAPE.vocabulary)
+    resident = [gate_up.resident for gate_up, _ in generator.model.placed_experts()]
+    assert sum(map(sum, resident)) == experts
+    if 0 < experts < EXPERTS:
+        assert all(each[-1] and not each[0] for each in resident)  # the last ones are used the most
+    assert (generator.expert_hit_rate is None) == (experts == EXPERTS)
+
+
+def test_a_whole_step_is_captured_and_then_replayed(folder: Path, gpu: FakeCuda) -> None:
+    generator = _open(folder)
+    _prefill(generator, 7)
+    before = len(gpu.launches)
+    _decode(generator, 2, SETTINGS[1])
+    step = [launch for launch in gpu.launches[before:] if launch.captured]
+    # A short context is attended in one part by both kinds of layers; the window of this model is short.
+    assert {launch.name for launch in step} == {name for name in vars(triton_decode) if name.endswith("_kernel")}
+    launched, replayed = len(gpu.launches), gpu.replays
+    assert len(_decode(generator, 30, SETTINGS[1])) == 30
+    assert len(gpu.launches) == launched
+    assert gpu.replays == replayed + 30
+
+
+def test_decode_of_a_resident_model_reads_no_tensor_of_the_gpu(folder: Path, gpu: FakeCuda) -> None:
+    generator = _open(folder)
+    _prefill(generator, 7)
+    _decode(generator, 2)
+    before = gpu.reads.copy()
+    _decode(generator, 30)
+    assert gpu.reads - before == {"item": 1}  # the first token: nothing was drawn by the settings of this call yet
+
+
+def test_prefill_of_a_resident_model_reads_no_tensor_of_the_gpu(folder: Path, gpu: FakeCuda) -> None:
+    generator = _open(folder)
+    before = gpu.reads.copy()
+    for tokens in LENGTHS:
+        _prefill(generator, tokens)
+    assert gpu.reads == before
+
+
+@pytest.mark.parametrize("experts", [0, EXPERTS // 2, EXPERTS])
+def test_no_prompt_waits_for_the_compiler(folder: Path, gpu: FakeCuda, experts: int) -> None:
+    generator = _open(folder, experts)
+    compiled = gpu.variants()
+    for tokens in LENGTHS:
+        _prefill(generator, tokens)
+        _decode(generator, 2)
+        _prefill(generator, tokens)
+    assert gpu.variants() == compiled
+    sizes = {dict(variant[2])["TOKENS"] for variant in compiled if variant[0].startswith("grouped")}
+    assert sizes == (set(tuning_for((9, 0)).several.tokens) if experts == EXPERTS else set())
+
+
+def test_one_stream_stages_all_experts(folder: Path, gpu: FakeCuda) -> None:
+    generator = _open(folder, 0)
+    before = gpu.streams
+    for tokens in LENGTHS:
+        _prefill(generator, tokens)
+    assert gpu.streams == before
+
+
+def test_kernels_are_launched_as_they_are_compiled_for_the_test_of_their_code(folder: Path, gpu: FakeCuda) -> None:
+    generator = _open(folder)
+    _prefill(generator, 150)
+    tuning = tuning_for((9, 0))
+    of_one, of_several = compile_kernels.constants((9, 0)), compile_kernels.several_constants(tuning.several, 16)
+    seen = set()
+    for launch in gpu.launches:
+        seen.add(launch.name)
+        if launch.name in of_one:
+            expected, warps, kinds = of_one, compile_kernels.warps(launch.name, tuning), compile_kernels.kinds()
+        else:
+            expected, warps = of_several, compile_kernels.several_warps(launch.name, tuning.several)
+            kinds = compile_kernels.kinds(several=tuning.several)
+        assert launch.constants.keys() == expected[launch.name].keys()
+        tuned = ("ROWS", "WIDTH", "KEYS", "BYTES", "UPCAST")
+        assert all(launch.constants[name] == expected[launch.name][name] for name in tuned if name in launch.constants)
+        assert launch.kinds == {name: compile_kernels.kind(name, kinds) for name in launch.kinds}
+        assert launch.options == {"num_warps": warps, "enable_fp_fusion": True}, launch.name
+    assert seen == {*of_one, *of_several}
+
+
+def test_kernels_get_the_gpus_address_of_pinned_memory(gpu: FakeCuda) -> None:
+    device, whole = torch.device("cuda:0"), torch.zeros(7, 6, 3, 16, dtype=torch.uint8)
+    for unit in (16, 1):
+        halves = expert_offload._Halves(whole, device, 3, unit=unit)
+        for on_device, slots in ((True, 3), (False, 4)):
+            part = halves.side(on_device)
+            assert part.is_cuda == on_device
+            for slot in range(slots):
+                expected = part.data_ptr() + slot * 6 * 3 * 16 + (0 if on_device else HOST_OFFSET)
+                assert halves.base.data_ptr() + unit * halves.place(on_device, slot) == expected
+
+
+def test_what_a_gpu_would_refuse_is_refused(gpu: FakeCuda) -> None:
+    here, there = torch.zeros(4), torch.zeros(4, device="cuda:0")
+    with pytest.raises(RuntimeError, match="device"):
+        there.index_fill(0, torch.tensor([1]), 2.0)
+    with pytest.raises(RuntimeError, match="same device"):
+        here + there
+    with pytest.raises(AssertionError, match="normed is in host memory"):
+        triton_decode.spread_kernel[(1,)](here, there, K=4, WIDTH=4, ROUND=True, num_warps=1)
+    with pytest.raises(TypeError, match="missing a required argument"):
+        triton_decode.spread_kernel[(1,)](there, K=4, WIDTH=4, ROUND=True, num_warps=1)
+
+
+_WAITS: list[Callable[[torch.Tensor], object]] = [
+    lambda x: x[0].item(),
+    lambda x: int(x[0]),
+    lambda x: bool(x[0] > 0),
+    lambda x: x.tolist(),
+    lambda x: x.cpu(),
+    lambda x: x.nonzero(),
+    lambda x: x[x > 0],
+    lambda x: x + torch.tensor([1, 2, 3, 4], device="cuda:0"),
+    lambda x: x.copy_(torch.zeros(4)),
+    lambda x: x[torch.tensor([1, 2])],
+    lambda _: torch.cuda.synchronize(),
+]
+
+
+@pytest.mark.parametrize("wait", _WAITS)
+def test_nothing_waits_for_the_host_in_a_capture(gpu: FakeCuda, wait: Callable[[torch.Tensor], object]) -> None:
+    x = torch.zeros(4, device="cuda:0")
+    with torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(CaptureError):
+        wait(x)
