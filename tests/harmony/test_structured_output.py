@@ -108,7 +108,7 @@ def test_an_unsupported_schema_is_a_usage_error(schema: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(SCHEMAS)))
-def test_a_random_model_answers_with_json_that_is_valid_under_the_schema(number: int) -> None:
+def test_a_model_without_sense_gives_what_the_schema_allows(number: int) -> None:
     schema = SCHEMAS[number]
     session = _session(RandomGenerator(), seed=number)
     session.form = OutputFormat.of_schema(schema)
@@ -117,7 +117,7 @@ def test_a_random_model_answers_with_json_that_is_valid_under_the_schema(number:
     jsonschema.validate(json.loads(answer), schema)
 
 
-def test_reasoning_is_not_constrained() -> None:
+def test_the_reasoning_stays_free() -> None:
     session = _session(RandomGenerator(), seed=0)
     session.form = OutputFormat.of_choices(["yes"])
     said = []
@@ -128,7 +128,7 @@ def test_reasoning_is_not_constrained() -> None:
     assert any(len(set(each)) > 10 for each in said)
 
 
-def test_a_format_applies_without_reasoning_and_with_free_headers() -> None:
+def test_a_form_holds_without_reasoning_and_with_free_headers() -> None:
     for seed in range(5):
         session = _session(RandomGenerator(), seed=seed, effort=ReasoningEffort.NONE, free_headers=True)
         session.form = OutputFormat.of_choices(["bug", "question", "spam"])
