@@ -33,8 +33,8 @@ class State:
     """A position in a turn: the ids that may come next, and the state that each id leads to.
 
     Any id but the `banned` ones may come next if `allowed` is None. `to_answer` are the ids that lead from here to the
-    content of the final channel: empty inside an answer or a call, None in a malformed part of the turn. An id that
-    `next` lacks leads where it leads from `fallback`, and otherwise to `fallback` itself.
+    content of the final channel: empty inside an answer or a call, None in a malformed part of the turn. For an id that
+    is not in `next`, the transition of `fallback` applies; if that has none either, `fallback` is the next state.
     """
 
     def __init__(self, *, fallback: Self | None = None, to_answer: tuple[int, ...] | None = ()) -> None:
@@ -87,7 +87,7 @@ class Grammar:
             self._add_calls(recipient)
 
     def _content(self, end: State, *, banned: frozenset[int], to_answer: tuple[int, ...] = ()) -> State:
-        """Return the content of a message. A banned special token leads where the parser goes on after it."""
+        """Return the state of a message's content. Banned special tokens lead where the parser continues."""
         state = State(to_answer=to_answer)
         state.banned = _HEADER_TOKENS | banned
         state.next = {START: self._started, CHANNEL: self._malformed} | dict.fromkeys(_END_TOKENS, end)
