@@ -162,9 +162,9 @@ class _Collector:
                     self._add(Kind.PARAGRAPH, token, inline=tokens[i + 1].children or ())
                 case "heading_open":
                     level = int(token.tag[1:])
-                    self._add(Kind.HEADING, token, ends=True, level=level, inline=tokens[i + 1].children or ())
+                    self._add(Kind.HEADING, token, self_closing=True, level=level, inline=tokens[i + 1].children or ())
                 case "hr":
-                    self._add(Kind.THEMATIC_BREAK, token, ends=True)
+                    self._add(Kind.THEMATIC_BREAK, token, self_closing=True)
                 case "fence":
                     self._add_fence(token)
                 case "code_block":
@@ -192,10 +192,10 @@ class _Collector:
             self._append(Kind.EMPTY_ITEM, container.start, container.start + 1, closed=False)
         self._containers.pop()
 
-    def _add(self, kind: Kind, token: Token, *, ends: bool = False, **details: object) -> None:
+    def _add(self, kind: Kind, token: Token, *, self_closing: bool = False, **details: object) -> None:
         start, end = token.map or [0, 0]
-        # The last of the lines is what follows the last newline, so it has not ended yet.
-        closed = ends and end < len(self._lines)
+        # The last line has no newline yet, so more text may follow in it.
+        closed = self_closing and end < len(self._lines)
         if kind is not Kind.CODE:
             closed |= end < len(self._lines) - 1 and is_blank(self._lines[end])
         self._append(kind, start, end, closed=closed, **details)
