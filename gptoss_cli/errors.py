@@ -61,6 +61,8 @@ class Hint(Enum):
     REINSTALL = auto()  # gptoss itself
     DELETE_FOLDER = auto()  # `subject` is its path
     SAVE_ANSWER = auto()  # to a file, since there is no clipboard
+    START_AGAIN = auto()
+    VERIFY = auto()  # check the files of the checkpoint
 
 
 class GptossError(Exception):

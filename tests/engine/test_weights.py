@@ -263,7 +263,7 @@ def test_an_index_that_could_lead_elsewhere_is_refused_and_nothing_opened(
     write(tmp_path, random_tensors(SHAPE, 0))
     write_index(tmp_path, {QUERY: shard})
     monkeypatch.setattr(engine_weights, "safe_open", _never)
-    assert f"weight_map sends '{QUERY}' to" in refusal(tmp_path)
+    assert f"weight_map maps '{QUERY}' to" in refusal(tmp_path)
 
 
 def _never(*_: object, **__: object) -> None:
