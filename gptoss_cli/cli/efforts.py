@@ -20,7 +20,7 @@ from gptoss_cli.generation import random_seed
 from gptoss_cli.harmony.events import AnswerDelta, ReasoningDelta
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.terminal.efforts import EffortAnswer, show_answers
+from gptoss_cli.terminal.tables import EffortAnswer, show_answers
 
 
 def parse_efforts(value: str) -> list[ReasoningEffort]:
@@ -46,13 +46,13 @@ def ask_at_efforts(
     answers = []
     for effort in efforts:
         answers.append(_answer(session, text, effort, console))
-        if answers[-1].shortfall is ExitStatus.INTERRUPTED:
+        if answers[-1].exit_status is ExitStatus.INTERRUPTED:
             break
     if as_json or not console.stdout.is_terminal:
         write_json({"question": text, "answers": [_answer_json(answer) for answer in answers]}, console)
     else:
         show_answers(answers, console)
-    status = next((answer.shortfall for answer in answers if answer.shortfall is not None), None)
+    status = next((answer.exit_status for answer in answers if answer.exit_status is not None), None)
     if status is not None:
         raise typer.Exit(status)
 
@@ -75,8 +75,8 @@ def _answer(session: ChatSession, text: str, effort: ReasoningEffort, console: C
         text=transcript.answer,
         reasoning=transcript.reasoning,
         end=session.last_end,
-        shortfall=None if incomplete is None else incomplete.status,
-        remark="" if incomplete is None else incomplete_words(incomplete),
+        exit_status=None if incomplete is None else incomplete.status,
+        note="" if incomplete is None else incomplete_words(incomplete),
     )
 
 

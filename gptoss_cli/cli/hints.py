@@ -7,11 +7,18 @@ from gptoss_cli.chat.stopping import Incomplete, Problem
 from gptoss_cli.errors import GptossError, Hint
 from gptoss_cli.terminal.console import Console
 
+_Words = tuple[str, str]
 _START: Final = "start gptoss chat with"
 
+
+def _same(verb: str, what: str) -> tuple[_Words, _Words]:
+    """Return words that fit both the command line and a chat."""
+    return (verb, what), (verb, what)
+
+
 # Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject.
-HINT_WORDS: Final[dict[Hint, tuple[tuple[str, str], tuple[str, str]]]] = {
-    Hint.DOWNLOAD: (("run:", "gptoss download {subject}"), ("run:", "gptoss download {subject}")),
+HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
+    Hint.DOWNLOAD: _same("run:", "gptoss download {subject}"),
     Hint.LARGER_CONTEXT: (("use", "a larger --context"), (_START, "a larger --context")),
     Hint.SMALLER_CONTEXT: (("use", "a smaller --context"), (_START, "a smaller --context")),
     Hint.VALID_CONTEXT: (("check", "--context"), (_START, "another --context")),
@@ -30,16 +37,22 @@ HINT_WORDS: Final[dict[Hint, tuple[tuple[str, str], tuple[str, str]]]] = {
         ("leave out", "--execution or --device"),
         ("start gptoss chat without", "--execution or --device"),
     ),
-    Hint.EDIT_SETTINGS: (("run:", "gptoss config edit"), ("run:", "gptoss config edit")),
+    Hint.EDIT_SETTINGS: _same("run:", "gptoss config edit"),
     Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),
-    Hint.INSTALL_STRUCTURED: (
-        ("run:", "pip install 'gptoss[structured]'"),
-        ("run:", "pip install 'gptoss[structured]'"),
-    ),
-    Hint.INSTALL_TORCH: (("install torch again:", "pip install torch"), ("install torch again:", "pip install torch")),
+    Hint.INSTALL_STRUCTURED: _same("run:", "pip install 'gptoss[structured]'"),
+    Hint.INSTALL_TORCH: _same("install torch again:", "pip install torch"),
+    Hint.FREE_MEMORY: _same("end", "other programs"),
+    Hint.FREE_DISK_SPACE: _same("free", "disk space"),
+    Hint.ANOTHER_DATA_FOLDER: _same("set", "GPTOSS_HOME to a folder on another disk"),
+    Hint.RETRY: (("run", "the same command again"), ("try", "again")),
+    Hint.RETRY_LATER: _same("try", "again later"),
+    Hint.ALLOW_NETWORK: _same("unset", "HF_HUB_OFFLINE to use the network"),
+    Hint.REINSTALL: _same("reinstall", "gptoss"),
+    Hint.DELETE_FOLDER: _same("delete", "{subject}"),
+    Hint.SAVE_ANSWER: (("write", "it to a file with -o FILE"), ("use", "/save FILE")),
+    Hint.START_AGAIN: _same("start", "gptoss again"),
+    Hint.VERIFY: _same("run:", "gptoss verify"),
 }
-
-
 _MORE_ROOM: Final = (Hint.LARGER_CONTEXT,), (Hint.SHORTER_CONVERSATION, Hint.LARGER_CONTEXT)
 _NOT_FINITE: Final = "The answer ends here: the model computed numbers that are not finite"
 _CUT_SHORT: Final[dict[Problem, tuple[str, str]]] = {
@@ -98,7 +111,7 @@ def incomplete_words(incomplete: Incomplete, *, in_chat: bool = False) -> str:
     return f"{lacking}: {_CUT_SHORT[problem][in_chat]}"
 
 
-def _alternatives(words: list[tuple[str, str]]) -> str:
+def _alternatives(words: list[_Words]) -> str:
     """Return one clause; a verb that is the same as the one before it is not repeated."""
     before = [None, *(verb for verb, _ in words)]
     parts = [what if verb == last else f"{verb} {what}" for (verb, what), last in zip(words, before, strict=False)]

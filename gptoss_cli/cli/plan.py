@@ -20,7 +20,7 @@ from gptoss_cli.placement.placement import MemoryUse, Placement
 from gptoss_cli.placement.reasons import Code, gib
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.terminal.memory import Part, picture
+from gptoss_cli.terminal.tables import MemoryPart, memory_bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +155,9 @@ def _drawn_memory(title: str, use: MemoryUse, columns: int) -> str:
         "working memory": use.work_bytes,
         "free": use.free_bytes,
     }
-    parts = [Part(name, size, gib(size)) for name, size in sizes.items()]
+    parts = [MemoryPart(name, size, gib(size)) for name, size in sizes.items()]
     room = "an unknown amount" if use.room_bytes is None else gib(use.room_bytes)
-    return picture(f"{title}: {gib(use.used_bytes)} of {room}", parts, columns)
+    return memory_bar(f"{title}: {gib(use.used_bytes)} of {room}", parts, columns)
 
 
 def _bound_lines(placement: Placement) -> Iterator[str]:
