@@ -37,8 +37,8 @@ setup(
     ext_modules=[
         Extension(
             "gptoss_cli.engine.kernels._native",
-            sources=sorted(str(path) for path in NATIVE.glob("*.c")),
-            depends=sorted(str(path) for path in NATIVE.glob("*.h")),
+            sources=sorted(str(path) for path in NATIVE.rglob("*.c")),
+            depends=sorted(str(path) for path in NATIVE.rglob("*.h")),
             optional=True,
             py_limited_api=True,
         )

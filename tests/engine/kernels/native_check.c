@@ -41,7 +41,7 @@ static uint8_t *bf16s(int64_t n) {
     return memory;
 }
 
-static uint8_t *exponents(int64_t n) {
+static uint8_t *scales(int64_t n) {
     uint8_t *memory = malloc((size_t)n);
     for (int64_t i = 0; i < n; i++) memory[i] = (uint8_t)(118 + next_random() % 6);
     return memory;
@@ -55,7 +55,7 @@ static void compare(const char *what, int64_t n, float got, float expected, floa
 
 static const char *names[] = {"int16", "int8"};
 
-static const Products *products(const Instructions *use, int kind) { return kind ? use->int8 : use->int16; }
+static const Mxfp4Kernels *products(const IsaKernels *use, int kind) { return kind ? use->int8 : use->int16; }
 
 /* Activations of some tokens, packed for dots. */
 typedef struct {
@@ -63,7 +63,7 @@ typedef struct {
     float *factors;
 } Packed;
 
-static Packed packed_for(const Products *by, const float *x, int64_t blocks, int64_t tokens) {
+static Packed packed_for(const Mxfp4Kernels *by, const float *x, int64_t blocks, int64_t tokens) {
     int64_t padded = (blocks + GROUP - 1) / GROUP * GROUP;
     Packed packed = {malloc((size_t)(tokens * padded * BLOCK * by->value_bytes)),
                      malloc((size_t)(tokens * padded * FACTORS) * sizeof(float))};
@@ -76,24 +76,24 @@ static Packed packed_for(const Products *by, const float *x, int64_t blocks, int
 static void release(Packed packed) { free(packed.values), free(packed.factors); }
 
 /* What `use` makes of one row of each kind; the inputs are the same for the same n. */
-static void dots(const Instructions *use, int64_t n, float results[3]) {
+static void dots(const IsaKernels *use, int64_t n, float results[3]) {
     state = (uint32_t)n;
     int64_t blocks = n / BLOCK;
     float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed);
     float *factors = malloc((size_t)blocks * sizeof *factors);
-    uint8_t *dense = bf16s(n), *nibbles = filled((size_t)blocks * BLOCK_BYTES), *powers = exponents(blocks);
-    uint8_t *steps = filled((size_t)n), *scales = bf16s(blocks);
+    uint8_t *dense = bf16s(n), *nibbles = filled((size_t)blocks * BLOCK_BYTES), *powers = scales(blocks);
+    uint8_t *steps = filled((size_t)n), *weight_factors = bf16s(blocks);
     int16_t *values = malloc((size_t)n * sizeof *values);
     use->pack_float(packed, x, n);
     results[0] = use->dot_bf16(dense, packed, n);
     results[1] = use->dot_mxfp4_float(nibbles, powers, x, blocks);
     use->quantize(values, factors, x, blocks);
-    results[2] = use->dot_int8((int8_t *)steps, scales, values, factors, blocks) / 127.0f;
-    free(x), free(packed), free(factors), free(dense), free(nibbles), free(powers), free(steps), free(scales);
+    results[2] = use->dot_int8((int8_t *)steps, weight_factors, values, factors, blocks) / 127.0f;
+    free(x), free(packed), free(factors), free(dense), free(nibbles), free(powers), free(steps), free(weight_factors);
     free(values);
 }
 
-static void check_dots(const Instructions *use, int64_t n) {
+static void check_dots(const IsaKernels *use, int64_t n) {
     float got[3], expected[3];
     dots(use, n, got), dots(&gptoss_scalar, n, expected);
     const char *kinds[3] = {"dot_bf16", "dot_mxfp4_float", "dot_int8"};
@@ -101,14 +101,14 @@ static void check_dots(const Instructions *use, int64_t n) {
 }
 
 /* Two rows by several tokens at once. */
-static void check_rows(const Instructions *use, int64_t blocks, int64_t tokens) {
+static void check_rows(const IsaKernels *use, int64_t blocks, int64_t tokens) {
     enum { ROWS = 2 };
-    uint8_t *nibbles = filled((size_t)(ROWS * blocks * BLOCK_BYTES)), *powers = exponents(ROWS * blocks);
+    uint8_t *nibbles = filled((size_t)(ROWS * blocks * BLOCK_BYTES)), *powers = scales(ROWS * blocks);
     float *x = floats(tokens * blocks * BLOCK), *sums[2];
-    const Instructions *both[2] = {use, &gptoss_scalar};
+    const IsaKernels *both[2] = {use, &gptoss_scalar};
     for (int kind = 0; kind < 2; kind++) {
         for (int i = 0; i < 2; i++) {
-            const Products *by = products(both[i], kind);
+            const Mxfp4Kernels *by = products(both[i], kind);
             Packed packed = packed_for(by, x, blocks, tokens);
             sums[i] = malloc((size_t)(tokens * ROWS) * sizeof(float));
             by->dots(sums[i], nibbles, powers, ROWS, packed.values, packed.factors, blocks, tokens);
@@ -121,13 +121,13 @@ static void check_rows(const Instructions *use, int64_t blocks, int64_t tokens) 
     free(nibbles), free(powers), free(x);
 }
 
-static void check_tile(const Instructions *use, int64_t blocks, int64_t tokens) {
-    uint8_t *nibbles = filled((size_t)(TILE_ROWS * blocks * BLOCK_BYTES)), *powers = exponents(TILE_ROWS * blocks);
+static void check_tile(const IsaKernels *use, int64_t blocks, int64_t tokens) {
+    uint8_t *nibbles = filled((size_t)(TILE_ROWS * blocks * BLOCK_BYTES)), *powers = scales(TILE_ROWS * blocks);
     float *x = floats(blocks * tokens * BLOCK), *sums[2];
-    const Instructions *both[2] = {use, &gptoss_scalar};
+    const IsaKernels *both[2] = {use, &gptoss_scalar};
     for (int kind = 0; kind < 2; kind++) {
         for (int i = 0; i < 2; i++) {
-            const Products *by = products(both[i], kind);
+            const Mxfp4Kernels *by = products(both[i], kind);
             float *factors = malloc((size_t)(blocks * tokens) * sizeof *factors);
             char *values = malloc((size_t)(blocks * tokens * BLOCK * by->value_bytes));
             sums[i] = malloc((size_t)(tokens * TILE_ROWS) * sizeof(float));
@@ -144,9 +144,9 @@ static void check_tile(const Instructions *use, int64_t blocks, int64_t tokens) 
 }
 
 /* A tile of rows by tokens that lie apart, added to what is there. */
-static void check_tile_float(const Instructions *use, int64_t n, int64_t tokens) {
+static void check_tile_float(const IsaKernels *use, int64_t n, int64_t tokens) {
     float *rows = floats(SIDE * n), *x = floats(tokens * (n + 8)), *sums[2];
-    const Instructions *both[2] = {use, &gptoss_scalar};
+    const IsaKernels *both[2] = {use, &gptoss_scalar};
     for (int i = 0; i < 2; i++) {
         sums[i] = malloc((size_t)(tokens * SIDE) * sizeof(float));
         for (int64_t j = 0; j < tokens * SIDE; j++) sums[i][j] = (float)j;
@@ -156,11 +156,11 @@ static void check_tile_float(const Instructions *use, int64_t n, int64_t tokens)
     free(rows), free(x), free(sums[0]), free(sums[1]);
 }
 
-static void check_attention(const Instructions *use, int64_t count, int64_t d) {
+static void check_attention(const IsaKernels *use, int64_t count, int64_t d) {
     int64_t rounded = (count + 7) / 8 * 8;
     float *q = floats(d), *keys = floats(count * d), *sums[2] = {floats(d), malloc((size_t)d * sizeof(float))};
     float *scores[2] = {floats(rounded), floats(rounded)};
-    const Instructions *both[2] = {use, &gptoss_scalar};
+    const IsaKernels *both[2] = {use, &gptoss_scalar};
     float totals[2];
     memcpy(sums[1], sums[0], (size_t)d * sizeof(float));
     for (int i = 0; i < 2; i++) {
@@ -177,7 +177,7 @@ static void check_attention(const Instructions *use, int64_t count, int64_t d) {
 }
 
 /* The last row of a mapping: the page after it cannot be read. */
-static void check_mapping(const Instructions *use, int64_t n) {
+static void check_mapping(const IsaKernels *use, int64_t n) {
 #if defined(__unix__) || defined(__APPLE__)
     size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = (size_t)n * 2, size = (bytes + page - 1) / page * page;
     uint8_t *memory = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -185,12 +185,12 @@ static void check_mapping(const Instructions *use, int64_t n) {
     int64_t blocks = n / BLOCK;
     float *x = floats(n), *packed = malloc((size_t)n * sizeof *packed), *factors = malloc((size_t)blocks * sizeof *factors);
     int16_t *values = malloc((size_t)n * sizeof *values);
-    uint8_t *end = memory + size, *powers = exponents(blocks), *nibbles = filled((size_t)blocks * BLOCK_BYTES);
+    uint8_t *end = memory + size, *powers = scales(blocks), *nibbles = filled((size_t)blocks * BLOCK_BYTES);
     float sum = 0, one;
     use->pack_float(packed, x, n);
     sum += use->dot_bf16(end - 2 * n, packed, n);
     for (int kind = 0; kind < 2; kind++) {
-        const Products *by = products(use, kind);
+        const Mxfp4Kernels *by = products(use, kind);
         Packed token = packed_for(by, x, blocks, 1);
         by->dots(&one, end - blocks * BLOCK_BYTES, powers, 1, token.values, token.factors, blocks, 1);
         sum += one;
@@ -211,7 +211,7 @@ static void check_mapping(const Instructions *use, int64_t n) {
 }
 
 int main(void) {
-    const Instructions *use = gptoss_instructions();
+    const IsaKernels *use = gptoss_kernels();
     const int64_t columns[] = {32, 64, 96, 224, 256, 288, 352, 2880, 4096};
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
         check_dots(use, columns[i]);

@@ -1,4 +1,4 @@
-/* Products with matrices in bf16 or int8, with the norm before them and the residual after them. */
+/* Mxfp4Kernels with matrices in bf16 or int8, with the norm before them and the residual after them. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -29,7 +29,7 @@ static void normalize(float *out, const float *x, const uint8_t *weight, float e
     for (i = 0; i < n; i++) out[i] = x[i] * scale * load_bf16(weight, i);
 }
 
-static void pack(const Instructions *use, const Packed *packed, const float *x, int64_t token, int64_t columns) {
+static void pack(const IsaKernels *use, const Packed *packed, const float *x, int64_t token, int64_t columns) {
     int64_t at = token * packed->stride;
     if (packed->many) {
         memcpy(packed->floats + at, x, (size_t)columns * sizeof *x);
@@ -48,7 +48,7 @@ static void pack(const Instructions *use, const Packed *packed, const float *x, 
     }
 }
 
-static float dot(const Instructions *use, const Matrix *m, int64_t row, const Packed *packed, int64_t token,
+static float dot(const IsaKernels *use, const Matrix *m, int64_t row, const Packed *packed, int64_t token,
                  int64_t columns) {
     int64_t at = token * packed->stride, blocks = packed->stride / BLOCK;
     float bias = m->bias ? load_bf16(m->bias, row) : 0;
@@ -70,7 +70,7 @@ static int reserve(Packed *packed, const Matrix *matrices, int64_t count, int64_
 }
 
 /* Rows from `start` of all matrices stacked, CHUNK_ROWS of them at most, for every token. */
-static void multiply(const Instructions *use, float *y, const float *residual, const Matrix *m, const Packed *packed,
+static void multiply(const IsaKernels *use, float *y, const float *residual, const Matrix *m, const Packed *packed,
                      int64_t start, int64_t tokens, int64_t columns) {
     int64_t end = start + CHUNK_ROWS < m->rows ? start + CHUNK_ROWS : m->rows;
     for (int64_t row = start; row < end; row++)
@@ -102,7 +102,7 @@ static void widen(float *out, const Matrix *m, int64_t row, int64_t start, int64
 
 /* Rows from `start` of all matrices stacked, CHUNK_ROWS of them at most, for many tokens. `room` is for widened rows
    [CHUNK_ROWS, STRIP] and then sums [tokens, CHUNK_ROWS]. */
-static void multiply_many(const Instructions *use, float *y, const float *residual, const Matrix *m,
+static void multiply_many(const IsaKernels *use, float *y, const float *residual, const Matrix *m,
                           const Packed *packed, int64_t start, int64_t tokens, int64_t columns, float *room) {
     int64_t rows = m->rows - start < CHUNK_ROWS ? m->rows - start : CHUNK_ROWS;
     float *sums = room + CHUNK_ROWS * STRIP;
@@ -132,7 +132,7 @@ static void multiply_many(const Instructions *use, float *y, const float *residu
 EXPORT int gptoss_dense(float *y, float *normed, const float *x, const uint8_t *norm, const float *residual,
                         const Matrix *matrices, int64_t count, int64_t tokens, int64_t columns, float eps,
                         int threads) {
-    const Instructions *use = gptoss_instructions();
+    const IsaKernels *use = gptoss_kernels();
     Packed packed;
     float *scratch = norm && !normed ? malloc((size_t)(tokens * columns) * sizeof *scratch) : NULL;
     float *inputs = normed ? normed : scratch;

@@ -10,14 +10,14 @@ enum { CHUNK_ROWS = 96, FEW_TOKENS = 8, LINE = 64 };
 typedef struct {
     void *memory;
     float *floats;
-    const Products *by;
+    const Mxfp4Kernels *by;
     char *values;
     float *factors;
     int64_t groups;
     int64_t padded; /* groups rounded up to whole GROUPs */
 } Inputs;
 
-static int reserve(Inputs *in, const Products *by, int64_t tokens, int64_t groups) {
+static int reserve(Inputs *in, const Mxfp4Kernels *by, int64_t tokens, int64_t groups) {
     *in = (Inputs){NULL, NULL, by, NULL, NULL, groups, (groups + GROUP - 1) / GROUP * GROUP};
     size_t blocks = (size_t)(tokens * in->padded), cells = blocks * BLOCK;
     size_t bytes = cells * sizeof *in->floats, value_bytes = by ? (size_t)by->value_bytes : 0;
@@ -37,7 +37,7 @@ static void release(Inputs *in) { free(in->memory); }
 static float *floats_of(const Inputs *in, int64_t token) { return in->floats + token * in->groups * BLOCK; }
 
 /* In what products take activations: NULL is float32. */
-static const Products *products(const Instructions *use, int activations) {
+static const Mxfp4Kernels *products(const IsaKernels *use, int activations) {
     return activations == ACTIVATIONS_FLOAT32 ? NULL : activations == ACTIVATIONS_INT8 ? use->int8 : use->int16;
 }
 
@@ -50,17 +50,17 @@ static void pack(const Inputs *in, int64_t token) {
 }
 
 /* sums [tokens, count] of `count` rows of one expert from `row` on, by tokens from `token` on, bias included. */
-static void dots(const Instructions *use, float *sums, const Experts *m, int64_t expert, int64_t row, int64_t count,
+static void dots(const IsaKernels *use, float *sums, const Experts *m, int64_t expert, int64_t row, int64_t count,
                  const Inputs *in, int64_t token, int64_t tokens) {
     int64_t index = expert * m->rows + row, group = index * m->groups, at = token * in->padded;
-    const uint8_t *blocks = m->blocks + group * BLOCK_BYTES, *exponents = m->exponents + group;
+    const uint8_t *blocks = m->blocks + group * BLOCK_BYTES, *scales = m->scales + group;
     if (in->by)
-        in->by->dots(sums, blocks, exponents, count, values_of(in, at), in->factors + at * FACTORS, m->groups, tokens);
+        in->by->dots(sums, blocks, scales, count, values_of(in, at), in->factors + at * FACTORS, m->groups, tokens);
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t i = 0; i < count; i++) {
             if (!in->by)
                 sums[t * count + i] = use->dot_mxfp4_float(blocks + i * m->groups * BLOCK_BYTES,
-                                                           exponents + i * m->groups, floats_of(in, token + t), m->groups);
+                                                           scales + i * m->groups, floats_of(in, token + t), m->groups);
             sums[t * count + i] += load_bf16(m->bias, index + i);
         }
 }
@@ -72,7 +72,7 @@ static float swiglu(float gate, float up, float limit) {
 }
 
 /* CHUNK_ROWS / 2 hidden values of `expert` for one token: gates and ups lie in turn. */
-static void hidden_chunk(const Instructions *use, float *hidden, const Experts *gate_up, int64_t expert, int64_t start,
+static void hidden_chunk(const IsaKernels *use, float *hidden, const Experts *gate_up, int64_t expert, int64_t start,
                          const Inputs *in, int64_t token, float limit) {
     float sums[CHUNK_ROWS];
     int64_t left = gate_up->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
@@ -80,25 +80,25 @@ static void hidden_chunk(const Instructions *use, float *hidden, const Experts *
     for (int64_t i = 0; i < count / 2; i++) hidden[start / 2 + i] = swiglu(sums[2 * i], sums[2 * i + 1], limit);
 }
 
-/* CHUNK_ROWS rows of x plus what the `active` chosen experts make of `hidden`, times their shares. */
-static void down_chunk(const Instructions *use, float *out, const float *x, const Experts *down, const int64_t *experts,
-                       const float *shares, int64_t active, int64_t start, const Inputs *hidden) {
+/* CHUNK_ROWS rows of x plus what the `active` chosen experts make of `hidden`, times their expert_weights. */
+static void down_chunk(const IsaKernels *use, float *out, const float *x, const Experts *down, const int64_t *experts,
+                       const float *expert_weights, int64_t active, int64_t start, const Inputs *hidden) {
     float sums[CHUNK_ROWS];
     int64_t left = down->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
     memcpy(out + start, x + start, (size_t)count * sizeof *out);
     for (int64_t i = 0; i < active; i++) {
         dots(use, sums, down, experts[i], start, count, hidden, i, 1);
-        for (int64_t row = 0; row < count; row++) out[start + row] += shares[i] * sums[row];
+        for (int64_t row = 0; row < count; row++) out[start + row] += expert_weights[i] * sums[row];
     }
 }
 
 /* The `active` largest of logits [tokens, experts], a NaN before all: which they are, and their softmax. */
-EXPORT void gptoss_choose(int64_t *chosen, float *shares, const float *logits, int64_t tokens, int64_t experts,
+EXPORT void gptoss_choose(int64_t *chosen, float *expert_weights, const float *logits, int64_t tokens, int64_t experts,
                           int64_t active) {
     for (int64_t t = 0; t < tokens; t++) {
         const float *from = logits + t * experts;
         int64_t *to = chosen + t * active;
-        float *share = shares + t * active, total = 0;
+        float *weight = expert_weights + t * active, total = 0;
         for (int64_t i = 0; i < active; i++) {
             to[i] = -1;
             for (int64_t e = 0; e < experts; e++) {
@@ -107,21 +107,21 @@ EXPORT void gptoss_choose(int64_t *chosen, float *shares, const float *logits, i
                 if (!taken && (to[i] < 0 || from[e] > from[to[i]] || (from[e] != from[e] && from[to[i]] == from[to[i]])))
                     to[i] = e;
             }
-            share[i] = expf(from[to[i]] - from[to[0]]);
-            total += share[i];
+            weight[i] = expf(from[to[i]] - from[to[0]]);
+            total += weight[i];
         }
-        for (int64_t i = 0; i < active; i++) share[i] /= total;
+        for (int64_t i = 0; i < active; i++) weight[i] /= total;
     }
 }
 
-/* out [rows] = x plus what the `active` chosen experts make of `normed`, times their shares: one token.
+/* out [rows] = x plus what the `active` chosen experts make of `normed`, times their expert_weights: one token.
 
    `activations` says in what products take them. Returns 0 if there is no memory. */
-EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *shares,
+EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *expert_weights,
                           int64_t active, const Experts *gate_up, const Experts *down, float limit, int activations,
                           int threads) {
-    const Instructions *use = gptoss_instructions();
-    const Products *by = products(use, activations);
+    const IsaKernels *use = gptoss_kernels();
+    const Mxfp4Kernels *by = products(use, activations);
     Inputs in, hidden;
     int reserved = reserve(&in, by, 1, gate_up->groups);
     reserved = reserve(&hidden, by, active, down->groups) && reserved;
@@ -143,21 +143,21 @@ EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const
         for (int64_t i = 0; i < (reserved ? active : 0); i++) pack(&hidden, i);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t chunk = 0; chunk < (reserved ? down_chunks : 0); chunk++)
-            down_chunk(use, out, x, down, experts, shares, active, chunk * CHUNK_ROWS, &hidden);
+            down_chunk(use, out, x, down, experts, expert_weights, active, chunk * CHUNK_ROWS, &hidden);
     }
     release(&in), release(&hidden);
     return reserved;
 }
 
 /* sums [tokens, TILE_ROWS] of the rows from `start` on, bias included. */
-static void tile(const Instructions *use, float *sums, const Experts *m, int64_t expert, int64_t start,
+static void tile(const IsaKernels *use, float *sums, const Experts *m, int64_t expert, int64_t start,
                  const Inputs *in, int64_t tokens) {
     int64_t row = expert * m->rows + start, group = row * m->groups;
     if (!in->by || tokens <= FEW_TOKENS) {
         dots(use, sums, m, expert, start, TILE_ROWS, in, 0, tokens);
         return;
     }
-    in->by->tile(sums, m->blocks + group * BLOCK_BYTES, m->exponents + group, m->groups, in->values, in->factors,
+    in->by->tile(sums, m->blocks + group * BLOCK_BYTES, m->scales + group, m->groups, in->values, in->factors,
                  tokens);
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t r = 0; r < TILE_ROWS; r++) sums[t * TILE_ROWS + r] += load_bf16(m->bias, row + r);
@@ -171,12 +171,12 @@ static void prepare(const Inputs *in, int64_t tokens, int64_t token) {
     }
 }
 
-/* out [.., C] += share * what `expert` makes of normed [.., C], for the `count` rows that `tokens` lists. */
-static int mix_expert(float *out, const float *normed, const int64_t *tokens, const float *shares, int64_t count,
+/* out [.., C] += weight * what `expert` makes of normed [.., C], for the `count` rows that `tokens` lists. */
+static int mix_expert(float *out, const float *normed, const int64_t *tokens, const float *expert_weights, int64_t count,
                       int64_t expert, const Experts *gate_up, const Experts *down, float limit, int activations,
                       int threads) {
-    const Instructions *use = gptoss_instructions();
-    const Products *by = products(use, activations);
+    const IsaKernels *use = gptoss_kernels();
+    const Mxfp4Kernels *by = products(use, activations);
     Inputs in, hidden;
     int64_t columns = gate_up->groups * BLOCK;
     int failed = 0;
@@ -212,7 +212,7 @@ static int mix_expert(float *out, const float *normed, const int64_t *tokens, co
             tile(use, sums, down, expert, start, &hidden, count);
             for (int64_t t = 0; t < count; t++)
                 for (int64_t r = 0; r < TILE_ROWS; r++)
-                    out[tokens[t] * down->rows + start + r] += shares[t] * sums[t * TILE_ROWS + r];
+                    out[tokens[t] * down->rows + start + r] += expert_weights[t] * sums[t * TILE_ROWS + r];
         }
         free(sums);
     }
@@ -220,26 +220,26 @@ static int mix_expert(float *out, const float *normed, const int64_t *tokens, co
     return !failed;
 }
 
-/* As gptoss_mix_one, for experts and shares [tokens, active] of `total` experts, one expert at a time.
+/* As gptoss_mix_one, for experts and expert_weights [tokens, active] of `total` experts, one expert at a time.
 
    The rows of both matrices are multiples of TILE_ROWS. Returns 0 if there is no memory. */
 EXPORT int gptoss_mix_many(float *out, const float *x, const float *normed, const int64_t *experts,
-                           const float *shares, int64_t tokens, int64_t active, int64_t total, const Experts *gate_up,
+                           const float *expert_weights, int64_t tokens, int64_t active, int64_t total, const Experts *gate_up,
                            const Experts *down, float limit, int activations, int threads) {
     int64_t *chosen_by = malloc((size_t)tokens * sizeof *chosen_by);
-    float *by_shares = malloc((size_t)tokens * sizeof *by_shares);
-    int done = chosen_by && by_shares;
+    float *their_weights = malloc((size_t)tokens * sizeof *their_weights);
+    int done = chosen_by && their_weights;
     memcpy(out, x, (size_t)(tokens * down->rows) * sizeof *out);
     for (int64_t expert = 0; done && expert < total; expert++) {
         int64_t count = 0;
         for (int64_t i = 0; i < tokens * active; i++) {
             if (experts[i] != expert) continue;
             chosen_by[count] = i / active;
-            by_shares[count++] = shares[i];
+            their_weights[count++] = expert_weights[i];
         }
         if (count)
-            done = mix_expert(out, normed, chosen_by, by_shares, count, expert, gate_up, down, limit, activations, threads);
+            done = mix_expert(out, normed, chosen_by, their_weights, count, expert, gate_up, down, limit, activations, threads);
     }
-    free(chosen_by), free(by_shares);
+    free(chosen_by), free(their_weights);
     return done;
 }

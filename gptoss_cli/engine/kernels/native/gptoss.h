@@ -1,7 +1,7 @@
 /* The CPU kernels of gptoss: what they share. Knows no Python and no torch.
 
    Pointers to weights may be unaligned, for they point into mapped files; nothing past the last element of an array is
-   read. bf16 values are two bytes each. Threads are OpenMP's, and without OpenMP there is one. */
+   read. bf16 values are two bytes each. */
 #ifndef GPTOSS_H
 #define GPTOSS_H
 
@@ -25,7 +25,7 @@
 enum { BLOCK = 32, BLOCK_BYTES = 16, TILE_ROWS = 16, SIDE = 4, GROUP = 8, FACTORS = 2 };
 enum { MOST_INT16 = 32639, MOST_INT8 = 127 };
 
-/* Products with MXFP4 weights (OCP MX v1.0), blocks [rows, n, 16] and exponents [rows, n] with bias 127, of activations
+/* Mxfp4Kernels with MXFP4 weights (OCP MX v1.0), blocks [rows, n, 16] and scales [rows, n] with bias 127, of activations
    that are integers of `value_bytes` with a factor for each block. Where they lie is each packing's own affair. */
 typedef struct {
     int64_t value_bytes;
@@ -33,19 +33,19 @@ typedef struct {
        groups, and both on a line of the cache. */
     void (*pack_blocks)(void *values, float *factors, const float *x, int64_t blocks);
     /* sums [tokens, rows]. */
-    void (*dots)(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const void *values,
+    void (*dots)(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const void *values,
                  const float *factors, int64_t n, int64_t tokens);
     /* One of so many tokens for tile: every `tokens`-th of values [blocks, tokens, 32] and factors [blocks, tokens]. */
     void (*pack_tile)(void *values, float *factors, const float *x, int64_t blocks, int64_t tokens);
     /* TILE_ROWS rows by many tokens: sums [tokens, TILE_ROWS]. */
-    void (*tile)(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const void *values,
+    void (*tile)(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *values,
                  const float *factors, int64_t tokens);
-} Products;
+} Mxfp4Kernels;
 
 /* One way of computing the inner loops, for one set of instructions. The layouts of packed activations are its own. */
 typedef struct {
     const char *name;
-    const Products *int16, *int8;
+    const Mxfp4Kernels *int16, *int8;
     /* n floats, for dot_bf16. */
     void (*pack_float)(float *packed, const float *x, int64_t n);
     /* Sum of n products. */
@@ -53,7 +53,7 @@ typedef struct {
     /* Blocks of 32 floats to int16, each with its own factor: values [blocks, 32] in natural order, factors [blocks]. */
     void (*quantize)(int16_t *values, float *factors, const float *x, int64_t blocks);
     /* A row of MXFP4 weights by floats. */
-    float (*dot_mxfp4_float)(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n);
+    float (*dot_mxfp4_float)(const uint8_t *blocks, const uint8_t *scales, const float *x, int64_t n);
     /* 8-bit weights [n, 32] with a bf16 factor [n] for each block, and activations as quantize leaves them. */
     float (*dot_int8)(const int8_t *weights, const uint8_t *weight_factors, const int16_t *values,
                       const float *factors, int64_t n);
@@ -65,13 +65,13 @@ typedef struct {
     float (*scores)(float *scores, const float *q, const float *keys, int64_t count, int64_t d);
     /* scores[i] = exp(scores[i] - most); returns their sum. `count` is a multiple of 8. */
     float (*exponentials)(float *scores, float most, int64_t count);
-    /* sums[j] += shares[i] * values[i][j]. */
-    void (*accumulate)(float *sums, const float *shares, const float *values, int64_t count, int64_t d);
-} Instructions;
+    /* sums[j] += probabilities[i] * values[i][j]. */
+    void (*accumulate)(float *sums, const float *probabilities, const float *values, int64_t count, int64_t d);
+} IsaKernels;
 
-extern const Instructions gptoss_scalar;
+extern const IsaKernels gptoss_scalar;
 #ifdef HAS_AVX2
-extern const Instructions gptoss_avx2;
+extern const IsaKernels gptoss_avx2;
 #endif
 
 /* rows x columns. bf16 if `factors` is NULL; else int8, columns rounded up to whole blocks, a bf16 factor a block. */
@@ -82,10 +82,10 @@ typedef struct {
     int64_t rows;
 } Matrix;
 
-/* One matrix per expert: blocks [experts, rows, groups, 16], exponents [experts, rows, groups], bias bf16. */
+/* One matrix per expert: blocks [experts, rows, groups, 16], scales [experts, rows, groups], bias bf16. */
 typedef struct {
     const uint8_t *blocks;
-    const uint8_t *exponents;
+    const uint8_t *scales;
     const uint8_t *bias;
     int64_t rows;
     int64_t groups; /* blocks a row */
@@ -99,10 +99,20 @@ typedef struct {
     int32_t is_bf16;  /* whether keys and values are bf16, else float32 */
 } Attention;
 
-/* What is used: the best this machine has, or what gptoss_select asked for. */
-const Instructions *gptoss_instructions(void);
+/* The kernels in use: the best that this machine can run, or those that gptoss_select chose. */
+const IsaKernels *gptoss_kernels(void);
 
-/* In what products with MXFP4 weights take activations: library.py knows the same numbers. */
+/* One piece of a phase. `thread` says which thread runs it: an index into scratch memory, below the number of threads. */
+typedef void (*Piece)(void *context, int64_t piece, int thread);
+
+/* Run pieces 0 to count - 1, each once, on at most `threads` threads, and return when all are done. Each thread runs a
+   contiguous share of them in order and then takes pieces from the others' shares. */
+void gptoss_parallel(Piece run, void *context, int64_t count, int threads);
+
+/* How many of `threads` are worth waking for a phase that reads so many bytes. */
+int gptoss_worthwhile(int64_t bytes, int threads);
+
+/* The form in which products with MXFP4 weights take activations. library.py has the same numbers. */
 enum { ACTIVATIONS_INT16, ACTIVATIONS_FLOAT32, ACTIVATIONS_INT8 };
 
 /* The operations; what they do stands where they are defined. */
@@ -113,9 +123,9 @@ EXPORT void gptoss_rotate(float *out, const float *x, const float *cosines, cons
                           int64_t heads, int64_t d);
 EXPORT int gptoss_attend(float *out, const float *queries, const uint8_t *keys, const uint8_t *values,
                          const uint8_t *sinks, const Attention *a, int threads);
-EXPORT void gptoss_choose(int64_t *chosen, float *shares, const float *logits, int64_t tokens, int64_t experts,
+EXPORT void gptoss_choose(int64_t *chosen, float *expert_weights, const float *logits, int64_t tokens, int64_t experts,
                           int64_t active);
-EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *shares,
+EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *expert_weights,
                           int64_t active, const Experts *gate_up, const Experts *down, float limit, int activations,
                           int threads);
 

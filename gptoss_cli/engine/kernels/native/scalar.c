@@ -52,7 +52,7 @@ static void pack_blocks_int8(void *values, float *factors, const float *x, int64
     pack_blocks(values, factors, x, blocks, MOST_INT8);
 }
 
-static void dots(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const void *from,
+static void dots(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const void *from,
                  const float *factors, int64_t n, int64_t tokens) {
     const int16_t *values = from;
     int64_t padded = (n + GROUP - 1) / GROUP * GROUP;
@@ -61,18 +61,18 @@ static void dots(float *sums, const uint8_t *blocks, const uint8_t *exponents, i
             float sum = 0;
             for (int64_t g = 0; g < n; g++) {
                 float part = (float)block_sum(blocks + (row * n + g) * BLOCK_BYTES, values + g * BLOCK) * 0.5f;
-                sum += part * factors[g * FACTORS] * power_of_two(exponents[row * n + g]);
+                sum += part * factors[g * FACTORS] * power_of_two(scales[row * n + g]);
             }
             sums[t * rows + row] = sum;
         }
 }
 
-static float dot_mxfp4_float(const uint8_t *blocks, const uint8_t *exponents, const float *x, int64_t n) {
+static float dot_mxfp4_float(const uint8_t *blocks, const uint8_t *scales, const float *x, int64_t n) {
     float sum = 0;
     for (int64_t g = 0; g < n; g++) {
         float part = 0;
         for (int i = 0; i < BLOCK; i++) part += (float)weight(blocks + g * BLOCK_BYTES, i) * x[g * BLOCK + i];
-        sum += part * 0.5f * power_of_two(exponents[g]);
+        sum += part * 0.5f * power_of_two(scales[g]);
     }
     return sum;
 }
@@ -112,7 +112,7 @@ static void pack_tile_int8(void *values, float *factors, const float *x, int64_t
     pack_tile(values, factors, x, blocks, tokens, MOST_INT8);
 }
 
-static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const void *values,
+static void tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *values,
                  const float *factors, int64_t tokens) {
     for (int64_t t = 0; t < tokens; t++) {
         for (int64_t row = 0; row < TILE_ROWS; row++) {
@@ -120,7 +120,7 @@ static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, i
             for (int64_t g = 0; g < n; g++) {
                 const int16_t *block = (const int16_t *)values + (g * tokens + t) * BLOCK;
                 float part = (float)block_sum(blocks + (row * n + g) * BLOCK_BYTES, block) * 0.5f;
-                sum += part * factors[g * tokens + t] * power_of_two(exponents[row * n + g]);
+                sum += part * factors[g * tokens + t] * power_of_two(scales[row * n + g]);
             }
             sums[t * TILE_ROWS + row] = sum;
         }
@@ -144,16 +144,16 @@ static float exponentials(float *values, float most, int64_t count) {
     return sum;
 }
 
-static void accumulate(float *sums, const float *shares, const float *values, int64_t count, int64_t d) {
+static void accumulate(float *sums, const float *probabilities, const float *values, int64_t count, int64_t d) {
     for (int64_t i = 0; i < count; i++)
-        for (int64_t j = 0; j < d; j++) sums[j] += shares[i] * values[i * d + j];
+        for (int64_t j = 0; j < d; j++) sums[j] += probabilities[i] * values[i * d + j];
 }
 
 /* Obvious rather than small: 8-bit activations are held in 16 bits. */
-static const Products products_int16 = {sizeof(int16_t), pack_blocks_int16, dots, pack_tile_int16, tile};
-static const Products products_int8 = {sizeof(int16_t), pack_blocks_int8, dots, pack_tile_int8, tile};
+static const Mxfp4Kernels mxfp4_int16 = {sizeof(int16_t), pack_blocks_int16, dots, pack_tile_int16, tile};
+static const Mxfp4Kernels mxfp4_int8 = {sizeof(int16_t), pack_blocks_int8, dots, pack_tile_int8, tile};
 
-const Instructions gptoss_scalar = {
-    "scalar", &products_int16, &products_int8, pack_float, dot_bf16,     quantize, dot_mxfp4_float,
+const IsaKernels gptoss_scalar = {
+    "scalar", &mxfp4_int16, &mxfp4_int8, pack_float, dot_bf16,     quantize, dot_mxfp4_float,
     dot_int8, tile_float,      scores,         exponentials, accumulate,
 };

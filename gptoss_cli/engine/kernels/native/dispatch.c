@@ -1,35 +1,26 @@
 /* Which instructions are used, and how fast this machine reads memory. */
 #include "gptoss.h"
 
-static const Instructions *selected;
+static const IsaKernels *selected;
 
-static const Instructions *best(void) {
+static const IsaKernels *best(void) {
 #ifdef HAS_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &gptoss_avx2;
 #endif
     return &gptoss_scalar;
 }
 
-const Instructions *gptoss_instructions(void) { return selected ? selected : best(); }
+const IsaKernels *gptoss_kernels(void) { return selected ? selected : best(); }
 
 /* The name of the instructions in use. */
-EXPORT const char *gptoss_selected(void) { return gptoss_instructions()->name; }
+EXPORT const char *gptoss_selected(void) { return gptoss_kernels()->name; }
 
 /* Use the instructions of that name from now on, or the best for ""; 0 if this machine has none of that name. */
 EXPORT int gptoss_select(const char *name) {
-    const Instructions *found = *name == '\0' || !strcmp(name, best()->name) ? best() : NULL;
+    const IsaKernels *found = *name == '\0' || !strcmp(name, best()->name) ? best() : NULL;
     if (!strcmp(name, gptoss_scalar.name)) found = &gptoss_scalar;
     if (found) selected = found;
     return found != NULL;
-}
-
-/* 1 if the kernels run on as many threads as they are asked to, 0 if always on one. */
-EXPORT int gptoss_has_threads(void) {
-#ifdef _OPENMP
-    return 1;
-#else
-    return 0;
-#endif
 }
 
 /* The sum of all 8-byte words of an array: a read of it, each thread one stretch, and nothing else. */

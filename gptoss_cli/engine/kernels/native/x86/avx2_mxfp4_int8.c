@@ -1,12 +1,10 @@
-/* Products of MXFP4 weights with 8-bit activations in AVX2. See avx2.c and avx2_tile.c: half the bytes, half the work. */
-#include "gptoss.h"
+/* Mxfp4Kernels of MXFP4 weights with 8-bit activations in AVX2. See avx2.c and avx2_tile.c: half the bytes, half the work. */
+#include "avx2.h"
 
 #ifdef HAS_AVX2
 
-#include "avx2.h"
-
 /* WEIGHT_OFFSET makes doubled weights unsigned, X_OFFSET activations: vpmaddubsw wants one side so. */
-enum { WEIGHT_OFFSET = 12, X_OFFSET = 128, MANY = 4, AHEAD_BYTES = 1536 };
+enum { X_OFFSET = 128, MANY = 4 };
 enum { LANES = 8, HALVES = TILE_ROWS / LANES, WORDS = 4 };
 
 /* Quantizes a block; returns its factor, with what doubled weights are too large by. */
@@ -51,14 +49,8 @@ AVX2_INLINE void sort_words(__m256i *first, __m256i *second, __m256i a, __m256i 
     *second = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD));
 }
 
-AVX2_INLINE float sum_of(__m256 v) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-
 /* Adds a group of 8 blocks, whose 4 vectors lie at `at`, for each token. */
-AVX2_INLINE void add_group(__m256 sums[MANY], const uint8_t *at, uint64_t exponents, const int8_t *values,
+AVX2_INLINE void add_group(__m256 sums[MANY], const uint8_t *at, uint64_t scales, const int8_t *values,
                            const float *factors, int64_t stride, const int tokens) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     const __m256i weights = _mm256_add_epi8(doubled_values(), _mm256_set1_epi8(WEIGHT_OFFSET));
@@ -78,7 +70,7 @@ AVX2_INLINE void add_group(__m256 sums[MANY], const uint8_t *at, uint64_t expone
             parts[half][t] = _mm256_madd_epi16(_mm256_add_epi16(first, second), ones); /* still below 2^15 */
         }
     }
-    __m128i bytes = _mm_shuffle_epi8(_mm_set_epi64x(0, (long long)exponents), order);
+    __m128i bytes = _mm_shuffle_epi8(_mm_set_epi64x(0, (long long)scales), order);
     __m256 powers = powers_of_two(_mm256_cvtepu8_epi32(bytes));
     for (int t = 0; t < tokens; t++) {
         const float *f = factors + t * stride * FACTORS;
@@ -89,16 +81,16 @@ AVX2_INLINE void add_group(__m256 sums[MANY], const uint8_t *at, uint64_t expone
     }
 }
 
-AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows,
+AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
                               const int8_t *values, const float *factors, int64_t n, int64_t stride,
                               const int tokens) {
     int64_t rest = n % GROUP, whole = n - rest;
-    for (int64_t row = 0; row < rows; row++, blocks += n * BLOCK_BYTES, exponents += n) {
+    for (int64_t row = 0; row < rows; row++, blocks += n * BLOCK_BYTES, scales += n) {
         __m256 sums[MANY];
         for (int t = 0; t < tokens; t++) sums[t] = _mm256_setzero_ps();
         for (int64_t g = 0; g < whole; g += GROUP) {
             uint64_t bytes;
-            memcpy(&bytes, exponents + g, sizeof bytes);
+            memcpy(&bytes, scales + g, sizeof bytes);
             _mm_prefetch((const char *)blocks + g * BLOCK_BYTES + AHEAD_BYTES, _MM_HINT_T0);
             _mm_prefetch((const char *)blocks + g * BLOCK_BYTES + AHEAD_BYTES + 64, _MM_HINT_T0);
             add_group(sums, blocks + g * BLOCK_BYTES, bytes, values + g * BLOCK, factors + g * FACTORS, stride, tokens);
@@ -107,23 +99,23 @@ AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *e
             uint8_t last[GROUP * BLOCK_BYTES] = {0};
             uint64_t bytes = 0;
             memcpy(last, blocks + whole * BLOCK_BYTES, (size_t)(rest * BLOCK_BYTES));
-            memcpy(&bytes, exponents + whole, (size_t)rest);
+            memcpy(&bytes, scales + whole, (size_t)rest);
             add_group(sums, last, bytes, values + whole * BLOCK, factors + whole * FACTORS, stride, tokens);
         }
         for (int t = 0; t < tokens; t++) to[t * rows + row] = sum_of(sums[t]);
     }
 }
 
-AVX2 static void dots(float *to, const uint8_t *blocks, const uint8_t *exponents, int64_t rows, const void *from,
+AVX2 static void dots(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const void *from,
                       const float *factors, int64_t n, int64_t tokens) {
     const int8_t *values = from;
     int64_t stride = (n + GROUP - 1) / GROUP * GROUP;
     for (; tokens > 0; tokens -= MANY) {
         switch (tokens) {
-            case 1: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, 1); break;
-            case 2: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, 2); break;
-            case 3: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, 3); break;
-            default: dots_of_some(to, blocks, exponents, rows, values, factors, n, stride, MANY); break;
+            case 1: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, 1); break;
+            case 2: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, 2); break;
+            case 3: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, 3); break;
+            default: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, MANY); break;
         }
         to += MANY * rows, values += MANY * stride * BLOCK, factors += MANY * stride * FACTORS;
     }
@@ -187,7 +179,7 @@ AVX2_INLINE void multiply(float *sums, const Panel *panel, const __m256 powers[H
     }
 }
 
-AVX2 static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n, const void *values,
+AVX2 static void tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *values,
                       const float *factors, int64_t tokens) {
     memset(sums, 0, (size_t)tokens * TILE_ROWS * sizeof *sums);
     for (int64_t g = 0; g < n; g++) {
@@ -196,7 +188,7 @@ AVX2 static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponen
         for (int half = 0; half < HALVES; half++) {
             int64_t row = half * LANES * n;
             int32_t lanes[LANES];
-            for (int i = 0; i < LANES; i++) lanes[i] = exponents[row + i * n + g];
+            for (int i = 0; i < LANES; i++) lanes[i] = scales[row + i * n + g];
             powers[half] = powers_of_two(load(lanes));
             unpack_half(&panel, half, blocks + (row + g) * BLOCK_BYTES, n * BLOCK_BYTES);
         }
@@ -207,10 +199,10 @@ AVX2 static void tile(float *sums, const uint8_t *blocks, const uint8_t *exponen
     }
 }
 
-const Products gptoss_avx2_int8 = {sizeof(int8_t), pack_blocks, dots, pack_tile, tile};
+const Mxfp4Kernels gptoss_avx2_int8 = {sizeof(int8_t), pack_blocks, dots, pack_tile, tile};
 
 #else
 
-typedef int gptoss_no_avx2_int8;
+typedef int gptoss_no_avx2_mxfp4_int8;
 
 #endif

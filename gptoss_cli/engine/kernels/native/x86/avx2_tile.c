@@ -2,11 +2,9 @@
 
    A lane is a row. A step multiplies two columns of 8 rows by the same two columns of one token, which is one vpmaddwd
    and one vpaddd for 16 products, twice what fp32 gives. */
-#include "gptoss.h"
+#include "avx2.h"
 
 #ifdef HAS_AVX2
-
-#include "avx2.h"
 
 enum { LANES = 8, HALVES = TILE_ROWS / LANES, PAIRS = BLOCK / 2, TOKENS = 6 };
 
@@ -31,9 +29,9 @@ AVX2_INLINE void unpack_half(int16_t panel[PAIRS][HALVES][2 * LANES], int half, 
 }
 
 /* Half of 2^(exponent - 127), for the weights are doubled. */
-AVX2_INLINE __m256 half_powers(const uint8_t *exponents, int64_t stride) {
+AVX2_INLINE __m256 half_powers(const uint8_t *scales, int64_t stride) {
     int32_t lanes[LANES];
-    for (int i = 0; i < LANES; i++) lanes[i] = exponents[i * stride];
+    for (int i = 0; i < LANES; i++) lanes[i] = scales[i * stride];
     return _mm256_mul_ps(powers_of_two(load(lanes)), _mm256_set1_ps(0.5f));
 }
 
@@ -77,7 +75,7 @@ AVX2_INLINE void multiply_rest(float *sums, int16_t panel[PAIRS][HALVES][2 * LAN
     }
 }
 
-AVX2 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n,
+AVX2 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n,
                            const void *values, const float *factors, int64_t tokens) {
     _Alignas(32) int16_t panel[PAIRS][HALVES][2 * LANES];
     memset(sums, 0, (size_t)tokens * TILE_ROWS * sizeof *sums);
@@ -86,7 +84,7 @@ AVX2 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *ex
         for (int half = 0; half < HALVES; half++) {
             int64_t row = half * LANES * n;
             unpack_half(panel, half, blocks + (row + g) * BLOCK_BYTES, n * BLOCK_BYTES);
-            powers[half] = half_powers(exponents + row + g, n);
+            powers[half] = half_powers(scales + row + g, n);
         }
         const int16_t *x = (const int16_t *)values + g * tokens * BLOCK;
         const float *f = factors + g * tokens;
