@@ -28,13 +28,11 @@ def test_the_number_of_threads_changes_no_bit(cpu_kernels: CpuKernels) -> None:
     weights = random_mlp(2880, 2880, experts=2)
     x = random_of(9, 2880, seed=5)
     made = []
-    before = torch.get_num_threads()
     for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
+        kernels = CpuKernels(cpu_kernels.native, threads=threads)
         for tokens in (1, 9):
             routed = reference.route(x[:tokens], weights, active=2, eps=1e-5)
-            made.append(cpu_kernels.mix_experts(x[:tokens], routed, weights, limit=7.0, dtype=torch.bfloat16))
-    torch.set_num_threads(before)
+            made.append(kernels.mix_experts(x[:tokens], routed, weights, limit=7.0, dtype=torch.bfloat16))
     assert all(torch.equal(one, other) for one, other in zip(made, made[2:], strict=False))
 
 
