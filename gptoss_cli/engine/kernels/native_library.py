@@ -27,7 +27,7 @@ class Experts(ctypes.Structure):
 
     _fields_ = (
         ("blocks", c_void_p),
-        ("exponents", c_void_p),
+        ("scales", c_void_p),
         ("bias", c_void_p),
         ("rows", c_int64),
         ("groups", c_int64),
@@ -51,7 +51,7 @@ class Attention(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """decode.c's Layer."""
+    """decode_layers.c's Layer."""
 
     _fields_ = (
         ("attention_norm", c_void_p),
@@ -66,13 +66,13 @@ class Layer(ctypes.Structure):
 
 
 class Cached(ctypes.Structure):
-    """decode.c's Cached."""
+    """decode_layers.c's Cached."""
 
     _fields_ = (("keys", c_void_p), ("values", c_void_p), ("slots", c_int64))
 
 
 class Shape(ctypes.Structure):
-    """decode.c's Shape."""
+    """decode_layers.c's Shape."""
 
     _fields_ = (
         ("hidden_size", c_int64),

@@ -49,26 +49,26 @@ typedef struct {
     float *sums;
 } Running;
 
-static void attend_chunk(const Instructions *use, Running *run, const float *q, const float *keys, const float *values,
+static void attend_chunk(const IsaKernels *use, Running *run, const float *q, const float *keys, const float *values,
                          int64_t count, int64_t padded) {
-    float shares[CHUNK_KEYS];
-    float most = use->scores(shares, q, keys, count, padded);
-    for (int64_t i = count; i % 8; i++) shares[i] = -INFINITY;
+    float probabilities[CHUNK_KEYS];
+    float most = use->scores(probabilities, q, keys, count, padded);
+    for (int64_t i = count; i % 8; i++) probabilities[i] = -INFINITY;
     if (most > run->most) {
         float shrink = expf(run->most - most);
         run->most = most;
         run->total *= shrink;
         for (int64_t j = 0; j < padded; j++) run->sums[j] *= shrink;
     }
-    run->total += use->exponentials(shares, run->most, (count + 7) / 8 * 8);
-    use->accumulate(run->sums, shares, values, count, padded);
+    run->total += use->exponentials(probabilities, run->most, (count + 7) / 8 * 8);
+    use->accumulate(run->sums, probabilities, values, count, padded);
 }
 
 /* Rows of floats that attend_some needs as scratch: keys, values, queries, sums, and Running in the place of one more. */
 static int64_t scratch_rows(int64_t shared) { return 2 * CHUNK_KEYS + 3 * CHUNK_TOKENS * shared; }
 
 /* `count` queries from `token` on, of all heads that share a kv head. */
-static void attend_some(const Instructions *use, float *out, const float *queries, const uint8_t *keys,
+static void attend_some(const IsaKernels *use, float *out, const float *queries, const uint8_t *keys,
                         const uint8_t *values, const uint8_t *sinks, const Attention *a, int64_t head, int64_t token,
                         int64_t count, float *scratch) {
     int64_t d = a->head_dim, padded = (d + 7) / 8 * 8, shared = a->query_heads / a->kv_heads;
@@ -103,31 +103,35 @@ static void attend_some(const Instructions *use, float *out, const float *querie
     }
 }
 
+typedef struct {
+    const IsaKernels *use;
+    float *out, *scratch;
+    const float *queries;
+    const uint8_t *keys, *values, *sinks;
+    const Attention *shape;
+    int64_t scratch_cells; /* of each thread */
+} AttentionWork;
+
+/* CHUNK_TOKENS queries of the heads that share one kv head. */
+static void attend_piece(void *context, int64_t piece, int thread) {
+    const AttentionWork *w = context;
+    const Attention *a = w->shape;
+    int64_t token = piece / a->kv_heads * CHUNK_TOKENS, rest = a->tokens - token;
+    attend_some(w->use, w->out, w->queries, w->keys, w->values, w->sinks, a, piece % a->kv_heads, token,
+                rest < CHUNK_TOKENS ? rest : CHUNK_TOKENS, w->scratch + thread * w->scratch_cells);
+}
+
 /* out [tokens, query_heads, head_dim] from rotated queries of that shape, keys and values [keys, kv_heads, head_dim] and
    sinks [query_heads] bf16. Returns 0 if there is no memory. */
 EXPORT int gptoss_attend(float *out, const float *queries, const uint8_t *keys, const uint8_t *values,
                          const uint8_t *sinks, const Attention *a, int threads) {
-    const Instructions *use = gptoss_instructions();
     int64_t parts = (a->tokens + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
     int64_t shared = a->query_heads / a->kv_heads, padded = (a->head_dim + 7) / 8 * 8;
-    size_t cells = (size_t)(scratch_rows(shared) * padded);
-    int failed = 0;
-    (void)threads;
-#pragma omp parallel num_threads(threads)
-    {
-        float *scratch = malloc(cells * sizeof *scratch);
-        if (!scratch) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < (failed ? 0 : a->kv_heads * parts); task++) {
-            int64_t token = task / a->kv_heads * CHUNK_TOKENS, rest = a->tokens - token;
-            attend_some(use, out, queries, keys, values, sinks, a, task % a->kv_heads, token,
-                        rest < CHUNK_TOKENS ? rest : CHUNK_TOKENS, scratch);
-        }
-        free(scratch);
-    }
-    return !failed;
+    int64_t cells = scratch_rows(shared) * padded;
+    float *scratch = malloc((size_t)(threads * cells) * sizeof *scratch);
+    if (!scratch) return 0;
+    AttentionWork work = {gptoss_kernels(), out, scratch, queries, keys, values, sinks, a, cells};
+    gptoss_parallel(attend_piece, &work, a->kv_heads * parts, threads);
+    free(scratch);
+    return 1;
 }

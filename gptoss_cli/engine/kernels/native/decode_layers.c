@@ -1,4 +1,8 @@
-/* All layers for one token in one call: what is between two operations then costs nothing worth counting. */
+/* All layers for one token in one call.
+
+   This states a layer for the second time: engine/model.py has the first. It exists because Python between the operations
+   would cost several milliseconds a token, and the demo's token takes less than that in all. A test compares the two to
+   the last bit; change both. */
 #include <stdlib.h>
 
 #include "gptoss.h"
@@ -28,7 +32,7 @@ typedef struct {
 
 /* Room for what one layer makes. */
 typedef struct {
-    float *qkv, *rotated, *attended, *residual, *normed, *logits, *shares;
+    float *qkv, *rotated, *attended, *residual, *normed, *logits, *expert_weights;
     int64_t *chosen;
 } Made;
 
@@ -42,7 +46,7 @@ static void *reserve(Made *made, const Shape *s, int64_t experts) {
     int64_t queries = s->query_heads * s->head_dim, keys = s->kv_heads * s->head_dim;
     int64_t sizes[] = {queries + 2 * keys, queries + keys, queries, s->hidden_size, s->hidden_size, experts, s->active};
     float **parts[] = {&made->qkv,    &made->rotated, &made->attended, &made->residual,
-                       &made->normed, &made->logits,  &made->shares};
+                       &made->normed, &made->logits,  &made->expert_weights};
     int64_t cells = 0;
     for (int i = 0; i < 7; i++) cells += sizes[i];
     void *memory = malloc((size_t)s->active * sizeof *made->chosen + (size_t)cells * sizeof(float));
@@ -83,8 +87,8 @@ static int run(float *x, const Made *made, const Layer *layer, const Cached *cac
                         s->query_heads * s->head_dim, 0, threads) &&
            gptoss_dense(made->logits, made->normed, made->residual, layer->mlp_norm, NULL, &layer->router, 1, 1, width,
                         s->eps, threads) &&
-           (gptoss_choose(made->chosen, made->shares, made->logits, 1, layer->router.rows, s->active),
-            gptoss_mix_one(x, made->residual, made->normed, made->chosen, made->shares, s->active, &layer->gate_up,
+           (gptoss_choose(made->chosen, made->expert_weights, made->logits, 1, layer->router.rows, s->active),
+            gptoss_mix_one(x, made->residual, made->normed, made->chosen, made->expert_weights, s->active, &layer->gate_up,
                            &layer->down, s->limit, s->activations, threads));
 }
 
