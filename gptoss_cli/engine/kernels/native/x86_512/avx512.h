@@ -102,7 +102,28 @@ float gptoss_avx512_dot_int8(const int8_t *weights, const uint8_t *weight_factor
 void gptoss_avx512_pack_bf16(void *packed, const float *x, int64_t n);
 float gptoss_avx512_dot_bf16(const uint8_t *weights, const void *packed, int64_t n);
 
-extern const Mxfp4Kernels gptoss_avx512_int16, gptoss_avx512_int8;
+void gptoss_avx512_pack_float(float *packed, const float *x, int64_t columns, int64_t padded, int64_t tokens);
+void gptoss_avx512_tile_float(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start,
+                              int64_t n, int64_t tokens);
+
+/* For the tables of MXFP4 kernels: packed bytes of a block, and rows of a tile. */
+enum { AVX512_INT16_BYTES = 96, AVX512_INT8_BYTES = 64, AVX512_TILE_ROWS = 32 };
+
+void gptoss_avx512_pack_dots_int16(void *packed, const float *x, int64_t blocks);
+void gptoss_avx512_pack_dots_int8(void *packed, const float *x, int64_t blocks);
+void gptoss_avx512_dots_int16(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
+                              const void *packed, int64_t n, int64_t tokens);
+void gptoss_avx512_dots_int8(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
+                             const void *packed, int64_t n, int64_t tokens);
+void gptoss_avx512_pack_dots_float32(void *packed, const float *x, int64_t blocks);
+void gptoss_avx512_dots_float32(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
+                                const void *packed, int64_t n, int64_t tokens);
+void gptoss_avx512_pack_tile_int16(void *packed, const float *x, int64_t blocks, int64_t token, int64_t tokens);
+void gptoss_avx512_pack_tile_int8(void *packed, const float *x, int64_t blocks, int64_t token, int64_t tokens);
+void gptoss_avx512_tile_int16(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
+                              int64_t tokens);
+void gptoss_avx512_tile_int8(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
+                             int64_t tokens);
 
 #endif
 

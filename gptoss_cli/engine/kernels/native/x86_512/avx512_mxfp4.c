@@ -19,6 +19,9 @@ enum { INT16_PLANES = 2, INT8_PLANES = 1 };
 #define VECTOR_LINES(planes) (2 * (planes) + 2)
 #define BLOCK_BYTES_PACKED(planes) (VECTOR_LINES(planes) * LINE / VECTOR_BLOCKS)
 
+_Static_assert(BLOCK_BYTES_PACKED(INT16_PLANES) == AVX512_INT16_BYTES, "");
+_Static_assert(BLOCK_BYTES_PACKED(INT8_PLANES) == AVX512_INT8_BYTES, "");
+
 AVX512_INLINE void pack_block(char *vector, int64_t index, const float *x, float limit, const int planes) {
     QuantizedBlock block = quantize_block(x, limit);
     Planes parts = split(block.values);
@@ -48,11 +51,11 @@ AVX512_INLINE void pack(void *packed, const float *x, int64_t blocks, float limi
         pack_block((char *)packed + g / VECTOR_BLOCKS * bytes, g % VECTOR_BLOCKS, x + g * BLOCK, limit, planes);
 }
 
-AVX512 static void pack_int16(void *packed, const float *x, int64_t blocks) {
+AVX512 void gptoss_avx512_pack_dots_int16(void *packed, const float *x, int64_t blocks) {
     pack(packed, x, blocks, MOST_INT16, INT16_PLANES);
 }
 
-AVX512 static void pack_int8(void *packed, const float *x, int64_t blocks) {
+AVX512 void gptoss_avx512_pack_dots_int8(void *packed, const float *x, int64_t blocks) {
     pack(packed, x, blocks, MOST_INT8, INT8_PLANES);
 }
 
@@ -77,11 +80,11 @@ AVX512_INLINE __m512i weight_table(void) {
     return _mm512_broadcast_i32x4(values);
 }
 
-/* Adds a step of some rows for some tokens. `left` is how many blocks the rows still have, at most STEP_BLOCKS are taken.
-   Scales come after the factor, for factor times scale could be out of the range of fp32. */
-AVX512_INLINE void add_step(__m512 sums[ROWS][TOKENS], const uint8_t *blocks, const uint8_t *scales, int64_t n,
-                            int64_t left, const char *packed, int64_t token_bytes, const int rows, const int tokens,
-                            const int planes) {
+/* Adds a step of some rows for some tokens. The rows still have `left` blocks, of which it takes STEP_BLOCKS or, where
+   `is_last`, what there is. The power of two comes after the factor: their product could be out of the range of fp32. */
+AVX512_INLINE void add_step(__m512 sums[ROWS][TOKENS], Lines lines[ROWS], const uint8_t *scales, int64_t n, int64_t left,
+                            const char *packed, int64_t token_bytes, const int rows, const int tokens, const int planes,
+                            const int is_last) {
     const __m512i table = weight_table();
     const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     __m512 powers[ROWS];
@@ -89,10 +92,9 @@ AVX512_INLINE void add_step(__m512 sums[ROWS][TOKENS], const uint8_t *blocks, co
         powers[row] = powers_of_16(_mm_maskz_loadu_epi8((__mmask16)first_lanes(left, 16), scales + row * n));
     for (int v = 0; v < STEP_VECTORS; v++) {
         if (left <= v * VECTOR_BLOCKS) break;
-        __mmask64 known = first_lanes((left - v * VECTOR_BLOCKS) * BLOCK_BYTES, 64);
         __m512i lanes = _mm512_add_epi32(spread, _mm512_set1_epi32(v * VECTOR_BLOCKS));
         for (int row = 0; row < rows; row++) {
-            __m512i nibbles = _mm512_maskz_loadu_epi8(known, blocks + row * n * BLOCK_BYTES + v * LINE);
+            __m512i nibbles = is_last ? last_vector(&lines[row]) : next_vector(&lines[row]);
             __m512i evens = _mm512_permutexvar_epi8(nibbles, table);
             __m512i odds = _mm512_permutexvar_epi8(_mm512_srli_epi16(nibbles, 4), table);
             __m512 power = _mm512_permutexvar_ps(lanes, powers[row]);
@@ -117,17 +119,22 @@ AVX512_INLINE void dots_of_some(float *to, int64_t stride, const uint8_t *blocks
     const int64_t step_bytes = STEP_BLOCKS * BLOCK_BYTES_PACKED(planes);
     const int64_t token_bytes = padded_blocks(n) * BLOCK_BYTES_PACKED(planes);
     const uint8_t *next_blocks = blocks + rows * n * BLOCK_BYTES, *next_scales = scales + rows * n;
+    int64_t g = 0, whole = n;
+    Lines lines[ROWS];
     __m512 sums[ROWS][TOKENS];
-    for (int row = 0; row < rows; row++)
+    for (int row = 0; row < rows; row++) {
+        lines[row] = lines_of(blocks + row * n * BLOCK_BYTES, n * BLOCK_BYTES);
+        int64_t some = whole_vectors(&lines[row]) * VECTOR_BLOCKS;
+        whole = some < whole ? some : whole;
         for (int t = 0; t < tokens; t++) sums[row][t] = _mm512_setzero_ps();
-    int64_t g = 0;
-    for (; g + STEP_BLOCKS <= n; g += STEP_BLOCKS, packed += step_bytes) {
-        prefetch_group(next_blocks, next_scales, g / STEP_BLOCKS, rows);
-        add_step(sums, blocks + g * BLOCK_BYTES, scales + g, n, STEP_BLOCKS, packed, token_bytes, rows, tokens, planes);
     }
-    if (g < n) {
+    for (; g + STEP_BLOCKS <= whole; g += STEP_BLOCKS, packed += step_bytes) {
         prefetch_group(next_blocks, next_scales, g / STEP_BLOCKS, rows);
-        add_step(sums, blocks + g * BLOCK_BYTES, scales + g, n, n - g, packed, token_bytes, rows, tokens, planes);
+        add_step(sums, lines, scales + g, n, STEP_BLOCKS, packed, token_bytes, rows, tokens, planes, 0);
+    }
+    for (; g < n; g += STEP_BLOCKS, packed += step_bytes) {
+        prefetch_group(next_blocks, next_scales, g / STEP_BLOCKS, rows);
+        add_step(sums, lines, scales + g, n, n - g, packed, token_bytes, rows, tokens, planes, 1);
     }
     for (int row = 0; row < rows; row++)
         for (int t = 0; t < tokens; t++) to[t * stride + row] = _mm512_reduce_add_ps(sums[row][t]);
@@ -164,20 +171,15 @@ AVX512_INLINE void dots(float *sums, const uint8_t *blocks, const uint8_t *scale
         }
 }
 
-AVX512 static void dots_int16(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
+AVX512 void gptoss_avx512_dots_int16(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
                               const void *packed, int64_t n, int64_t tokens) {
     dots(sums, blocks, scales, rows, packed, n, tokens, INT16_PLANES);
 }
 
-AVX512 static void dots_int8(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
+AVX512 void gptoss_avx512_dots_int8(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
                              const void *packed, int64_t n, int64_t tokens) {
     dots(sums, blocks, scales, rows, packed, n, tokens, INT8_PLANES);
 }
-
-const Mxfp4Kernels gptoss_avx512_int16 = {BLOCK_BYTES_PACKED(INT16_PLANES), 16, pack_int16, dots_int16,
-                                          gptoss_avx2_pack_tile, gptoss_avx2_tile};
-const Mxfp4Kernels gptoss_avx512_int8 = {BLOCK_BYTES_PACKED(INT8_PLANES), 16, pack_int8, dots_int8,
-                                         NULL, NULL};
 
 #else
 
