@@ -52,6 +52,8 @@ class Hint(Enum):
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
     INSTALL_TORCH = auto()
+    START_AGAIN = auto()
+    VERIFY = auto()  # check the files of the checkpoint
 
 
 class GptossError(Exception):

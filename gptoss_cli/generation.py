@@ -1,4 +1,4 @@
-"""What the rest of the program knows of the engine: token ids in, token ids out. Imports no torch."""
+"""The interface between a model and everything that talks to it: token ids in, token ids out. Imports no torch."""
 
 import secrets
 from collections.abc import Collection, Iterator, Sequence
@@ -23,10 +23,9 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn.
+    """Settings for drawing the next token. The defaults are those of the model card.
 
-    Defaults are the model card's. `temperature` 0 is greedy; `top_k` None keeps every token. With the same seed the
-    same logits give the same tokens.
+    `temperature` 0 is greedy; `top_k` None keeps every token. The same seed and the same logits give the same tokens.
     """
 
     seed: int
@@ -37,9 +36,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
-    """How a generator computes: which kernels (their instructions), in what the activations and dense weights are.
+    """The kernels of a generator (their instruction set), and the formats of its activations and dense weights.
 
-    `shortcoming` says in one line why the kernels are not the best ones for this device, if they are not.
+    `shortcoming` says in one line why these are not the fastest kernels for the device; None if they are.
     """
 
     kernels: str
@@ -50,59 +49,63 @@ class Numerics:
 
     @property
     def summary(self) -> str:
-        """All but the threads, which change no result."""
+        """Everything that can change a result: all but the threads."""
         return f"{self.kernels} kernels, {self.activations} activations, {self.dense} dense weights"
 
 
 @dataclass(frozen=True, slots=True)
 class Forced:
-    """`ids` come next, whatever the logits say: none are computed for them. They are yielded like any other."""
+    """`ids` come next. No logits are computed for them, and they are yielded like drawn ids."""
 
     ids: tuple[int, ...]
 
 
-# By identity: a steering hands out the same instance again and again, and what a sampler makes of it is kept.
+# Compared by identity: a constraint returns the same few instances over and over, and a sampler keeps the mask that it
+# builds for each instance. Comparing sets of 200,000 ids would cost more than the draw.
 @dataclass(frozen=True, slots=True, eq=False)
 class Allowed:
-    """Only `ids` may be drawn now, those in `banned_ids` included."""
+    """Only `ids` may be drawn, even those that are in `banned_ids`."""
 
     ids: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Banned:
-    """`ids` may not be drawn now, in addition to `banned_ids`."""
+    """`ids` may not be drawn, in addition to `banned_ids`."""
 
     ids: frozenset[int]
 
 
+Restriction = Allowed | Banned
+
+
 class TokenConstraint(Protocol):
-    """Says what may come next. The single place where a consumer of `decode` reaches into it."""
+    """A rule for the ids that may come next. The only way for a consumer of `decode` to influence it."""
 
-    def next(self) -> Forced | Allowed | Banned | None:
-        """Asked before every draw; None leaves the draw free.
+    def next(self) -> Forced | Restriction | None:
+        """Return the rule for the next id; None leaves the draw free.
 
-        The consumer of `decode` has seen every earlier id by then. After Forced it is asked again when all its ids
-        were yielded.
+        Called before every draw, when the consumer of `decode` has seen every earlier id. After Forced it is called
+        again once all of its ids have been yielded.
         """
 
 
 class TokenGenerator(Protocol):
-    """Continues a sequence of token ids and remembers what it has read.
+    """A model that continues a sequence of token ids and keeps the KV cache of what it has read.
 
-    One sequence at a time: `prefill` makes the sequence equal to `ids`, `decode` extends it.
+    There is one sequence at a time: `prefill` makes it equal to `ids`, and `decode` extends it.
     """
 
     @property
     def context_tokens(self) -> int:
-        """The most tokens a sequence may have."""
+        """The largest number of tokens in a sequence."""
 
     @property
     def expert_hit_rate(self) -> float | None:
-        """Of the experts that were decoded with, the share that was in the GPU's memory; None if all of them are."""
+        """The fraction of experts used in decode that were in GPU memory; None if all experts are there."""
 
     def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Read what is not yet in the cache; yield (done_tokens, total_tokens) first with 0 done, then per chunk.
+        """Read the ids that are not in the cache; yield (done_tokens, total_tokens), at 0 and after each chunk.
 
         Closing the iterator stops between chunks and leaves a cache that later calls can use.
         Raises ResourceError, before any work, if `ids` leave no room for one more token.
@@ -115,10 +118,10 @@ class TokenGenerator(Protocol):
         stop_ids: Collection[int],
         banned_ids: Collection[int],
         max_tokens: int | None,
-        steering: TokenConstraint | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> Iterator[int]:
-        """Yield one new id at a time, a stop id included as the last.
+        """Yield one new id at a time, including a final stop id.
 
         Ends after a stop id, after `max_tokens`, or when the context is full; forced ids count. Raises NumericalError
-        on NaN or infinite logits. Closing the iterator stops; every yielded id belongs to the sequence.
+        on NaN or infinite logits. Closing the iterator stops the decode; every yielded id belongs to the sequence.
         """

@@ -1,16 +1,16 @@
-"""A generator with the whole vocabulary and no sense: it draws at random from what it is left, marks above all."""
+"""A generator over the whole vocabulary that draws at random from the ids it may use, special ones above all."""
 
 import random
 from collections.abc import Collection, Iterator, Sequence
 
-from gptoss_cli.generation import Allowed, Banned, Forced, Sampling, TokenConstraint
+from gptoss_cli.generation import Allowed, Forced, Restriction, Sampling, TokenConstraint, common_prefix
 from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, VOCABULARY_SIZE
 
 _SPECIAL = range(FIRST_SPECIAL_ID, FIRST_SPECIAL_ID + 20)
 
 
 class RandomGenerator:
-    """Obeys bans and steering, and else draws a special id one time in `rarity`, another id otherwise."""
+    """Follows bans and constraints; otherwise draws a special id one time in `rarity`, and another id else."""
 
     def __init__(self, *, rarity: int = 8, context_tokens: int = 131_072) -> None:
         self.context_tokens = context_tokens
@@ -21,11 +21,8 @@ class RandomGenerator:
         self._rarity = rarity
 
     def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Read what is not a prefix of the sequence."""
-        shared = 0
-        while shared < min(len(ids) - 1, len(self.sequence)) and ids[shared] == self.sequence[shared]:
-            shared += 1
-        self.prefilled_tokens = len(ids) - shared
+        """Read the ids after the longest prefix they share with the sequence; the last one is always read."""
+        self.prefilled_tokens = len(ids) - min(common_prefix(self.sequence, ids), len(ids) - 1)
         yield 0, self.prefilled_tokens
         self.sequence = list(ids)
         self.drawn = []
@@ -38,29 +35,29 @@ class RandomGenerator:
         stop_ids: Collection[int],
         banned_ids: Collection[int],
         max_tokens: int | None,
-        steering: TokenConstraint | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> Iterator[int]:
         """See TokenGenerator.decode."""
-        chance = random.Random(sampling.seed)
-        most = self.context_tokens - len(self.sequence)
-        most = most if max_tokens is None else min(most, max_tokens)
-        while len(self.drawn) < most:
-            wish = steering.next() if steering else None
-            ids = wish.ids if isinstance(wish, Forced) else (self._draw(chance, wish, banned_ids),)
-            for token in ids[: most - len(self.drawn)]:
+        randomness = random.Random(sampling.seed)
+        room = self.context_tokens - len(self.sequence)
+        max_tokens = room if max_tokens is None else min(room, max_tokens)
+        while len(self.drawn) < max_tokens:
+            rule = constraint.next() if constraint else None
+            ids = rule.ids if isinstance(rule, Forced) else (self._draw(randomness, rule, banned_ids),)
+            for token in ids[: max_tokens - len(self.drawn)]:
                 self.sequence.append(token)
                 self.drawn.append(token)
                 yield token
                 if token in stop_ids:
                     return
 
-    def _draw(self, chance: random.Random, wish: Allowed | Banned | None, banned_ids: Collection[int]) -> int:
-        if isinstance(wish, Allowed):
-            return chance.choice(sorted(wish.ids))
-        barred = wish.ids if wish else frozenset[int]()
+    def _draw(self, randomness: random.Random, restriction: Restriction | None, banned_ids: Collection[int]) -> int:
+        if isinstance(restriction, Allowed):
+            return randomness.choice(sorted(restriction.ids))
+        banned = restriction.ids if restriction else frozenset[int]()
         while True:
-            special = chance.randrange(self._rarity) == 0
-            token = chance.choice(_SPECIAL) if special else chance.randrange(FIRST_SPECIAL_ID)
-            if token not in banned_ids and token not in barred:
+            special = randomness.randrange(self._rarity) == 0
+            token = randomness.choice(_SPECIAL) if special else randomness.randrange(FIRST_SPECIAL_ID)
+            if token not in banned_ids and token not in banned:
                 assert token < VOCABULARY_SIZE
                 return token

@@ -1,18 +1,18 @@
-"""A generator that plays prepared turns. Reads no weights and imports no torch."""
+"""A generator that plays scripted turns. It reads no weights and imports no torch."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
-from gptoss_cli.errors import ResourceError
+from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.generation import Forced, Sampling, TokenConstraint, common_prefix
 
 
 class ScriptedGenerator:
-    """Yields the ids of `turns`, one turn for each `decode`, whatever the prompt is.
+    """Yields the ids of `turns`, one turn for each `decode`, for any prompt.
 
-    Keeps a sequence as the real generator does, so that `prefilled_tokens` says what each prefill would have to
-    read. A turn may be any iterable: one that raises plays a failing model. `prompts`, `prefilled_tokens` and
-    `samplings` have one entry per turn.
+    Keeps a sequence as the real generator does, so `prefilled_tokens` says what each prefill would have to read. A turn
+    may be any iterable: one that raises plays a failing model. `prompts`, `prefilled_tokens` and `samplings` have one
+    entry per turn.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class ScriptedGenerator:
 
     @property
     def context_tokens(self) -> int:
-        """The most tokens a sequence may have."""
+        """See TokenGenerator.context_tokens."""
         return self._context_tokens
 
     @property
@@ -38,15 +38,16 @@ class ScriptedGenerator:
 
     @property
     def sequence(self) -> Sequence[int]:
-        """The ids that were read or yielded and not taken back."""
+        """The ids that were read or yielded, without those that a later prompt dropped."""
         return tuple(self._sequence)
 
     def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Read `ids` after the longest prefix they share with the sequence; the last one is always read."""
         if len(ids) >= self._context_tokens:
             raise ResourceError(
-                f"The conversation needs {len(ids) + 1} tokens, the context holds {self._context_tokens}."
-                " Shorten the message or begin a new conversation."
+                f"The conversation needs at least {len(ids) + 1} tokens, and the context holds {self._context_tokens}",
+                Hint.SHORTER_CONVERSATION,
+                Hint.LARGER_CONTEXT,
             )
         reused = min(common_prefix(self._sequence, ids), len(ids) - 1)
         total = len(ids) - reused
@@ -65,31 +66,32 @@ class ScriptedGenerator:
         stop_ids: Collection[int],
         banned_ids: Collection[int],
         max_tokens: int | None,
-        steering: TokenConstraint | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> Iterator[int]:
         """Yield the next turn up to a stop id, its end, `max_tokens` or a full context.
 
-        What is forced comes first, and the script goes on after it; as far as it was about to say the same, it is said
-        once. Bans and restrictions do not change a script.
+        Forced ids come first, and the script continues after them, without the ids that they repeat from it. Allowed
+        and Banned do not change a script.
         """
         turn = next(self._turns, None)
-        assert turn is not None, "the script is over"
+        assert turn is not None, "the script has ended"
         self.samplings.append(sampling)
         room = self._context_tokens - len(self._sequence)
-        for token in islice(_steered(iter(turn), steering), room if max_tokens is None else min(room, max_tokens)):
+        max_tokens = room if max_tokens is None else min(room, max_tokens)
+        for token in islice(_constrained(iter(turn), constraint), max_tokens):
             self._sequence.append(token)
             yield token
             if token in stop_ids:
                 return
 
 
-def _steered(script: Iterator[int], steering: TokenConstraint | None) -> Iterator[int]:
+def _constrained(script: Iterator[int], constraint: TokenConstraint | None) -> Iterator[int]:
     while True:
-        wish = steering.next() if steering else None
-        if isinstance(wish, Forced):
-            coming = list(islice(script, len(wish.ids)))
-            script = chain(coming[common_prefix(coming, wish.ids) :], script)
-            yield from wish.ids
+        rule = constraint.next() if constraint else None
+        if isinstance(rule, Forced):
+            coming = list(islice(script, len(rule.ids)))
+            script = chain(coming[common_prefix(coming, rule.ids) :], script)
+            yield from rule.ids
             continue
         token = next(script, None)
         if token is None:

@@ -203,7 +203,7 @@ class ChatSession:
             stop_ids=STOP_IDS,
             banned_ids=RESERVED_IDS,
             max_tokens=self.max_tokens,
-            steering=turn.steering,
+            constraint=turn.steering,
         )
         for token in tokens:
             yield from turn.feed(token)

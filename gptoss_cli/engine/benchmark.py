@@ -12,7 +12,7 @@ import torch
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.native_library import WatchedNative
-from gptoss_cli.engine.profiling import OperationTime, time_operations
+from gptoss_cli.engine.profiling import OperationTime, calls_for_token, decode_bytes, time_operations
 from gptoss_cli.generation import Sampling
 
 _BUFFER_BYTES = 512 * 2**20  # far more than any cache holds
@@ -88,7 +88,7 @@ def measure(
         prefill.append(prompt_tokens / read_seconds)
         decode.append(generated_tokens / seconds)
         bandwidth.append(_bandwidth(generator, buffer))
-    token_bytes = generator.model.decode_bytes()
+    token_bytes = decode_bytes(generator.model)
     return Benchmark(
         prompt_tokens=prompt_tokens,
         generated_tokens=generated_tokens,
@@ -170,8 +170,8 @@ def _operations(generator: Generator, prompt_tokens: int) -> list[OperationTime]
     model, ids = generator.model, _prompt(generator, prompt_tokens, 0)
     cache = model.new_cache(prompt_tokens + 1)
     for start in range(0, prompt_tokens, _CHUNK_TOKENS):
-        model.read(ids[start : start + _CHUNK_TOKENS], cache)
-    return time_operations(model.calls_for_token(ids[-1], cache), model.device)
+        model.forward(ids[start : start + _CHUNK_TOKENS], cache)
+    return time_operations(calls_for_token(model, ids[-1], cache), model.device)
 
 
 def _process_age_seconds() -> float | None:

@@ -1,40 +1,29 @@
-"""Continues sequences of token ids with a model, and reads nothing twice. Knows no text."""
+"""A token generator over a model on this machine. It reads nothing twice, and knows ids only, no text.
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+`sequence.py` draws how ids move from drawn to cached; `steppers.py` draws how a step overlaps with the host's work.
+"""
+
+from collections import abc
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
 
 from gptoss_cli.engine.expert_offload import ExpertCache
-from gptoss_cli.engine.kv_cache import CacheMark
 from gptoss_cli.engine.model import Transformer
-from gptoss_cli.engine.prefix_cache import PrefixStore
-from gptoss_cli.engine.sampler import Sampler, checked
-from gptoss_cli.engine.steppers import InFlightStep, OverlappedStepper
-from gptoss_cli.engine.weights import is_out_of_memory
-from gptoss_cli.errors import IntegrityError, ResourceError, first_line
-from gptoss_cli.generation import Allowed, Banned, Forced, Numerics, Sampling, TokenConstraint, common_prefix
+from gptoss_cli.engine.prefix_cache import PrefixCache
+from gptoss_cli.engine.sampler import Sampler
+from gptoss_cli.engine.sequence import Sequence
+from gptoss_cli.engine.steppers import OverlappedStepper, PlainStepper, Stepper
+from gptoss_cli.errors import Hint, IntegrityError, ResourceError
+from gptoss_cli.generation import Forced, Numerics, Sampling, TokenConstraint
 from gptoss_cli.placement.model_config import ModelConfig
-
-_MAX_MARKS = 8
-_TOKENS_BETWEEN_PROMOTIONS, _MOST_PROMOTED = 16, 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """A length to come back to, and the hidden state [1, C] of the last token before it."""
-
-    cache: CacheMark
-    hidden: Tensor
 
 
 class Generator:
     """A TokenGenerator over a checkpoint on disk.
 
-    The sequence is the ids in the cache followed by the pending ones, which have been yielded but not yet run.
+    With `overlapped` the device runs one step ahead of the host. The model must then be wholly on the device.
     """
 
     def __init__(
@@ -43,56 +32,69 @@ class Generator:
         *,
         context_tokens: int,
         chunk_tokens: int,
+        overlapped: bool = False,
         numerics: Numerics | None = None,
-        prefixes: PrefixStore | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
-        assert context_tokens >= 2
-        assert chunk_tokens >= 1
+        self.model = model
         self.numerics = numerics
-        self._model = model
-        self._prefixes = prefixes
-        self._prefix: list[int] = []
+        self.sequence = Sequence(model, context_tokens=context_tokens, chunk_tokens=chunk_tokens)
         self._context_tokens = context_tokens
-        self._chunk_tokens = chunk_tokens
-        self._cache = model.new_cache(context_tokens)
-        self._promotion = ExpertCache(model.placed_experts())
-        self._ahead: OverlappedStepper | None = None
-        self._in_flight: InFlightStep | None = None  # the reading of pending[0], if it has begun
-        self._cached: list[int] = []
-        self._pending: list[int] = []
-        self._hidden: Tensor | None = None  # [1, C], of the last cached token
-        self._marks: list[_Mark] = []
+        self._experts = ExpertCache(model.weights.placed_experts())
+        self.stepper: Stepper = (
+            OverlappedStepper(model, self.sequence, self._experts)
+            if overlapped
+            else PlainStepper(model, self.sequence, self._experts)
+        )
+        self._prefix_cache = prefix_cache
+        self._prefix: list[int] = []
 
     @property
     def config(self) -> ModelConfig:
-        return self._model.config
-
-    @property
-    def model(self) -> Transformer:
-        return self._model
+        return self.model.config
 
     @property
     def context_tokens(self) -> int:
-        """The most tokens a sequence may have."""
+        """See TokenGenerator.context_tokens."""
         return self._context_tokens
 
     @property
     def expert_hit_rate(self) -> float | None:
         """See TokenGenerator.expert_hit_rate."""
-        return self._promotion.hit_rate
+        return self._experts.hit_rate
 
-    def keep_prefix(self, ids: Sequence[int]) -> None:
-        """From now on take what the cache holds after `ids` from disk, and put it there once they were read.
+    def keep_prefix(self, ids: abc.Sequence[int]) -> None:
+        """Use the prefix cache for `ids`: read their keys and values from disk, or store them once they are computed.
 
-        Only for a sequence that begins with them, and goes on, while nothing else is cached.
+        That happens when a longer sequence that begins with them is prefilled and nothing is in the KV cache.
         """
         self._prefix = list(ids)
 
-    def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """See TokenGenerator.prefill. Raises IntegrityError if the checkpoint has no row for an id."""
+    def prefill(self, ids: abc.Sequence[int]) -> Iterator[tuple[int, int]]:
+        """See TokenGenerator.prefill. Raises IntegrityError if an id is not in the model's vocabulary."""
         ids = list(ids)
-        self._refuse(ids, room_tokens=1)
+        self._check_ids(ids, free_tokens=1)
         return self._prefill(ids)
+
+    def _prefill(self, ids: list[int]) -> Iterator[tuple[int, int]]:
+        sequence = self.sequence
+        self.stepper.settle()
+        sequence.rewind_to_prefix_of(ids)
+        prefix_tokens = self._load_prefix(ids)
+        unread = ids[len(sequence.cached) :]
+        done = 0
+        if not unread:
+            sequence.mark()
+        yield done, len(unread)
+        # A prefix to be stored ends a chunk, because the rings hold it only at that moment.
+        for chunk in (*sequence.chunks(unread[:prefix_tokens]), *sequence.chunks(unread[prefix_tokens:])):
+            sequence.read(chunk)
+            done += len(chunk)
+            if done == prefix_tokens:
+                self._store_prefix()
+            if done == len(unread):
+                sequence.mark()
+            yield done, len(unread)
 
     def decode(
         self,
@@ -101,210 +103,68 @@ class Generator:
         stop_ids: Collection[int],
         banned_ids: Collection[int],
         max_tokens: int | None,
-        steering: TokenConstraint | None = None,
+        constraint: TokenConstraint | None = None,
     ) -> Iterator[int]:
         """See TokenGenerator.decode."""
-        vocabulary_size = self.config.vocabulary_size
-        device = str(self._model.device) if self._model.device.type == "cuda" else "cpu"
-        sampler = Sampler(sampling, banned_ids=banned_ids, vocabulary_size=vocabulary_size, device=device)
-        room = self._context_tokens - len(self._cached) - len(self._pending)
-        most = room if max_tokens is None else min(room, max_tokens)
-        return self._decode(self._new_ids(sampler, steering), frozenset(stop_ids), most)
+        device = str(self.model.device) if self.model.device.type == "cuda" else "cpu"
+        size = self.config.vocabulary_size
+        sampler = Sampler(sampling, banned_ids=banned_ids, vocabulary_size=size, device=device)
+        free_tokens = self._context_tokens - len(self.sequence)
+        max_tokens = free_tokens if max_tokens is None else min(free_tokens, max_tokens)
+        return self._decode(sampler, constraint, frozenset(stop_ids), max_tokens)
 
-    def logits(self, ids: Sequence[int]) -> Tensor:
-        """Logits [T, V] float32 after each of `ids` [T], from position 0. The generator's own sequence is untouched."""
+    def _decode(
+        self, sampler: Sampler, constraint: TokenConstraint | None, stop_ids: frozenset[int], max_tokens: int
+    ) -> Iterator[int]:
+        while max_tokens > 0:
+            rule = constraint.next() if constraint is not None else None
+            ids = rule.ids[:max_tokens] if isinstance(rule, Forced) else (self.stepper.next_id(sampler, rule),)
+            for id_ in ids:
+                # Pending before it is yielded: a consumer that closes the iterator now has seen it.
+                self.sequence.pending.append(id_)
+                yield id_
+                if id_ in stop_ids:
+                    return
+            max_tokens -= len(ids)
+
+    def logits(self, ids: abc.Sequence[int]) -> Tensor:
+        """Return logits [T, V] float32 after each of `ids` [T], read from position 0. The sequence is not changed."""
         ids = list(ids)
-        self._refuse(ids, room_tokens=0)
-        cache = self._model.new_cache(max(2, len(ids)))
-        return torch.cat([self._model.unembed(self._model.read(chunk, cache)) for chunk in self._chunks(ids)])
+        self._check_ids(ids, free_tokens=0)
+        cache = self.model.new_cache(max(2, len(ids)))
+        hidden = (self.model.forward(chunk, cache) for chunk in self.sequence.chunks(ids))
+        return torch.cat([self.model.unembed(part) for part in hidden])
 
-    def _prefill(self, ids: list[int]) -> Iterator[tuple[int, int]]:
-        self._land()
-        self._rewind_to_prefix_of(ids)
-        missing = self._take_prefix(ids)
-        unread = ids[len(self._cached) :]
-        if not unread:
-            self._mark()
-        done = 0
-        yield done, len(unread)
-        for chunk in (*self._chunks(unread[:missing]), *self._chunks(unread[missing:])):
-            self._read(chunk)
-            done += len(chunk)
-            if done == missing:
-                self._save_prefix()
-            if done == len(unread):
-                self._mark()
-            yield done, len(unread)
-
-    def _take_prefix(self, ids: list[int]) -> int:
-        """Fill the empty cache with the kept prefix, if `ids` begin with it -> how much of it must be read instead."""
+    def _load_prefix(self, ids: list[int]) -> int:
+        """Fill an empty KV cache with the prefix of `ids` -> the length of a prefix that has to be computed instead."""
         length = len(self._prefix)
-        if self._prefixes is None or self._cached or not 0 < length < len(ids) or ids[:length] != self._prefix:
+        if self._prefix_cache is None or self.sequence.cached or not 0 < length < len(ids):
             return 0
-        hidden = self._prefixes.load(self._prefix, self._cache)
+        if ids[:length] != self._prefix:
+            return 0
+        hidden = self._prefix_cache.load(self._prefix, self.sequence.cache)
         if hidden is None:
             return length
-        self._hidden = hidden.to(self._model.device)
-        self._cached = list(self._prefix)
-        self._mark()
+        self.sequence.restore(self._prefix, hidden.to(self.model.device))
         return 0
 
-    def _save_prefix(self) -> None:
-        if self._prefixes is not None and self._hidden is not None:
-            self._prefixes.save(self._prefix, self._cache, self._hidden)
+    def _store_prefix(self) -> None:
+        if self._prefix_cache is not None and self.sequence.hidden is not None:
+            self._prefix_cache.save(self._prefix, self.sequence.cache, self.sequence.hidden)
 
-    def _new_ids(self, sampler: Sampler, steering: TokenConstraint | None) -> Iterator[int]:
-        """What comes next, forced or drawn, for ever; whoever asks makes each id pending before the next."""
-        while True:
-            wish = steering.next() if steering else None
-            if isinstance(wish, Forced):
-                yield from wish.ids
-            else:
-                ahead = self._model.overlaps
-                yield self._draw_ahead(sampler, wish) if ahead else sampler.draw(self._next_logits(), wish)
-
-    def _draw_ahead(self, sampler: Sampler, wish: Allowed | Banned | None) -> int:
-        """Draw as elsewhere, with the new id being read by the time it is returned."""
-        flight = self._land()
-        if flight is None or self._pending:
-            logits = self._next_logits()
-        elif wish is None and flight.sampler is sampler:
-            # What it drew is what would be drawn now, so the next can begin before it is known.
-            sampler.take()
-            self._launch(None, sampler)
-            with _device_failures():
-                return checked(flight.wait())
-        else:
-            logits = flight.logits
-        id_ = sampler.draw(logits, wish)
-        self._launch(id_, sampler)
-        return id_
-
-    def _launch(self, id_: int | None, sampler: Sampler) -> None:
-        """Begin to read `id_`, or what is being drawn: the one that is pending as soon as it is yielded."""
-        if self._ahead is None or not self._ahead.serves(self._cache, sampler):
-            self._ahead = None  # the memory of its recording is free for the next
-            self._ahead = OverlappedStepper(self._model, self._cache, sampler)
-        with _device_failures():
-            self._in_flight = self._ahead.launch(id_, sampler)
-
-    def _land(self) -> InFlightStep | None:
-        """Take what is being read for read, and return it; forget it if nobody has come to see its id."""
-        flight, self._in_flight = self._in_flight, None
-        if flight is not None and self._pending and self._cache.length == len(self._cached) + 1:
-            self._cached.append(self._pending.pop(0))
-            self._hidden = flight.hidden
-            return flight
-        if self._cache.length > len(self._cached):
-            self._cache.truncate(len(self._cached))
-        return None
-
-    def _decode(self, new_ids: Iterator[int], stop_ids: frozenset[int], most: int) -> Iterator[int]:
-        for id_ in islice(new_ids, most):
-            # Pending before it is yielded: whoever closes the iterator now has seen it.
-            self._pending.append(id_)
-            yield id_
-            if id_ in stop_ids:
-                return
-
-    def _next_logits(self) -> Tensor:
-        """Logits [V] after the last token of the sequence, running what is pending."""
-        for chunk in self._chunks(list(self._pending)):
-            self._read(chunk)
-            del self._pending[: len(chunk)]
-            if len(self._cached) % _TOKENS_BETWEEN_PROMOTIONS == 0:
-                self._promotion.promote(_MOST_PROMOTED)
-        assert self._hidden is not None, "prefill comes before decode"
-        return self._model.unembed(self._hidden)[0]
-
-    def _read(self, chunk: list[int]) -> None:
-        """Run `chunk` at the end of the cache. If that fails, go back to a state that is sound."""
-        try:
-            with _device_failures():
-                self._hidden = self._model.read(chunk, self._cache)[-1:].clone()
-            self._cached += chunk
-        except BaseException as exc:
-            # Nothing can be brought back from a device that has failed.
-            if not isinstance(exc.__cause__, torch.AcceleratorError):
-                self._recover()
-            raise
-
-    def _recover(self) -> None:
-        """Restore the last mark, for a failure in mid-chunk spoils the rings; what followed it becomes pending."""
-        sequence = self._cached + self._pending
-        self._rewind(self._marks[-1] if self._marks else None)
-        self._pending = sequence[len(self._cached) :]
-
-    def _rewind_to_prefix_of(self, ids: list[int]) -> None:
-        """Make the cache the longest prefix of `ids` that it can exactly go back to."""
-        self._pending = []
-        common = common_prefix(self._cached, ids)
-        if common == len(self._cached) and (common < len(ids) or self._hidden is not None):
-            return
-        # The last id must be read again for its hidden state, unless a mark kept it.
-        truncated = min(common, len(ids) - 1)
-        if truncated < self._cache.shortest_truncation():
-            truncated = 0
-        marks = [mark for mark in self._marks if truncated <= mark.cache.length <= common]
-        if marks and marks[-1].cache.length > 0:
-            self._rewind(marks[-1])
-        else:
-            self._truncate(truncated)
-
-    def _rewind(self, mark: _Mark | None) -> None:
-        if mark is None:
-            self._truncate(0)
-            return
-        self._cache.rewind(mark.cache)
-        self._hidden = mark.hidden
-        self._forget()
-
-    def _truncate(self, length: int) -> None:
-        self._cache.truncate(length)
-        self._hidden = None
-        self._forget()
-
-    def _forget(self) -> None:
-        """Drop the ids and marks beyond what is cached."""
-        del self._cached[self._cache.length :]
-        self._marks = [mark for mark in self._marks if mark.cache.length <= self._cache.length]
-
-    def _mark(self) -> None:
-        assert self._hidden is not None
-        if self._marks and self._marks[-1].cache.length == self._cache.length:
-            return
-        self._marks = [*self._marks[1 - _MAX_MARKS :], _Mark(self._cache.mark(), self._hidden)]
-
-    def _chunks(self, ids: list[int]) -> Iterator[list[int]]:
-        for start in range(0, len(ids), self._chunk_tokens):
-            yield ids[start : start + self._chunk_tokens]
-
-    def _refuse(self, ids: list[int], *, room_tokens: int) -> None:
-        """Raise for ids that cannot be run, or leave less room than is wanted."""
+    def _check_ids(self, ids: list[int], *, free_tokens: int) -> None:
+        """Raise if `ids` cannot be run, or leave less room than `free_tokens`."""
         assert ids, "a sequence has at least one token"
-        needed = len(ids) + room_tokens
+        needed = len(ids) + free_tokens
         if needed > self._context_tokens:
             raise ResourceError(
-                f"The conversation needs at least {needed} tokens, and the context holds {self._context_tokens}. "
-                "Shorten it, or use a larger --context"
+                f"The conversation needs at least {needed} tokens, and the context holds {self._context_tokens}",
+                Hint.SHORTER_CONVERSATION,
+                Hint.LARGER_CONTEXT,
             )
-        unknown = [id_ for id_ in ids if not 0 <= id_ < self.config.vocabulary_size]
-        if unknown:
+        size = self.config.vocabulary_size
+        unknown = next((id_ for id_ in ids if not 0 <= id_ < size), None)
+        if unknown is not None:
             raise IntegrityError(
-                f"The checkpoint has no row for token {unknown[0]}: its vocabulary has {self.config.vocabulary_size}. "
-                "Use a checkpoint with the gpt-oss vocabulary"
+                f"The checkpoint's vocabulary has {size} tokens and no token {unknown}: it is not that of gpt-oss"
             )
-
-
-@contextmanager
-def _device_failures() -> Iterator[None]:
-    """What a device says of itself when it fails, as ResourceErrors."""
-    try:
-        yield
-    except torch.AcceleratorError as exc:
-        raise ResourceError(f"The GPU failed: {first_line(exc)}. Start again, or use --device cpu") from exc
-    except RuntimeError as exc:
-        if not is_out_of_memory(exc):
-            raise
-        ways_out = "Use a smaller --context, --execution offload, or --device cpu"
-        raise ResourceError(f"The device is out of memory. {ways_out}") from exc

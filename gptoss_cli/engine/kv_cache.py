@@ -1,7 +1,16 @@
-"""Keys and values of the positions a model has read, per layer: all of them, or a ring of the last window.
+"""The KV cache of one sequence: every position in full attention layers, a ring of the last window in sliding ones.
 
-The cache owns its buffers. A layer's buffers are written while a chunk is read, but count only once `advance` has been
-called: a chunk that fails half way leaves full layers as they were and rings spoiled, so rewind to a mark after it.
+    full layer      slot   0  1  2  3  4  5  -  -     position p is in slot p
+                    holds  p0 p1 p2 p3 p4 p5
+    ring, window 4  slot   0  1  2  3                 position p is in slot p % 4
+                    holds  p4 p5 p2 p3
+
+Layers write their slots while a chunk is read, but the new positions count only after `advance`. If a chunk fails half
+way, full layers still hold everything that counts. Rings do not: the chunk has overwritten the oldest positions, which
+the sequence before it needs. `mark` copies the rings, and `rewind` puts them back. Without a mark a ring can go back by
+one position only, see `shortest_truncation`.
+
+Letters in shapes: T new tokens, S positions to attend to, K kv heads, D head dim.
 """
 
 from collections.abc import Sequence
@@ -10,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptoss_cli.errors import ResourceError
+from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.placement.model_config import LayerKind, ModelConfig
 
 _FIRST_SLOTS = 256
@@ -18,9 +27,10 @@ _FIRST_SLOTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """What new queries may attend to: keys and values [S, K, D], of positions first, first + 1, ...
+    """The keys and values [S, K, D] that new queries may attend to, for the positions first, first + 1, ...
 
-    For one new token of a ring the order of the positions is not kept, and `window` is None: all of them are visible.
+    `window` None makes all of them visible. For one new token in a ring the positions are in the order of the slots,
+    which does not matter to attention: rotations are in the keys.
     """
 
     keys: Tensor
@@ -30,7 +40,11 @@ class Visible:
 
 
 class FullLayer:
-    """Keeps every position. The buffers [slots, K, D] grow by half, up to the context; a GPU's are there at once."""
+    """The cache of a full attention layer, which keeps every position.
+
+    The buffers [slots, K, D] grow by half at a time, up to the context. On a GPU they have their full size from the
+    start, because CUDA graphs hold their addresses.
+    """
 
     def __init__(self, heads: int, head_dim: int, *, context_tokens: int, dtype: torch.dtype, position: Tensor) -> None:
         self.position = position
@@ -41,17 +55,17 @@ class FullLayer:
             self._grow(context_tokens)
 
     def slots(self, tokens: int) -> int:
-        """How many there are, at least `tokens`."""
+        """Return the number of slots, after growing to at least `tokens`."""
         if tokens > len(self._keys):
             self._grow(tokens)
         return len(self._keys)
 
     def buffers(self) -> tuple[Tensor, Tensor]:
-        """Keys and values [slots, K, D], to be written by kernels: position p is in slot p."""
+        """Return keys and values [slots, K, D] for kernels to write: position p belongs in slot p."""
         return self._keys, self._values
 
     def append(self, keys: Tensor, values: Tensor, position: int) -> Visible:
-        """Write keys and values [T, K, D] of positions from `position` on; return all up to the last."""
+        """Write keys and values [T, K, D] from `position` on -> everything up to the last position."""
         end = position + len(keys)
         self.slots(end)
         self._keys[position:end] = keys
@@ -59,26 +73,26 @@ class FullLayer:
         return Visible(self._keys[:end], self._values[:end], 0, None)
 
     def contents(self, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first `length` positions, as views."""
+        """Return keys and values of the first `length` positions, as views."""
         return self._keys[:length], self._values[:length]
 
     def fits(self, contents: tuple[Tensor, Tensor], length: int) -> bool:
-        """Whether `contents` can be what this layer holds of `length` positions."""
+        """Return whether `contents` have the shape and dtype of `length` positions of this layer."""
         shape = (length, *self._keys.shape[1:])
         return all(part.shape == shape and part.dtype is self._keys.dtype for part in contents)
 
     def fill(self, contents: tuple[Tensor, Tensor]) -> None:
-        """Hold `contents` from position 0 on."""
+        """Write `contents` from position 0 on."""
         self.append(*contents, 0)
 
     def _grow(self, needed: int) -> None:
-        assert needed <= self._context_tokens, "the generator keeps sequences within the context"
+        assert needed <= self._context_tokens, "the generator limits sequences to the context"
         slots = min(self._context_tokens, max(_FIRST_SLOTS, needed, len(self._keys) * 3 // 2))
         self._keys, self._values = _enlarged(self._keys, slots), _enlarged(self._values, slots)
 
 
 class SlidingLayer:
-    """Keeps the last `window` positions: position p is in slot p % window of the buffers [window, K, D]."""
+    """The cache of a sliding window layer: a ring with position p in slot p % window of the buffers [window, K, D]."""
 
     def __init__(self, heads: int, head_dim: int, *, window: int, dtype: torch.dtype, position: Tensor) -> None:
         self.position = position
@@ -87,15 +101,18 @@ class SlidingLayer:
         self._values = torch.zeros_like(self._keys)
 
     def slots(self, tokens: int) -> int:
-        """How many there are: the window, whatever `tokens`."""
+        """Return the number of slots, which is the window for any number of tokens."""
         return self._window
 
     def buffers(self) -> tuple[Tensor, Tensor]:
-        """Keys and values [window, K, D], to be written by kernels."""
+        """Return keys and values [window, K, D] for kernels to write."""
         return self._keys, self._values
 
     def append(self, keys: Tensor, values: Tensor, position: int) -> Visible:
-        """Write keys and values [T, K, D] of positions from `position` on; return what any of them may see."""
+        """Write keys and values [T, K, D] from `position` on -> everything that any of these positions may see.
+
+        The result of several tokens is a copy: the first of them sees positions that the last of them overwrites.
+        """
         keys, values = keys.to(self._keys.dtype), values.to(self._values.dtype)
         if len(keys) == 1:
             return self._append_one(keys, values, position)
@@ -122,21 +139,23 @@ class SlidingLayer:
         return Visible(self._keys[:known], self._values[:known], position + 1 - known, None)
 
     def contents(self, length: int) -> tuple[Tensor, Tensor]:
-        """The ring, as views."""
+        """Return the buffers of the ring, as views."""
         return self._keys, self._values
 
     def fits(self, contents: tuple[Tensor, Tensor], length: int) -> bool:
-        """Whether `contents` can be this ring."""
+        """Return whether `contents` have the shape and dtype of this ring."""
         return all(part.shape == self._keys.shape and part.dtype is self._keys.dtype for part in contents)
 
     def fill(self, contents: tuple[Tensor, Tensor]) -> None:
-        """Be the ring `contents`."""
+        """Make `contents` the ring."""
         self.restore(contents)
 
     def copy(self) -> tuple[Tensor, Tensor]:
+        """Return copies of the buffers, for `restore`."""
         return self._keys.clone(), self._values.clone()
 
     def restore(self, copied: tuple[Tensor, Tensor]) -> None:
+        """Write what `copy` returned back into the buffers, which stay where they are."""
         self._keys.copy_(copied[0])
         self._values.copy_(copied[1])
 
@@ -146,7 +165,7 @@ LayerCache = FullLayer | SlidingLayer
 
 @dataclass(frozen=True, slots=True)
 class CacheMark:
-    """A place to come back to: a length, and copies of the rings as they were then."""
+    """A length to rewind to, with copies of the rings at that length."""
 
     length: int
     reached: int
@@ -154,14 +173,15 @@ class CacheMark:
 
 
 class KVCache:
-    """One sequence's keys and values. `length` positions are cached; the next one is position `length`.
+    """The keys and values of one sequence, `length` positions of them. The next token has position `length`.
 
-    `position` [1] int32, on the device and shared by the layers, is for kernels that are told it there.
+    `position` [1] int32 is on the device and shared by the layers, for kernels that read the position of a token there:
+    a CUDA graph cannot take it as a number.
     """
 
     def __init__(self, config: ModelConfig, *, context_tokens: int, dtype: torch.dtype, device: str) -> None:
         self._length = 0
-        self._reached = 0  # the length after the last advance: truncating does not bring slots back
+        self._reached = 0  # the length after the last advance, which is what the rings hold, even after truncation
         self._window = min(config.sliding_window, context_tokens)
         self.position = torch.zeros(1, dtype=torch.int32, device=device)
         heads, head_dim, position = config.kv_heads, config.head_dim, self.position
@@ -177,28 +197,28 @@ class KVCache:
         return self._length
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` positions that every layer has written."""
+        """Count `tokens` more positions, which every layer has written."""
         self._length += tokens
         self._reached = self._length
 
     def mark(self) -> CacheMark:
-        """Copy the rings. The mark is good for as long as the positions before it stay cached and unchanged."""
+        """Return a mark of the current length. It is valid while the positions before it stay cached."""
         return CacheMark(self._length, self._reached, tuple(layer.copy() for layer in self._rings()))
 
     def rewind(self, mark: CacheMark) -> None:
-        """Forget everything after `mark`, exactly."""
-        assert mark.length <= self._length, "a mark beyond the end describes another sequence"
+        """Return to the exact state at `mark`."""
+        assert mark.length <= self._length, "a mark beyond the end belongs to another sequence"
         for layer, copied in zip(self._rings(), mark.rings, strict=True):
             layer.restore(copied)
         self._length, self._reached = mark.length, mark.reached
 
     def contents(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer, as views; `fill` makes another cache the same."""
+        """Return keys and values of each layer, as views, for `fill` of another cache."""
         return [layer.contents(self._length) for layer in self.layers]
 
     def fill(self, contents: Sequence[tuple[Tensor, Tensor]], length: int) -> bool:
-        """Make this empty cache what another one was with `length` positions; False if the shapes are not its own."""
-        assert self._length == 0, "only an empty cache is filled"
+        """Copy the `contents` of a cache of `length` positions into this empty one; False if the shapes differ."""
+        assert self._length == 0, "only an empty cache can be filled"
         layers = list(zip(self.layers, contents, strict=True))
         if not all(layer.fits(part, length) for layer, part in layers):
             return False
@@ -208,14 +228,15 @@ class KVCache:
         return True
 
     def shortest_truncation(self) -> int:
-        """The smallest length, except 0, that `truncate` can go back to.
+        """Return the smallest length, except 0, that `truncate` accepts.
 
-        A ring of W slots holds the W positions before the length it reached; the next query needs W - 1 of them.
+        A ring of W slots holds the last W positions before the length it reached. The next query needs the W - 1
+        before it, so one position can be dropped, but not two: the slot of the second holds a newer position.
         """
         return self._reached - 1 if self._rings() and self._reached > self._window else 0
 
     def truncate(self, length: int) -> None:
-        """Forget the positions from `length` on, without a mark; `length` is 0 or at least `shortest_truncation()`."""
+        """Drop the positions from `length` on, without a mark; `length` is 0 or at least `shortest_truncation()`."""
         assert length == 0 or self.shortest_truncation() <= length <= self._length
         self._length = length
         if length == 0:
@@ -226,10 +247,10 @@ class KVCache:
 
 
 def _enlarged(buffer: Tensor, slots: int) -> Tensor:
-    """A copy with `slots` slots. Raises ResourceError if there is no memory for it."""
+    """Return a copy with `slots` slots. Raises ResourceError if there is no memory for it."""
     try:
         larger = buffer.new_empty(slots, *buffer.shape[1:])
     except (RuntimeError, MemoryError) as exc:
-        raise ResourceError(f"No memory for a KV cache of {slots} tokens. Use a smaller --context") from exc
+        raise ResourceError(f"There is no memory for a KV cache of {slots} tokens", Hint.SMALLER_CONTEXT) from exc
     larger[: len(buffer)] = buffer
     return larger

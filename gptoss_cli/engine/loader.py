@@ -1,4 +1,4 @@
-"""Loads a checkpoint as a placement says, checks the kernels, and returns a generator."""
+"""Loading: from a checkpoint and a placement to a generator whose kernels have been checked."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +13,9 @@ from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels, find_kernels
 from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.model import Transformer
-from gptoss_cli.engine.prefix_cache import PrefixStore
+from gptoss_cli.engine.prefix_cache import PrefixCache
 from gptoss_cli.engine.quantize import int8_weights
-from gptoss_cli.engine.steppers import check_overlapped
+from gptoss_cli.engine.selfcheck import check_device, check_kernels, check_overlapped
 from gptoss_cli.engine.weights import load_weights
 from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.generation import Numerics
@@ -34,52 +34,62 @@ def load(
     progress: Callable[[str], None] | None = None,
     chunk_tokens: int | None = None,
 ) -> Generator:
-    """Map the checkpoint in `folder`, or in its `original` folder, or copy it to where `placement` wants it.
+    """Load the checkpoint in `folder`, or in its `original` folder, and place its weights as `placement` says.
 
-    8-bit dense weights are converted first, unless that was done before. The number of threads holds for the whole
-    process. `progress` is told what takes long; `chunk_tokens` are prefilled at once.
+    On the CPU they are mapped files. 8-bit dense weights are converted first, unless their cache exists. The number of
+    threads applies to the whole process. `progress` is called with a line before a step that takes long. A prefill
+    reads `chunk_tokens` at once.
 
-    Raises NotInstalledError, IntegrityError or ResourceError for what is wrong with the files or the device, and
-    UsageError for a context that the model does not have.
+    Raises NotInstalledError, IntegrityError or ResourceError if something is wrong with the files or the device, and
+    UsageError if the context is larger than the model's.
     """
     home = weights_folder(folder)
     config = load_config(home / "config.json")
     if not 2 <= placement.context_tokens <= config.max_context_tokens:
         raise UsageError(
-            f"The context should be 2 to {config.max_context_tokens} tokens, not {placement.context_tokens}",
+            f"The context must be 2 to {config.max_context_tokens} tokens, not {placement.context_tokens}",
             Hint.VALID_CONTEXT,
         )
     weights, identity = load_weights(home, config, placement), fingerprint(home)
     kernels, numerics = _choose_kernels(placement)
     if placement.dense is Dense.INT8:
         weights = int8_weights(weights, settings.cache_folder() / "int8", identity)
-    dtype, triton, on_cpu = _TORCH_DTYPES[placement.dtype], placement.kernels is KernelSet.TRITON, _is_on_cpu(placement)
-    model = Transformer(config, weights, kernels, dtype, records=triton and not on_cpu)
-    if triton:
-        if progress is not None:
-            progress("Checking the GPU's kernels, which the first use compiles")
-        model.check_kernels()
-        if model.overlaps:
-            check_overlapped(model)
+    dtype, on_cpu = _TORCH_DTYPES[placement.dtype], placement.device == "cpu"
+    use_cuda_graph = placement.kernels is KernelSet.TRITON and not on_cpu
+    model = Transformer(config, weights, kernels, dtype, use_cuda_graph=use_cuda_graph)
+    overlapped = use_cuda_graph and _is_wholly_on_device(model)
+    if placement.kernels is KernelSet.TRITON:
+        _check_triton(model, overlapped, progress)
     elif not on_cpu:
-        model.check_device(Transformer(config, load_weights(home, config), reference, dtype))
+        check_device(model, Transformer(config, load_weights(home, config), reference, dtype))
     return Generator(
         model,
         context_tokens=placement.context_tokens,
         chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS),
+        overlapped=overlapped,
         numerics=numerics,
-        # A GPU reads the first messages faster than a disk gives what it made of them.
-        prefixes=_prefix_store(identity, placement, numerics) if on_cpu else None,
+        # A GPU computes the first messages faster than a disk returns them.
+        prefix_cache=_prefix_cache(identity, placement, numerics) if on_cpu else None,
     )
 
 
-def _prefix_store(identity: str, placement: Placement, numerics: Numerics) -> PrefixStore:
+def _check_triton(model: Transformer, overlapped: bool, progress: Callable[[str], None] | None) -> None:
+    if progress is not None:
+        progress("Checking the GPU's kernels, which are compiled at first use")
+    check_kernels(model)
+    if overlapped:
+        check_overlapped(model)
+
+
+def _is_wholly_on_device(model: Transformer) -> bool:
+    """Return whether the device can run a token, from id to logits, without the host."""
+    experts_there = all(all(gate_up.resident) for gate_up, _ in model.weights.placed_experts())
+    return experts_there and model.weights.embedding.device == model.device
+
+
+def _prefix_cache(identity: str, placement: Placement, numerics: Numerics) -> PrefixCache:
     key = f"{__version__} {identity} {placement.dtype} {numerics.summary}"
-    return PrefixStore(settings.cache_folder() / "prefixes", key)
-
-
-def _is_on_cpu(placement: Placement) -> bool:
-    return placement.device == "cpu"
+    return PrefixCache(settings.cache_folder() / "prefixes", key)
 
 
 def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
@@ -92,9 +102,9 @@ def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
         torch.set_num_threads(placement.threads)
     numerics = Numerics(placement.kernels, placement.dtype, placement.dense, torch.get_num_threads())
     if placement.kernels is KernelSet.TRITON:
-        # Triton is installed only where there is an NVIDIA GPU.
+        # Imported here because triton is an optional package: it is only installed for NVIDIA GPUs.
         from gptoss_cli.engine.kernels.cuda import CudaKernels, tuning_for
 
-        capability = None if _is_on_cpu(placement) else torch.cuda.get_device_capability(placement.device)
+        capability = None if placement.device == "cpu" else torch.cuda.get_device_capability(placement.device)
         return CudaKernels(tuning_for(capability)), replace(numerics, dense=Dense.BF16)
     return reference, replace(numerics, kernels="reference", shortcoming=found)

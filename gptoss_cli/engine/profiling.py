@@ -6,13 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from gptoss_cli.engine.cuda_graph import CudaGraph
 from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kv_cache import KVCache
+from gptoss_cli.engine.model import Transformer
 
 _RUNS = 7
 _NAMES = {
@@ -54,6 +56,26 @@ class CallRecorder:
             return call()
 
         return operation
+
+
+def decode_bytes(model: Transformer) -> int:
+    """Return the bytes of weights that one token reads."""
+    active = model.config.active_experts / model.config.experts
+    total = float(model.weights.unembedding.nbytes)
+    for layer in model.weights.layers:
+        attention, mlp = layer.attention, layer.mlp
+        linears = (attention.query, attention.key, attention.value, attention.output, mlp.router)
+        total += sum(linear.weight.nbytes for linear in linears)
+        total += sum(experts.nbytes for experts in (mlp.gate_up, mlp.down)) * active
+    return round(total)
+
+
+def calls_for_token(model: Transformer, id_: int, cache: KVCache) -> dict[str, list[KernelCall]]:
+    """Return the kernel calls, by operation, for token `id_` after those in `cache`. Repeating them changes `cache`."""
+    recorder = CallRecorder(model.kernels)
+    recorded = Transformer(model.config, model.weights, cast(Kernels, recorder), model.dtype)
+    recorded.unembed(recorded.forward([id_], cache))
+    return recorder.calls
 
 
 def time_operations(calls: dict[str, list[KernelCall]], device: torch.device) -> list[OperationTime]:

@@ -1,4 +1,4 @@
-"""Draws a token id from logits. The only place of the engine where chance enters."""
+"""Sampling: drawing a token id from logits. Nothing else in the engine is random."""
 
 import math
 from collections.abc import Collection
@@ -7,130 +7,131 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gptoss_cli.errors import NumericalError, UsageError
-from gptoss_cli.generation import Allowed, Banned, Sampling
+from gptoss_cli.errors import Hint, NumericalError, UsageError
+from gptoss_cli.generation import Allowed, Banned, Restriction, Sampling
 
 _TOP_CANDIDATES = 1_024
 
 
 class Sampler:
-    """Draws by one `Sampling`, never one of `banned_ids`; its random numbers begin anew with its seed."""
+    """Draws ids by one `Sampling`, never one of `banned_ids`. Its random numbers start with the seed."""
 
     def __init__(
         self, sampling: Sampling, *, banned_ids: Collection[int], vocabulary_size: int, device: str = "cpu"
     ) -> None:
-        """Work on `device`, the CPU or a CUDA one. Raises UsageError if a setting cannot be meant."""
-        _refuse_nonsense(sampling)
+        """Draw on `device`, which is the CPU or a CUDA device. Raises UsageError for settings out of range."""
+        _check_settings(sampling)
         self._device = device
         self._sampling = sampling
         self._random = torch.Generator().manual_seed(sampling.seed % 2**63)
-        self.uniform = self._next_uniform()  # what the next draw depends on, in [0, 1)
+        self.uniform = self._next_uniform()  # in [0, 1); the next draw will consume it
         self._vocabulary_size = vocabulary_size
         self._banned = self._indices(banned_ids)
-        self._restricted: dict[Allowed | Banned, Tensor] = {}
-        self.kind = (replace(sampling, seed=0), frozenset(banned_ids))  # of two samplers alike `choose` is the same
+        self._masks: dict[Restriction, Tensor] = {}
+        # Samplers with equal keys do the same in `draw_on_device`, so they can share a CUDA graph.
+        self.graph_key = (replace(sampling, seed=0), frozenset(banned_ids))
         assert len(self._banned) < vocabulary_size, "some token must be left to draw"
 
-    def draw(self, logits: Tensor, restriction: Allowed | Banned | None = None) -> int:
-        """One id from logits [V] float32. Raises NumericalError if any of them is NaN or infinite.
+    def draw(self, logits: Tensor, restriction: Restriction | None = None) -> int:
+        """Draw one id from logits [V] float32. Raises NumericalError if any of them is NaN or infinite.
 
-        Top-k and top-p count only what `restriction` leaves.
+        Top-k and top-p count only the ids that `restriction` leaves.
         """
-        logits, uniform = logits.to(self._device), self.take()
+        logits, uniform = logits.to(self._device), self.take_uniform()
         if isinstance(restriction, Allowed):
-            allowed = self._tensor_of(restriction)
-            chosen = _unless_no_numbers(logits, allowed[self._choose(logits[allowed], uniform)])
+            allowed = self._mask_of(restriction)
+            id_ = _minus_one_if_not_finite(logits, allowed[self._choose(logits[allowed], uniform)])
         else:
-            banned = self._banned if restriction is None else self._tensor_of(restriction)
-            chosen = self._choose_beside(logits, banned, uniform)
-        return checked(int(chosen))
+            banned = self._banned if restriction is None else self._mask_of(restriction)
+            id_ = self._draw_without(banned, logits, uniform)
+        return checked_id(int(id_))
 
-    def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """What an unrestricted `draw` would give for logits [V] if `uniform` [1] were the sampler's -> [1] int64.
+    def draw_on_device(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Draw from logits [V] as an unrestricted `draw` with the random number `uniform` [1] would -> id [1] int64.
 
-        Negative where it would raise: see `checked`. Asks nothing of the host.
+        The id is negative where `draw` would raise; see `checked_id`. Does not wait for the host.
         """
-        return self._choose_beside(logits, self._banned, uniform)
+        return self._draw_without(self._banned, logits, uniform)
 
-    def take(self) -> float:
-        """`uniform`, which from now on is that of the draw after."""
+    def take_uniform(self) -> float:
+        """Consume and return `uniform`."""
         taken, self.uniform = self.uniform, self._next_uniform()
         return taken
 
     def _next_uniform(self) -> float:
         return float(torch.rand((), generator=self._random, dtype=torch.float64))
 
-    def _choose_beside(self, logits: Tensor, banned: Tensor, uniform: float | Tensor) -> Tensor:
-        return _unless_no_numbers(logits, self._choose(logits.index_fill(0, banned, -torch.inf), uniform))
+    def _draw_without(self, banned: Tensor, logits: Tensor, uniform: float | Tensor) -> Tensor:
+        chosen = self._choose(logits.index_fill(0, banned, -torch.inf), uniform)
+        return _minus_one_if_not_finite(logits, chosen)
 
     def _choose(self, logits: Tensor, uniform: float | Tensor) -> Tensor:
-        """An index [1] into logits [N]."""
+        """Return an index [1] into logits [N]."""
         if self._sampling.temperature == 0:
             return logits.argmax(0, keepdim=True)
-        # Differences from the largest, so that a tiny temperature gives no infinity.
+        # Subtract the largest first: divided by a tiny temperature, it would be infinite.
         logits = (logits - logits.max()) / self._sampling.temperature
         ids: Tensor | None = None
         if self._sampling.top_k is not None and self._sampling.top_k < len(logits):
             logits, ids = logits.topk(self._sampling.top_k)
-        probabilities = logits.softmax(0)
+        probs = logits.softmax(0)
         if self._sampling.top_p < 1:
-            probabilities, order = _largest(probabilities, self._sampling.top_p)
+            probs, order = _largest(probs, self._sampling.top_p)
             ids = order if ids is None else ids.index_select(0, order)
-        chosen = _draw_index(probabilities, uniform, self._sampling.top_p)
+        chosen = _draw_index(probs, uniform, self._sampling.top_p)
         return chosen if ids is None else ids.index_select(0, chosen)
 
-    def _tensor_of(self, restriction: Allowed | Banned) -> Tensor:
-        """The ids that are left by Allowed, or the ones that are not by Banned; made once for each instance."""
-        kept = self._restricted.get(restriction)
-        if kept is None:
-            kept = self._indices(restriction.ids)
+    def _mask_of(self, restriction: Restriction) -> Tensor:
+        """Return the ids that Allowed leaves, or those that Banned excludes. Built once for each instance."""
+        mask = self._masks.get(restriction)
+        if mask is None:
+            mask = self._indices(restriction.ids)
             if isinstance(restriction, Banned):
-                kept = torch.cat([self._banned, kept])
-            assert len(kept), "some token must be left to draw"
-            self._restricted[restriction] = kept
-        return kept
+                mask = torch.cat([self._banned, mask])
+            assert len(mask), "some token must be left to draw"
+            self._masks[restriction] = mask
+        return mask
 
     def _indices(self, ids: Collection[int]) -> Tensor:
         known = sorted(id_ for id_ in set(ids) if 0 <= id_ < self._vocabulary_size)
         return torch.tensor(known, dtype=torch.int64, device=self._device)
 
 
-def checked(chosen: int) -> int:
-    """What was drawn, if anything was. Raises NumericalError."""
-    if chosen < 0:
-        raise NumericalError("The model's output is not a number (NaN or infinite). Check the checkpoint's files")
-    return chosen
+def checked_id(id_: int) -> int:
+    """Return an id that was drawn. Raises NumericalError if it is negative: the logits were not finite."""
+    if id_ < 0:
+        raise NumericalError("The model's output is NaN or infinite", Hint.VERIFY)
+    return id_
 
 
-def _refuse_nonsense(sampling: Sampling) -> None:
+def _check_settings(sampling: Sampling) -> None:
     if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
-        raise UsageError(f"The temperature should be 0 or a positive number, not {sampling.temperature}")
+        raise UsageError(f"The temperature must be 0 or a positive number, not {sampling.temperature}")
     if not 0 < sampling.top_p <= 1:
-        raise UsageError(f"top-p should be above 0 and at most 1, not {sampling.top_p}")
+        raise UsageError(f"top-p must be above 0 and at most 1, not {sampling.top_p}")
     if sampling.top_k is not None and sampling.top_k < 1:
-        raise UsageError(f"top-k should be at least 1, not {sampling.top_k}")
+        raise UsageError(f"top-k must be at least 1, not {sampling.top_k}")
 
 
-def _unless_no_numbers(logits: Tensor, chosen: Tensor) -> Tensor:
-    """`chosen`, or -1 if any of `logits` is NaN or infinite."""
+def _minus_one_if_not_finite(logits: Tensor, chosen: Tensor) -> Tensor:
     # One pass: a sum in float64 is finite if and only if every float32 summand is.
     return chosen.where(logits.sum(dtype=torch.float64).isfinite(), -1)
 
 
-def _largest(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The largest probabilities, enough to add up to `top_p`, in falling order, and their indices."""
-    # On a CPU sorting a whole vocabulary takes longer than a small model's token; a thousand candidates nearly always
-    # do. A GPU is not asked whether they do.
-    if not probabilities.is_cuda:
-        largest, order = probabilities.topk(min(_TOP_CANDIDATES, len(probabilities)))
+def _largest(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Return the largest probabilities, enough to add up to `top_p`, in descending order, and their indices."""
+    # On a CPU, sorting the whole vocabulary takes longer than a token of a small model, and a thousand candidates are
+    # nearly always enough. On a GPU, finding out would make the host wait.
+    if not probs.is_cuda:
+        largest, order = probs.topk(min(_TOP_CANDIDATES, len(probs)))
         if largest.sum() >= top_p:
             return largest, order
-    return probabilities.sort(descending=True)
+    return probs.sort(descending=True)
 
 
-def _draw_index(probabilities: Tensor, uniform: float | Tensor, top_p: float) -> Tensor:
-    """An index [1] in proportion to `probabilities` [N], of which the first ones count that add up to `top_p`."""
-    cumulative = probabilities.cumsum(0, dtype=torch.float64)
+def _draw_index(probs: Tensor, uniform: float | Tensor, top_p: float) -> Tensor:
+    """Return an index [1] in proportion to `probs` [N], of which only the first that add up to `top_p` count."""
+    cumulative = probs.cumsum(0, dtype=torch.float64)
     total = cumulative.narrow(0, -1, 1)
     if top_p < 1:
         last = (cumulative < top_p).sum(0, keepdim=True).clamp(max=len(cumulative) - 1)

@@ -90,6 +90,11 @@ class ModelWeights:
     final_norm: Tensor
     unembedding: Rows
 
+    def placed_experts(self) -> list[tuple[PlacedExperts, PlacedExperts]]:
+        """Return gate_up and down of each layer whose experts were placed for a GPU."""
+        pairs = [(layer.mlp.gate_up, layer.mlp.down) for layer in self.layers]
+        return [(up, down) for up, down in pairs if isinstance(up, PlacedExperts) and isinstance(down, PlacedExperts)]
+
 
 def float_rows(matrix: Rows, start: int, end: int, *, columns: int) -> Tensor:
     """Rows `start` to `end` of a matrix of so many columns, as float32."""

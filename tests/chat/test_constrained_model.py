@@ -82,8 +82,8 @@ def test_what_answer_now_forces_is_in_the_cache_and_little_is_read_after_it(gene
     assert [cut.cut for cut in session.last_end.cuts] == [Cut.ANSWER_NOW]
     thought = session.last_end.cuts[0].reasoning_tokens
     prompt = session.last_end.prompt_tokens
-    assert tuple(generator._cached[prompt + thought :][:6]) == ANSWER_NOW
-    assert len(generator._cached) >= prompt + 29
+    assert tuple(generator.sequence.cached[prompt + thought :][:6]) == ANSWER_NOW
+    assert len(generator.sequence.cached) >= prompt + 29
     list(session.turn("And?"))
     # The reasoning is gone from the prompt; the answer and the new message are what is left to read.
     assert session.last_end.prefilled_tokens == session.last_end.prompt_tokens - prompt

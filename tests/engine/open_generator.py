@@ -1,4 +1,4 @@
-"""Generators over small checkpoints, with the placement given as keywords."""
+"""Opening generators over small checkpoints, with the placement given as keywords."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ def open_generator(
     progress: Callable[[str], None] | None = None,
     **placement: Any,
 ) -> Generator:
-    """Load a checkpoint; without `context_tokens` with the context that it was made for."""
+    """Load a checkpoint; without `context_tokens`, with the largest context of its model."""
     if context_tokens is None:
         context_tokens = load_config(weights_folder(folder) / "config.json").max_context_tokens
     return load(
@@ -29,7 +29,7 @@ def open_generator(
 
 
 def on_gpu(device: str, experts: int, *, embedding: bool = True) -> dict[str, Any]:
-    """Return keywords of a placement with so many experts on `device`, for Triton's kernels."""
+    """Return the keywords of a placement for Triton's kernels, with `experts` of all experts on `device`."""
     return {
         "execution": Execution.MXFP4,
         "device": device,

@@ -1,4 +1,4 @@
-"""A GPU's start, prefill, decode and promotions on tensors without values; what a GPU would refuse is refused."""
+"""Start-up, prefill, decode and promotions of a GPU, on fake CUDA tensors that refuse what a GPU would refuse."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,8 @@ from gptoss_cli.engine import expert_offload
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import triton_decode
 from gptoss_cli.engine.kernels.cuda import tuning_for
-from gptoss_cli.generation import Allowed, Banned, Forced, Sampling
+from gptoss_cli.engine.steppers import OverlappedStepper
+from gptoss_cli.generation import Allowed, Banned, Forced, Restriction, Sampling, TokenConstraint
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 from tests.engine.fake_cuda import HOST_OFFSET, CaptureError, FakeCuda, fake_cuda
@@ -22,7 +23,7 @@ from tests.engine.open_generator import on_gpu, open_generator
 SHAPE = Shape(layer_types=(SLIDING, FULL))
 EXPERTS = SHAPE.experts * 2
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0), (12, 0)]
-# So many that an expert has few tokens, some or many; divisible by 16 or not.
+# Prompts with few, some and many tokens for each expert; divisible by 16 or not.
 LENGTHS = [16, 33, 97, 144]
 SETTINGS = [Sampling(3, temperature=0), Sampling(3), Sampling(3, temperature=0.7, top_p=0.8, top_k=20)]
 
@@ -47,21 +48,24 @@ def _prefill(generator: Generator, tokens: int) -> None:
 
 
 def _decode(
-    generator: Generator, tokens: int, sampling: Sampling = SETTINGS[0], steering: "_InTurn | None" = None
+    generator: Generator,
+    tokens: int,
+    sampling: Sampling = SETTINGS[0],
+    constraint: TokenConstraint | None = None,
 ) -> list[int]:
-    return list(generator.decode(sampling, stop_ids=(), banned_ids={1, 2}, max_tokens=tokens, steering=steering))
+    return list(generator.decode(sampling, stop_ids=(), banned_ids={1, 2}, max_tokens=tokens, constraint=constraint))
 
 
-class _InTurn:
-    """Forces, restricts or leaves the next token, one after another."""
+class _CyclicConstraint:
+    """Goes through all kinds of rules, one for each draw."""
 
     def __init__(self) -> None:
         self._turn = 0
-        self._wishes = None, Allowed(frozenset({0, 5})), None, Banned(frozenset({7})), Forced((5, 6)), None
+        self._rules = None, Allowed(frozenset({0, 5})), None, Banned(frozenset({7})), Forced((5, 6)), None
 
-    def next(self) -> Forced | Allowed | Banned | None:
+    def next(self) -> Forced | Restriction | None:
         self._turn += 1
-        return self._wishes[self._turn % len(self._wishes)]
+        return self._rules[self._turn % len(self._rules)]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ def test_a_model_wholly_on_the_gpu_opens_on_every_architecture(
 ) -> None:
     with fake_cuda(capability):
         generator = open_generator(folder, dtype=dtype, context_tokens=90, **on_gpu("cuda:0", EXPERTS))
-        assert generator.model.overlaps
+        assert isinstance(generator.stepper, OverlappedStepper)
         _prefill(generator, 20)
         assert len(_decode(generator, 5)) == 5
 
@@ -86,15 +90,15 @@ def test_a_model_wholly_on_the_gpu_opens_on_every_architecture(
         (0, False, SETTINGS[2]),
     ],
 )
-def test_a_conversation_goes_through_wherever_experts_are(
+def test_a_conversation_works_with_experts_in_any_memory(
     folder: Path, gpu: FakeCuda, experts: int, embedding: bool, sampling: Sampling
 ) -> None:
     generator = _open(folder, experts, embedding=embedding)
     for tokens in (30, 9):
         _prefill(generator, tokens)
-        assert len(_decode(generator, 14, sampling, _InTurn())) == 14
+        assert len(_decode(generator, 14, sampling, _CyclicConstraint())) == 14
     assert generator.logits([3, 4]).shape == (2, SHAPE.vocabulary)
-    resident = [gate_up.resident for gate_up, _ in generator.model.placed_experts()]
+    resident = [gate_up.resident for gate_up, _ in generator.model.weights.placed_experts()]
     assert sum(map(sum, resident)) == experts
     if 0 < experts < EXPERTS:
         assert all(each[-1] and not each[0] for each in resident)  # the last ones are used the most

@@ -1,4 +1,4 @@
-"""What only a GPU can show: true shapes, recordings, memory of two kinds, and a GPU that is full."""
+"""Tests that need a GPU: the real shapes, CUDA graphs, experts in both memories, and a full GPU."""
 
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kv_cache import FullLayer, SlidingLayer
+from gptoss_cli.engine.steppers import OverlappedStepper
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights
-from gptoss_cli.errors import ResourceError
+from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.generation import Allowed, Forced, Sampling, TokenConstraint
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
@@ -37,9 +38,19 @@ def _open(folder: Path, experts: int = EXPERTS, context_tokens: int = 400) -> Ge
     return open_generator(folder, context_tokens=context_tokens, **on_gpu("cuda:0", experts))
 
 
-def _decoded(generator: Generator, tokens: int, steering: TokenConstraint | None = None, seed: int = 3) -> list[int]:
+def _plain(generator: Generator) -> Generator:
+    """Return a generator over the same model that is not overlapped."""
+    return Generator(generator.model, context_tokens=generator.context_tokens, chunk_tokens=2048)
+
+
+def _without_graphs(generator: Generator) -> Generator:
+    generator.model.use_cuda_graph = False
+    return _plain(generator)
+
+
+def _decoded(generator: Generator, tokens: int, constraint: TokenConstraint | None = None, seed: int = 3) -> list[int]:
     list(generator.prefill(PROMPT))
-    new = generator.decode(Sampling(seed=seed), stop_ids=(), banned_ids=(), max_tokens=tokens, steering=steering)
+    new = generator.decode(Sampling(seed=seed), stop_ids=(), banned_ids=(), max_tokens=tokens, constraint=constraint)
     return list(new)
 
 
@@ -125,7 +136,7 @@ def test_attention_of_several_tokens_of_the_true_shape_is_the_references(window:
     angles = torch.arange(known, known + tokens, device="cuda").unsqueeze(1) * torch.linspace(1, 1e-5, 32).cuda()
     before = [torch.randn(known, 8, 64, device="cuda").bfloat16() for _ in range(2)]
     qkv = tuple(torch.randn(tokens, size, device="cuda") for size in (4_096, 512, 512))
-    told = []
+    results = []
     for attend in (kernels.attend, reference.attend):
         layer: FullLayer | SlidingLayer
         if window is None:
@@ -135,8 +146,8 @@ def test_attention_of_several_tokens_of_the_true_shape_is_the_references(window:
         if known:
             layer.append(before[0], before[1], 0)
         rotation = angles.cos(), angles.sin()
-        told.append(attend((qkv[0], qkv[1], qkv[2]), rotation, weights.sinks, layer, position=known))
-    assert_close(told[0], told[1], 2e-2)
+        results.append(attend((qkv[0], qkv[1], qkv[2]), rotation, weights.sinks, layer, position=known))
+    assert_close(results[0], results[1], 2e-2)
 
 
 def test_attention_of_the_true_shape_is_the_references() -> None:
@@ -165,14 +176,13 @@ def test_attention_of_the_true_shape_is_the_references() -> None:
 
 
 @pytest.mark.parametrize("experts", [0, EXPERTS // 2, EXPERTS])
-def test_a_recorded_step_gives_what_the_single_operations_give(folder: Path, experts: int) -> None:
-    recorded, single = _open(folder, experts), _open(folder, experts)
-    single.model.records = single.model.overlaps = False  # the only way to compare
-    assert _decoded(recorded, 200) == _decoded(single, 200)
+def test_a_cuda_graph_gives_the_ids_of_single_operations(folder: Path, experts: int) -> None:
+    graph, single = _open(folder, experts), _without_graphs(_open(folder, experts))
+    assert _decoded(graph, 200) == _decoded(single, 200)
 
 
 class _Changing:
-    """Every few tokens some are forced, or only some allowed."""
+    """Forces some ids or restricts the draw every few tokens."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -185,26 +195,24 @@ class _Changing:
         return self.few if self.asked % 3 == 0 else None
 
 
-def test_masks_and_forced_tokens_are_as_without_a_recording(folder: Path) -> None:
-    recorded, single = _open(folder), _open(folder)
-    single.model.records = single.model.overlaps = False
-    assert _decoded(recorded, 90, _Changing()) == _decoded(single, 90, _Changing())
+def test_restrictions_and_forced_ids_give_the_ids_of_single_operations(folder: Path) -> None:
+    graph, single = _open(folder), _without_graphs(_open(folder))
+    assert _decoded(graph, 90, _Changing()) == _decoded(single, 90, _Changing())
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.7, "top_k": 50}, {"top_p": 0.9}])
-def test_draws_in_the_recording_are_as_those_outside(folder: Path, settings: dict[str, float]) -> None:
-    ahead, single = _open(folder), _open(folder)
-    assert ahead.model.overlaps
-    single.model.overlaps = False
-    told = []
-    for generator in (ahead, single):
+def test_draws_in_a_cuda_graph_give_the_ids_of_plain_ones(folder: Path, settings: dict[str, float]) -> None:
+    overlapped = _open(folder)
+    assert isinstance(overlapped.stepper, OverlappedStepper)
+    answers = []
+    for generator in (overlapped, _plain(_open(folder))):
         list(generator.prefill(PROMPT))
         sampling = Sampling(seed=8, **settings)  # type: ignore[arg-type]
-        told.append(list(generator.decode(sampling, stop_ids=(), banned_ids={4, 5}, max_tokens=200)))
-    assert told[0] == told[1]
+        answers.append(list(generator.decode(sampling, stop_ids=(), banned_ids={4, 5}, max_tokens=200)))
+    assert answers[0] == answers[1]
 
 
-def test_stopping_between_tokens_leaves_a_sequence_that_goes_on(folder: Path) -> None:
+def test_a_decode_closed_between_tokens_can_be_repeated(folder: Path) -> None:
     generator = _open(folder)
     whole = _decoded(generator, 40)
     list(generator.prefill(PROMPT))
@@ -220,12 +228,13 @@ def test_a_full_context_ends_the_sequence(folder: Path) -> None:
     assert len(_decoded(generator, 100)) == 32 - len(PROMPT)
 
 
-def test_more_than_the_gpu_holds_is_refused_in_one_line(folder: Path) -> None:
+def test_a_full_gpu_is_a_resource_error(folder: Path) -> None:
     free, _ = torch.cuda.mem_get_info()
-    kept = torch.empty(max(0, free - (64 << 20)), dtype=torch.uint8, device="cuda")
+    occupied = torch.empty(max(0, free - (64 << 20)), dtype=torch.uint8, device="cuda")
     try:
-        with pytest.raises(ResourceError, match="--device cpu"):
+        with pytest.raises(ResourceError) as raised:
             open_generator(folder, context_tokens=4_000, **on_gpu("cuda:0", EXPERTS)).logits(PROMPT * 500)
+        assert Hint.CPU in raised.value.hints
     finally:
-        del kept
+        del occupied
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Whatever was appended, marked, rewound and cut off, the cache is that of a sequence read once from the start."""
+"""After any appends, marks, rewinds and truncations the cache equals that of a sequence read once from the start."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gptoss_cli.engine.kv_cache import CacheMark, FullLayer, KVCache, SlidingLayer
-from gptoss_cli.errors import ResourceError
+from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.placement.model_config import LayerKind, ModelConfig, Rope
 
 WINDOW = 5
@@ -40,12 +40,12 @@ def empty_cache(*kinds: LayerKind, context_tokens: int = CONTEXT, dtype: torch.d
 
 
 def entry(ids: list[int]) -> Tensor:
-    """Keys [T, K, D] that say which id they are."""
+    """Return keys [T, K, D] whose value is the id."""
     return torch.tensor(ids, dtype=torch.float32).view(-1, 1, 1).expand(-1, 2, 3)
 
 
 def read(cache: KVCache, ids: list[int]) -> list[list[list[int]]]:
-    """Append `ids` to every layer -> per layer, per query, the ids it may see, in no order."""
+    """Append `ids` to every layer -> for each layer and query, the sorted ids that it may see."""
     seen = []
     for layer in cache.layers:
         visible = layer.append(entry(ids), -entry(ids), cache.length)
@@ -62,8 +62,8 @@ def _seen_by(keys: list[int], first: int, window: int | None, query: int) -> lis
 
 
 @dataclass
-class Sequence:
-    """What the cache should remember."""
+class Expected:
+    """The ids that should be in the cache."""
 
     ids: list[int] = field(default_factory=list)
 
@@ -90,8 +90,8 @@ STEPS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS)
-def test_any_steps_leave_the_cache_of_a_fresh_reading(steps: list[tuple[str, int]]) -> None:
-    cache, sequence = empty_cache(), Sequence()
+def test_any_steps_leave_the_cache_of_one_reading(steps: list[tuple[str, int]]) -> None:
+    cache, expected = empty_cache(), Expected()
     marks: list[tuple[CacheMark, list[int]]] = []
     next_id = 1
     for step, number in steps:
@@ -99,24 +99,24 @@ def test_any_steps_leave_the_cache_of_a_fresh_reading(steps: list[tuple[str, int
             for size in [number] if step == "read" else [1] * number:
                 ids = list(range(next_id, next_id + size))
                 next_id += size
-                assert read(cache, ids) == sequence.read(ids)
+                assert read(cache, ids) == expected.read(ids)
         elif step == "mark":
-            marks.append((cache.mark(), list(sequence.ids)))
+            marks.append((cache.mark(), list(expected.ids)))
         elif step == "rewind" and marks:
             mark, ids = marks[number % len(marks)]
             cache.rewind(mark)
-            sequence.ids = list(ids)
+            expected.ids = list(ids)
         elif step == "truncate" and cache.length - number >= cache.shortest_truncation():
             cache.truncate(cache.length - number)
-            del sequence.ids[cache.length :]
+            del expected.ids[cache.length :]
         elif step == "clear":
             cache.truncate(0)
-            sequence.ids.clear()
-        marks = [(mark, ids) for mark, ids in marks if ids == sequence.ids[: len(ids)]]
-        assert cache.length == len(sequence.ids)
+            expected.ids.clear()
+        marks = [(mark, ids) for mark, ids in marks if ids == expected.ids[: len(ids)]]
+        assert cache.length == len(expected.ids)
 
 
-def test_a_ring_never_holds_more_than_its_window() -> None:
+def test_a_ring_holds_no_more_than_its_window() -> None:
     cache = empty_cache(LayerKind.SLIDING)
     read(cache, list(range(1, 400)))
     (layer,) = cache.layers
@@ -124,7 +124,7 @@ def test_a_ring_never_holds_more_than_its_window() -> None:
     assert layer.copy()[0].shape == (WINDOW, 2, 3)
 
 
-def test_a_full_layer_grows_in_steps_and_not_past_the_context() -> None:
+def test_a_full_layer_grows_in_steps_up_to_the_context() -> None:
     layer = FullLayer(2, 3, context_tokens=CONTEXT, dtype=torch.float32, position=torch.zeros(1))
     slots = []
     for position in range(CONTEXT):
@@ -135,18 +135,18 @@ def test_a_full_layer_grows_in_steps_and_not_past_the_context() -> None:
     assert max(slots) == CONTEXT
 
 
-def test_a_window_beyond_the_context_takes_no_more_than_the_context() -> None:
+def test_a_window_larger_than_the_context_takes_the_size_of_the_context() -> None:
     cache = empty_cache(LayerKind.SLIDING, context_tokens=3)
     assert read(cache, [7, 8, 9]) == [[[7], [7, 8], [7, 8, 9]]]
 
 
-def test_a_mark_is_a_copy_of_the_rings_only() -> None:
+def test_a_mark_copies_only_the_rings() -> None:
     cache = empty_cache()
     read(cache, list(range(300)))
     assert [ring.shape for rings in cache.mark().rings for ring in rings] == [(WINDOW, 2, 3)] * 2
 
 
-def test_a_wrapped_ring_can_be_cut_by_one_token_only_once() -> None:
+def test_a_full_ring_can_be_truncated_by_one_token_only_once() -> None:
     cache = empty_cache()
     read(cache, list(range(WINDOW + 3)))
     assert cache.shortest_truncation() == WINDOW + 2
@@ -154,20 +154,21 @@ def test_a_wrapped_ring_can_be_cut_by_one_token_only_once() -> None:
     assert cache.shortest_truncation() == WINDOW + 2
 
 
-def test_full_layers_alone_can_be_cut_anywhere() -> None:
+def test_full_layers_alone_can_be_truncated_anywhere() -> None:
     cache = empty_cache(LayerKind.FULL)
     read(cache, list(range(90)))
     cache.truncate(cache.shortest_truncation() + 17)
     assert cache.length == 17
 
 
-def test_what_is_read_back_at_once_is_rounded_like_what_is_read_back_later() -> None:
+def test_new_keys_are_rounded_like_cached_ones() -> None:
     keys = torch.full((2, 2, 3), 1.001)
     for layer in empty_cache(dtype=torch.bfloat16).layers:
         assert layer.append(keys, keys, 0).keys.dtype is torch.bfloat16
 
 
-def test_a_cache_that_does_not_fit_is_a_resource_error() -> None:
+def test_a_cache_that_does_not_fit_in_memory_is_a_resource_error() -> None:
     layer = FullLayer(2**20, 2**10, context_tokens=2**30, dtype=torch.float32, position=torch.zeros(1))
-    with pytest.raises(ResourceError, match="--context"):
+    with pytest.raises(ResourceError, match="no memory for a KV cache") as raised:
         layer.append(torch.empty(2**29, 2**20, 2**10, device="meta"), torch.empty(0), 0)
+    assert raised.value.hints == (Hint.SMALLER_CONTEXT,)

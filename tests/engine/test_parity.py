@@ -153,7 +153,7 @@ def open_model(folder: Path, kernels: Kernels, dtype: torch.dtype = torch.float3
 
 def read_in_chunks(model: Transformer, cache: KVCache, ids: list[int], sizes: Iterator[int]) -> Tensor:
     """Logits [T, V] of `ids`, read in chunks of `sizes`."""
-    return torch.cat([model.unembed(model.read(chunk, cache)) for chunk in cut(ids, sizes)])
+    return torch.cat([model.unembed(model.forward(chunk, cache)) for chunk in cut(ids, sizes)])
 
 
 def cut(ids: list[int], sizes: Iterator[int]) -> Iterator[list[int]]:
@@ -167,7 +167,7 @@ def greedy_after(model: Transformer, cache: KVCache, last: Tensor) -> list[int]:
     """Greedy ids, the first from logits `last` [V]."""
     ids = [int(last.argmax())]
     while len(ids) < GREEDY_TOKENS:
-        ids.append(int(model.unembed(model.read(ids[-1:], cache)).argmax()))
+        ids.append(int(model.unembed(model.forward(ids[-1:], cache)).argmax()))
     return ids
 
 

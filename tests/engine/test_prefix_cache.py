@@ -1,4 +1,4 @@
-"""The first messages are read once: what is kept of them continues exactly as a real prefill does."""
+"""The first messages of chats are computed once: a sequence continues from disk exactly as from a prefill."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,66 +23,66 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
 
 
-def read_tokens(folder: Path, *, dtype: Dtype = Dtype.FLOAT32, dense: Dense = Dense.BF16) -> tuple[int, list[int]]:
-    """How much of PROMPT a new generator reads, and what it says then."""
+def computed(folder: Path, *, dtype: Dtype = Dtype.FLOAT32, dense: Dense = Dense.BF16) -> tuple[int, list[int]]:
+    """Return how many tokens of PROMPT a new generator computes, and the ids that it decodes after them."""
     generator = open_generator(folder, dtype=dtype, dense=dense, context_tokens=200, chunk_tokens=16)
     generator.keep_prefix(PREFIX)
     steps = list(generator.prefill(PROMPT))
     return steps[-1][1], list(generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=12))
 
 
-def kept_files() -> list[Path]:
+def stored_files() -> list[Path]:
     return sorted((settings.cache_folder() / "prefixes").glob("*"))
 
 
 @pytest.mark.parametrize("dtype", Dtype)
-def test_the_second_chat_reads_only_what_follows_and_says_the_same(folder: Path, dtype: Dtype) -> None:
-    read, said = read_tokens(folder, dtype=dtype)
-    assert read == len(PROMPT)
-    assert read_tokens(folder, dtype=dtype) == (len(PROMPT) - len(PREFIX), said)
+def test_the_second_chat_computes_only_what_follows_and_decodes_the_same_ids(folder: Path, dtype: Dtype) -> None:
+    tokens, answer = computed(folder, dtype=dtype)
+    assert tokens == len(PROMPT)
+    assert computed(folder, dtype=dtype) == (len(PROMPT) - len(PREFIX), answer)
 
 
-def test_a_prompt_that_begins_otherwise_reads_all(folder: Path) -> None:
-    read_tokens(folder)
+def test_a_prompt_with_another_beginning_is_computed_whole(folder: Path) -> None:
+    computed(folder)
     generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200)
     generator.keep_prefix(PREFIX)
     assert list(generator.prefill(PROMPT[1:]))[-1][1] == len(PROMPT) - 1
 
 
-def test_other_numerics_have_a_prefix_of_their_own(folder: Path) -> None:
-    read_tokens(folder)
-    assert read_tokens(folder, dtype=Dtype.BFLOAT16)[0] == len(PROMPT)
-    assert read_tokens(folder, dense=Dense.INT8)[0] == len(PROMPT)
+def test_each_numerics_has_its_own_files(folder: Path) -> None:
+    computed(folder)
+    assert computed(folder, dtype=Dtype.BFLOAT16)[0] == len(PROMPT)
+    assert computed(folder, dense=Dense.INT8)[0] == len(PROMPT)
 
 
-def test_a_changed_checkpoint_reads_all(tmp_path: Path) -> None:
+def test_a_changed_checkpoint_computes_the_prompt_again(tmp_path: Path) -> None:
     one = write_checkpoint(tmp_path / "one", SHAPE)
-    read_tokens(one)
-    assert read_tokens(write_checkpoint(tmp_path / "one", SHAPE, seed=1))[0] == len(PROMPT)
+    computed(one)
+    assert computed(write_checkpoint(tmp_path / "one", SHAPE, seed=1))[0] == len(PROMPT)
 
 
-@pytest.mark.parametrize("spoil", [lambda data: b"", lambda data: data[:-1], lambda data: data[:-1] + b"x"])
-def test_a_damaged_file_is_ignored_and_written_again(folder: Path, spoil: Callable[[bytes], bytes]) -> None:
-    _, said = read_tokens(folder)
-    (file,) = kept_files()
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1], lambda data: data[:-1] + b"x"])
+def test_a_damaged_file_is_ignored_and_written_again(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+    _, answer = computed(folder)
+    (file,) = stored_files()
     whole = file.read_bytes()
-    file.write_bytes(spoil(whole))
-    assert read_tokens(folder) == (len(PROMPT), said)
+    file.write_bytes(damage(whole))
+    assert computed(folder) == (len(PROMPT), answer)
     assert file.read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_written_changes_nothing(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "prefixes").touch()
-    assert read_tokens(folder)[0] == len(PROMPT)
+    assert computed(folder)[0] == len(PROMPT)
 
 
-def test_rewinding_to_the_kept_prefix_reads_only_what_follows(folder: Path) -> None:
-    read_tokens(folder)
+def test_a_prefix_from_disk_can_be_rewound_to(folder: Path) -> None:
+    computed(folder)
     generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200)
     generator.keep_prefix(PREFIX)
     list(generator.prefill(PROMPT))

@@ -81,6 +81,6 @@ def test_logits_stay_within_a_few_percent_of_their_spread(folder: Path, weights:
     logits = []
     for each in (weights, int8_weights(weights, tmp_path, "a")):
         model = Transformer(config, each, reference, torch.float32)
-        logits.append(model.unembed(model.read(ids, model.new_cache(100))))
+        logits.append(model.unembed(model.forward(ids, model.new_cache(100))))
     assert (logits[0] - logits[1]).square().mean().sqrt() < 0.05 * logits[0].std()
     assert not torch.equal(*logits)

@@ -1,4 +1,4 @@
-"""Ids are drawn as the settings say, banned ones never, and from numbers only."""
+"""Ids are drawn as the settings say, banned ids never, and only from finite logits."""
 
 import math
 from collections.abc import Collection
@@ -18,7 +18,7 @@ LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15]))
 
 
 def draws(logits: Tensor, count: int = 4000, *, banned: Collection[int] = (), **settings: Any) -> Tensor:
-    """How often each id is drawn, as a share."""
+    """Return the fraction of draws that gave each id."""
     sampler = Sampler(Sampling(**{"seed": 7} | settings), banned_ids=banned, vocabulary_size=len(logits))
     drawn = torch.tensor([sampler.draw(logits) for _ in range(count)])
     return drawn.bincount(minlength=len(logits)) / count
@@ -54,7 +54,7 @@ def test_top_p_counts_after_top_k() -> None:
     assert set(draws(LOGITS, 500, top_k=2, top_p=0.5).nonzero().flatten().tolist()) == {1}
 
 
-def test_a_nucleus_wider_than_the_short_list_is_whole() -> None:
+def test_a_top_p_that_needs_more_than_the_candidates_keeps_them_all() -> None:
     logits = torch.zeros(5000)
     logits[4321] = 0.1
     ids = draws(logits, 3000, top_p=0.9).nonzero().flatten()
@@ -62,9 +62,9 @@ def test_a_nucleus_wider_than_the_short_list_is_whole() -> None:
     assert len(ids) > 1500
 
 
-def test_banned_ids_are_never_drawn_and_unknown_ones_do_no_harm() -> None:
-    shares = draws(LOGITS, banned=[1, 3, 77, 10**9])
-    assert torch.allclose(shares, torch.tensor([1 / 3, 0, 1 / 6, 0, 1 / 2]), atol=0.03)
+def test_banned_ids_are_never_drawn_and_unknown_ones_are_ignored() -> None:
+    fractions = draws(LOGITS, banned=[1, 3, 77, 10**9])
+    assert torch.allclose(fractions, torch.tensor([1 / 3, 0, 1 / 6, 0, 1 / 2]), atol=0.03)
     assert draws(LOGITS, 5, banned=[1], temperature=0)[3] == 1
 
 
@@ -84,7 +84,7 @@ def test_the_same_seed_draws_the_same_ids() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_no_numbers_are_an_error_even_if_banned(bad: float, temperature: float) -> None:
+def test_nan_and_infinite_logits_are_an_error_even_if_banned(bad: float, temperature: float) -> None:
     sampler = Sampler(Sampling(0, temperature=temperature), banned_ids=[2], vocabulary_size=5)
     logits = LOGITS.clone()
     logits[2] = bad
@@ -92,22 +92,22 @@ def test_logits_that_are_no_numbers_are_an_error_even_if_banned(bad: float, temp
         sampler.draw(logits)
 
 
-def test_drawing_leaves_the_logits_alone() -> None:
+def test_a_draw_does_not_change_the_logits() -> None:
     before = LOGITS.clone()
     draws(LOGITS, 3, banned=[1], top_p=0.5)
     assert torch.equal(LOGITS, before)
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_p": 0.5}, {"top_k": 40, "top_p": 0.7}])
-def test_a_draw_on_a_gpu_asks_nothing_of_the_host(settings: dict[str, Any]) -> None:
-    """Fake tensors have no values: asking for one is an error, as it is while a graph is recorded."""
+def test_a_draw_on_a_gpu_does_not_wait_for_the_host(settings: dict[str, Any]) -> None:
+    """Fake tensors have no values: reading one is an error, as it is during the capture of a CUDA graph."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
     sampler = Sampler(Sampling(**{"seed": 0} | settings), banned_ids=[1, 2], vocabulary_size=1000)
     with FakeTensorMode():
         sampler._banned = torch.empty(2, dtype=torch.int64, device="cuda")
         logits, uniform = torch.empty(1000, device="cuda"), torch.empty(1, dtype=torch.float64, device="cuda")
-        drawn = sampler.choose(logits, uniform)
+        drawn = sampler.draw_on_device(logits, uniform)
         assert (drawn.shape, drawn.device.type) == ((1,), "cuda")
         with pytest.raises(DataDependentOutputException):
             drawn.item()
@@ -125,7 +125,7 @@ def test_a_draw_on_a_gpu_asks_nothing_of_the_host(settings: dict[str, Any]) -> N
         {"top_k": 0},
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Sampler(Sampling(**{"seed": 0} | settings), banned_ids=(), vocabulary_size=5)
 
@@ -138,7 +138,7 @@ def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> 
     top_p=st.floats(0.001, 1.0),
     top_k=st.none() | st.integers(1, 15),
 )
-def test_whatever_is_drawn_was_allowed(
+def test_every_drawn_id_is_permitted_by_the_settings(
     logits: list[float], banned: set[int], temperature: float, top_p: float, top_k: int | None
 ) -> None:
     sampling = Sampling(1, temperature=temperature, top_p=top_p, top_k=top_k)

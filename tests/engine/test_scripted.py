@@ -1,4 +1,4 @@
-"""A scripted generator counts what a real one would have to read."""
+"""A scripted generator counts the tokens that a real one would have to read."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def decode(generator: TokenGenerator, *, max_tokens: int | None = None) -> list[
     return list(generator.decode(GREEDY, stop_ids={9}, banned_ids=set(), max_tokens=max_tokens))
 
 
-def test_prefill_reads_what_follows_the_common_prefix() -> None:
+def test_prefill_reads_only_the_ids_after_the_common_prefix() -> None:
     generator = ScriptedGenerator([[4, 5, 9]], chunk_tokens=2)
     assert list(generator.prefill([1, 2, 3])) == [(0, 3), (2, 3), (3, 3)]
     assert decode(generator) == [4, 5, 9]

@@ -1,0 +1,167 @@
+"""The ids of a sequence, and how far they are in the KV cache.
+
+    t0 t1 t2 t3 t4 t5 | t6           t7 t8 | t9 ...
+    cached            | pending            | not drawn yet
+                      | in flight |
+
+- cached: the model has read them. Their keys and values are in the cache, and `hidden` is the state after the last.
+- pending: they belong to the sequence, because `decode` has yielded them, but the model has not read them. Normally
+  there is at most one: an id is read when the id after it is needed. Forced ids make more.
+- in flight: with an overlapped stepper the device reads the next id while the host yields it, or even before the host
+  knows it. The cache is one position longer than `cached` then. When that id has been yielded, the step is committed
+  and the id becomes cached; otherwise the step is discarded and nobody ever sees the id.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptoss_cli.engine.kv_cache import CacheMark
+from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.weights import is_out_of_memory
+from gptoss_cli.errors import Hint, ResourceError, first_line
+from gptoss_cli.generation import common_prefix
+
+_MAX_MARKS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A length to rewind to, and the hidden state [1, C] of the last token before it."""
+
+    cache: CacheMark
+    hidden: Tensor
+
+
+class Sequence:
+    """One sequence of token ids in the KV cache of `model`.
+
+    Rewinding is exact: after it the cache is what it was at that length. Full attention layers can be cut anywhere,
+    but a sliding window's ring has overwritten the keys that a shorter sequence needs. So the rings are copied at the
+    end of each prefill. That is where the next prompt leaves the sequence, because Harmony drops the reasoning of a
+    finished turn from it.
+    """
+
+    def __init__(self, model: Transformer, *, context_tokens: int, chunk_tokens: int) -> None:
+        assert context_tokens >= 2
+        assert chunk_tokens >= 1
+        self.cache = model.new_cache(context_tokens)
+        self.cached: list[int] = []
+        self.pending: list[int] = []
+        self.hidden: Tensor | None = None  # [1, C] after the last cached id; None right after a truncation
+        self._model = model
+        self._chunk_tokens = chunk_tokens
+        self._marks: list[_Mark] = []  # by increasing length
+
+    def __len__(self) -> int:
+        return len(self.cached) + len(self.pending)
+
+    def chunks(self, ids: list[int]) -> Iterator[list[int]]:
+        """Cut `ids` into the parts that the model reads at once."""
+        for start in range(0, len(ids), self._chunk_tokens):
+            yield ids[start : start + self._chunk_tokens]
+
+    def read(self, chunk: list[int]) -> None:
+        """Run the model on `chunk` after the cached ids. If that fails, return to a valid state and raise."""
+        try:
+            with device_errors():
+                self.hidden = self._model.forward(chunk, self.cache)[-1:].clone()
+            self.cached += chunk
+        except BaseException as exc:
+            # Nothing can be restored on a device that has failed.
+            if not isinstance(exc.__cause__, torch.AcceleratorError):
+                self._recover()
+            raise
+
+    def read_pending_chunk(self) -> None:
+        """Read the first pending ids, at most a chunk of them."""
+        chunk = self.pending[: self._chunk_tokens]
+        self.read(chunk)
+        del self.pending[: len(chunk)]
+
+    def commit(self, hidden: Tensor) -> bool:
+        """Make the id of a step in flight cached, with its `hidden` state -> False if it was never yielded."""
+        if not self.pending or self.cache.length != len(self.cached) + 1:
+            return False
+        self.cached.append(self.pending.pop(0))
+        self.hidden = hidden
+        return True
+
+    def discard(self) -> None:
+        """Drop from the cache what a step in flight has added: rings can always go back by one position."""
+        if self.cache.length > len(self.cached):
+            self.cache.truncate(len(self.cached))
+
+    def mark(self) -> None:
+        """Make the cached ids a length that can be rewound to."""
+        assert self.hidden is not None
+        if not self._marks or self._marks[-1].cache.length < self.cache.length:
+            self._marks = [*self._marks[1 - _MAX_MARKS :], _Mark(self.cache.mark(), self.hidden)]
+
+    def restore(self, ids: list[int], hidden: Tensor) -> None:
+        """Take over a cache that was filled from outside with `ids`, and `hidden`, the state after the last of them."""
+        assert not self.cached
+        assert self.cache.length == len(ids)
+        self.hidden = hidden
+        self.cached = list(ids)
+        self.mark()
+
+    def rewind_to_prefix_of(self, ids: list[int]) -> None:
+        """Cut the sequence to the longest prefix of `ids` that it can return to; nothing is pending after that."""
+        self.pending = []
+        common = common_prefix(self.cached, ids)
+        if common == len(self.cached) and (common < len(ids) or self.hidden is not None):
+            return
+        # Truncating loses the hidden state, which decode needs, so at least the last id must be read again.
+        length = min(common, len(ids) - 1)
+        if length < self.cache.shortest_truncation():
+            length = 0
+        marks = [mark for mark in self._marks if length <= mark.cache.length <= common]
+        if marks:
+            self._rewind(marks[-1])
+        else:
+            self._truncate(length)
+
+    def _recover(self) -> None:
+        """Return to the last mark, and make pending what followed it.
+
+        A chunk that failed half way has overwritten keys in some of the rings, which a truncation cannot bring back.
+        """
+        ids = self.cached + self.pending
+        if self._marks:
+            self._rewind(self._marks[-1])
+        else:
+            self._truncate(0)
+        self.pending = ids[len(self.cached) :]
+
+    def _rewind(self, mark: _Mark) -> None:
+        self.cache.rewind(mark.cache)
+        self.hidden = mark.hidden
+        self._drop_uncached()
+
+    def _truncate(self, length: int) -> None:
+        self.cache.truncate(length)
+        self.hidden = None
+        self._drop_uncached()
+
+    def _drop_uncached(self) -> None:
+        """Drop the ids and marks that lie beyond the end of the cache."""
+        del self.cached[self.cache.length :]
+        self._marks = [mark for mark in self._marks if mark.cache.length <= self.cache.length]
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Translate the errors of a device that has failed or is full into ResourceError."""
+    try:
+        yield
+    except torch.AcceleratorError as exc:
+        raise ResourceError(f"The GPU failed: {first_line(exc)}", Hint.START_AGAIN, Hint.CPU) from exc
+    except RuntimeError as exc:
+        if not is_out_of_memory(exc):
+            raise
+        hints = Hint.SMALLER_CONTEXT, Hint.OFFLOAD, Hint.CPU
+        raise ResourceError("The device is out of memory", *hints) from exc
