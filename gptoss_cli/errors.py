@@ -54,6 +54,12 @@ class Hint(Enum):
     INSTALL_TORCH = auto()
     START_AGAIN = auto()
     VERIFY = auto()  # check the files of the checkpoint
+    FREE_MEMORY = auto()  # end other programs
+    FREE_DISK_SPACE = auto()
+    ANOTHER_DATA_FOLDER = auto()  # GPTOSS_HOME on another disk
+    RETRY = auto()  # the same command again
+    RETRY_LATER = auto()
+    ALLOW_NETWORK = auto()  # HF_HUB_OFFLINE unset
 
 
 class GptossError(Exception):

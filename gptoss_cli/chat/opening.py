@@ -204,8 +204,8 @@ def choose_checkpoint(model: str | None, console: Console) -> tuple[str, Path]:
 
 def revision_of(folder: Path) -> str | None:
     """The commit a checkpoint was fetched at, where its manifest or, in the Hugging Face cache, its folder tells."""
-    from gptoss_cli.checkpoint.location import locations
     from gptoss_cli.checkpoint.manifest import is_commit
+    from gptoss_cli.checkpoint.store import locations
 
     manifest = next((place.manifest() for place in locations() if place.folder == folder), None)
     if manifest is not None:

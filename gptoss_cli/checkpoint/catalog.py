@@ -1,14 +1,14 @@
-"""The models gptoss knows by name. Facts only: touches no file and no network."""
+"""The models that gptoss knows by name. Facts only: no file and no network is touched."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a model's publisher says of it.
+    """Facts about a published model.
 
-    `download_bytes` counts the files the program needs, rounded to three digits: the repository holds the weights
-    two times more, in layouts that are not needed.
+    `download_bytes` is the size of the files that the program needs, rounded to three digits. The repository holds the
+    weights two more times, in layouts that are not needed.
     """
 
     repository: str
@@ -19,7 +19,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One name that `-m` takes; `published` is None for the model that comes with the program."""
+    """A model name. `published` is None for the model that is part of the program."""
 
     name: str
     alias: str | None = None
@@ -27,7 +27,7 @@ class Model:
 
     @property
     def short_name(self) -> str:
-        """What a user types."""
+        """The name that a user types."""
         return self.alias or self.name
 
 
@@ -40,5 +40,5 @@ DEMO = MODELS[-1]
 
 
 def find_model(name: str) -> Model | None:
-    """The model of that name or alias, or None."""
+    """Return the model with this name or alias, or None."""
     return next((model for model in MODELS if name in (model.name, model.alias)), None)

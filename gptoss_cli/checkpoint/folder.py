@@ -1,11 +1,11 @@
-"""What a checkpoint's folder holds, by name: JSON files, index, shards. Trusts no file and opens no weights."""
+"""The files of a checkpoint's folder: JSON files, index, shards. Trusts no file and opens no weights."""
 
 import hashlib
 import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
 
-from gptoss_cli.errors import IntegrityError, NotInstalledError
+from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
 
 INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 1_000_000
@@ -13,23 +13,23 @@ _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 def weights_folder(folder: Path) -> Path:
-    """The folder that holds config and weights: `folder`, or `folder/original` when only that has weights.
+    """Return the folder with config and weights: `folder`, or `folder/original` if only that has weights.
 
-    Raises NotInstalledError if neither has.
+    Raises NotInstalledError if neither has weights.
     """
     for candidate in (folder, folder / "original"):
         if (candidate / INDEX).exists() or safetensors_files(candidate):
             return candidate
-    raise NotInstalledError(f"{folder} holds no safetensors files. Run: gptoss download")
+    raise NotInstalledError(f"{folder} holds no safetensors files", Hint.DOWNLOAD)
 
 
 def safetensors_files(folder: Path) -> list[Path]:
-    """The shards that lie in a folder, whatever its index says."""
+    """Return the safetensors files in a folder, in the index or not."""
     return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
 
 
 def fingerprint(folder: Path) -> str:
-    """Tells checkpoints apart without reading weights: by config and index, and by each shard's size, time and header.
+    """Return a digest of config and index, and of the size, time and header of each shard. No weights are read.
 
     Raises IntegrityError if a file cannot be read.
     """
@@ -44,19 +44,19 @@ def fingerprint(folder: Path) -> str:
                 length = int.from_bytes(file.read(8), "little")
                 digest.update(file.read(min(length, _MAX_HEADER_BYTES)))
     except OSError as exc:
-        raise IntegrityError(f"{exc.filename} cannot be read: {exc.strerror}. Check its permissions") from exc
+        raise IntegrityError(f"{exc.filename} cannot be read: {exc.strerror}") from exc
     return digest.hexdigest()
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Tensor -> file name. Raises IntegrityError for a name that could lead out of the folder, before it is opened."""
+    """Return the shard of each tensor. Raises IntegrityError for a name that could lead out of the folder."""
     shard_of = load_json(path).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
-        raise IntegrityError(f"{path}: weight_map should map tensors to files. Get the checkpoint again")
+        raise IntegrityError(f"{path}: weight_map should map tensors to files", Hint.DOWNLOAD)
     for name, shard in shard_of.items():
         if not isinstance(shard, str) or not _is_shard_name(shard):
-            sends = f"{ascii(name)[:80]} to {ascii(shard)[:80]}"
-            raise IntegrityError(f"{path}: weight_map sends {sends}, which is not the name of a shard")
+            mapping = f"{ascii(name)[:80]} to {ascii(shard)[:80]}"
+            raise IntegrityError(f"{path}: weight_map maps {mapping}, which is not the name of a shard")
     return shard_of
 
 
@@ -66,26 +66,26 @@ def load_json(path: Path) -> dict[str, object]:
         with path.open("rb") as file:
             raw = file.read(MAX_JSON_BYTES + 1)
     except FileNotFoundError as exc:
-        raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
+        raise NotInstalledError(f"{path} is missing", Hint.DOWNLOAD) from exc
     except OSError as exc:
-        raise IntegrityError(f"{path} cannot be read: {exc.strerror}. Check the folder and its permissions") from exc
+        raise IntegrityError(f"{path} cannot be read: {exc.strerror}") from exc
     if len(raw) > MAX_JSON_BYTES:
-        raise IntegrityError(f"{path} is over {MAX_JSON_BYTES:,} bytes, too large for what it should be")
+        raise IntegrityError(f"{path} is over {MAX_JSON_BYTES:,} bytes, which is too large")
     return parse_json(raw, path)
 
 
 def parse_json(raw: bytes, path: Path) -> dict[str, object]:
-    """The JSON object in `raw`, which came from `path`. Raises IntegrityError naming the file."""
+    """Return the JSON object in `raw`, read from `path`. Raises IntegrityError naming the file."""
     try:
-        values = json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        values = json.loads(raw.decode(), parse_constant=_reject_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as exc:
         raise IntegrityError(f"{path} is not valid JSON: {ascii(str(exc))[1:-1][:160]}") from exc
     if not isinstance(values, dict):
-        raise IntegrityError(f"{path} should hold a JSON object")
+        raise IntegrityError(f"{path} is not a JSON object")
     return values
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
@@ -97,7 +97,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def is_plain_file_name(name: str) -> bool:
-    """Whether `name` means one visible file of its folder, on every system."""
+    """Return True if `name` is that of a visible file in its own folder, on every operating system."""
     if not name.isprintable() or not 0 < len(name) <= 255 or name.startswith(".") or ":" in name:
         return False
     return PurePosixPath(name).name == name and PureWindowsPath(name).name == name
@@ -108,7 +108,7 @@ def _is_shard_name(name: str) -> bool:
 
 
 def what_it_is(path: Path) -> str:
-    """A guess at what came instead of a safetensors file, from its first bytes."""
+    """Describe a broken safetensors file by its first bytes: a Git LFS pointer, a web page, or an empty file."""
     with path.open("rb") as file:
         start = file.read(256).lstrip().lower()
     if not start:

@@ -1,7 +1,7 @@
-"""The Hub as huggingface_hub reaches it: what a repository holds, and the bytes of its files.
+"""The Hugging Face Hub: the files of a repository, and their bytes.
 
-Endpoint, proxies and token are huggingface_hub's own. The token goes to the endpoint and nowhere else; no address that
-a server redirects to is ever shown, logged or written down.
+Endpoint, proxies and token are those of huggingface_hub. The token is sent to the endpoint only. Addresses that a
+server redirects to may be signed, so they are never shown, logged or stored.
 """
 
 import os
@@ -11,29 +11,30 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urljoin, urlsplit
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
 
 from gptoss_cli import __version__
 from gptoss_cli.checkpoint.folder import is_plain_file_name
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, is_commit
-from gptoss_cli.errors import IntegrityError, NetworkError
+from gptoss_cli.errors import GptossError, Hint, IntegrityError, NetworkError
 
-if TYPE_CHECKING:
-    import httpx2
-
-WANTED = ("config.json", "generation_config.json", "model.safetensors.index.json")
-_MOST_REDIRECTS = 5
+_NEEDED_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
+_MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _TRUE = ("1", "ON", "YES", "TRUE")
 _PORTS = {"http": 80, "https": 443}
 
 
 class TransientError(Exception):
-    """A failure that may be over soon; `wait_seconds` is what the server asked for, None if nothing.
+    """A failure that may be over soon.
 
-    `answered` tells a server that refused from one that could not be reached.
+    `answered` is False if the server could not be reached. `wait_seconds` is the pause that the server asked for.
     """
 
     def __init__(self, message: str, *, answered: bool = True, wait_seconds: float | None = None) -> None:
@@ -43,7 +44,7 @@ class TransientError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The bytes of a file from `start_byte` on, as they arrive; `is_whole` if the server did not heed the range."""
+    """The bytes of a file from `start_byte` on, as they arrive. `is_whole` means that the server ignored the range."""
 
     start_byte: int
     is_whole: bool
@@ -51,45 +52,39 @@ class Body:
 
 
 def is_offline() -> bool:
-    """Whether the user has told huggingface_hub to stay off the network (its documentation, HF_HUB_OFFLINE)."""
+    """Return True if the user has switched the network off for huggingface_hub (its documentation, HF_HUB_OFFLINE)."""
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in _TRUE
 
 
 class Hub:
-    """The Hub that HF_ENDPOINT names, for one download. `notice` is told what the user should know."""
+    """The Hub at HF_ENDPOINT, for one download. `notice` is called with messages for the user."""
 
     def __init__(self, *, connect_seconds: float, stall_seconds: float, notice: Callable[[str], None]) -> None:
-        # The library tells the Hub about this machine unless it is told not to before it is imported.
-        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-        from huggingface_hub import constants, get_token
-
-        # Read here and not at import, as the library does: a variable set later must count.
+        # Otherwise the library sends facts about this machine to the Hub.
+        constants.HF_HUB_DISABLE_TELEMETRY = True
+        # The library reads the variable when it is imported; one that is set later should count too.
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._token = get_token()
         self._connect_seconds, self._stall_seconds = connect_seconds, stall_seconds
         self._notice = notice
-        self._places: dict[str, str] = {}
+        self._redirects: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def listing(self, repository: str, revision: str | None) -> Manifest:
-        """The files a checkpoint needs of a repository's root, at the commit `revision` now stands for.
+        """Return the files of a checkpoint in a repository's root, at the commit that `revision` names now.
 
-        Raises TransientError, NetworkError, or IntegrityError for a listing no honest repository has.
+        Raises TransientError, NetworkError, or IntegrityError for a listing that cannot be right.
         """
         try:
             info = self._ask(repository, revision)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-            raise NetworkError(self._no_hub()) from exc
+            raise self._not_a_hub() from exc
         if not isinstance(info.sha, str) or not is_commit(info.sha):
-            raise NetworkError(self._no_hub())
-        return Manifest(repository, revision or "main", info.sha, _wanted(repository, info.siblings or []))
+            raise self._not_a_hub()
+        return Manifest(repository, revision or "main", info.sha, _needed_files(repository, info.siblings or []))
 
     def _ask(self, repository: str, revision: str | None) -> Any:
-        import httpx2
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-
         api = HfApi(endpoint=self.endpoint, token=self._token or False)
         try:
             return api.model_info(repository, revision=revision, files_metadata=True, timeout=self._connect_seconds)
@@ -99,19 +94,19 @@ class Hub:
                 return self._ask(repository, revision)
             raise self._refusal(status, exc.response.headers, f"{repository} at {revision or 'main'}") from exc
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as exc:
-            raise self._passing(exc) from exc
+            raise self._unreachable(exc) from exc
 
     @contextmanager
     def open(self, manifest: Manifest, file: CheckpointFile, start_byte: int, end_byte: int) -> Iterator[Body]:
-        """Ask for the bytes from `start_byte` up to, not including, `end_byte`; a server may send the whole file.
+        """Request the bytes from `start_byte` up to, not including, `end_byte`. A server may send the whole file.
 
-        Raises TransientError, NetworkError, or IntegrityError if the server has another file than the listing said.
+        Raises TransientError, NetworkError, or IntegrityError if the server has another file than it listed.
         """
-        import httpx2
-
-        address = self._places.get(file.name) or self._address(manifest, file)
+        address = self._redirects.get(file.name) or hf_hub_url(
+            manifest.repository, file.name, revision=manifest.commit, endpoint=self.endpoint
+        )
         try:
-            for _ in range(_MOST_REDIRECTS):
+            for _ in range(_MAX_REDIRECTS):
                 with self._request(address, start_byte, end_byte) as response:
                     following = self._check(response, manifest, file)
                     if following is None:
@@ -120,18 +115,10 @@ class Hub:
                         return
                     address = following
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as exc:
-            raise self._passing(exc) from exc
-        raise NetworkError(f"{self.host} redirects without end. Try again later")
-
-    def _address(self, manifest: Manifest, file: CheckpointFile) -> str:
-        from huggingface_hub import hf_hub_url
-
-        return hf_hub_url(manifest.repository, file.name, revision=manifest.commit, endpoint=self.endpoint)
+            raise self._unreachable(exc) from exc
+        raise NetworkError(f"{self.host} redirects too many times", Hint.RETRY_LATER)
 
     def _request(self, address: str, start_byte: int, end_byte: int) -> Any:
-        import httpx2
-        from huggingface_hub import get_session
-
         headers = {"Range": f"bytes={start_byte}-{end_byte - 1}", "Accept-Encoding": "identity"}
         headers["User-Agent"] = f"gptoss/{__version__}"
         if self._token and self._is_ours(address):
@@ -139,14 +126,13 @@ class Hub:
         timeout = httpx2.Timeout(self._stall_seconds, connect=self._connect_seconds)
         return get_session().stream("GET", address, headers=headers, timeout=timeout, follow_redirects=False)
 
-    def _check(self, response: "httpx2.Response", manifest: Manifest, file: CheckpointFile) -> str | None:
-        """Where to ask instead, or None if the file's bytes follow."""
+    def _check(self, response: httpx2.Response, manifest: Manifest, file: CheckpointFile) -> str | None:
+        """Return the address that the server redirects to, or None if the bytes of the file follow."""
         address, status = str(response.url), response.status_code
-        where = f"{file.name} of {manifest.repository}"
         if not self._is_ours(address):
             if status not in (200, 206):
                 with self._lock:
-                    self._places.pop(file.name, None)  # the address may have run out
+                    self._redirects.pop(file.name, None)  # the signature of the address may have expired
                 raise TransientError(
                     f"the server that holds {file.name} answers {status}", wait_seconds=_retry_after(response.headers)
                 )
@@ -156,61 +142,60 @@ class Hub:
             if not self._is_ours(following):
                 self._check_identity(response.headers, manifest, file)
                 with self._lock:
-                    self._places[file.name] = following
+                    self._redirects[file.name] = following
             return following
         if status == 401 and self._drop_token():
             raise TransientError(f"{self.host} rejects the token")
         if status not in (200, 206):
-            raise self._refusal(status, response.headers, where)
+            raise self._refusal(status, response.headers, f"{file.name} of {manifest.repository}")
         self._check_identity(response.headers, manifest, file)
         return None
 
     def _check_identity(self, headers: Mapping[str, str], manifest: Manifest, file: CheckpointFile) -> None:
         commit = headers.get("x-repo-commit")
         if commit is None:
-            raise NetworkError(self._no_hub())
+            raise self._not_a_hub()
         tag = (headers.get("x-linked-etag") or headers.get("etag") or "").removeprefix("W/").strip('"')
         if commit != manifest.commit or (tag and tag != file.digest.hex):
-            raise IntegrityError(
-                f"{self.host} has another {file.name} than it listed for {manifest.commit[:12]}. "
-                "Try again later, or choose a --revision"
-            )
+            message = f"{self.host} has another {file.name} than it listed for {manifest.commit[:12]}"
+            raise IntegrityError(message, Hint.RETRY_LATER, Hint.ANOTHER_REVISION)
 
     def _drop_token(self) -> bool:
-        """Go on without the token; False if there was none."""
+        """Continue without the token. Returns False if there was none."""
         with self._lock:
             token, self._token = self._token, None
         if token:
-            self._notice("The Hub rejects your token (HF_TOKEN). Public models need none: going on without.")
+            self._notice("The Hub rejects your token (HF_TOKEN). Public models need no token: continuing without it.")
         return bool(token)
 
     def _refusal(self, status: int, headers: Mapping[str, str], what: str) -> Exception:
-        """What to raise for an answer that is no success. `what` names the thing that was asked for."""
+        """Return the error for an answer without success. `what` names the requested thing."""
         code = headers.get("x-error-code")
-        if status in _PASSING:
+        if status in _TRANSIENT_STATUSES:
             return TransientError(f"{self.host} answers {status}", wait_seconds=_retry_after(headers))
         if code == "GatedRepo" or status == 403:
             return NetworkError(f"{what} is not open to you. Accept its conditions on its page, and set HF_TOKEN")
         if code == "RevisionNotFound":
-            return NetworkError(f"There is no such revision: {what}. Check --revision")
+            return NetworkError(f"There is no such revision: {what}", Hint.ANOTHER_REVISION)
         if code == "EntryNotFound":
-            return NetworkError(f"There is no {what} on {self.host}. Choose a --revision that has it")
+            return NetworkError(f"There is no {what} on {self.host}", Hint.ANOTHER_REVISION)
         if code == "RepoNotFound" or status in (401, 404):
             return NetworkError(f"{what} is not on {self.host}, or is private. Check its name, or set HF_TOKEN")
-        return NetworkError(f"{self.host} answers {status} for {what}. Try again later")
+        return NetworkError(f"{self.host} answers {status} for {what}", Hint.RETRY_LATER)
 
-    def _passing(self, exc: Exception) -> TransientError:
-        # Addresses may be signed, and a proxy's may hold a password.
+    def _unreachable(self, exc: Exception) -> TransientError:
+        # Addresses may be signed, and that of a proxy may contain a password.
         cause = re.sub(r"\S*(://|@)\S*", "(an address)", str(exc)) or type(exc).__name__
         return TransientError(f"{self.host} cannot be reached ({cause})", answered=False)
 
     @property
     def host(self) -> str:
-        """The endpoint's name without what a user may have put before it."""
+        """The host name of the endpoint, without credentials."""
         return urlsplit(self.endpoint).hostname or "the Hub"
 
-    def _no_hub(self) -> str:
-        return f"{self.host} does not answer as the Hub does; is there a login page in between? Check HF_ENDPOINT"
+    def _not_a_hub(self) -> GptossError:
+        message = f"{self.host} does not answer as the Hub does; there may be a login page in between"
+        return NetworkError(f"{message}. Check HF_ENDPOINT")
 
     def _is_ours(self, address: str) -> bool:
         return _origin(address) == _origin(self.endpoint)
@@ -221,34 +206,33 @@ def _origin(address: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
 
-def _start(response: "httpx2.Response", file: CheckpointFile, start_byte: int) -> int:
-    """The first byte that a response sends. Raises IntegrityError if it is about a file of another size."""
+def _start(response: httpx2.Response, file: CheckpointFile, start_byte: int) -> int:
+    """Return the first byte that a response sends. Raises IntegrityError if the file has another size than listed."""
     size, start = response.headers.get("content-length"), 0
     if response.status_code == 206:
         match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", response.headers.get("content-range", ""))
         if match is None or int(match[1]) != start_byte:
-            raise TransientError("the server sends other bytes than it was asked for")
+            raise TransientError("the server sends other bytes than were requested")
         start, size = start_byte, match[2]
     if size is not None and size != str(file.size_bytes):
-        raise IntegrityError(
-            f"The server's {file.name} has {size[:20]} bytes, but {file.size_bytes:,} were listed. Try again later"
-        )
+        message = f"The server's {file.name} has {size[:20]} bytes, but {file.size_bytes:,} were listed"
+        raise IntegrityError(message, Hint.RETRY_LATER)
     return start
 
 
-def _wanted(repository: str, siblings: list[Any]) -> tuple[CheckpointFile, ...]:
-    """Of a repository's files those in its root that make a checkpoint; small ones first."""
+def _needed_files(repository: str, siblings: list[Any]) -> tuple[CheckpointFile, ...]:
+    """Return the files in the root of a repository that belong to a checkpoint, shards last."""
     files = []
     for sibling in siblings:
         name = sibling.rfilename
         if not isinstance(name, str) or _leads_out(name):
             raise IntegrityError(f"{repository} lists the file {ascii(name)[:80]}, which leads out of its folder")
-        if name in WANTED or (name.endswith(".safetensors") and is_plain_file_name(name)):
+        if name in _NEEDED_FILES or (name.endswith(".safetensors") and is_plain_file_name(name)):
             files.append(_file(repository, sibling))
     if not any(file.name.endswith(".safetensors") for file in files):
-        raise NetworkError(f"{repository} holds no safetensors files. Choose a gpt-oss model")
+        raise NetworkError(f"{repository} holds no safetensors files: it is not a gpt-oss model")
     if len({file.name.casefold() for file in files}) != len(files):
-        raise IntegrityError(f"{repository} lists a file twice. Choose another --revision")
+        raise IntegrityError(f"{repository} lists a file twice", Hint.ANOTHER_REVISION)
     return tuple(sorted(files, key=lambda file: (file.name.endswith(".safetensors"), file.name)))
 
 
@@ -262,7 +246,7 @@ def _file(repository: str, sibling: Any) -> CheckpointFile:
     if sibling.lfs is not None:
         size, digest = sibling.lfs.size, Digest("sha256", sibling.lfs.sha256)
     if not isinstance(size, int) or size < 0 or not re.fullmatch(r"[0-9a-f]{40}([0-9a-f]{24})?", digest.hex):
-        raise IntegrityError(f"{repository} lists {sibling.rfilename} without size and digest. Try again later")
+        raise IntegrityError(f"{repository} lists {sibling.rfilename} without size and digest", Hint.RETRY_LATER)
     return CheckpointFile(sibling.rfilename, size, digest)
 
 

@@ -1,37 +1,43 @@
-"""One download at a time: a lock that the system takes back when its owner dies."""
+"""One download at a time: a lock that the system releases when its owner dies."""
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 _POLL_SECONDS = 0.2
 
 
 @contextmanager
 def locked(path: Path, *, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock at `path` within the block; its folder must exist.
+    """Hold the lock at `path` within the block. Its folder must exist.
 
-    While another process holds it, `waiting` is called again and again; it may raise to give up. Raises OSError.
+    While another process holds it, `waiting` is called several times a second; it may raise to give up. Raises OSError.
     """
-    while (lock := _take(path)) is None:
+    while (release := _acquire(path)) is None:
         waiting()
         time.sleep(_POLL_SECONDS)
     try:
         yield
     finally:
-        lock()
+        release()
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock at `path`; False too where that cannot be told."""
+    """Return True if a process holds the lock at `path`, False if none does or if the file cannot be opened."""
     if not path.exists():
         return False
     try:
-        release = _take(path)
+        release = _acquire(path)
     except OSError:
         return False
     if release is None:
@@ -40,8 +46,8 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _take(path: Path) -> Callable[[], None] | None:
-    """What gives the lock back; None if another process has it."""
+def _acquire(path: Path) -> Callable[[], None] | None:
+    """Return a function that releases the lock, or None if another process holds it."""
     file = path.open("ab")
     try:
         _lock_file(file)
@@ -50,32 +56,24 @@ def _take(path: Path) -> Callable[[], None] | None:
         return None
     except OSError:  # a network file system without locks
         file.close()
-        return _take_softly(path.with_name(f"{path.name}.owner"))
+        return _acquire_owner_file(path.with_name(f"{path.name}.owner"))
     return file.close
 
 
 def _lock_file(file: BinaryIO) -> None:
-    """Raises BlockingIOError if it is locked, OSError if the file system has no locks."""
-    try:
-        import fcntl
-    except ImportError:
-        _lock_windows_file(file)
+    """Raises BlockingIOError if the file is locked, OSError if the file system has no locks."""
+    if sys.platform == "win32":
+        try:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as exc:
+            raise BlockingIOError(str(exc)) from exc
     else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _lock_windows_file(file: BinaryIO) -> None:
-    import msvcrt
-
-    try:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    except PermissionError as exc:
-        raise BlockingIOError(str(exc)) from exc
-
-
-def _take_softly(path: Path) -> Callable[[], None] | None:
-    """A file that names its owner. One whose owner is gone from this machine is taken over."""
+def _acquire_owner_file(path: Path) -> Callable[[], None] | None:
+    """Create a file that names its owner. A file whose owner no longer runs on this machine is replaced."""
     owner = f"{socket.gethostname()} {os.getpid()}"
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
@@ -83,7 +81,7 @@ def _take_softly(path: Path) -> Callable[[], None] | None:
         if _is_alive(path):
             return None
         path.unlink(missing_ok=True)
-        return _take_softly(path)
+        return _acquire_owner_file(path)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(owner)
     return lambda: path.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
-"""Fetches one file in parallel parts and computes its digest as the bytes arrive.
+"""Download one file in parallel segments, and compute its digest as the bytes arrive.
 
-Threads fetch segments in the file's order and only ever append to them; the calling thread hashes behind them, watches,
-and alone gives the file its name. Whatever stops it, what has arrived is found again by the next call.
+Threads download segments in the order of the file and only append to them. The calling thread hashes the bytes that
+have arrived and gives the finished file its name. Bytes that have arrived are kept for the next call, however this one
+ends.
 """
 
 import threading
@@ -15,23 +16,23 @@ from typing import Self
 from gptoss_cli.checkpoint.hub import Body, Hub, TransientError
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Manifest
 from gptoss_cli.checkpoint.partial import PartialFile, Segment, SegmentWriter, is_full, writing
-from gptoss_cli.checkpoint.verify import Watcher
-from gptoss_cli.errors import IntegrityError, NetworkError, ResourceError
+from gptoss_cli.checkpoint.verify import Progress
+from gptoss_cli.errors import Hint, IntegrityError, NetworkError, ResourceError
 
 _CONNECTIONS = 4
-_HASHED_AT_ONCE_BYTES = 1 << 20
-_WRITTEN_AT_ONCE_BYTES = 512 << 10
-_LONGEST_GATHERED_SECONDS = 0.1
-# An attempt that brings less than this has failed; a line that brings more gets as many attempts as it needs.
+_HASH_BLOCK_BYTES = 1 << 20
+_WRITE_BLOCK_BYTES = 512 << 10
+_MAX_BUFFERED_SECONDS = 0.1
+# An attempt that brings less than this counts as failed; after more progress the count starts again.
 _PROGRESS_BYTES = 256 << 10
-# A connection that brings less than this while it could stall is no better than a stalled one.
-_TRICKLE_BYTES = 16 << 10
-_LOOK_SECONDS = 0.1
+# A connection that brings less than this within the stall timeout counts as stalled.
+_STALLED_BYTES = 16 << 10
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to wait for a server before giving up."""
+    """Timeouts, and the number of attempts and the pauses between them."""
 
     connect_seconds: float = 6.0
     stall_seconds: float = 30.0
@@ -40,61 +41,59 @@ class RetryPolicy:
     longest_pause_seconds: float = 120.0
 
     def pause_seconds(self, failures: int, asked_seconds: float | None) -> float:
-        """How long to wait after so many failures in a row; at least what the server asked for."""
+        """Return the pause after `failures` in a row: exponential, and at least what the server asked for."""
         return max(asked_seconds or 0.0, self.first_pause_seconds * 2.0 ** (failures - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class TransferContext:
-    """What all files of one download share. Once `stop` is set, whatever is going on ends with KeyboardInterrupt."""
+    """The things that all files of one download share. Once `stop` is set, transfers raise KeyboardInterrupt."""
 
     hub: Hub
     manifest: Manifest
-    patience: RetryPolicy
-    watcher: Watcher
+    retry_policy: RetryPolicy
+    progress: Progress
     stop: threading.Event
 
 
-def fetch_file(line: TransferContext, file: CheckpointFile, *, folder: Path, target: Path) -> None:
-    """Fetch `file` to `target` by way of `folder`; returns when it is there and its digest is right.
+def fetch_file(context: TransferContext, file: CheckpointFile, *, folder: Path, target: Path) -> None:
+    """Download `file` into `folder`, verify its digest, and move it to `target`.
 
-    Raises KeyboardInterrupt, NetworkError, IntegrityError if the bytes are wrong, or ResourceError if the disk fails.
-    What has arrived stays, except where the disk is full or the bytes are wrong.
+    Raises KeyboardInterrupt, NetworkError, IntegrityError if the digest is wrong, or ResourceError if the disk fails.
+    Bytes that have arrived are kept, unless the disk is full or the digest is wrong.
     """
     while True:
         partial = PartialFile(folder, file)
         resumed = partial.done_bytes > 0
         partial.prepare()
-        line.watcher.begin(file.name, partial.done_bytes, file.size_bytes)
-        if _Transfer(line, file, partial).run() == file.digest.hex:
+        context.progress.begin(file.name, partial.done_bytes, file.size_bytes)
+        if _Transfer(context, file, partial).run() == file.digest.hex:
             break
         partial.remove()
-        # What an earlier run left may have been lost with the power: the server is not to blame yet.
+        # After a resume the fault may lie in what an earlier run left on disk: try once more from the start.
         if not resumed:
-            raise IntegrityError(
-                f"{file.name} came with the wrong digest and was thrown away. Run the same command again"
-            )
+            raise IntegrityError(f"{file.name} arrived with the wrong digest and was deleted", Hint.RETRY)
     partial.put_in_place(target)
-    line.watcher.end(file.name)
+    context.progress.end(file.name)
 
 
 class _JoinedError(Exception):
-    """The server has no ranges, and the file is one segment now."""
+    """The server does not support ranges, and the file is one segment now."""
 
 
 class _Transfer:
-    """One attempt at one file."""
+    """One download of one file."""
 
-    def __init__(self, line: TransferContext, file: CheckpointFile, partial: PartialFile) -> None:
-        self._line, self._file, self._partial = line, file, partial
+    def __init__(self, context: TransferContext, file: CheckpointFile, partial: PartialFile) -> None:
+        self._context, self._file, self._partial = context, file, partial
         self._changed = threading.Condition()
         self._ended = threading.Event()
         self._failure: Exception | None = None
-        self._waiting = self._unfinished()
-        self._has_helpers = False
+        self._queue = self._unfinished()
+        self._is_parallel = False
 
     def run(self) -> str:
-        """Fetch what is missing; the hex digest of the whole."""
+        """Download the missing bytes and return the hex digest of the file."""
         try:
             self._start_thread()
             with writing(self._partial.data):
@@ -107,24 +106,24 @@ class _Transfer:
             self._ended.set()
 
     def _hash(self) -> str:
-        """Follow the front of what has arrived."""
+        """Hash the bytes in order as they arrive."""
         digest, position = self._file.digest.start(self._file.size_bytes), 0
-        block = memoryview(bytearray(_HASHED_AT_ONCE_BYTES))
+        block = memoryview(bytearray(_HASH_BLOCK_BYTES))
         with self._partial.data.open("rb", buffering=0) as data:
             while position < self._file.size_bytes:
                 front = self._wait_for_front(position)
-                while position < front and not self._line.stop.is_set():
+                while position < front and not self._context.stop.is_set():
                     count = data.readinto(block[: front - position]) or 0
                     if not count:
-                        raise ResourceError(f"{self._partial.data} was cut short by another program. Try again")
+                        raise ResourceError(f"{self._partial.data} was truncated by another program", Hint.RETRY)
                     digest.update(block[:count])
                     position += count
         return digest.hexdigest()
 
     def _wait_for_front(self, position: int) -> int:
-        """Where the arrived bytes end, once that is past `position`."""
+        """Wait for bytes after `position`, and return the first byte that has not arrived."""
         while True:
-            if self._line.stop.is_set():
+            if self._context.stop.is_set():
                 raise KeyboardInterrupt
             if self._failure is not None:
                 raise self._failure
@@ -132,13 +131,13 @@ class _Transfer:
             if front > position:
                 return front
             with self._changed:
-                self._changed.wait(_LOOK_SECONDS)
+                self._changed.wait(_POLL_SECONDS)
 
     def _unfinished(self) -> Iterator[Segment]:
         return iter([segment for segment in self._partial.segments if not segment.is_done])
 
     def _start_thread(self) -> None:
-        # A daemon: one that hangs in the network must not hold up the program's end.
+        # A daemon, so that a thread that hangs in the network does not keep the program from ending.
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
@@ -147,16 +146,16 @@ class _Transfer:
                 try:
                     self._fetch(segment)
                 except _JoinedError:
-                    self._waiting = self._unfinished()
+                    self._queue = self._unfinished()
         except Exception as exc:  # noqa: BLE001  raised again in the calling thread
             self._failure = self._failure or exc
-        self._tell()
+        self._notify()
 
     def _take(self) -> Segment | None:
         with self._changed:
-            return next(self._waiting, None)
+            return next(self._queue, None)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
@@ -172,42 +171,42 @@ class _Transfer:
             if not segment.is_done:
                 failures = failures + 1 if segment.done_bytes - before < _PROGRESS_BYTES else 1
                 self._pause(failures, error)
-        self._tell()
+        self._notify()
 
     def _pause(self, failures: int, error: TransientError) -> None:
-        """Raises NetworkError when it is time to give up."""
-        patience = self._line.patience
-        kept = "What has arrived is kept: run the same command again"
-        if failures > patience.attempts:
-            raise NetworkError(f"{self._file.name}: {error}, {failures} times in a row. {kept}") from error
-        seconds = patience.pause_seconds(failures, error.wait_seconds)
-        if seconds > patience.longest_pause_seconds:
-            raise NetworkError(
-                f"{self._file.name}: {error}, and asks for {seconds:,.0f} s of patience. {kept}"
-            ) from error
+        """Wait before the next attempt. Raises NetworkError after too many attempts."""
+        policy = self._context.retry_policy
+        kept = "What has arrived is kept"
+        if failures > policy.attempts:
+            message = f"{self._file.name}: {error}, {failures} times in a row. {kept}"
+            raise NetworkError(message, Hint.RETRY) from error
+        seconds = policy.pause_seconds(failures, error.wait_seconds)
+        if seconds > policy.longest_pause_seconds:
+            message = f"{self._file.name}: {error}, and asks to wait {seconds:,.0f} s. {kept}"
+            raise NetworkError(message, Hint.RETRY_LATER) from error
         self._ended.wait(seconds)
 
     def _attempt(self, segment: Segment) -> None:
-        """Ask once for what `segment` lacks. Returns early if the server sends less."""
-        hub, manifest = self._line.hub, self._line.manifest
+        """Request the missing bytes of `segment` once. The server may send fewer."""
+        hub, manifest = self._context.hub, self._context.manifest
         with hub.open(manifest, self._file, segment.next_byte, segment.end_byte) as body:
             if body.is_whole and len(self._partial.segments) > 1:
-                if self._has_helpers:
-                    raise TransientError("the server sends the whole file though asked for a part")
+                if self._is_parallel:
+                    raise TransientError("the server sends the whole file instead of a range")
                 self._partial.join()
                 raise _JoinedError
             if not body.is_whole:
-                self._call_helpers()
+                self._start_more_threads()
             self._append(body, segment)
 
-    def _call_helpers(self) -> None:
-        if not self._has_helpers:
-            self._has_helpers = True
+    def _start_more_threads(self) -> None:
+        if not self._is_parallel:
+            self._is_parallel = True
             for _ in range(min(_CONNECTIONS, len(self._partial.segments)) - 1):
                 self._start_thread()
 
     def _append(self, body: Body, segment: Segment) -> None:
-        with self._partial.writer(segment) as writer, _Gathered(self._line, self._file, writer) as gathered:
+        with self._partial.writer(segment) as writer, _BufferedWriter(self._context, self._file, writer) as buffered:
             skip_bytes = segment.next_byte - body.start_byte
             left_bytes = segment.end_byte - segment.next_byte
             since, arrived_bytes = time.monotonic(), 0
@@ -216,22 +215,22 @@ class _Transfer:
                     return
                 new = memoryview(block)[skip_bytes:]
                 skip_bytes = max(0, skip_bytes - len(block))
-                gathered.add(new[:left_bytes])
+                buffered.add(new[:left_bytes])
                 if len(new) > left_bytes:
                     return
                 left_bytes -= len(new)
                 arrived_bytes += len(block)
-                if time.monotonic() - since > self._line.patience.stall_seconds:
-                    if arrived_bytes < _TRICKLE_BYTES:
+                if time.monotonic() - since > self._context.retry_policy.stall_seconds:
+                    if arrived_bytes < _STALLED_BYTES:
                         raise TransientError("the connection stalls")
                     since, arrived_bytes = time.monotonic(), 0
 
 
-class _Gathered:
-    """Writes what arrives in larger blocks, and none later than a moment: five threads that write often are slow."""
+class _BufferedWriter:
+    """Writes in larger blocks, because many small writes from several threads are slow, but without much delay."""
 
-    def __init__(self, line: TransferContext, file: CheckpointFile, writer: SegmentWriter) -> None:
-        self._line, self._file, self._writer = line, file, writer
+    def __init__(self, context: TransferContext, file: CheckpointFile, writer: SegmentWriter) -> None:
+        self._context, self._file, self._writer = context, file, writer
         self._bytes = bytearray()
         self._since = time.monotonic()
 
@@ -243,10 +242,10 @@ class _Gathered:
 
     def add(self, block: memoryview) -> None:
         self._bytes += block
-        if len(self._bytes) >= _WRITTEN_AT_ONCE_BYTES or time.monotonic() - self._since > _LONGEST_GATHERED_SECONDS:
+        if len(self._bytes) >= _WRITE_BLOCK_BYTES or time.monotonic() - self._since > _MAX_BUFFERED_SECONDS:
             self._write()
 
     def _write(self) -> None:
-        gathered, self._bytes, self._since = self._bytes, bytearray(), time.monotonic()
-        self._writer.write(gathered)
-        self._line.watcher.advance(self._file.name, len(gathered))
+        block, self._bytes, self._since = self._bytes, bytearray(), time.monotonic()
+        self._writer.write(block)
+        self._context.progress.advance(self._file.name, len(block))

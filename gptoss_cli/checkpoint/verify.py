@@ -1,4 +1,4 @@
-"""Proves files by their digests. Reads every byte, needs no network, changes nothing."""
+"""Verify files by their digests. Reads every byte, needs no network, changes nothing."""
 
 import os
 import threading
@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest
-from gptoss_cli.errors import IntegrityError, NotInstalledError
+from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
 
 _READ_AT_ONCE_BYTES = 1 << 20
-_LOOK_SECONDS = 0.1
 _DIGEST_KINDS = {64: "sha256", 40: "git-sha1"}
 
 
-class Watcher(Protocol):
-    """Is told how the work goes; all of it from any thread."""
+class Progress(Protocol):
+    """Receives the progress of each file, from any thread."""
 
     def begin(self, name: str, done_bytes: int, total_bytes: int) -> None: ...
     def advance(self, name: str, count_bytes: int) -> None: ...
@@ -24,18 +23,18 @@ class Watcher(Protocol):
 
 
 def find_wrong_files(
-    folder: Path, files: Sequence[CheckpointFile], watcher: Watcher, stop: threading.Event
+    folder: Path, files: Sequence[CheckpointFile], progress: Progress, stop: threading.Event
 ) -> dict[str, str]:
-    """Name -> the digest it has, of those files in `folder` whose digest is not the one they should have.
+    """Return the names of the files in `folder` with a wrong digest, each with the digest that it has.
 
-    Uses every core. Raises KeyboardInterrupt when `stop` is set, NotInstalledError if a file is missing,
+    Uses every CPU core. Raises KeyboardInterrupt when `stop` is set, NotInstalledError if a file is missing,
     IntegrityError if one cannot be read.
     """
     largest_first = sorted(files, key=lambda file: -file.size_bytes)
     with ThreadPoolExecutor(max(1, min(len(files), os.cpu_count() or 1))) as pool:
-        digests = [pool.submit(compute_digest, folder / file.name, file, watcher, stop) for file in largest_first]
+        digests = [pool.submit(_digest, folder / file.name, file, progress, stop) for file in largest_first]
         try:
-            found = {file.name: each.result() for file, each in zip(largest_first, digests, strict=True)}
+            found = {file.name: digest.result() for file, digest in zip(largest_first, digests, strict=True)}
         except BaseException:
             stop.set()  # the others need not finish
             raise
@@ -44,27 +43,27 @@ def find_wrong_files(
     return {file.name: found[file.name] for file in files if found[file.name] != file.digest.hex}
 
 
-def compute_digest(path: Path, file: CheckpointFile, watcher: Watcher, stop: threading.Event) -> str:
-    """The digest `path` has, of the kind that `file` names; not finished once `stop` is set."""
+def _digest(path: Path, file: CheckpointFile, progress: Progress, stop: threading.Event) -> str:
+    """Return the digest of `path`, of the kind that `file` has. It is incomplete once `stop` is set."""
     block = memoryview(bytearray(_READ_AT_ONCE_BYTES))
     try:
         with path.open("rb", buffering=0) as data:
             size_bytes = os.fstat(data.fileno()).st_size
-            watcher.begin(file.name, 0, size_bytes)
+            progress.begin(file.name, 0, size_bytes)
             digest = file.digest.start(size_bytes)
             while not stop.is_set() and (count := data.readinto(block)):
                 digest.update(block[:count])
-                watcher.advance(file.name, count)
+                progress.advance(file.name, count)
     except FileNotFoundError as exc:
-        raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
+        raise NotInstalledError(f"{path} is missing", Hint.DOWNLOAD) from exc
     except OSError as exc:
-        raise IntegrityError(f"{path} cannot be read: {exc.strerror}. Check the disk and the permissions") from exc
-    watcher.end(file.name)
+        raise IntegrityError(f"{path} cannot be read: {exc.strerror}") from exc
+    progress.end(file.name)
     return digest.hexdigest()
 
 
 def cached_files(snapshot: Path) -> list[CheckpointFile]:
-    """What the Hugging Face cache says of a snapshot's files: a link's target is named after the file's digest."""
+    """Return the files of a snapshot in the Hugging Face cache, where links point to files named by their digests."""
     files = []
     for path in sorted(snapshot.iterdir()):
         if path.is_symlink() and (path.suffix in (".json", ".safetensors")):

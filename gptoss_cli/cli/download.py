@@ -14,8 +14,8 @@ from gptoss_cli.terminal.console import Console
 if TYPE_CHECKING:
     from gptoss_cli.checkpoint.download import DownloadPlan, Outcome
     from gptoss_cli.checkpoint.hub import Hub
-    from gptoss_cli.checkpoint.location import ModelLocation
     from gptoss_cli.checkpoint.manifest import Manifest
+    from gptoss_cli.checkpoint.store import ModelLocation
     from gptoss_cli.checkpoint.transfer import RetryPolicy
     from gptoss_cli.cli.outlook import PlannedModel
 
@@ -37,7 +37,7 @@ def download(
     Interrupted at any moment, it goes on from there when it is run again; what is here already is checked and kept, and
     a wrong file is fetched anew.
     """
-    from gptoss_cli.checkpoint.location import find_location
+    from gptoss_cli.checkpoint.store import find_location
 
     place = find_location(model)
     if revision is None and _is_cached(place, console, as_json=as_json):
@@ -95,7 +95,7 @@ class _Download:
 
         try:
             with stopping() as stop, FileProgress(self._console, plan.manifest.size_bytes, done="right") as watcher:
-                return carry_out(plan, connect=self._connect, patience=patience(), watcher=watcher, stop=stop)
+                return carry_out(plan, connect=self._connect, retry_policy=patience(), progress=watcher, stop=stop)
         except KeyboardInterrupt:
             self._console.notice("Stopped. What has arrived is kept: the same command goes on from there.")
             raise
@@ -125,13 +125,15 @@ class _Download:
 
         what = f"{plan.manifest.repository} at {plan.manifest.commit[:12]}"
         if not plan.missing:
-            self._console.notice(f"{what} is in {plan.place.folder}: checking {size_words(plan.manifest.size_bytes)}.")
+            self._console.notice(
+                f"{what} is in {plan.location.folder}: checking {size_words(plan.manifest.size_bytes)}."
+            )
             return
         arrived = plan.manifest.size_bytes - plan.needed_bytes
         rest = f", {size_words(arrived)} of it here already" if arrived else ""
         count = f"{len(plan.manifest.files)} files, {size_words(plan.manifest.size_bytes)}{rest}"
         self._console.notice(f"{what}: {count}")
-        self._console.notice(f"into {plan.place.folder}, where {size_words(plan.free_bytes)} are free")
+        self._console.notice(f"into {plan.location.folder}, where {size_words(plan.free_bytes)} are free")
         self._foretell()
 
     def _foretell(self) -> None:
@@ -169,7 +171,7 @@ class _Download:
         for name in outcome.repaired:
             self._console.notice(f"{name} was wrong and is fetched anew.")
         done = "is complete, and every digest is right" if outcome.fetched else f"was already complete{_offline()}"
-        self._console.notice(f"{plan.place.name} {done}. Try: gptoss chat -m {plan.place.short_name}")
+        self._console.notice(f"{plan.location.name} {done}. Try: gptoss chat -m {plan.location.short_name}")
 
 
 def patience() -> "RetryPolicy":
@@ -207,10 +209,10 @@ def _outlook(place: "ModelLocation") -> "PlannedModel | None":
 def _facts(plan: "DownloadPlan") -> dict[str, object]:
     manifest: Manifest = plan.manifest
     return {
-        "model": plan.place.name,
+        "model": plan.location.name,
         "repository": manifest.repository,
         "commit": manifest.commit,
-        "folder": str(plan.place.folder),
+        "folder": str(plan.location.folder),
         "bytes": manifest.size_bytes,
         "bytes_to_fetch": plan.needed_bytes,
         "bytes_free": plan.free_bytes,

@@ -14,7 +14,7 @@ from gptoss_cli.errors import ExitStatus, IntegrityError, NotInstalledError, Usa
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.checkpoint.location import ModelLocation
+    from gptoss_cli.checkpoint.store import ModelLocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def list_models(
     console: Console,
 ) -> None:
     """List the known and the installed models: size, state, when proven, where."""
-    from gptoss_cli.checkpoint.location import locations
+    from gptoss_cli.checkpoint.store import locations
 
     rows = [*(_row(place) for place in locations()), _demo_row()]
     if as_json:
@@ -102,7 +102,7 @@ def _cells(row: _Row) -> tuple[str, ...]:
 
 
 def _short_name(name: str) -> str:
-    from gptoss_cli.checkpoint.location import find_location
+    from gptoss_cli.checkpoint.store import find_location
 
     return find_location(name).short_name
 
@@ -117,9 +117,9 @@ def remove(
 ) -> None:
     """Delete a model's files from gptoss's own folder, after saying how much that is."""
     from gptoss_cli.checkpoint import store
-    from gptoss_cli.checkpoint.location import find_location
     from gptoss_cli.checkpoint.lock import locked
     from gptoss_cli.checkpoint.partial import writing
+    from gptoss_cli.checkpoint.store import find_location
     from gptoss_cli.units import size_words
 
     place = find_location(model)

@@ -12,8 +12,8 @@ from gptoss_cli.errors import IntegrityError, NotInstalledError
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from gptoss_cli.checkpoint.location import ModelLocation
     from gptoss_cli.checkpoint.manifest import CheckpointFile
+    from gptoss_cli.checkpoint.store import ModelLocation
 
 
 @command
@@ -60,7 +60,7 @@ class _Subject:
 def _find(name: str) -> _Subject:
     """Raises UsageError, NotInstalledError, or IntegrityError if its records or sizes are wrong."""
     from gptoss_cli.checkpoint import catalog, store
-    from gptoss_cli.checkpoint.location import find_location
+    from gptoss_cli.checkpoint.store import find_location
     from gptoss_cli.checkpoint.verify import cached_files
 
     if catalog.find_model(name) is catalog.DEMO:
@@ -82,7 +82,7 @@ def _find(name: str) -> _Subject:
 
 def _installed() -> list[_Subject]:
     from gptoss_cli.checkpoint import store
-    from gptoss_cli.checkpoint.location import locations
+    from gptoss_cli.checkpoint.store import locations
 
     names = dict.fromkeys([*store.installed(), *(place.short_name for place in locations() if place.manifest())])
     subjects = {subject.folder: subject for subject in map(_find, names)}
@@ -135,8 +135,7 @@ def _record(place: "ModelLocation") -> None:
     from contextlib import suppress
     from dataclasses import replace
 
-    from gptoss_cli.checkpoint.download import now
-    from gptoss_cli.checkpoint.manifest import write_manifest
+    from gptoss_cli.checkpoint.manifest import now, write_manifest
 
     manifest = place.manifest()
     if manifest is not None:

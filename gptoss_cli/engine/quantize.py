@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gptoss_cli.engine.weights import Int8Matrix, LayerWeights, Linear, ModelWeights
 from gptoss_cli.errors import ResourceError
-from gptoss_cli.placement.tensor_specs import BLOCK_VALUES
+from gptoss_cli.placement.model_config import BLOCK_VALUES
 
 _FORMAT = 1
 _LARGEST = 127

@@ -17,9 +17,9 @@ from torch import Tensor
 from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files, what_it_is
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError, ResourceError
-from gptoss_cli.placement.model_config import ModelConfig
+from gptoss_cli.placement.model_config import BLOCK_VALUES, ModelConfig
 from gptoss_cli.placement.placement import KernelSet, Placement
-from gptoss_cli.placement.tensor_specs import BLOCK_VALUES, Layout, Names, TensorSpec, expected_tensors, names
+from gptoss_cli.placement.tensor_specs import Layout, Names, TensorSpec, expected_tensors, names
 
 _log = logging.getLogger(__name__)
 

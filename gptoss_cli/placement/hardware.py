@@ -1,6 +1,6 @@
-"""Describes the machine: its GPUs, its memory within the control group, what Triton needs. Changes nothing on it.
+"""The hardware of this machine: GPUs, memory within the control group, and what Triton needs. Changes nothing.
 
-torch is imported only where an NVIDIA driver or an Apple chip was found: others are to_json in milliseconds.
+torch is imported only if there is an NVIDIA driver or an Apple chip: otherwise detection takes milliseconds.
 """
 
 import csv
@@ -17,17 +17,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 _log = logging.getLogger(__name__)
+_KERNELS_FOLDER = Path(__file__).parents[1] / "engine" / "kernels"
 _SMI_FIELDS = "name,memory.total,memory.free,compute_cap,driver_version"
 _SMI_SECONDS = 20
-# A control group's limit above this is the kernel's way of writing none.
+# The kernel reports a control group without a limit as a number above this.
 _NO_LIMIT = 1 << 60
 
 
 class Cuda(StrEnum):
-    """Whether torch can compute on the NVIDIA GPUs that are there."""
+    """The state of CUDA: usable by torch, or the reason for which it is not."""
 
     ABSENT = "no NVIDIA driver"
     USABLE = "usable"
@@ -38,7 +40,7 @@ class Cuda(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU, or one MIG slice of one; `capability` is CUDA's compute capability, (9, 0) for a Hopper."""
+    """A GPU, or a MIG slice of one. `capability` is the CUDA compute capability, (9, 0) for Hopper."""
 
     name: str
     total_bytes: int
@@ -48,11 +50,11 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What a placement depends on. None stands for what is not known, and for no limit.
+    """Everything that a placement depends on. None means unknown, or no limit.
 
-    `gpus` are in CUDA's order, or in the driver's where torch cannot use them. `available_bytes` is what programs can
-    still get without swapping, within the control group. `apple_gpu` shares that memory. `kernels` are the CPU's, built
-    when gptoss was installed.
+    `gpus` are in the order of CUDA, or in that of the driver if torch cannot use them. `available_bytes` is the memory
+    that can be allocated without swapping, within the control group; `apple_gpu` shares it. `kernels` is true if the
+    native kernels for the CPU were built when gptoss was installed.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -72,7 +74,7 @@ class Hardware:
 
 
 class MpsApi(Protocol):
-    """What is used of torch.mps."""
+    """The functions of torch.mps that are used here."""
 
     def is_available(self) -> bool: ...
     def recommended_max_memory(self) -> int: ...
@@ -80,7 +82,7 @@ class MpsApi(Protocol):
 
 
 class CudaApi(Protocol):
-    """What is used of torch.cuda."""
+    """The functions of torch.cuda that are used here."""
 
     def is_available(self) -> bool: ...
     def device_count(self) -> int: ...
@@ -90,7 +92,7 @@ class CudaApi(Protocol):
 
 
 def detect(data_folder: Path, *, root: Path = Path("/")) -> Hardware:
-    """Ask this machine. `data_folder` is where checkpoints go; `root` is where /proc and /sys lie."""
+    """Return the hardware of this machine. `disk_bytes` is for `data_folder`; `root` is the parent of proc and sys."""
     total, available, limit = host_memory(root)
     gpus, cuda, problem, driver = _find_gpus(root)
     return Hardware(
@@ -100,7 +102,7 @@ def detect(data_folder: Path, *, root: Path = Path("/")) -> Hardware:
         cuda_problem=problem,
         driver=driver,
         torch=_version("torch"),
-        kernels=any((Path(__file__).parent / "kernels").glob("_native.*")),
+        kernels=any(_KERNELS_FOLDER.glob("_native.*")),
         triton=importlib.util.find_spec("triton") is not None,
         compiler=_has_compiler(),
         memory_bytes=total,
@@ -112,7 +114,7 @@ def detect(data_folder: Path, *, root: Path = Path("/")) -> Hardware:
 
 
 def host_memory(root: Path) -> tuple[int | None, int | None, int | None]:
-    """Total and available bytes, and the control group's limit where that is below the total."""
+    """Return total and available bytes, and the limit of the control group if that is below the total."""
     total, available = _memory_bytes(root)
     limit, used = _group_memory(root)
     if limit is None or (total is not None and limit >= total):
@@ -122,7 +124,7 @@ def host_memory(root: Path) -> tuple[int | None, int | None, int | None]:
 
 
 def cuda_gpus(cuda: CudaApi) -> tuple[Gpu, ...]:
-    """The GPUs that torch sees, with what is free on each now."""
+    """Return the GPUs that torch sees, with the memory that is free on each now."""
     gpus = []
     for device in range(cuda.device_count()):
         free, total = cuda.mem_get_info(device)
@@ -132,7 +134,7 @@ def cuda_gpus(cuda: CudaApi) -> tuple[Gpu, ...]:
 
 
 def apple_gpu(mps: MpsApi, available_bytes: int | None) -> Gpu | None:
-    """Apple's GPU if torch can use it, with what the system lets it have, and what the memory has of that now."""
+    """Return Apple's GPU if torch can use it: the memory that the system lets it have, and what is free of that now."""
     if not mps.is_available():
         return None
     total = mps.recommended_max_memory()
@@ -145,15 +147,22 @@ def _find_apple_gpu(available_bytes: int | None) -> Gpu | None:
     if (platform.system(), platform.machine()) != ("Darwin", "arm64"):
         return None
     try:
-        from torch import mps
+        torch = _import_torch()
     except (ImportError, OSError) as exc:
         _log.info("torch cannot be imported: %s", exc)
         return None
-    return apple_gpu(mps, available_bytes)
+    return apple_gpu(torch.mps, available_bytes)
+
+
+def _import_torch() -> ModuleType:
+    """Import torch, which takes a second. Raises ImportError or OSError."""
+    import torch  # not at the top: most machines without a GPU are described without it
+
+    return torch
 
 
 def parse_smi(text: str) -> tuple[tuple[Gpu, ...], str | None]:
-    """What nvidia-smi prints for _SMI_FIELDS as CSV in MiB: GPUs whose memory it tells, and the driver's version."""
+    """Parse nvidia-smi's CSV of _SMI_FIELDS: the GPUs whose memory it knows, in MiB, and the version of the driver."""
     gpus, driver = [], None
     for row in csv.reader(text.splitlines(), skipinitialspace=True):
         if len(row) != _SMI_FIELDS.count(",") + 1:
@@ -172,7 +181,7 @@ def parse_smi(text: str) -> tuple[tuple[Gpu, ...], str | None]:
 
 
 def _find_gpus(root: Path) -> tuple[tuple[Gpu, ...], Cuda, str, str | None]:
-    """GPUs, what torch can do with them, torch's own words where it can nothing, and the driver's version."""
+    """Return the GPUs, the state of CUDA, torch's message if it cannot use them, and the version of the driver."""
     smi = shutil.which("nvidia-smi")
     if smi is None and not (root / "proc/driver/nvidia/version").exists():
         return (), Cuda.ABSENT, "", None
@@ -180,7 +189,7 @@ def _find_gpus(root: Path) -> tuple[tuple[Gpu, ...], Cuda, str, str | None]:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1"):
         return listed, Cuda.HIDDEN, "", driver
     try:
-        import torch
+        torch = _import_torch()
     except (ImportError, OSError) as exc:
         return listed, Cuda.FAILS, f"torch cannot be imported: {exc}", driver
     if torch.version.cuda is None:
@@ -192,7 +201,7 @@ def _find_gpus(root: Path) -> tuple[tuple[Gpu, ...], Cuda, str, str | None]:
 
 
 def _ask_torch(cuda: CudaApi) -> tuple[tuple[Gpu, ...], str]:
-    """The GPUs that torch can use, or why it can use none: it only warns of a driver that is too old."""
+    """Return the GPUs that torch can use, or the reason for none. For an old driver that is only a warning."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -200,8 +209,8 @@ def _ask_torch(cuda: CudaApi) -> tuple[tuple[Gpu, ...], str]:
                 return cuda_gpus(cuda), ""
         except RuntimeError as exc:
             return (), str(exc).splitlines()[0]
-    said = [str(warning.message).splitlines()[0] for warning in caught]
-    return (), said[-1] if said else ""
+    messages = [str(warning.message).splitlines()[0] for warning in caught]
+    return (), messages[-1] if messages else ""
 
 
 def _run_smi(program: str) -> str:
@@ -222,9 +231,9 @@ def _capability(text: str) -> tuple[int, int] | None:
 
 
 def _has_compiler() -> bool:
-    """Whether Triton can build its launcher: a C compiler and Python's own headers (its runtime/build.py)."""
-    named = os.environ.get("CC")
-    found = any(shutil.which(name) for name in ([named] if named else ["cc", "gcc", "clang", "cl"]))
+    """Return True if Triton can build its launcher, with a C compiler and Python's headers (its runtime/build.py)."""
+    chosen = os.environ.get("CC")
+    found = any(shutil.which(name) for name in ([chosen] if chosen else ["cc", "gcc", "clang", "cl"]))
     return found and Path(sysconfig.get_paths()["include"], "Python.h").is_file()
 
 
@@ -236,7 +245,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _memory_bytes(root: Path) -> tuple[int | None, int | None]:
-    """Total and available bytes of the whole machine."""
+    """Return total and available bytes of the whole machine."""
     values = {}
     for line in _lines(root / "proc/meminfo"):
         name, _, rest = line.partition(":")
@@ -245,23 +254,23 @@ def _memory_bytes(root: Path) -> tuple[int | None, int | None]:
             values[name] = int(words[0]) << 10
     total = values.get("MemTotal")
     if total is None and hasattr(os, "sysconf"):
-        # macOS tells the total only; a fifth of it is taken for what the system itself needs.
+        # macOS reports the total only. A fifth of it is left to the system.
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return total, total * 4 // 5
     return total, values.get("MemAvailable")
 
 
 def _group_memory(root: Path) -> tuple[int | None, int]:
-    """The tightest memory limit of the process's control groups, and what is used of it and cannot be dropped."""
-    tightest: int | None = None
+    """Return the lowest memory limit of the process's control groups, and the used bytes that cannot be dropped."""
+    lowest: int | None = None
     used = 0
     for folder in _group_folders(root):
         limit = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
-        if limit is None or limit >= _NO_LIMIT or (tightest is not None and limit >= tightest):
+        if limit is None or limit >= _NO_LIMIT or (lowest is not None and limit >= lowest):
             continue
         current = _number(folder / "memory.current", folder / "memory.usage_in_bytes") or 0
-        tightest, used = limit, max(0, current - _droppable_bytes(folder))
-    return tightest, used
+        lowest, used = limit, max(0, current - _file_cache_bytes(folder))
+    return lowest, used
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -278,9 +287,9 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def _group_folders(root: Path, controller: str = "memory") -> Iterator[Path]:
-    """The folders of the process's group and of those around it, for version 2 and version 1 (cgroups(7)).
+    """Yield the folders of the process's control group and its parents, for versions 2 and 1 (cgroups(7)).
 
-    Inside a container the path may be the host's, of which only the top is mounted: then the top alone is there.
+    In a container the path may be that of the host, of which only the top is mounted: then only the top exists.
     """
     for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -291,8 +300,8 @@ def _group_folders(root: Path, controller: str = "memory") -> Iterator[Path]:
                 yield top.joinpath(*parts[:depth])
 
 
-def _droppable_bytes(folder: Path) -> int:
-    """Cached file pages, which the kernel drops before it ends a program: mapped weights are among them."""
+def _file_cache_bytes(folder: Path) -> int:
+    """Return the size of cached file pages, mapped weights included. The kernel drops these when memory is short."""
     for line in _lines(folder / "memory.stat"):
         name, _, value = line.partition(" ")
         if name in ("file", "total_cache") and value.isdecimal():
@@ -301,7 +310,7 @@ def _droppable_bytes(folder: Path) -> int:
 
 
 def _lockable_bytes(root: Path) -> int | None:
-    """How much memory the process may lock (RLIMIT_MEMLOCK); None is no limit."""
+    """Return the memory that the process may lock (RLIMIT_MEMLOCK), None if there is no limit."""
     for line in _lines(root / "proc/self/limits"):
         if line.startswith("Max locked memory"):
             soft = line.split()[3]
@@ -310,7 +319,7 @@ def _lockable_bytes(root: Path) -> int | None:
 
 
 def _free_disk_bytes(folder: Path) -> int | None:
-    existing = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
+    existing = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
     try:
         return None if existing is None else shutil.disk_usage(existing).free
     except OSError:
@@ -318,7 +327,7 @@ def _free_disk_bytes(folder: Path) -> int | None:
 
 
 def _number(*files: Path) -> int | None:
-    """The number in the first of `files` that holds one."""
+    """Return the number in the first of `files` that holds one."""
     for file in files:
         text = "".join(_lines(file)).strip()
         if text.isdecimal():
@@ -327,7 +336,7 @@ def _number(*files: Path) -> int | None:
 
 
 def _lines(file: Path) -> list[str]:
-    """A small text file's lines; none if it cannot be read."""
+    """Return the lines of a small text file, none if it cannot be read."""
     try:
         return file.read_text("utf-8", "replace").splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""How many bytes a model takes and reads, computed from its config alone. Knows no machine and imports no torch."""
+"""The memory that a model needs and the bytes that it reads, computed from its config alone."""
 
 import math
 from dataclasses import dataclass
 
-from gptoss_cli.placement.model_config import LayerKind, ModelConfig
-from gptoss_cli.placement.tensor_specs import BLOCK_VALUES, Layout, TensorSpec, expected_tensors, names
+from gptoss_cli.placement.model_config import BLOCK_VALUES, LayerKind, ModelConfig
+from gptoss_cli.placement.tensor_specs import Layout, TensorSpec, expected_tensors, names
 from gptoss_cli.settings import Dtype
 
 _TENSOR_BYTES = {"BF16": 2, "U8": 1}
@@ -13,11 +13,13 @@ _CACHE_BYTES = {Dtype.BFLOAT16: 2, Dtype.FLOAT32: 4}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelMemory:
-    """Bytes of a model's parts; their sum over the weights is what its files hold, headers excluded.
+    """Sizes of a model's parts. Weights are as in the files, without headers.
 
-    `dense_bytes` is all that every token reads but the experts, `embedding_bytes` is apart since a token reads one row
-    of it; `int8_dense_bytes` is `dense_bytes` with 8 bits a weight in attention and unembedding. An expert is one of
-    one layer, its biases included; `active` of them are read per token, over all layers.
+    `dense_bytes` is everything that each token reads except experts. `embedding_bytes` is not part of it, since a token
+    reads one row of the embedding. `int8_dense_bytes` is `dense_bytes` with 8-bit weights in attention and unembedding.
+    `experts` counts those of all layers; one has `expert_bytes`, biases included; a token reads `active` of them.
+    `token_bytes` is what a cached position needs in the full-attention layers, `ring_bytes` the size of the ring caches
+    of all sliding layers.
     """
 
     embedding_bytes: int
@@ -32,26 +34,21 @@ class ModelMemory:
 
     @property
     def experts_bytes(self) -> int:
-        """All experts of all layers."""
+        """The size of all experts of all layers."""
         return self.experts * self.expert_bytes
 
     @property
-    def weight_bytes(self) -> int:
-        """All weights."""
-        return self.embedding_bytes + self.dense_bytes + self.experts_bytes
-
-    @property
     def active_bytes(self) -> int:
-        """What is read of the experts for one token."""
+        """The bytes of the experts that one token reads."""
         return self.active * self.expert_bytes
 
     def cache_bytes(self, context_tokens: int) -> int:
-        """The KV cache of `context_tokens` positions: the sliding layers' part of it does not grow."""
+        """Return the size of the KV cache. The part of the sliding layers does not grow with the context."""
         return context_tokens * self.token_bytes + self.ring_bytes
 
 
 def model_memory(config: ModelConfig, dtype: Dtype = Dtype.BFLOAT16) -> ModelMemory:
-    """The model_memory of `config`, with a KV cache in `dtype`."""
+    """Return the sizes of a model with `config`, and with a KV cache in `dtype`."""
     name = names(Layout.HUGGING_FACE)
     tensors = expected_tensors(config, Layout.HUGGING_FACE)
     expert_names = (name.gate_up, name.gate_up_bias, name.down, name.down_bias)
@@ -61,7 +58,7 @@ def model_memory(config: ModelConfig, dtype: Dtype = Dtype.BFLOAT16) -> ModelMem
     embedding = _bytes(tensors[name.embedding])
     attention = (f"{key}.weight".format(layer) for key in (*name.qkv, name.output) for layer in range(config.layers))
     saved = sum(_bytes(tensors[key]) - _int8_bytes(tensors[key]) for key in (*attention, name.unembedding))
-    position = 2 * config.kv_heads * config.head_dim * _CACHE_BYTES[dtype]
+    position = 2 * config.kv_heads * config.head_dim * _CACHE_BYTES[dtype]  # keys and values of one layer
     sliding = config.layer_kinds.count(LayerKind.SLIDING)
     return ModelMemory(
         embedding_bytes=embedding,
@@ -77,7 +74,7 @@ def model_memory(config: ModelConfig, dtype: Dtype = Dtype.BFLOAT16) -> ModelMem
 
 
 def _int8_bytes(spec: TensorSpec) -> int:
-    """A matrix with one byte a weight and a bf16 factor for each block of a row."""
+    """Return the size of a matrix with one byte per weight and a bf16 factor per block of a row."""
     rows, columns = spec.shape
     return rows * math.ceil(columns / BLOCK_VALUES) * (BLOCK_VALUES + _TENSOR_BYTES["BF16"])
 

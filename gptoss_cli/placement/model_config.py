@@ -1,7 +1,7 @@
-"""What a checkpoint's config.json says, checked. Imports no torch, so that files can be judged without it.
+"""The shape and constants of a model, read from its config.json and checked.
 
-Three ways of writing the same facts are read: the one gpt-oss was published with (`rope_scaling` and `rope_theta`),
-transformers 5's (`rope_parameters`), and OpenAI's own `original/config.json` (`rope_scaling_factor`, `rope_ntk_beta`).
+Three styles are understood: the one that gpt-oss was published in (`rope_scaling` and `rope_theta`), that of
+transformers 5 (`rope_parameters`), and OpenAI's `original/config.json` (`rope_scaling_factor`, `rope_ntk_beta`).
 """
 
 import math
@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn, Self
 
 from gptoss_cli.checkpoint.folder import load_json
 from gptoss_cli.errors import IntegrityError
 
-_ALPHA = 1.702
-_MXFP4_BLOCK = 32
-# The largest of each that is taken for a number rather than for nonsense; about ten times gpt-oss-120b.
+# The factor inside the experts' sigmoid: x * sigmoid(SWIGLU_ALPHA * x). It is the same in every gpt-oss model.
+SWIGLU_ALPHA: Final = 1.702
+# An MXFP4 block: 32 values of 4 bits each, which share one scale.
+BLOCK_VALUES: Final = 32
+BLOCK_BYTES: Final = 16
+# Larger values are rejected as nonsense. The limits are about ten times gpt-oss-120b.
 _MAX_WIDTH = 65_536
 _MAX_LAYERS = 512
 _MAX_EXPERTS = 4_096
@@ -25,7 +28,7 @@ _MAX_CONTEXT = 16_777_216
 
 
 class LayerKind(StrEnum):
-    """Which cached positions a layer attends to."""
+    """The cached positions that a layer attends to: the last few, or all."""
 
     SLIDING = "sliding_attention"
     FULL = "full_attention"
@@ -33,7 +36,7 @@ class LayerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Yarn:
-    """Stretching of rotary frequencies to a longer context (YaRN, arXiv:2309.00071)."""
+    """Parameters of YaRN, which scales the rotary frequencies for a longer context (arXiv:2309.00071)."""
 
     factor: float
     beta_fast: float
@@ -53,7 +56,7 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The shape and constants of a gpt-oss model; letters in the comments are those of docstrings."""
+    """The shape and constants of a gpt-oss model. The letters in the comments name tensor axes in docstrings."""
 
     hidden_size: int  # C
     intermediate_size: int  # F
@@ -64,7 +67,7 @@ class ModelConfig:
     active_experts: int  # A
     vocabulary_size: int  # V
     layer_kinds: tuple[LayerKind, ...]  # one per layer, L
-    sliding_window: int  # keys a sliding layer sees, oneself included; 0 without sliding layers
+    sliding_window: int  # keys that a query sees, its own included; 0 without sliding layers
     max_context_tokens: int
     norm_eps: float
     swiglu_limit: float
@@ -72,12 +75,12 @@ class ModelConfig:
 
     @property
     def layers(self) -> int:
-        """L."""
+        """The number of layers, L."""
         return len(self.layer_kinds)
 
 
 def load_config(path: Path) -> ModelConfig:
-    """Read and check a config.json. Raises NotInstalledError if there is none, IntegrityError if it cannot be right."""
+    """Read and check a config.json. Raises NotInstalledError if it is missing, IntegrityError if it is invalid."""
     values = load_json(path)
     reader = _Reader(path, values)
     if "rope_scaling_factor" in values:
@@ -86,7 +89,7 @@ def load_config(path: Path) -> ModelConfig:
 
 
 def published_config(*, layers: int, experts: int) -> ModelConfig:
-    """gpt-oss as it was published; the two sizes differ in nothing but these (source: config.json of both)."""
+    """Return the config of a published gpt-oss: both differ in these numbers only (source: config.json of both)."""
     factor = 32.0
     return ModelConfig(
         hidden_size=2880,
@@ -107,13 +110,13 @@ def published_config(*, layers: int, experts: int) -> ModelConfig:
 
 
 class _Reader:
-    """Takes checked values out of one JSON object; every refusal names the file and the key."""
+    """Reads checked values from a JSON object. Every error names the file and the key."""
 
     def __init__(self, path: Path, values: Mapping[str, object], prefix: str = "") -> None:
         self._path, self._values, self._prefix = path, values, prefix
 
-    def refuse(self, key: str, why: str) -> NoReturn:
-        raise IntegrityError(f"{self._path}: {self._prefix}{key} {why}")
+    def reject(self, key: str, problem: str) -> NoReturn:
+        raise IntegrityError(f"{self._path}: {self._prefix}{key} {problem}")
 
     def has(self, key: str) -> bool:
         return self._values.get(key) is not None
@@ -122,33 +125,33 @@ class _Reader:
         return self._values.get(key)
 
     def one_of(self, *keys: str) -> str:
-        """The key among synonyms that is present; refuses synonyms that disagree. The first, if none is there."""
+        """Return the synonym that is present, the first if none is. Raises IntegrityError if their values differ."""
         present = [key for key in keys if self.has(key)]
         if any(self._values[key] != self._values[present[0]] for key in present):
-            self.refuse(present[0], f"contradicts {present[1]}")
+            self.reject(present[0], f"contradicts {present[1]}")
         return present[0] if present else keys[0]
 
-    def integer(self, key: str, *, most: int) -> int:
+    def integer(self, key: str, *, limit: int) -> int:
         value = self._values.get(key)
         if value is None:
-            self.refuse(key, "is missing")
+            self.reject(key, "is missing")
         if isinstance(value, bool) or not isinstance(value, int):
-            self.refuse(key, f"should be a whole number, not {_shown(value)}")
-        if not 1 <= value <= most:
-            self.refuse(key, f"should be between 1 and {most:,}, not {_shown(value)}")
+            self.reject(key, f"should be a whole number, not {_shown(value)}")
+        if not 1 <= value <= limit:
+            self.reject(key, f"should be between 1 and {limit:,}, not {_shown(value)}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A positive finite number."""
+        """Return a positive finite number."""
         value = self._values.get(key)
         if value is None:
             value = default
         if value is None:
-            self.refuse(key, "is missing")
+            self.reject(key, "is missing")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self.refuse(key, f"should be a number, not {_shown(value)}")
+            self.reject(key, f"should be a number, not {_shown(value)}")
         if not 0 < value < 1e30:
-            self.refuse(key, f"should be positive and finite, not {_shown(value)}")
+            self.reject(key, f"should be positive and finite, not {_shown(value)}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -156,23 +159,24 @@ class _Reader:
         if value is None:
             return default
         if not isinstance(value, bool):
-            self.refuse(key, f"should be true or false, not {_shown(value)}")
+            self.reject(key, f"should be true or false, not {_shown(value)}")
         return value
 
-    def section(self, key: str) -> "_Reader":
+    def section(self, key: str) -> Self:
         value = self._values.get(key)
         if not isinstance(value, dict):
-            self.refuse(key, "is missing" if value is None else f"should be an object, not {_shown(value)}")
-        return _Reader(self._path, value, f"{self._prefix}{key}.")
+            self.reject(key, "is missing" if value is None else f"should be an object, not {_shown(value)}")
+        return type(self)(self._path, value, f"{self._prefix}{key}.")
 
-    def must_be(self, key: str, allowed: object, *, default: object, why: str) -> None:
+    def must_be(self, key: str, allowed: object, *, default: object, rule: str) -> None:
+        """Raise IntegrityError with `rule` unless the value, or `default` if there is none, is `allowed`."""
         value = self._values.get(key)
         if (default if value is None else value) != allowed:
-            self.refuse(key, f"is {_shown(value)}: {why}")
+            self.reject(key, f"is {_shown(value)}: {rule}")
 
 
 def _shown(value: object) -> str:
-    """A value from a file, short and without control characters."""
+    """Return a value from a file as text that is short and has no control characters."""
     try:
         text = ascii(value)
     except (ValueError, RecursionError):
@@ -181,21 +185,21 @@ def _shown(value: object) -> str:
 
 
 def _hugging_face_config(read: _Reader) -> ModelConfig:
-    _refuse_other_architectures(read)
-    layers = read.integer("num_hidden_layers", most=_MAX_LAYERS)
+    _reject_other_architectures(read)
+    layers = read.integer("num_hidden_layers", limit=_MAX_LAYERS)
     kinds = _layer_kinds(read, layers)
     return ModelConfig(
-        hidden_size=read.integer("hidden_size", most=_MAX_WIDTH),
-        intermediate_size=read.integer("intermediate_size", most=_MAX_WIDTH),
-        query_heads=read.integer("num_attention_heads", most=_MAX_WIDTH),
-        kv_heads=read.integer("num_key_value_heads", most=_MAX_WIDTH),
-        head_dim=read.integer("head_dim", most=_MAX_WIDTH),
-        experts=read.integer(read.one_of("num_local_experts", "num_experts"), most=_MAX_EXPERTS),
-        active_experts=read.integer(read.one_of("num_experts_per_tok", "experts_per_token"), most=_MAX_EXPERTS),
-        vocabulary_size=read.integer("vocab_size", most=_MAX_VOCABULARY),
+        hidden_size=read.integer("hidden_size", limit=_MAX_WIDTH),
+        intermediate_size=read.integer("intermediate_size", limit=_MAX_WIDTH),
+        query_heads=read.integer("num_attention_heads", limit=_MAX_WIDTH),
+        kv_heads=read.integer("num_key_value_heads", limit=_MAX_WIDTH),
+        head_dim=read.integer("head_dim", limit=_MAX_WIDTH),
+        experts=read.integer(read.one_of("num_local_experts", "num_experts"), limit=_MAX_EXPERTS),
+        active_experts=read.integer(read.one_of("num_experts_per_tok", "experts_per_token"), limit=_MAX_EXPERTS),
+        vocabulary_size=read.integer("vocab_size", limit=_MAX_VOCABULARY),
         layer_kinds=kinds,
-        sliding_window=read.integer("sliding_window", most=_MAX_CONTEXT) if LayerKind.SLIDING in kinds else 0,
-        max_context_tokens=read.integer("max_position_embeddings", most=_MAX_CONTEXT),
+        sliding_window=read.integer("sliding_window", limit=_MAX_CONTEXT) if LayerKind.SLIDING in kinds else 0,
+        max_context_tokens=read.integer("max_position_embeddings", limit=_MAX_CONTEXT),
         norm_eps=read.number("rms_norm_eps", 1e-5),
         swiglu_limit=read.number("swiglu_limit", 7.0),
         rope=_hugging_face_rope(read),
@@ -203,21 +207,21 @@ def _hugging_face_config(read: _Reader) -> ModelConfig:
 
 
 def _original_config(read: _Reader) -> ModelConfig:
-    """OpenAI's own file: layers alternate from sliding at index 0, and the correction range is never rounded."""
-    layers = read.integer("num_hidden_layers", most=_MAX_LAYERS)
+    """Read OpenAI's own style: layer 0 is sliding, layers alternate, and YaRN's correction range is not rounded."""
+    layers = read.integer("num_hidden_layers", limit=_MAX_LAYERS)
     factor = read.number("rope_scaling_factor")
-    original = read.integer("initial_context_length", most=_MAX_CONTEXT)
+    original = read.integer("initial_context_length", limit=_MAX_CONTEXT)
     return ModelConfig(
-        hidden_size=read.integer("hidden_size", most=_MAX_WIDTH),
-        intermediate_size=read.integer("intermediate_size", most=_MAX_WIDTH),
-        query_heads=read.integer("num_attention_heads", most=_MAX_WIDTH),
-        kv_heads=read.integer("num_key_value_heads", most=_MAX_WIDTH),
-        head_dim=read.integer("head_dim", most=_MAX_WIDTH),
-        experts=read.integer("num_experts", most=_MAX_EXPERTS),
-        active_experts=read.integer("experts_per_token", most=_MAX_EXPERTS),
-        vocabulary_size=read.integer("vocab_size", most=_MAX_VOCABULARY),
+        hidden_size=read.integer("hidden_size", limit=_MAX_WIDTH),
+        intermediate_size=read.integer("intermediate_size", limit=_MAX_WIDTH),
+        query_heads=read.integer("num_attention_heads", limit=_MAX_WIDTH),
+        kv_heads=read.integer("num_key_value_heads", limit=_MAX_WIDTH),
+        head_dim=read.integer("head_dim", limit=_MAX_WIDTH),
+        experts=read.integer("num_experts", limit=_MAX_EXPERTS),
+        active_experts=read.integer("experts_per_token", limit=_MAX_EXPERTS),
+        vocabulary_size=read.integer("vocab_size", limit=_MAX_VOCABULARY),
         layer_kinds=_alternating(layers),
-        sliding_window=read.integer("sliding_window", most=_MAX_CONTEXT),
+        sliding_window=read.integer("sliding_window", limit=_MAX_CONTEXT),
         max_context_tokens=min(_MAX_CONTEXT, round(original * max(1.0, factor))),
         norm_eps=1e-5,
         swiglu_limit=read.number("swiglu_limit", 7.0),
@@ -225,16 +229,17 @@ def _original_config(read: _Reader) -> ModelConfig:
     )
 
 
-def _refuse_other_architectures(read: _Reader) -> None:
-    read.must_be("model_type", "gpt_oss", default="gpt_oss", why="only gpt_oss models can be run")
-    read.must_be("tie_word_embeddings", False, default=False, why="gpt-oss has an unembedding of its own")
-    read.must_be("attention_bias", True, default=True, why="gpt-oss attention has biases")
-    read.must_be("hidden_act", "silu", default="silu", why="gpt-oss experts use silu")
-    read.must_be("swiglu_alpha", _ALPHA, default=_ALPHA, why=f"gpt-oss experts use {_ALPHA}")
+def _reject_other_architectures(read: _Reader) -> None:
+    read.must_be("model_type", "gpt_oss", default="gpt_oss", rule="only gpt_oss models can be run")
+    read.must_be("tie_word_embeddings", False, default=False, rule="gpt-oss has a separate unembedding")
+    read.must_be("attention_bias", True, default=True, rule="gpt-oss attention has biases")
+    read.must_be("hidden_act", "silu", default="silu", rule="gpt-oss experts use silu")
+    rule = f"gpt-oss experts use {SWIGLU_ALPHA}"
+    read.must_be("swiglu_alpha", SWIGLU_ALPHA, default=SWIGLU_ALPHA, rule=rule)
     if not read.has("quantization_config"):
-        read.refuse("quantization_config", "is missing: only MXFP4 checkpoints can be run, not bf16 re-saves")
+        read.reject("quantization_config", "is missing: only MXFP4 checkpoints can be run, not bf16 copies")
     read.section("quantization_config").must_be(
-        "quant_method", "mxfp4", default=None, why="only mxfp4 checkpoints can be run"
+        "quant_method", "mxfp4", default=None, rule="only mxfp4 checkpoints can be run"
     )
 
 
@@ -243,11 +248,11 @@ def _layer_kinds(read: _Reader, layers: int) -> tuple[LayerKind, ...]:
     if kinds is None:
         return _alternating(layers)
     if not isinstance(kinds, list) or len(kinds) != layers:
-        read.refuse("layer_types", f"should list the kinds of {layers} layers")
+        read.reject("layer_types", f"should list the kinds of {layers} layers")
     known = [kind.value for kind in LayerKind]
     for kind in kinds:
         if kind not in known:
-            read.refuse("layer_types", f"has the unknown kind {_shown(kind)}; known are {' and '.join(known)}")
+            read.reject("layer_types", f"has the unknown kind {_shown(kind)}; known are {' and '.join(known)}")
     return tuple(LayerKind(kind) for kind in kinds)
 
 
@@ -256,18 +261,18 @@ def _alternating(layers: int) -> tuple[LayerKind, ...]:
 
 
 def _hugging_face_rope(read: _Reader) -> Rope:
-    """Absent settings are refused: transformers 4 and 5 read that silence in opposite ways."""
+    """Read either Hugging Face style. Missing RoPE settings are an error: transformers 4 and 5 disagree about them."""
     key = "rope_scaling" if read.has("rope_scaling") else "rope_parameters"
     rope = read.section(key)
     theta = (rope if rope.has("rope_theta") else read).number("rope_theta")
     for unsupported in ("partial_rotary_factor", "mscale", "mscale_all_dim"):
         if rope.has(unsupported):
-            rope.refuse(unsupported, "is not a setting of gpt-oss")
+            rope.reject(unsupported, "is not a setting of gpt-oss")
     kind = rope.get(rope.one_of("rope_type", "type"))
     if kind == "default":
         return Rope(theta, None)
     if kind != "yarn":
-        rope.refuse("rope_type", f"should be yarn or default, not {_shown(kind)}")
+        rope.reject("rope_type", f"should be yarn or default, not {_shown(kind)}")
     factor = rope.number("factor")
     return Rope(
         theta,
@@ -275,7 +280,7 @@ def _hugging_face_rope(read: _Reader) -> Rope:
             factor=factor,
             beta_fast=rope.number("beta_fast", 32.0),
             beta_slow=rope.number("beta_slow", 1.0),
-            original_context_tokens=rope.integer("original_max_position_embeddings", most=_MAX_CONTEXT),
+            original_context_tokens=rope.integer("original_max_position_embeddings", limit=_MAX_CONTEXT),
             truncate=rope.flag("truncate", True),
             concentration=rope.number("attention_factor", _concentration(factor)),
         ),
@@ -300,23 +305,24 @@ def _original_rope(read: _Reader, factor: float, original_context_tokens: int) -
 
 
 def _concentration(factor: float) -> float:
+    """Return the factor on rotated queries and keys, sqrt(1/t) in arXiv:2309.00071."""
     return 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
 
 
 def _checked(read: _Reader, config: ModelConfig) -> ModelConfig:
-    """What several numbers must satisfy together."""
+    """Return `config` if its numbers fit together. Raises IntegrityError."""
     for key, size in (("hidden_size", config.hidden_size), ("intermediate_size", config.intermediate_size)):
-        if size % _MXFP4_BLOCK:
-            read.refuse(key, f"should be a multiple of {_MXFP4_BLOCK} (MXFP4 blocks), not {size}")
+        if size % BLOCK_VALUES:
+            read.reject(key, f"should be a multiple of {BLOCK_VALUES} (MXFP4 blocks), not {size}")
     if config.query_heads % config.kv_heads:
-        read.refuse("num_attention_heads", f"should be a multiple of the {config.kv_heads} kv heads")
+        read.reject("num_attention_heads", f"should be a multiple of the {config.kv_heads} kv heads")
     if config.head_dim % 2:
-        read.refuse("head_dim", f"should be even, not {config.head_dim}")
+        read.reject("head_dim", f"should be even, not {config.head_dim}")
     if config.active_experts > config.experts:
-        read.refuse(
+        read.reject(
             read.one_of("num_experts_per_tok", "experts_per_token"),
             f"is {config.active_experts}, more than the {config.experts} experts",
         )
     if config.rope.theta <= 1:
-        read.refuse("rope_theta", f"should be above 1, not {config.rope.theta}")
+        read.reject("rope_theta", f"should be above 1, not {config.rope.theta}")
     return config

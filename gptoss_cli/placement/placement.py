@@ -1,4 +1,4 @@
-"""A decision about how a model runs: all that the loader needs, what it takes of each memory, and why."""
+"""The decision about how a model runs: all that the loader needs, the memory it uses, and the reasons."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -11,14 +11,14 @@ from gptoss_cli.settings import Activations, Dense, Dtype, Execution
 class KernelSet(StrEnum):
     """The implementation of the model's operations."""
 
-    NATIVE = "native"  # C, for the CPU; where the library is missing the reference runs, and that is said
+    NATIVE = "native"  # C, for the CPU; without the library the reference runs, with a notice
     TRITON = "triton"  # for NVIDIA GPUs; without a GPU they run in Triton's interpreter
     REFERENCE = "reference"  # torch, on any device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryUse:
-    """Bytes of a model in one memory; `room_bytes` is what can be had of that memory, None if unknown."""
+    """Bytes that a model uses in one memory. `room_bytes` is all that it may use there, None if unknown."""
 
     dense_bytes: int = 0
     experts_bytes: int = 0
@@ -28,12 +28,12 @@ class MemoryUse:
 
     @property
     def used_bytes(self) -> int:
-        """The sum of the parts."""
+        """The sum of all parts."""
         return self.dense_bytes + self.experts_bytes + self.cache_bytes + self.work_bytes
 
     @property
     def free_bytes(self) -> int:
-        """Bytes left of the room, 0 where that is unknown."""
+        """Unused bytes of the room, 0 if the room is unknown."""
         return max(0, (self.room_bytes or 0) - self.used_bytes)
 
     def to_json(self) -> dict[str, int | None]:
@@ -43,45 +43,45 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeBound:
-    """The bytes that one token reads of each memory, and the bandwidth that is assumed for it in bytes per second."""
+    """The bytes that decoding a token reads from each memory, and the bandwidth that is assumed for each."""
 
     gpu_bytes: int = 0
     link_bytes: int = 0
     host_bytes: int = 0
     gpu_bytes_per_second: float = 250e9
-    # PCIe 4.0 x16 in practice, and two channels of DDR4-3200.
+    # PCIe 4.0 x16 in practice; two channels of DDR4-3200.
     link_bytes_per_second: float = 25e9
     host_bytes_per_second: float = 51.2e9
 
     @property
     def tokens_per_second(self) -> float:
-        """The upper bound of the decode rate if the reads do not overlap."""
+        """The upper bound of the decode rate if reads from different memories do not overlap."""
         seconds = self.gpu_bytes / self.gpu_bytes_per_second + self.link_bytes / self.link_bytes_per_second
         return 1 / (seconds + self.host_bytes / self.host_bytes_per_second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightPlacement:
-    """The weights that lie on the device: so many experts, counted over all layers, and perhaps the embedding.
+    """The weights on the GPU: the number of experts over all layers, and the embedding or not.
 
-    All other dense weights always do. Experts that do not are pinned in host memory.
+    All other dense weights are on the GPU too. The remaining experts are pinned in host memory.
     """
 
     gpu_experts: int
     embedding_on_gpu: bool
 
     def experts_of_layer(self, layer: int, layers: int) -> int:
-        """Return how many experts of `layer` lie on the GPU: each layer has an equal part of them."""
+        """Return the number of experts of `layer` on the GPU. They are spread evenly over the layers."""
         return self.gpu_experts // layers + (layer < self.gpu_experts % layers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A decision. Everything that determines how a model runs is in it.
+    """Everything that determines how a model runs.
 
-    `weights` is None on the CPU: there they are mapped files, which the host's memory use counts in full whether or not
-    they are in memory. `threads` None is one for each physical core. `dense` and `activations` are
-    the CPU's. `gpu`, `host`, `bound` and `reasons` are for the user to read.
+    `weights` is None on the CPU: weights are mapped files there, and `host` counts them in full even if they do not fit
+    in memory. `threads` None is one for each physical core. `dense` and `activations` apply to the CPU only. `gpu`,
+    `host`, `experts`, `gpu_experts`, `bound` and `reasons` are shown to the user and change nothing.
     """
 
     context_tokens: int
@@ -102,13 +102,13 @@ class Placement:
 
     @property
     def summary(self) -> str:
-        """Execution, device and context in words."""
-        where = "the CPU" if self.execution is Execution.CPU else f"{self.device} ({self.execution})"
-        return f"on {where} with {self.context_tokens:,} tokens of context"
+        """Device, execution and context as text: "on cuda:0 (mxfp4) with 131,072 tokens of context"."""
+        device = "the CPU" if self.execution is Execution.CPU else f"{self.device} ({self.execution})"
+        return f"on {device} with {self.context_tokens:,} tokens of context"
 
     @property
     def warnings(self) -> tuple[Reason, ...]:
-        """The reasons that say that the model runs worse than it could."""
+        """The reasons for which the model runs worse than it could."""
         return tuple(reason for reason in self.reasons if reason.is_warning)
 
     def to_json(self) -> dict[str, Any]:

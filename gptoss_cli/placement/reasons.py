@@ -1,11 +1,11 @@
-"""Why a placement is as it is, as data: a closed set of codes, with words and with what is missing in bytes."""
+"""Reasons for a placement, as data: a closed set of codes, each with a text and the bytes that are missing."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Code(StrEnum):
-    """Every kind of reason that a placement can give."""
+    """Every kind of reason that a placement can have. The values are part of the JSON output."""
 
     NO_GPU = "no-gpu"
     GPU_HIDDEN = "gpu-hidden"
@@ -15,7 +15,7 @@ class Code(StrEnum):
     NO_COMPILER = "no-compiler"
     OLD_GPU = "old-gpu"
     APPLE_GPU = "apple-gpu"
-    WISHED = "wished"
+    CPU_REQUESTED = "wished"
     ROOMIEST_GPU = "roomiest-gpu"
     GPU_BUSY = "gpu-busy"
     FITS_GPU = "fits-gpu"
@@ -32,12 +32,12 @@ class Code(StrEnum):
     ACTIVATIONS_ON_GPU = "activations-on-gpu"
 
 
-# What only explains. All others say that a model runs worse than it could, and are warnings.
+# These only explain. All others mean that the model runs worse than it could, and are warnings.
 _EXPLANATIONS = frozenset(
     {
         Code.NO_GPU,
         Code.APPLE_GPU,
-        Code.WISHED,
+        Code.CPU_REQUESTED,
         Code.ROOMIEST_GPU,
         Code.FITS_GPU,
         Code.EMBEDDING_ON_HOST,
@@ -50,7 +50,7 @@ _EXPLANATIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One or two sentences; `missing_bytes` is by how much something is too small, 0 where nothing is."""
+    """One or two sentences for the user. `missing_bytes` is 0 unless something does not fit in a memory."""
 
     code: Code
     text: str
@@ -58,15 +58,15 @@ class Reason:
 
     @property
     def is_warning(self) -> bool:
-        """Whether the model runs worse for it than the hardware or the model would let it."""
+        """True if the model runs worse than the hardware or the model would allow."""
         return self.code not in _EXPLANATIONS
 
     def to_json(self) -> dict[str, object]:
-        """The reason as JSON values."""
-        told: dict[str, object] = {"code": self.code, "warning": self.is_warning, "text": self.text}
-        return told | {"missing_bytes": self.missing_bytes} if self.missing_bytes else told
+        """Return JSON values; `missing_bytes` is left out if it is 0."""
+        values: dict[str, object] = {"code": self.code, "warning": self.is_warning, "text": self.text}
+        return values | {"missing_bytes": self.missing_bytes} if self.missing_bytes else values
 
 
-def gib(count: int) -> str:
-    """Bytes of memory in words."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{-(-count // 2**20)} MiB"
+def gib(count_bytes: int) -> str:
+    """Return a memory size as text: GiB with one decimal, below 1 GiB whole MiB, rounded up."""
+    return f"{count_bytes / 2**30:.1f} GiB" if count_bytes >= 2**30 else f"{-(-count_bytes // 2**20)} MiB"

@@ -1,18 +1,30 @@
-"""What a user asks of a placement, checked for what cannot be meant. Knows no machine."""
+"""The user's settings that a placement must satisfy, checked for contradictions. Independent of the hardware."""
 
 import re
 from dataclasses import dataclass
 
-from gptoss_cli.errors import UsageError
+from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.settings import Activations, Dense, Dtype, Execution
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedSetting:
+    """The name of a setting and the value that the user chose."""
+
+    name: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRequest:
-    """`device` is auto, cpu, cuda, cuda:N or mps, Apple's GPU; `gpu_memory_bytes` is the most that may be used on the
-    GPU. `dense` and `activations` are for the CPU.
+    """`device` is auto, cpu, cuda, cuda:N, or mps for an Apple GPU. `gpu_memory_bytes` is the most that may be used on
+    the GPU, None for all that is free. `context_tokens` None is as many as fit. `dense` and `activations` apply to the
+    CPU only. `threads` None is one for each physical core.
 
-    Raises UsageError for wishes that contradict each other.
+    Raises UsageError for an unknown device, or for settings that contradict each other.
     """
 
     execution: Execution = Execution.AUTO
@@ -29,22 +41,23 @@ class PlacementRequest:
             raise UsageError(f"There is no device {self.device!r}. Choose auto, cpu, cuda, cuda:N or mps")
         on_cpu = self.execution is Execution.CPU
         if self.device != "auto" and self.execution is not Execution.AUTO and on_cpu != (self.device == "cpu"):
-            raise UsageError(f"--execution {self.execution} contradicts --device {self.device}. Leave one of them out")
+            message = f"execution {self.execution} contradicts device {self.device}"
+            raise UsageError(message, Hint.CONSISTENT_PLACEMENT)
 
     @property
-    def wants_cpu(self) -> bool:
-        """Whether the CPU is to compute."""
+    def requires_cpu(self) -> bool:
+        """True if the CPU must compute."""
         return self.execution is Execution.CPU or self.device == "cpu"
 
     @property
-    def gpu_flag(self) -> str | None:
-        """The wish that only a GPU can meet, as the user wrote it."""
+    def gpu_setting(self) -> RequestedSetting | None:
+        """The setting that only a GPU can satisfy, if there is one."""
         if self.execution in (Execution.MXFP4, Execution.OFFLOAD):
-            return f"--execution {self.execution}"
-        return f"--device {self.device}" if self.device not in ("auto", "cpu") else None
+            return RequestedSetting("execution", self.execution)
+        return None if self.device in ("auto", "cpu") else RequestedSetting("device", self.device)
 
     @property
     def gpu_number(self) -> int | None:
-        """N of cuda:N."""
+        """The N of cuda:N."""
         _, _, number = self.device.partition(":")
         return int(number) if number else None

@@ -1,17 +1,14 @@
-"""Which tensors a checkpoint must hold, as data: names, shapes and dtypes in both layouts. Imports no torch."""
+"""The tensors of a complete checkpoint, as data: names, shapes and dtypes in both layouts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gptoss_cli.placement.model_config import ModelConfig
-
-BLOCK_VALUES = 32
-_BLOCK_BYTES = 16
+from gptoss_cli.placement.model_config import BLOCK_BYTES, BLOCK_VALUES, ModelConfig
 
 
 class Layout(StrEnum):
-    """How a checkpoint names its tensors."""
+    """The two naming schemes of checkpoints."""
 
     HUGGING_FACE = "Hugging Face"
     ORIGINAL = "original"
@@ -19,7 +16,7 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a file must say of one tensor; `dtype` is safetensors' word, BF16 or U8."""
+    """The expected shape and dtype of a tensor. `dtype` is a safetensors name, BF16 or U8."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -27,9 +24,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """A layout's word for each tensor. In a layer's names `{}` is the layer's index.
+    """A layout's names of the tensors, in which `{}` stands for the index of the layer.
 
-    The original layout has `qkv`, rows q then k then v; the Hugging Face layout has q, k and v apart.
+    The original layout has one tensor for `qkv`, with the rows of q, k and v in this order. The Hugging Face layout has
+    three. MXFP4 weights are two tensors: `gate_up` or `down` followed by `blocks`, and by `scales`.
     """
 
     embedding: str
@@ -88,12 +86,12 @@ _NAMES = {
 
 
 def names(layout: Layout) -> Names:
-    """The names of a layout's tensors."""
+    """Return the tensor names of a layout."""
     return _NAMES[layout]
 
 
 def expected_tensors(config: ModelConfig, layout: Layout) -> dict[str, TensorSpec]:
-    """Every tensor of a complete checkpoint by name (sources: gpt-oss-20b's index, gpt_oss/torch/weights.py)."""
+    """Return all tensors by name (sources: the index of gpt-oss-20b, openai/gpt-oss gpt_oss/torch/weights.py)."""
     name = names(layout)
     tensors = {
         name.embedding: _bf16(config.vocabulary_size, config.hidden_size),
@@ -121,7 +119,7 @@ def _layer(config: ModelConfig, name: Names) -> Iterator[tuple[str, TensorSpec]]
         (name.down, name.down_bias, hidden, config.intermediate_size),
     ):
         blocks = columns // BLOCK_VALUES
-        yield weight + name.blocks, TensorSpec((experts, rows_out, blocks, _BLOCK_BYTES), "U8")
+        yield weight + name.blocks, TensorSpec((experts, rows_out, blocks, BLOCK_BYTES), "U8")
         yield weight + name.scales, TensorSpec((experts, rows_out, blocks), "U8")
         yield bias, _bf16(experts, rows_out)
 

@@ -1,4 +1,4 @@
-"""Measures the transfer against huggingface_hub's, and `verify` against sha256sum. Run by hand; asserts nothing.
+"""Measure the transfer against that of huggingface_hub, and `verify` against sha256sum. Run by hand; asserts nothing.
 
 python -m tests.checkpoint.benchmark_transfer transfer MEGABYTES FOLDER
 python -m tests.checkpoint.benchmark_transfer verify CHECKPOINT
@@ -16,6 +16,8 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+
 from gptoss_cli.checkpoint.hub import Hub
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest
 from gptoss_cli.checkpoint.transfer import RetryPolicy, TransferContext, fetch_file
@@ -27,7 +29,7 @@ _ROUNDS = 3
 
 
 class _Silent:
-    """Is told how the work goes, and says nothing."""
+    """Progress that is not shown."""
 
     def begin(self, name: str, done_bytes: int, total_bytes: int) -> None: ...
     def advance(self, name: str, count_bytes: int) -> None: ...
@@ -59,14 +61,12 @@ def _ours(folder: Path) -> None:
     hub = Hub(connect_seconds=10, stall_seconds=30, notice=print)
     manifest = hub.listing(_REPOSITORY, None)
     folder.mkdir(parents=True)
-    line = TransferContext(hub, manifest, RetryPolicy(), _Silent(), threading.Event())
-    fetch_file(line, manifest.files[0], folder=folder, target=folder / _FILE)
+    context = TransferContext(hub, manifest, RetryPolicy(), _Silent(), threading.Event())
+    fetch_file(context, manifest.files[0], folder=folder, target=folder / _FILE)
 
 
 def _theirs(folder: Path) -> None:
-    from huggingface_hub import hf_hub_download
-
-    hf_hub_download(_REPOSITORY, _FILE, local_dir=folder, token=False)
+    hf_hub_download(_REPOSITORY, _FILE, local_dir=folder, token=False, endpoint=os.environ["HF_ENDPOINT"])
 
 
 def _verify(folder: Path) -> None:
@@ -88,11 +88,11 @@ def _sum_all(folder: Path) -> None:
     subprocess.run(command, input=listed, check=True, capture_output=True)
 
 
-def _report(what: str, total_bytes: int, work: Callable[[Path], None], folder: Path) -> None:
+def _report(name: str, total_bytes: int, work: Callable[[Path], None], folder: Path) -> None:
     began = time.perf_counter()
     work(folder)
     seconds = time.perf_counter() - began
-    print(f"{what:20} {seconds:7.2f} s  {total_bytes / seconds / 1e6:8.0f} MB/s", flush=True)
+    print(f"{name:20} {seconds:7.2f} s  {total_bytes / seconds / 1e6:8.0f} MB/s", flush=True)
 
 
 if __name__ == "__main__":

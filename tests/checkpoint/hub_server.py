@@ -1,7 +1,8 @@
-"""A small Hub on this machine, honest until it is told otherwise.
+"""A small Hub on this machine, which can be made to misbehave.
 
-It speaks what huggingface_hub and the transfer need of the real one's protocol: `/api/models/NAME[/revision/REVISION]`
-and `/NAME/resolve/COMMIT/FILE` with HEAD, GET, Range, ETag, X-Repo-Commit, X-Linked-Etag and X-Linked-Size.
+It implements the part of the real protocol that huggingface_hub and the transfer need:
+`/api/models/NAME[/revision/REVISION]`, and `/NAME/resolve/COMMIT/FILE` with HEAD, GET, Range, ETag, X-Repo-Commit,
+X-Linked-Etag and X-Linked-Size.
 """
 
 import functools
@@ -25,7 +26,7 @@ _PIECE_BYTES = 64 << 10
 
 @dataclass
 class Request:
-    """What was asked, and how many bytes of a file were sent for it."""
+    """A request, and the number of bytes that were sent for it."""
 
     method: str
     path: str
@@ -34,37 +35,37 @@ class Request:
 
     @property
     def file(self) -> str:
-        """The file that was asked for, or nothing."""
+        """The name of the requested file, or an empty string."""
         return self.path.rpartition("/")[2] if "/resolve/" in self.path or "/store/" in self.path else ""
 
 
 @dataclass
 class Answer:
-    """What a misbehaving server sends in place of the right answer."""
+    """The answer of a misbehaving server."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
 
-# Given a request, what to send instead; None for the honest answer.
+# Returns the wrong answer to a request, None for the right one.
 Fault = Callable[[Request], Answer | None]
 
 
 class HubServer:
-    """One repository, `repository`, with `files` of which all but the small JSON ones are in LFS."""
+    """One repository, `repository`, with `files`. All but the small JSON files are in LFS."""
 
     def __init__(self, files: Mapping[str, bytes], *, repository: str = "openai/gpt-oss-20b") -> None:
         self.files, self.repository = dict(files), repository
         self.commit = COMMIT
         self.requests: list[Request] = []
         self.fault: Fault = lambda request: None
-        # How many bytes of a request's answer are sent before the line is cut; None for all of them.
+        # Returns the number of bytes that are sent before the connection is cut, None for all of them.
         self.cut: Callable[[Request], int | None] = lambda request: None
         # Called before each piece of an answer.
         self.pace: Callable[[], None] = lambda: None
         self.honours_range = True
-        # Where files are redirected to; another server's `store` address.
+        # The address that files are redirected to: `store` of another server.
         self.redirect: str | None = None
         self.wrong_bytes: set[str] = set()
         self.listed: list[dict[str, Any]] | None = None
@@ -84,11 +85,11 @@ class HubServer:
 
     @property
     def store(self) -> str:
-        """Where another server may redirect to; signed, as real ones are."""
+        """The address that another server may redirect to. It is signed, as real ones are."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/store"
 
     def asked(self, file: str) -> list[Request]:
-        """The requests for a file's bytes."""
+        """Return the GET requests for a file."""
         return [request for request in self.requests if request.file == file and request.method == "GET"]
 
     def sent_bytes(self, file: str) -> int:
@@ -108,7 +109,7 @@ class HubServer:
 
 
 def is_large(name: str) -> bool:
-    """Whether a file is in LFS."""
+    """Return True if a file is in LFS."""
     return not name.endswith(".json")
 
 
@@ -130,7 +131,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is what the tests are about."""
+        """Ignore clients that disconnect: the tests are about them."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,11 +141,11 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # What lies in the system's buffers counts as sent: keep it small.
+        # Bytes in the buffers of the system count as sent, so the buffers must be small.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE_BYTES)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Print nothing."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -226,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def pieces_per_second(rate: float) -> Callable[[], None]:
-    """A pace for a line that carries so many pieces of 64 KiB, all connections together."""
+    """Return a pace of `rate` pieces of 64 KiB per second, all connections together."""
     lock = threading.Lock()
     due = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""The files of a small repository that looks like gpt-oss-20b's from outside. Its weights are noise."""
+"""The files of a small repository with the file names of gpt-oss-20b. Its weights are noise."""
 
 import json
 import random
@@ -8,7 +8,7 @@ SHARD_BYTES = 1_500_000
 
 
 def repository_files(seed: int = 0) -> dict[str, bytes]:
-    """What a download needs, and what it must leave alone."""
+    """Return the files that a download needs, and some that it must ignore."""
     noise = random.Random(seed)
     index = {"weight_map": {f"tensor.{number}": name for number, name in enumerate(SHARDS)}}
     return {
@@ -24,5 +24,5 @@ def repository_files(seed: int = 0) -> dict[str, bytes]:
 
 
 def needed(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Those a download fetches."""
+    """Return the files that a download fetches."""
     return {name: data for name, data in files.items() if name.endswith((".json", ".safetensors")) and "/" not in name}

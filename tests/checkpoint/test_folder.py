@@ -1,4 +1,4 @@
-"""A fingerprint changes with whatever tells one checkpoint from another, and with nothing else."""
+"""The fingerprint of a checkpoint changes with its config and its shards, and with nothing else."""
 
 import os
 from collections.abc import Callable
@@ -36,14 +36,14 @@ def _header(folder: Path) -> None:
     os.utime(folder / "model.safetensors", ns=(10**18, 10**18))
 
 
-def test_reading_and_other_files_leave_it_as_it_is(folder: Path) -> None:
+def test_the_fingerprint_ignores_other_files(folder: Path) -> None:
     before = fingerprint(folder)
-    (folder / "README.md").write_text("words")
+    (folder / "README.md").write_text("text")
     assert fingerprint(folder) == before
 
 
 @pytest.mark.parametrize("change", [_config, _time, _size, _header])
-def test_it_changes_with_config_time_size_and_header(folder: Path, change: Callable[[Path], None]) -> None:
+def test_the_fingerprint_changes_with_config_time_size_and_header(folder: Path, change: Callable[[Path], None]) -> None:
     before = fingerprint(folder)
     change(folder)
     assert fingerprint(folder) != before

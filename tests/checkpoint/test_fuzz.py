@@ -1,4 +1,4 @@
-"""Mutated headers, indexes, configs and manifests: success or one clear error, little memory, no file outside."""
+"""Mutated headers, indexes, configs and manifests: success or one clear error, little memory, no outside files."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.engine.checkpoints import Shape, write_checkpoint
 
 _INDEX, _SHARD = "model.safetensors.index.json", "model-00000-of-00001.safetensors"
 _FILES = ("config.json", _INDEX, _SHARD, "manifest.json")
-# How much of a file is worth changing: a shard's header, not its weights.
+# Only this much of a file is changed: the header of a shard, not its weights.
 _HEAD_BYTES = 20_000
 _MOST_MEMORY_KIB = 200_000
 _TOKENS = [
@@ -54,14 +54,14 @@ _EDITS = st.lists(
 
 
 class _Opened:
-    """The files that are opened while it watches."""
+    """The files that are opened while `watching` is true."""
 
     def __init__(self) -> None:
         self.watching = False
         self.paths: set[str] = set()
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._record)
 
-    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+    def _record(self, event: str, arguments: tuple[object, ...]) -> None:
         if self.watching and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
             self.paths.add(os.path.realpath(os.fsdecode(arguments[0])))
 
@@ -73,7 +73,7 @@ def opened() -> _Opened:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A right checkpoint with every file that is read as JSON."""
+    """A valid checkpoint with every file that is read as JSON."""
     folder = write_checkpoint(
         tmp_path_factory.mktemp("fuzz") / "right", Shape(layer_types=("sliding_attention",)), shards=2
     )
@@ -92,7 +92,7 @@ def _mutated(data: bytes, edits: list[tuple[int, int, bytes]], cut: int | None) 
 
 
 def _read(folder: Path) -> None:
-    """What a program does with a folder it was given."""
+    """Check a folder as the program does."""
     config = load_config(folder / "config.json")
     layouts = [
         {name: (spec.dtype, spec.shape) for name, spec in expected_tensors(config, layout).items()} for layout in Layout
@@ -144,7 +144,7 @@ def test_twenty_thousand_mutations_need_little_memory(folder: Path, opened: _Ope
         _survives(folder, name, _mutated((folder / name).read_bytes(), edits, cut), opened)
 
     mutate()
-    for name in _FILES:  # and wholly different ones
+    for name in _FILES:  # and files without any valid part
         for size in (0, 1, 7, 8, 9, 4_000, 2_000_000):
             _survives(folder, name, noise.randbytes(size), opened)
             _survives(folder, name, json.dumps([noise.random()] * (size // 20)).encode(), opened)

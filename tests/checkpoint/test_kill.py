@@ -1,4 +1,4 @@
-"""A download that is killed at any moment goes on from there."""
+"""A download that is killed at any moment continues from there."""
 
 import hashlib
 import os
@@ -20,13 +20,13 @@ _ALLOWED_BYTES = max(_FILE_BYTES // 100, 4 << 20)
 
 
 def _fetched_again(kills: int, seconds: float, home: Path) -> int:
-    """Bytes sent beyond the file's size by a download killed so often, each time within `seconds` of its start."""
+    """Return the bytes that are sent twice for a download that is killed `kills` times, each within `seconds`."""
     moments = random.Random(7)
     data = moments.randbytes(_FILE_BYTES)
     with HubServer({"config.json": b"{}", _FILE: data}, repository="some/model") as hub:
         own = {"HF_ENDPOINT": hub.address, "GPTOSS_HOME": str(home), "HF_HOME": str(home / "hub")}
         command = [sys.executable, "-m", "gptoss_cli", "download", "some/model"]
-        # So slow that the file takes all of the kills, and a little longer.
+        # So slow that the download outlasts all kills.
         hub.pace = pieces_per_second(_FILE_BYTES / _PIECE_BYTES / (kills * seconds * 0.7))
         for _ in range(kills):
             with subprocess.Popen(command, env=os.environ | own, stderr=subprocess.DEVNULL) as process:
@@ -44,12 +44,12 @@ def _fetched_again(kills: int, seconds: float, home: Path) -> int:
         return hub.sent_bytes(_FILE) - _FILE_BYTES
 
 
-def test_a_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_download_continues_where_it_was(tmp_path: Path) -> None:
     assert _fetched_again(2, 0.3, tmp_path) <= 2 * _ALLOWED_BYTES
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_cost_next_to_nothing(tmp_path: Path) -> None:
+def test_a_hundred_kills_cost_little(tmp_path: Path) -> None:
     again = _fetched_again(100, 0.3, tmp_path)
     print(f"fetched again after 100 kills: {again:,} bytes")
     assert again <= 100 * _ALLOWED_BYTES

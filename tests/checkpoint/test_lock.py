@@ -1,18 +1,18 @@
-"""A lock is one process's at a time, and nobody's when that process is gone."""
+"""Only one process holds a lock at a time, and none when that process has died."""
 
 import errno
+import fcntl
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from gptoss_cli.checkpoint import lock
 from gptoss_cli.checkpoint.lock import is_locked, locked
 
 
 class _GaveUpError(Exception):
-    """The lock was not to be had."""
+    """The lock is held by another process."""
 
 
 def _give_up() -> None:
@@ -21,13 +21,13 @@ def _give_up() -> None:
 
 @pytest.fixture(params=["flock", "no locks"])
 def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lock's file, on a file system with locks and on one without."""
+    """The file of a lock, on a file system with locks and on one without."""
 
-    def unsupported(file: object) -> None:
+    def unsupported(file: object, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     if request.param == "no locks":
-        monkeypatch.setattr(lock, "_lock_file", unsupported)
+        monkeypatch.setattr(fcntl, "flock", unsupported)
     return tmp_path / ".model.lock"
 
 
@@ -41,7 +41,7 @@ def test_a_second_owner_waits(path: Path) -> None:
         pass
 
 
-def test_what_was_never_locked_is_free(path: Path) -> None:
+def test_a_lock_without_a_file_is_free(path: Path) -> None:
     assert not is_locked(path)
     assert not path.exists()
 
@@ -49,10 +49,10 @@ def test_what_was_never_locked_is_free(path: Path) -> None:
 def test_a_lock_without_system_locks_is_taken_from_a_dead_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unsupported(file: object) -> None:
+    def unsupported(file: object, operation: int) -> None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
-    monkeypatch.setattr(lock, "_lock_file", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     path = tmp_path / ".model.lock"
     path.touch()
     dead = 2**22 + 1  # above the largest process number of Linux

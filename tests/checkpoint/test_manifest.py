@@ -1,4 +1,4 @@
-"""A manifest is written whole, and read as warily as what comes from the network."""
+"""Manifests are written atomically, and checked like anything that comes from the network."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, read_manifest, write_manifest
-from gptoss_cli.errors import IntegrityError, NotInstalledError
+from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
 
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _FILES = (
@@ -17,13 +17,13 @@ _FILES = (
 _MANIFEST = Manifest("openai/gpt-oss-20b", "main", _COMMIT, _FILES, "2026-01-02T03:04:05Z")
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_manifest_is_read_back(tmp_path: Path) -> None:
     write_manifest(tmp_path / "manifest.json", _MANIFEST)
     assert read_manifest(tmp_path / "manifest.json") == _MANIFEST
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_no_manifest_is_not_a_broken_one(tmp_path: Path) -> None:
+def test_a_missing_manifest_is_not_an_invalid_one(tmp_path: Path) -> None:
     with pytest.raises(NotInstalledError):
         read_manifest(tmp_path / "manifest.json")
 
@@ -64,15 +64,16 @@ def _file(**changes: object) -> dict[str, object]:
         {"files": [_file(sha256=None)]},
     ],
 )
-def test_a_manifest_that_cannot_be_right_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+def test_an_invalid_manifest_is_rejected(change: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     write_manifest(path, _MANIFEST)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(IntegrityError, match="is not a manifest"):
-        read_manifest(path)
+    with pytest.raises(IntegrityError, match="is not a manifest") as caught:
+        read_manifest(path, model="20b")
+    assert (caught.value.hints, caught.value.subject) == ((Hint.DOWNLOAD,), "20b")
 
 
-def test_a_git_digest_is_what_git_says() -> None:
+def test_a_git_digest_equals_that_of_git() -> None:
     digest = Digest("git-sha1", "").start(6)
     digest.update(b"hello\n")
     assert digest.hexdigest() == "ce013625030ba8dba906f756967f9e9ca394464a"

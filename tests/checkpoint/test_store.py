@@ -1,4 +1,4 @@
-"""Finding checkpoints, in folders that hold the right names and no weights."""
+"""Finding checkpoints in folders with the right file names and without weights."""
 
 import json
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.checkpoint import store
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, write_manifest
-from gptoss_cli.errors import IntegrityError, NotInstalledError, UsageError
+from gptoss_cli.errors import GptossError, Hint, IntegrityError, NotInstalledError, UsageError
 
 _CONFIG_20B = {"num_hidden_layers": 24, "num_local_experts": 32}
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -21,13 +21,13 @@ def _empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Path:
+def own_folder(tmp_path: Path) -> Path:
     return tmp_path / "gptoss" / "data" / "checkpoints" / "gpt-oss-20b"
 
 
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Path:
-    """A complete copy of 20b as huggingface_hub lays it out: links into blobs."""
+    """A complete copy of 20b in the layout of huggingface_hub: links to blobs."""
     repository = tmp_path / "hub" / "models--openai--gpt-oss-20b"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(_COMMIT)
@@ -52,7 +52,7 @@ def _write_checkpoint(folder: Path, config: object = _CONFIG_20B, shards: int = 
 
 
 def _install(folder: Path, config: object = _CONFIG_20B, shards: int = 3) -> Path:
-    """A checkpoint with a manifest, as a download leaves it."""
+    """Write a checkpoint with a manifest, as a download does."""
     _write_checkpoint(folder, config, shards)
     files = [
         CheckpointFile(path.name, path.stat().st_size, Digest("sha256", "a" * 64)) for path in sorted(folder.iterdir())
@@ -66,57 +66,65 @@ def test_nothing_is_installed_on_an_empty_machine() -> None:
 
 
 @pytest.mark.parametrize("name", ["20b", "gpt-oss-20b"])
-def test_a_name_that_is_not_downloaded_says_how_to_get_it(name: str) -> None:
-    with pytest.raises(NotInstalledError, match="Run: gptoss download 20b"):
+def test_a_model_that_is_not_downloaded_has_a_hint_to_download_it(name: str) -> None:
+    with pytest.raises(NotInstalledError, match="gpt-oss-20b is not downloaded") as caught:
         store.find_checkpoint(name)
+    assert _is_hint_to_download_20b(caught.value)
 
 
-def test_our_own_copy_is_found_by_name_and_alias(ours: Path) -> None:
-    _install(ours)
-    assert store.find_checkpoint("20b") == store.find_checkpoint("gpt-oss-20b") == ours
-    assert store.installed() == {"gpt-oss-20b": ours}
+def _is_hint_to_download_20b(error: GptossError) -> bool:
+    return (error.hints, error.subject) == ((Hint.DOWNLOAD,), "20b")
 
 
-def test_a_complete_copy_in_the_hugging_face_cache_is_used_where_it_lies(snapshot: Path) -> None:
+def test_our_own_copy_is_found_by_name_and_alias(own_folder: Path) -> None:
+    _install(own_folder)
+    assert store.find_checkpoint("20b") == store.find_checkpoint("gpt-oss-20b") == own_folder
+    assert store.installed() == {"gpt-oss-20b": own_folder}
+
+
+def test_a_complete_copy_in_the_hugging_face_cache_is_used_in_place(snapshot: Path) -> None:
     assert store.find_checkpoint("20b") == snapshot
 
 
-def test_our_own_copy_comes_first(ours: Path, snapshot: Path) -> None:
-    _install(ours)
-    assert store.find_checkpoint("20b") == ours
+def test_our_own_copy_comes_first(own_folder: Path, snapshot: Path) -> None:
+    _install(own_folder)
+    assert store.find_checkpoint("20b") == own_folder
 
 
-def test_the_cache_stands_in_for_our_incomplete_copy(ours: Path, snapshot: Path) -> None:
-    _install(ours)
-    (ours / "model-00001-of-00002.safetensors").unlink()
+def test_the_cache_is_used_if_our_own_copy_is_incomplete(own_folder: Path, snapshot: Path) -> None:
+    _install(own_folder)
+    (own_folder / "model-00001-of-00002.safetensors").unlink()
     assert store.find_checkpoint("20b") == snapshot
 
 
-def test_without_its_manifest_our_own_copy_does_not_count(ours: Path) -> None:
-    _write_checkpoint(ours)
-    with pytest.raises(NotInstalledError, match=r"no manifest\.json\. Run: gptoss download 20b"):
+def test_without_its_manifest_our_own_copy_does_not_count(own_folder: Path) -> None:
+    _write_checkpoint(own_folder)
+    with pytest.raises(NotInstalledError, match=r"no manifest\.json$") as caught:
         store.find_checkpoint("20b")
+    assert _is_hint_to_download_20b(caught.value)
     assert store.installed() == {}
 
 
-def test_a_file_that_was_cut_short_is_found_before_it_is_loaded(ours: Path) -> None:
-    _install(ours)
-    (ours / "config.json").write_text("{")
-    with pytest.raises(IntegrityError, match=r"config\.json should have .* Run: gptoss download 20b"):
+def test_a_truncated_file_is_found_before_it_is_loaded(own_folder: Path) -> None:
+    _install(own_folder)
+    (own_folder / "config.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"config\.json has 1 bytes instead of \d+$") as caught:
         store.find_checkpoint("20b")
+    assert _is_hint_to_download_20b(caught.value)
 
 
-def test_a_missing_shard_is_named(ours: Path) -> None:
-    _install(ours)
-    (ours / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(NotInstalledError, match=r"no model-00001-of-00002\.safetensors\. Run: gptoss download 20b"):
+def test_a_missing_shard_is_named(own_folder: Path) -> None:
+    _install(own_folder)
+    (own_folder / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(NotInstalledError, match=r"no model-00001-of-00002\.safetensors$") as caught:
         store.find_checkpoint("20b")
+    assert _is_hint_to_download_20b(caught.value)
     assert store.installed() == {}
 
 
-def test_many_missing_shards_are_counted(ours: Path) -> None:
-    _install(ours, shards=9)
-    for file in ours.glob("*.safetensors"):
+def test_many_missing_shards_are_counted(own_folder: Path) -> None:
+    _install(own_folder, shards=9)
+    for file in own_folder.glob("*.safetensors"):
         file.unlink()
     with pytest.raises(NotInstalledError, match="and 6 more"):
         store.find_checkpoint("20b")
@@ -128,7 +136,7 @@ def test_a_dangling_link_is_a_missing_file(snapshot: Path) -> None:
         store.find_checkpoint("20b")
 
 
-def test_a_link_out_of_the_cache_is_refused(snapshot: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_cache_is_rejected(snapshot: Path, tmp_path: Path) -> None:
     outside = tmp_path / "elsewhere.safetensors"
     outside.touch()
     link = snapshot / "model-00000-of-00002.safetensors"
@@ -138,21 +146,21 @@ def test_a_link_out_of_the_cache_is_refused(snapshot: Path, tmp_path: Path) -> N
         store.find_checkpoint("20b")
 
 
-def test_a_repository_kept_on_another_disk_is_not_outside(snapshot: Path, tmp_path: Path) -> None:
+def test_a_repository_linked_to_another_disk_is_inside_the_cache(snapshot: Path, tmp_path: Path) -> None:
     repository = snapshot.parent.parent
     moved = repository.rename(tmp_path / "disk")
     repository.symlink_to(moved)
     assert store.find_checkpoint("20b") == snapshot
 
 
-def test_a_ref_that_is_no_commit_is_refused(snapshot: Path) -> None:
+def test_a_ref_that_is_not_a_commit_is_rejected(snapshot: Path) -> None:
     (snapshot.parent.parent / "refs" / "main").write_text("../../../etc")
-    with pytest.raises(IntegrityError, match="holds no commit"):
+    with pytest.raises(IntegrityError, match="does not hold a commit"):
         store.find_checkpoint("20b")
 
 
 @pytest.mark.parametrize(
-    ("variables", "place"),
+    ("variables", "folder"),
     [
         ({"HF_HUB_CACHE": "a"}, "a"),
         ({"HF_HOME": "b"}, "b/hub"),
@@ -160,43 +168,43 @@ def test_a_ref_that_is_no_commit_is_refused(snapshot: Path) -> None:
         ({"HOME": "d"}, "d/.cache/huggingface/hub"),
     ],
 )
-def test_the_cache_is_where_huggingface_hub_has_it(
-    variables: dict[str, str], place: str, snapshot: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_the_cache_is_in_the_folder_of_huggingface_hub(
+    variables: dict[str, str], folder: str, snapshot: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for variable in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in variables.items():
         monkeypatch.setenv(variable, str(tmp_path / value))
-    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "hub").rename(tmp_path / place)
-    assert store.find_checkpoint("20b").is_relative_to(tmp_path / place)
+    (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "hub").rename(tmp_path / folder)
+    assert store.find_checkpoint("20b").is_relative_to(tmp_path / folder)
 
 
-def test_another_models_files_are_refused_under_this_name(ours: Path) -> None:
-    _install(ours, {"num_hidden_layers": 36, "num_local_experts": 128})
+def test_the_files_of_another_model_are_rejected(own_folder: Path) -> None:
+    _install(own_folder, {"num_hidden_layers": 36, "num_local_experts": 128})
     with pytest.raises(IntegrityError, match="is not gpt-oss-20b's"):
         store.find_checkpoint("20b")
 
 
 @pytest.mark.parametrize("shard", ["../../x.safetensors", "/x.safetensors", "a/b.safetensors", "x.bin", 7, None, ["x"]])
-def test_an_index_that_names_no_shard_is_refused(shard: object, ours: Path) -> None:
-    _write_checkpoint(ours)
-    (ours / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"tensor": shard}}))
+def test_an_index_with_an_invalid_shard_name_is_rejected(shard: object, own_folder: Path) -> None:
+    _write_checkpoint(own_folder)
+    (own_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"tensor": shard}}))
     with pytest.raises(IntegrityError, match="not the name of a shard"):
         store.find_checkpoint("20b")
 
 
 @pytest.mark.parametrize("content", ["", "<html>", "[]", "{}", '{"weight_map": {}}', "[" * 100_000, "9" * 5_000])
-def test_an_index_that_is_none_is_refused(content: str, ours: Path) -> None:
-    _write_checkpoint(ours)
-    (ours / "model.safetensors.index.json").write_text(content)
+def test_an_invalid_index_is_rejected(content: str, own_folder: Path) -> None:
+    _write_checkpoint(own_folder)
+    (own_folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(IntegrityError, match=r"index\.json"):
         store.find_checkpoint("20b")
 
 
-def test_a_huge_index_is_refused_unread(ours: Path) -> None:
-    _write_checkpoint(ours)
-    with (ours / "model.safetensors.index.json").open("r+b") as file:
+def test_a_huge_index_is_rejected_without_reading_it(own_folder: Path) -> None:
+    _write_checkpoint(own_folder)
+    with (own_folder / "model.safetensors.index.json").open("r+b") as file:
         file.truncate(1 << 40)
     with pytest.raises(IntegrityError, match="too large"):
         store.find_checkpoint("20b")
@@ -231,14 +239,14 @@ def test_a_folder_in_either_layout_is_a_checkpoint(write: Callable[[Path], objec
 
 
 @pytest.mark.parametrize("absent", ["config.json", "model--00001-of-00002.safetensors"])
-def test_an_incomplete_folder_says_what_it_lacks(absent: str, tmp_path: Path) -> None:
+def test_the_missing_file_of_an_incomplete_folder_is_named(absent: str, tmp_path: Path) -> None:
     _numbered(tmp_path / "some")
     (tmp_path / "some" / absent).unlink()
     with pytest.raises(NotInstalledError, match=f"no {absent}"):
         store.find_checkpoint(str(tmp_path / "some"))
 
 
-def test_a_folder_without_weights_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(NotInstalledError, match="is not a complete checkpoint"):
         store.find_checkpoint(str(tmp_path))
@@ -252,10 +260,3 @@ def test_a_path_that_does_not_exist_is_not_installed() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="Choose 20b, 120b, demo"):
         store.find_checkpoint("30b")
-
-
-def test_every_name_and_alias_is_unique() -> None:
-    words = [word for model in catalog.MODELS for word in (model.name, model.alias) if word is not None]
-    assert len(words) == len(set(words))
-    assert all(catalog.find_model(word) is not None for word in words)
-    assert catalog.find_model("nothing") is None

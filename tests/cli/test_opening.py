@@ -8,8 +8,8 @@ import pytest
 
 from gptoss_cli.chat import opening
 from gptoss_cli.chat.opening import instructions_text
-from gptoss_cli.checkpoint.location import find_location
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, write_manifest
+from gptoss_cli.checkpoint.store import find_location
 from gptoss_cli.cli.definition import TurnOptions
 from gptoss_cli.errors import UsageError
 from tests.cli.conftest import Run

@@ -50,16 +50,16 @@ _GIVES: dict[Code, tuple[str, Hardware]] = {
     Code.MEMORY_UNKNOWN: ("20b", machine(available_bytes=None, memory_bytes=None)),
     Code.DENSE_ON_GPU: ("20b", machine(gpu(24))),
     Code.ACTIVATIONS_ON_GPU: ("20b", machine(gpu(24))),
-    Code.WISHED: ("20b", machine()),
+    Code.CPU_REQUESTED: ("20b", machine()),
 }
 # Those that only a wish gives.
 _FLAGS: dict[Code, tuple[str, str]] = {
-    Code.WISHED: ("--device", "cpu"),
+    Code.CPU_REQUESTED: ("--device", "cpu"),
     Code.DENSE_ON_GPU: ("--dense", "int8"),
     Code.ACTIVATIONS_ON_GPU: ("--activations", "int8"),
 }
 _WISHES = {
-    Code.WISHED: PlacementRequest(device="cpu"),
+    Code.CPU_REQUESTED: PlacementRequest(device="cpu"),
     Code.DENSE_ON_GPU: PlacementRequest(dense=Dense.INT8),
     Code.ACTIVATIONS_ON_GPU: PlacementRequest(activations=Activations.INT8),
 }
@@ -140,7 +140,7 @@ def test_a_wish_that_cannot_be_met_exits_6(run: Run, monkeypatch: pytest.MonkeyP
     _given(Code.GPU_TOO_SMALL, monkeypatch)
     status, answer, asides = run("ask", "-m", str(tmp_path), "--execution", "mxfp4", "Hi")
     assert (status, answer, asides.count("\n")) == (6, "", 1)
-    assert "--execution mxfp4 cannot be met" in asides
+    assert "execution mxfp4 is not possible" in asides
 
 
 @pytest.fixture

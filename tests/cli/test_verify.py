@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.checkpoint.download import now
-from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, read_manifest, write_manifest
+from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, now, read_manifest, write_manifest
 from tests.checkpoint.hub_server import COMMIT, HubServer
 from tests.cli.conftest import Run
 from tests.engine.checkpoints import REAL_20B, ConfigStyle, Shape, write_checkpoint

@@ -1,4 +1,4 @@
-"""Described machines: what `detect` would say of them."""
+"""Descriptions of machines, as `detect` returns them."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,20 +16,20 @@ def gib(count: float) -> int:
 
 
 def gpu(total: float, free: float | None = None, *, capability: tuple[int, int] = (8, 6), name: str = "GPU") -> Gpu:
-    """A GPU of `total` GiB, all of them free unless said."""
+    """A GPU of `total` GiB, all of them free by default."""
     return Gpu(
         name=name, total_bytes=gib(total), free_bytes=gib(total if free is None else free), capability=capability
     )
 
 
 def mac(ram: float) -> Hardware:
-    """An Apple computer of `ram` GiB, two thirds to three quarters of which its GPU may have, and has."""
-    share = gpu(ram * (0.75 if ram > 36 else 2 / 3), name="Apple GPU")
-    return machine(ram=ram, apple_gpu=replace(share, capability=None), triton=False, kernels=False)
+    """An Apple computer of `ram` GiB, of which its GPU may use two thirds to three quarters, all of them free."""
+    apple = gpu(ram * (0.75 if ram > 36 else 2 / 3), name="Apple GPU")
+    return machine(ram=ram, apple_gpu=replace(apple, capability=None), triton=False, kernels=False)
 
 
 def machine(*gpus: Gpu, ram: float = 64, available: float | None = None, **details: Any) -> Hardware:
-    """A machine of `ram` GiB, nine tenths of them available unless said, on which Triton works."""
+    """A machine of `ram` GiB, nine tenths of them available by default, on which Triton works."""
     facts: dict[str, Any] = {
         "gpus": gpus,
         "cuda": Cuda.USABLE if gpus else Cuda.ABSENT,

@@ -1,11 +1,13 @@
-"""What is found out about a machine, from the files and programs that tell it."""
+"""Detecting hardware from files and programs."""
 
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
+import gptoss_cli
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.hardware import Cuda, Gpu, apple_gpu, cuda_gpus, detect, host_memory, parse_smi, usable_cores
 
@@ -20,12 +22,12 @@ def _write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_without_a_control_group_memory_is_the_machines(tmp_path: Path) -> None:
+def test_without_a_control_group_memory_is_that_of_the_machine(tmp_path: Path) -> None:
     root = _write(tmp_path, {"proc/meminfo": _MEMINFO, "proc/self/cgroup": "0::/\n"})
     assert host_memory(root) == (32 * _GIB, 16 * _GIB, None)
 
 
-def test_the_tightest_control_group_counts_and_its_cached_files_are_available(tmp_path: Path) -> None:
+def test_the_lowest_limit_counts_and_cached_files_are_available(tmp_path: Path) -> None:
     root = _write(
         tmp_path,
         {
@@ -47,7 +49,7 @@ def test_a_control_group_of_version_1_counts_too(tmp_path: Path) -> None:
         {
             "proc/meminfo": _MEMINFO,
             "proc/self/cgroup": "7:cpuset:/\n4:memory:/docker/1f\n0::/\n",
-            # Inside the container its own group is the top.
+            # In a container the top folder is that of its own group.
             "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{4 * _GIB}\n",
             "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{3 * _GIB}\n",
             "sys/fs/cgroup/memory/memory.stat": f"cache 1\ntotal_cache {2 * _GIB}\n",
@@ -69,7 +71,7 @@ def test_a_group_without_a_limit_does_not_count(tmp_path: Path) -> None:
     assert host_memory(root) == (32 * _GIB, 16 * _GIB, None)
 
 
-def test_a_group_that_lets_more_than_is_left_changes_only_the_limit(tmp_path: Path) -> None:
+def test_a_limit_above_the_available_memory_changes_only_the_limit(tmp_path: Path) -> None:
     root = _write(
         tmp_path,
         {
@@ -82,9 +84,9 @@ def test_a_group_that_lets_more_than_is_left_changes_only_the_limit(tmp_path: Pa
     assert host_memory(root) == (32 * _GIB, 16 * _GIB, 24 * _GIB)
 
 
-@pytest.mark.parametrize(("words", "expected"), [("8388608", 8 << 20), ("unlimited", None)])
-def test_the_limit_of_locked_memory_is_read(words: str, expected: int | None, tmp_path: Path) -> None:
-    limits = f"Limit  Soft Limit  Hard Limit  Units\nMax locked memory         {words}              {words}    bytes\n"
+@pytest.mark.parametrize(("text", "expected"), [("8388608", 8 << 20), ("unlimited", None)])
+def test_the_limit_of_locked_memory_is_read(text: str, expected: int | None, tmp_path: Path) -> None:
+    limits = f"Limit  Soft Limit  Hard Limit  Units\nMax locked memory         {text}              {text}    bytes\n"
     root = _write(tmp_path, {"proc/meminfo": _MEMINFO, "proc/self/limits": limits})
     assert detect(tmp_path, root=root).lockable_bytes == expected
 
@@ -97,7 +99,7 @@ def test_without_an_nvidia_driver_there_is_no_gpu(tmp_path: Path, monkeypatch: p
     assert found.torch is not None
 
 
-def test_nvidia_smi_is_read_and_what_it_does_not_know_is_left_out() -> None:
+def test_gpus_whose_memory_nvidia_smi_does_not_know_are_left_out() -> None:
     text = (
         "NVIDIA GeForce RTX 3060, 12288, 11000, 8.6, 570.86.10\n"
         "NVIDIA H100, slice 1, [N/A], [N/A], 9.0, 570.86.10\n"
@@ -113,7 +115,7 @@ def test_nvidia_smi_is_read_and_what_it_does_not_know_is_left_out() -> None:
 
 
 class _Card:
-    """torch.cuda on a machine with two GPUs, or with a driver it cannot use."""
+    """torch.cuda on a machine with two GPUs, or with a driver that it cannot use."""
 
     def __init__(self, *, problem: str = "", failure: str = "") -> None:
         self._problem, self._failure = problem, failure
@@ -138,14 +140,14 @@ class _Card:
         return ((30 * _GIB, 40 * _GIB), (15 * _GIB, 16 * _GIB))[device]
 
 
-def test_torch_tells_what_is_free_on_each_gpu() -> None:
+def test_free_memory_of_each_gpu_comes_from_torch() -> None:
     assert cuda_gpus(_Card()) == (
         Gpu(name="NVIDIA A100", total_bytes=40 * _GIB, free_bytes=30 * _GIB, capability=(8, 0)),
         Gpu(name="NVIDIA T4", total_bytes=16 * _GIB, free_bytes=15 * _GIB, capability=(7, 5)),
     )
 
 
-def test_what_torch_only_warns_of_is_told() -> None:
+def test_a_warning_of_torch_is_reported_as_the_problem() -> None:
     card = _Card(problem="CUDA initialization: The NVIDIA driver on your system is too old\nPlease update")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -157,11 +159,11 @@ def test_what_torch_only_warns_of_is_told() -> None:
 class _Metal:
     """torch.mps, where 2 GiB are already in use."""
 
-    def __init__(self, *, there: bool = True) -> None:
-        self._there = there
+    def __init__(self, *, available: bool = True) -> None:
+        self._available = available
 
     def is_available(self) -> bool:
-        return self._there
+        return self._available
 
     def recommended_max_memory(self) -> int:
         return 12 * _GIB
@@ -171,13 +173,13 @@ class _Metal:
 
 
 @pytest.mark.parametrize(("available", "free"), [(None, 10), (11, 10), (7, 7)])
-def test_apples_gpu_shares_what_the_memory_has(available: int | None, free: int) -> None:
+def test_the_free_memory_of_apples_gpu_is_at_most_that_of_the_host(available: int | None, free: int) -> None:
     found = apple_gpu(_Metal(), None if available is None else available * _GIB)
     assert found == Gpu(name="Apple GPU", total_bytes=12 * _GIB, free_bytes=free * _GIB)
 
 
 def test_an_apple_gpu_that_torch_cannot_use_is_none() -> None:
-    assert apple_gpu(_Metal(there=False), 16 * _GIB) is None
+    assert apple_gpu(_Metal(available=False), 16 * _GIB) is None
 
 
 def _driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -192,9 +194,7 @@ def _driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the driver's program is a shell script here")
 @pytest.mark.parametrize("hiding", ["", "-1"])
-def test_hidden_gpus_are_told_and_torch_is_not_asked(
-    hiding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hidden_gpus_are_reported_without_torch(hiding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hiding)
     found = detect(tmp_path, root=_driver(tmp_path, monkeypatch))
     assert (found.cuda, found.driver) == (Cuda.HIDDEN, "570.86.10")
@@ -202,9 +202,7 @@ def test_hidden_gpus_are_told_and_torch_is_not_asked(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the driver's program is a shell script here")
-def test_torch_without_cuda_on_a_machine_with_a_gpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
+def test_torch_without_cuda_is_reported_if_there_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.version, "cuda", None)
     found = detect(tmp_path, root=_driver(tmp_path, monkeypatch))
@@ -235,3 +233,8 @@ def test_cores_are_those_within_the_quota(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert usable_cores(_write(tmp_path, files)) == cores
+
+
+def test_native_kernels_are_found_where_the_build_puts_them(tmp_path: Path) -> None:
+    built = list(Path(gptoss_cli.__file__).parent.rglob("_native.*.so"))
+    assert detect(tmp_path, root=_write(tmp_path, {"proc/meminfo": _MEMINFO})).kernels == bool(built)

@@ -1,4 +1,4 @@
-"""Predicted bytes: against the published sizes, and against what torch really allocates for small checkpoints."""
+"""Predicted sizes, compared with the published ones and with what torch allocates for small checkpoints."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +31,9 @@ _SHAPES = {
 
 def test_the_published_models_have_their_published_sizes() -> None:
     small, large = model_memory(GPT_OSS_20B), model_memory(GPT_OSS_120B)
-    assert (small.weight_bytes, large.weight_bytes) == (13_761_264_768, 65_248_815_744)
     assert small.dense_bytes + small.embedding_bytes == 3_595_648_128
     assert large.dense_bytes + large.embedding_bytes == 4_255_115_904
+    assert (small.experts_bytes, large.experts_bytes) == (10_165_616_640, 60_993_699_840)
     assert small.expert_bytes == large.expert_bytes == 13_219_200 + 17_280
     assert (small.token_bytes, large.token_bytes) == (24_576, 36_864)
     assert (small.ring_bytes, large.ring_bytes) == (3 << 20, 9 << 19)
@@ -50,14 +50,14 @@ def test_predicted_weights_are_what_is_allocated(name: str, style: ConfigStyle, 
         pytest.skip("that layout's layers alternate")
     folder = write_checkpoint(tmp_path, _SHAPES[name], style=style)
     config = load_config(folder / "config.json")
-    placed, mapped = choose(config, machine()), load_weights(folder, config)
+    placement, mapped = choose(config, machine()), load_weights(folder, config)
     kept: list[Tensor] = []
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         kept += [tensor.clone() for tensor in _experts(mapped)]
-    assert placed.host.experts_bytes == pytest.approx(_allocated(profiled), rel=0.03)
+    assert placement.host.experts_bytes == pytest.approx(_allocated(profiled), rel=0.03)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         kept += [tensor.clone() for tensor in _dense(mapped)]
-    assert placed.host.dense_bytes == pytest.approx(_allocated(profiled), rel=0.03)
+    assert placement.host.dense_bytes == pytest.approx(_allocated(profiled), rel=0.03)
 
 
 @pytest.mark.parametrize("dtype", list(Dtype))
@@ -65,60 +65,61 @@ def test_predicted_weights_are_what_is_allocated(name: str, style: ConfigStyle, 
 def test_the_predicted_cache_is_what_is_allocated(name: str, dtype: Dtype, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, _SHAPES[name])
     config = load_config(folder / "config.json")
-    placed = choose(config, machine(), PlacementRequest(context_tokens=700, dtype=dtype))
+    placement = choose(config, machine(), PlacementRequest(context_tokens=700, dtype=dtype))
     torch_dtype = getattr(torch, dtype)
-    read = torch.zeros(placed.context_tokens, config.kv_heads, config.head_dim, dtype=torch_dtype)
+    read = torch.zeros(placement.context_tokens, config.kv_heads, config.head_dim, dtype=torch_dtype)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        cache = KVCache(config, context_tokens=placed.context_tokens, dtype=torch_dtype, device="cpu")
+        cache = KVCache(config, context_tokens=placement.context_tokens, dtype=torch_dtype, device="cpu")
         for layer in cache.layers:
             layer.append(read, read, 0)
-    assert placed.host.cache_bytes == pytest.approx(_allocated(profiled), rel=0.03)
+    assert placement.host.cache_bytes == pytest.approx(_allocated(profiled), rel=0.03)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("fraction", [0.0, 0.4, 0.9])
 @pytest.mark.parametrize("name", ["wide experts", "large vocabulary"])
-def test_the_predicted_experts_of_a_gpu_are_what_is_placed_there(name: str, share: float, tmp_path: Path) -> None:
+def test_the_predicted_experts_of_a_gpu_are_what_is_put_there(name: str, fraction: float, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, _SHAPES[name])
     config = load_config(folder / "config.json")
     sizes = model_memory(config)
     others = sizes.dense_bytes + sizes.cache_bytes(config.max_context_tokens) + GPU_WORK_BYTES + STAGING_BYTES
-    budget = others + int(share * sizes.experts_bytes)
-    placed = choose(config, machine(gpu(budget / GIB)), PlacementRequest(execution=Execution.OFFLOAD))
-    assert placed.gpu is not None
-    assert placed.gpu_experts == pytest.approx(share * placed.experts, abs=1)
-    there = load_weights(folder, config, replace(placed, device="cpu"))
-    pairs = [(layer.mlp.gate_up, layer.mlp.down) for layer in there.layers]
+    budget = others + int(fraction * sizes.experts_bytes)
+    placement = choose(config, machine(gpu(budget / GIB)), PlacementRequest(execution=Execution.OFFLOAD))
+    assert placement.gpu is not None
+    assert placement.gpu_experts == pytest.approx(fraction * placement.experts, abs=1)
+    weights = load_weights(folder, config, replace(placement, device="cpu"))
+    pairs = [(layer.mlp.gate_up, layer.mlp.down) for layer in weights.layers]
     used = sum(part.device_bytes for pair in pairs for part in pair if isinstance(part, PlacedExperts))
-    # What the host's experts have there is their biases.
-    assert used - placed.gpu.experts_bytes <= 0.06 * placed.host.experts_bytes
-    assert placed.gpu.used_bytes - placed.gpu.experts_bytes + used <= 1.03 * budget
+    # The experts in host memory have their biases on the GPU.
+    assert used - placement.gpu.experts_bytes <= 0.06 * placement.host.experts_bytes
+    assert placement.gpu.used_bytes - placement.gpu.experts_bytes + used <= 1.03 * budget
 
 
 @pytest.mark.parametrize("name", _SHAPES)
-def test_the_predicted_dense_weights_of_8_bits_are_what_is_kept(name: str, tmp_path: Path) -> None:
+def test_the_predicted_8_bit_dense_weights_are_what_is_kept(name: str, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", _SHAPES[name])
     config = load_config(folder / "config.json")
-    placed = choose(config, machine(), PlacementRequest(dense=Dense.INT8))
+    placement = choose(config, machine(), PlacementRequest(dense=Dense.INT8))
     smaller = int8_weights(load_weights(folder, config), tmp_path, "made-from-it")
     parts = [tensor for part in _dense_parts(smaller) for tensor in _tensors(part)]
-    assert placed.host.dense_bytes == pytest.approx(sum(tensor.nbytes for tensor in parts), rel=0.03)
-    assert placed.to_json()["dense"] == "int8"
+    assert placement.host.dense_bytes == pytest.approx(sum(tensor.nbytes for tensor in parts), rel=0.03)
+    assert placement.to_json()["dense"] == "int8"
 
 
-def test_with_8_bits_a_token_of_the_20b_reads_two_thirds() -> None:
-    as_it_is, smaller = (
+def test_with_8_bit_dense_weights_a_token_of_the_20b_reads_30_percent_less() -> None:
+    bf16, int8 = (
         choose(GPT_OSS_20B, machine()),
         choose(GPT_OSS_20B, machine(), PlacementRequest(dense=Dense.INT8)),
     )
-    assert as_it_is.bound.host_bytes == pytest.approx(3.71e9, rel=0.01)
-    assert smaller.bound.host_bytes == pytest.approx(2.62e9, rel=0.02)
+    assert bf16.bound.host_bytes == pytest.approx(3.71e9, rel=0.01)
+    assert int8.bound.host_bytes == pytest.approx(2.62e9, rel=0.02)
 
 
-def test_a_placement_on_the_host_counts_weights_and_cache_once() -> None:
-    placed: Placement = choose(GPT_OSS_20B, machine())
+def test_a_placement_on_the_cpu_counts_weights_and_cache_once() -> None:
+    placement: Placement = choose(GPT_OSS_20B, machine())
     sizes = model_memory(GPT_OSS_20B)
-    used = placed.host.used_bytes - placed.host.work_bytes
-    assert used == sizes.weight_bytes + sizes.cache_bytes(placed.context_tokens)
+    used = placement.host.used_bytes - placement.host.work_bytes
+    weights = sizes.embedding_bytes + sizes.dense_bytes + sizes.experts_bytes
+    assert used == weights + sizes.cache_bytes(placement.context_tokens)
 
 
 def _experts(weights: ModelWeights) -> list[Tensor]:
@@ -145,5 +146,5 @@ def _dense_parts(weights: ModelWeights) -> list[Tensor | Int8Matrix]:
 
 
 def _allocated(profiled: profile) -> int:
-    """Bytes that torch's allocator gave out and has not got back."""
+    """Return the bytes that torch allocated and has not freed."""
     return int(sum(event.self_cpu_memory_usage for event in profiled.key_averages()))

@@ -1,4 +1,4 @@
-"""config.json is read in every style, and refused in one line when it cannot be right."""
+"""Reading config.json in every style; invalid files are rejected with one line."""
 
 import json
 import math
@@ -37,8 +37,8 @@ def load(folder: Path, config: Any) -> ModelConfig:
     return load_config(write_config(folder, config))
 
 
-def refusal(path: Path) -> str:
-    """The one line with which a config.json is refused."""
+def rejection(path: Path) -> str:
+    """Return the one line with which a config.json is rejected."""
     with pytest.raises(IntegrityError) as caught:
         load_config(path)
     line = str(caught.value)
@@ -55,11 +55,11 @@ def test_the_published_20b_config_is_read(tmp_path: Path) -> None:
     assert config.rope == Rope(150_000.0, Yarn(32.0, 32.0, 1.0, 4096, False, 0.1 * math.log(32) + 1))
 
 
-def test_the_original_config_says_the_same_as_the_published_one(tmp_path: Path) -> None:
+def test_the_original_config_equals_the_published_one(tmp_path: Path) -> None:
     assert load(tmp_path, ORIGINAL_20B) == load(tmp_path, REAL_20B)
 
 
-def test_both_transformers_styles_say_the_same(tmp_path: Path) -> None:
+def test_both_transformers_styles_are_equal(tmp_path: Path) -> None:
     shape = Shape()
     published = load(tmp_path, config_json(shape, ConfigStyle.PUBLISHED))
     assert load(tmp_path, config_json(shape, ConfigStyle.TRANSFORMERS_5)) == published
@@ -80,9 +80,9 @@ def test_a_window_is_not_needed_without_sliding_layers(tmp_path: Path) -> None:
     assert load(tmp_path, config).sliding_window == 0
 
 
-def test_truncate_is_true_when_nothing_is_said(tmp_path: Path) -> None:
-    silent = {key: value for key, value in REAL_20B["rope_scaling"].items() if key != "truncate"}
-    yarn = load(tmp_path, REAL_20B | {"rope_scaling": silent}).rope.yarn
+def test_truncate_is_true_by_default(tmp_path: Path) -> None:
+    without = {key: value for key, value in REAL_20B["rope_scaling"].items() if key != "truncate"}
+    yarn = load(tmp_path, REAL_20B | {"rope_scaling": without}).rope.yarn
     assert yarn is not None
     assert yarn.truncate
 
@@ -133,8 +133,8 @@ def test_default_rope_is_yarn_off(tmp_path: Path) -> None:
         ("quantization_config", "mxfp4"),
     ],
 )
-def test_a_value_that_cannot_be_right_is_refused_by_its_key(tmp_path: Path, key: str, value: object) -> None:
-    assert key in refusal(write_config(tmp_path, REAL_20B | {key: value}))
+def test_an_invalid_value_is_rejected_with_its_key(tmp_path: Path, key: str, value: object) -> None:
+    assert key in rejection(write_config(tmp_path, REAL_20B | {key: value}))
 
 
 @pytest.mark.parametrize(
@@ -153,33 +153,37 @@ def test_a_value_that_cannot_be_right_is_refused_by_its_key(tmp_path: Path, key:
     ],
 )
 @pytest.mark.parametrize("section", ["rope_scaling", "rope_parameters"])
-def test_a_wrong_rope_setting_is_refused_by_its_key(tmp_path: Path, section: str, key: str, value: object) -> None:
+def test_an_invalid_rope_setting_is_rejected_with_its_key(
+    tmp_path: Path, section: str, key: str, value: object
+) -> None:
     rope = REAL_20B["rope_scaling"] | {key: value}
     config = REAL_20B | {"rope_scaling": None} | {section: rope}
-    assert f"{section}.{key}" in refusal(write_config(tmp_path, config))
+    assert f"{section}.{key}" in rejection(write_config(tmp_path, config))
 
 
-def test_silence_about_rope_is_refused(tmp_path: Path) -> None:
-    assert "rope_parameters" in refusal(write_config(tmp_path, REAL_20B | {"rope_scaling": None}))
+def test_missing_rope_settings_are_rejected(tmp_path: Path) -> None:
+    assert "rope_parameters" in rejection(write_config(tmp_path, REAL_20B | {"rope_scaling": None}))
 
 
-def test_synonyms_that_disagree_are_refused(tmp_path: Path) -> None:
-    line = refusal(write_config(tmp_path, REAL_20B | {"experts_per_token": 2}))
+def test_synonyms_that_disagree_are_rejected(tmp_path: Path) -> None:
+    line = rejection(write_config(tmp_path, REAL_20B | {"experts_per_token": 2}))
     assert "num_experts_per_tok contradicts experts_per_token" in line
 
 
-def test_an_unknown_quantization_is_refused_by_name(tmp_path: Path) -> None:
-    line = refusal(write_config(tmp_path, REAL_20B | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+def test_an_unknown_quantization_is_rejected_by_name(tmp_path: Path) -> None:
+    line = rejection(write_config(tmp_path, REAL_20B | {"quantization_config": {"quant_method": "bitsandbytes"}}))
     assert "quantization_config.quant_method is 'bitsandbytes'" in line
 
 
-def test_a_bf16_resave_is_refused_by_name(tmp_path: Path) -> None:
-    assert "bf16" in refusal(write_config(tmp_path, {k: v for k, v in REAL_20B.items() if k != "quantization_config"}))
+def test_a_bf16_copy_is_rejected_by_name(tmp_path: Path) -> None:
+    assert "bf16" in rejection(
+        write_config(tmp_path, {k: v for k, v in REAL_20B.items() if k != "quantization_config"})
+    )
 
 
 @pytest.mark.parametrize("key", sorted(ORIGINAL_20B.keys() - {"swiglu_limit", "rope_scaling_factor"}))
 def test_a_key_missing_from_the_original_config_is_named(tmp_path: Path, key: str) -> None:
-    assert key in refusal(write_config(tmp_path, {k: v for k, v in ORIGINAL_20B.items() if k != key}))
+    assert key in rejection(write_config(tmp_path, {k: v for k, v in ORIGINAL_20B.items() if k != key}))
 
 
 @pytest.mark.parametrize(
@@ -202,10 +206,10 @@ def test_a_key_missing_from_the_original_config_is_named(tmp_path: Path, key: st
         lambda good: b"\x80\x1b[31m",
     ],
 )
-def test_a_file_that_is_not_plain_json_is_refused(tmp_path: Path, write: Callable[[bytes], bytes]) -> None:
+def test_a_file_that_is_not_plain_json_is_rejected(tmp_path: Path, write: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(write(json.dumps(REAL_20B).encode()))
-    refusal(path)
+    rejection(path)
 
 
 def test_a_missing_config_is_an_incomplete_model(tmp_path: Path) -> None:
@@ -213,6 +217,6 @@ def test_a_missing_config_is_an_incomplete_model(tmp_path: Path) -> None:
         load_config(tmp_path / "config.json")
 
 
-def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="cannot be read"):
         load_json(tmp_path)

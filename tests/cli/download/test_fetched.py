@@ -65,7 +65,7 @@ def test_how_the_model_will_run_is_said_before_anything_is_fetched(
     status, _, err = run("download", "--dry-run")
     assert status == 0
     assert "It will run" not in err
-    assert "The memory is" in err
+    assert "Host memory lacks" in err
 
 
 def test_the_demo_is_nothing_to_download(run: Run, home: Path) -> None:

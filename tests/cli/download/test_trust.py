@@ -17,7 +17,7 @@ def test_wrong_bytes_exit_4_and_only_that_file_is_fetched_again(run: Run, hub: H
     hub.wrong_bytes = {SECOND}
     status, _, err = run("download")
     assert status == 4
-    assert f"{SECOND} came with the wrong digest" in err
+    assert f"{SECOND} arrived with the wrong digest" in err
     assert not (folder / SECOND).exists()
     hub.wrong_bytes, asked = set(), len(hub.asked(FIRST))
     assert run("download")[0] == 0
