@@ -11,7 +11,7 @@ import torch
 
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels.cpu import CpuKernels
-from gptoss_cli.engine.kernels.native_library import WatchedNative
+from gptoss_cli.engine.kernels.native_library import TimedNative
 from gptoss_cli.engine.profiling import OperationTime, calls_for_token, decode_bytes, time_operations
 from gptoss_cli.generation import Sampling
 
@@ -151,17 +151,17 @@ def _outside_share(generator: Generator, tokens: int) -> float | None:
     if not isinstance(kernels, CpuKernels):
         return None
     native = kernels.native
-    watched = WatchedNative(native.path)
+    timed = TimedNative(native.path)
     ids = _prompt(generator, 10, 0)
     list(generator.prefill(ids))
     try:
         new = generator.decode(_GREEDY, stop_ids=(), banned_ids=(), max_tokens=tokens + 1)
         next(new)
-        kernels.native = watched
+        kernels.native = timed
         began = time.perf_counter()
         for _ in new:
             pass
-        return 1 - watched.seconds / (time.perf_counter() - began)
+        return 1 - timed.seconds / (time.perf_counter() - began)
     finally:
         kernels.native = native
 

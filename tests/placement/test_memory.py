@@ -132,7 +132,7 @@ def _dense(weights: ModelWeights) -> list[Tensor]:
 
 
 def _tensors(part: Tensor | Int8Matrix) -> tuple[Tensor, ...]:
-    return (part,) if isinstance(part, Tensor) else (part.values, part.factors)
+    return (part,) if isinstance(part, Tensor) else (part.values, part.scales)
 
 
 def _dense_parts(weights: ModelWeights) -> list[Tensor | Int8Matrix]:

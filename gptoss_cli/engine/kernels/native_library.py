@@ -1,7 +1,6 @@
-"""The native library's functions and what they take. Knows no tensors: pointers are whole numbers.
+"""The functions of the native library and their argument types. Pointers are integers: this module knows no tensors.
 
-The library is built when the package is installed where there is a C compiler; without one it is not there. It must be
-loaded after torch, so that both share one pool of threads.
+The library is built when the package is installed, if there is a C compiler; otherwise it is missing.
 """
 
 import ctypes
@@ -17,7 +16,7 @@ INT16, FLOAT32, INT8 = range(3)  # gptoss.h's ACTIVATIONS
 
 
 class Matrix(ctypes.Structure):
-    """gptoss.h's Matrix: `factors` None is bf16, else int8; `bias` None is none."""
+    """gptoss.h's Matrix. Without `factors` it is bf16, otherwise int8. `bias` is optional."""
 
     _fields_ = (("weight", c_void_p), ("factors", c_void_p), ("bias", c_void_p), ("rows", c_int64))
 
@@ -105,7 +104,7 @@ _RESULTS: dict[str, Any] = {"rotate": None, "choose": None, "selected": c_char_p
 
 
 class Native:
-    """The functions of one library; the C files say what each takes. Raises OSError if `path` is no such library."""
+    """The functions of one library, documented in the C files. Raises OSError if `path` is not such a library."""
 
     def __init__(self, path: Path) -> None:
         library = ctypes.CDLL(str(path))
@@ -124,16 +123,16 @@ class Native:
 
     @property
     def instructions(self) -> str:
-        """Which instructions are used: avx2 or scalar."""
+        """The name of the instruction set in use, such as avx2."""
         return str(self._selected().decode())
 
     def select(self, name: str) -> bool:
-        """Use other instructions from now on, "" for the best; whether this machine has them."""
+        """Use another instruction set from now on, "" for the best. Return False if this machine does not have it."""
         return bool(self._select(name.encode()))
 
 
-class WatchedNative(Native):
-    """The same, and counts in `seconds` how long its functions ran."""
+class TimedNative(Native):
+    """A library that adds up in `seconds` how long its functions ran."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -151,7 +150,7 @@ class WatchedNative(Native):
 
 
 def find_library() -> Path | None:
-    """The library as it was installed, or None."""
+    """Return the path of the installed library, or None."""
     names = [f"{_NAME}{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
     folder = Path(__file__).parent
     return next((folder / name for name in names if (folder / name).is_file()), None)
@@ -161,13 +160,13 @@ def _function(library: ctypes.CDLL, name: str) -> Callable[..., Any]:
     try:
         function = getattr(library, f"gptoss_{name}")
     except AttributeError as exc:
-        raise OSError(f"it has no gptoss_{name}") from exc
+        raise OSError(f"gptoss_{name} is missing") from exc
     function.argtypes, function.restype = _TYPES[name], _RESULTS.get(name, c_int)
     return function  # type: ignore[no-any-return]
 
 
 def _checked(library: ctypes.CDLL, name: str) -> Callable[..., None]:
-    """A function that says by 0 that there was no memory."""
+    """Return a function that raises MemoryError when the C function returns 0."""
     function = _function(library, name)
 
     def checked(*arguments: object) -> None:
