@@ -101,11 +101,6 @@ class PlacedExperts:
         self.nbytes = packed.nbytes
 
     @property
-    def device_bytes(self) -> int:
-        """The bytes in the GPU's memory, bias included."""
-        return self._blocks.half(True).nbytes + self._scales.half(True).nbytes + self.bias.nbytes
-
-    @property
     def addresses(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """block_offsets, scale_offsets, and the tensors that they count from: blocks as int32 words, scales as u8."""
         return *self._offsets, self._blocks.base.view(torch.int32), self._scales.base  # type: ignore[return-value]
