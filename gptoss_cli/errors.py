@@ -52,14 +52,14 @@ class Hint(Enum):
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
     INSTALL_TORCH = auto()
-    START_AGAIN = auto()
-    VERIFY = auto()  # check the files of the checkpoint
     FREE_MEMORY = auto()  # end other programs
     FREE_DISK_SPACE = auto()
     ANOTHER_DATA_FOLDER = auto()  # GPTOSS_HOME on another disk
     RETRY = auto()  # the same command again
     RETRY_LATER = auto()
     ALLOW_NETWORK = auto()  # HF_HUB_OFFLINE unset
+    START_AGAIN = auto()
+    VERIFY = auto()  # check the files of the checkpoint
 
 
 class GptossError(Exception):

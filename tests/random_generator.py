@@ -10,7 +10,7 @@ _SPECIAL = range(FIRST_SPECIAL_ID, FIRST_SPECIAL_ID + 20)
 
 
 class RandomGenerator:
-    """Follows bans and constraints; otherwise draws a special id one time in `rarity`, and another id else."""
+    """Follows bans and constraints; otherwise draws a special id one time in `rarity`, or an ordinary one."""
 
     def __init__(self, *, rarity: int = 8, context_tokens: int = 131_072) -> None:
         self.context_tokens = context_tokens

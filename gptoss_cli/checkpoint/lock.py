@@ -61,7 +61,7 @@ def _acquire(path: Path) -> Callable[[], None] | None:
 
 
 def _lock_file(file: BinaryIO) -> None:
-    """Raises BlockingIOError if the file is locked, OSError if the file system has no locks."""
+    """Lock a file. Raises BlockingIOError if it is locked, OSError if the file system has no locks."""
     if sys.platform == "win32":
         try:
             file.seek(0)

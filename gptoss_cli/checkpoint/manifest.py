@@ -107,7 +107,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 class _Reader:
-    """Reads checked values from a manifest. Every error names the file."""
+    """A reader of checked values from a manifest. Every error names the file."""
 
     def __init__(self, path: Path, model: str) -> None:
         self._path, self._model = path, model

@@ -57,7 +57,7 @@ class Segment:
 
 
 class SegmentWriter:
-    """Appends to one segment. Raises ResourceError."""
+    """A context manager that appends to one segment. Raises ResourceError."""
 
     def __init__(self, data: Path, record: Path, segment: Segment) -> None:
         self._path, self._record_path, self._segment = data, record, segment

@@ -227,7 +227,7 @@ class _Transfer:
 
 
 class _BufferedWriter:
-    """Writes in larger blocks, because many small writes from several threads are slow, but without much delay."""
+    """A buffer in front of a SegmentWriter: many small writes from several threads are slow. It delays them little."""
 
     def __init__(self, context: TransferContext, file: CheckpointFile, writer: SegmentWriter) -> None:
         self._context, self._file, self._writer = context, file, writer

@@ -15,7 +15,7 @@ _DIGEST_KINDS = {64: "sha256", 40: "git-sha1"}
 
 
 class Progress(Protocol):
-    """Receives the progress of each file, from any thread."""
+    """A receiver of the progress of each file, called from any thread."""
 
     def begin(self, name: str, done_bytes: int, total_bytes: int) -> None: ...
     def advance(self, name: str, count_bytes: int) -> None: ...

@@ -1,6 +1,8 @@
 """A token generator over a model on this machine. It reads nothing twice, and knows ids only, no text.
 
-`sequence.py` draws how ids move from drawn to cached; `steppers.py` draws how a step overlaps with the host's work.
+t0 t1 t2 t3 t4 t5 | t6           t7 | t8 ...
+cached            | pending         | to be drawn     sequence.py: what is read, and how it is rewound
+                  | in flight |                       steppers.py: how the next id is drawn
 """
 
 from collections import abc
@@ -106,6 +108,7 @@ class Generator:
         constraint: TokenConstraint | None = None,
     ) -> Iterator[int]:
         """See TokenGenerator.decode."""
+        # Apple's GPUs have no float64, which a draw needs: there the logits are copied to the CPU.
         device = str(self.model.device) if self.model.device.type == "cuda" else "cpu"
         size = self.config.vocabulary_size
         sampler = Sampler(sampling, banned_ids=banned_ids, vocabulary_size=size, device=device)

@@ -72,14 +72,14 @@ def _compare(model: Transformer, expected: Callable[[int], Tensor], actual: Call
 def _layer_at_once(model: Transformer, number: int) -> Tensor:
     """Run layer `number` on two tokens at once -> [2, C] on the CPU."""
     with model.on_device():
-        inputs = _random_inputs(model, number), *model.rope.of_range(0, 2)
-        return _run_layer(model, number, _new_cache(model), *inputs).cpu()
+        run = _layer(model, number, _new_cache(model))
+        return run(_random_inputs(model, number), *model.rope.of_range(0, 2)).cpu()
 
 
 def _layer_token_by_token(model: Transformer, number: int) -> Tensor:
     """Run layer `number` on two tokens one by one, the last time in a CUDA graph if the model uses them."""
     cache, x, outputs = _new_cache(model), _random_inputs(model, number), []
-    run = partial(_run_layer, model, number, cache)
+    run = _layer(model, number, cache)
     with model.on_device():
         for position in range(2):
             cache.position.fill_(position)
@@ -91,9 +91,10 @@ def _layer_token_by_token(model: Transformer, number: int) -> Tensor:
         return torch.cat(outputs).cpu()
 
 
-def _run_layer(model: Transformer, number: int, cache: KVCache, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _layer(model: Transformer, number: int, cache: KVCache) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return layer `number` as a function of x, cos and sin, which a CUDA graph needs as separate inputs."""
     weights, layer_cache = model.weights.layers[number], cache.layers[number]
-    return model.layer(x, weights, layer_cache, rotation=(cos, sin), position=cache.length)
+    return lambda x, cos, sin: model.layer(x, weights, layer_cache, rotation=(cos, sin), position=cache.length)
 
 
 def _random_inputs(model: Transformer, seed: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The ids of a sequence, and how far they are in the KV cache.
 
-    t0 t1 t2 t3 t4 t5 | t6           t7 t8 | t9 ...
-    cached            | pending            | not drawn yet
+    t0 t1 t2 t3 t4 t5 | t6           t7 | t8 ...
+    cached            | pending         | to be drawn
                       | in flight |
 
 - cached: the model has read them. Their keys and values are in the cache, and `hidden` is the state after the last.
@@ -9,7 +9,7 @@
   there is at most one: an id is read when the id after it is needed. Forced ids make more.
 - in flight: with an overlapped stepper the device reads the next id while the host yields it, or even before the host
   knows it. The cache is one position longer than `cached` then. When that id has been yielded, the step is committed
-  and the id becomes cached; otherwise the step is discarded and nobody ever sees the id.
+  and the id becomes cached; otherwise the step is discarded, and its id is never yielded.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from gptoss_cli.engine.weights import is_out_of_memory
 from gptoss_cli.errors import Hint, ResourceError, first_line
 from gptoss_cli.generation import common_prefix
 
-_MAX_MARKS = 8
+_MAX_MARKS = 8  # each of them holds a copy of the rings
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,15 @@
 """Two ways to get the next id of a sequence: step by step, and with the device one step ahead of the host.
 
-    PlainStepper       host    | draw t6         | yield t6 | draw t7         | yield t7 |
-                       device  |         read t6            |         read t7
+    PlainStepper       host    | wait    | draw t6, yield t6 | wait    | draw t7, yield t7 | wait
+                       device  | read t5 |                   | read t6 |                   | read t7
 
-    OverlappedStepper  host    | launch, wait for t6, yield t6 | launch, wait for t7, yield t7 |
-                       device  | read t6, draw t7              | read t7, draw t8              |
+    OverlappedStepper  host    | launch, wait for t6 | yield t6, launch, wait for t7 | yield t7, launch, wait for t8
+                       device  | read t5, draw t6    | read t6, draw t7              | read t7, draw t8
 
-An overlapped step never leaves the device: it reads the id that the step before it drew, from device memory. So the
-device is busy while the host decodes text, checks constraints and writes to the terminal. Both steppers give the same
-ids: a step in flight only looks at the random number that the next draw will consume, and its draw is used only if
-nothing has changed in between.
+An overlapped step reads the id that the step before it drew from device memory. So the device has work while the host
+turns ids into text, checks constraints and writes to the terminal. Both steppers give the same ids: a step in flight
+only looks at the random number that the next draw will consume, and its draw is used only if that draw is still the one
+that is wanted.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Stepper(Protocol):
     """Extends a sequence by one id at a time."""
 
     def next_id(self, sampler: Sampler, restriction: Restriction | None) -> int:
-        """Return the next id. The caller appends it to the pending ids of the sequence, or has not seen it.
+        """Return the next id, which the caller appends to the pending ids of the sequence.
 
         Raises NumericalError on NaN or infinite logits.
         """
@@ -103,7 +103,7 @@ class OverlappedStepper:
         """See Stepper.next_id."""
         step = self._commit_or_discard()
         if step is None or self._sequence.pending:
-            # After a prefill, or with forced ids: the logits that are needed are those after ids not in flight.
+            # After a prefill, or after forced ids: the logits that are needed follow ids that are not in flight.
             logits = self._plain.next_logits()
         elif restriction is None and step.sampler is sampler:
             # The id that the step draws is the one that would be drawn now. Launch the step that reads it first and

@@ -16,7 +16,7 @@ from gptoss_cli.placement.reasons import Code, Reason, gib
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import Activations, Dense, Execution
 
-# The shortest context that is chosen without a request, and one that is long enough to accept slower kernels for more.
+# Without a request: the shortest context, and one that is worth more than having all experts on the GPU.
 _SHORT_CONTEXT_TOKENS = 4_096
 _USUAL_CONTEXT_TOKENS = 16_384
 _CONTEXT_STEP_TOKENS = 256
@@ -26,7 +26,7 @@ GPU_WORK_BYTES = 768 << 20
 STAGING_BYTES = 256 << 20
 # Python and torch, the attention scores and the dequantized experts of a prefill chunk.
 _HOST_WORK_BYTES = 1 << 30
-# Assumed bandwidth by the memory in GiB: Apple's plain chips, the Pro and the Max; other GPUs.
+# Assumed bandwidth for GPUs of up to so many GiB. Apple: the plain chips, Pro and Max.
 _APPLE_BYTES_PER_SECOND = ((20, 120e9), (40, 270e9), (1 << 20, 400e9))
 _GPU_BYTES_PER_SECOND = ((10, 250e9), (20, 450e9), (64, 900e9), (1 << 20, 2000e9))
 
@@ -244,7 +244,7 @@ def _offload_reasons(memory: ModelMemory, gpu: ChosenGpu, gpu_experts: int, hard
 
 
 def _on_cpu(needs: _Requirements, hardware: Hardware, why: tuple[Reason, ...]) -> Placement:
-    """Map the weights and compute on the CPU. Whatever does not fit in memory is read from the files every time."""
+    """Map the weights and compute on the CPU. Weights that do not fit in memory are read from the files every time."""
     memory = needs.cpu_memory
     context, slow = _cpu_context(needs, hardware.available_bytes)
     host_use = MemoryUse(

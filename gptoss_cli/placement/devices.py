@@ -50,7 +50,7 @@ def choose_gpu(hardware: Hardware, request: PlacementRequest) -> ChosenGpu | Rea
 
 
 def _choose_apple_gpu(gpu: Gpu, request: PlacementRequest) -> ChosenGpu:
-    """Raises ResourceError if an NVIDIA GPU is requested."""
+    """Return Apple's GPU. Raises ResourceError if an NVIDIA GPU is requested."""
     if request.device.startswith("cuda"):
         message = f"{request.gpu_setting} is not possible. There is no NVIDIA GPU"
         raise ResourceError(message, Hint.APPLE_GPU)
@@ -59,7 +59,7 @@ def _choose_apple_gpu(gpu: Gpu, request: PlacementRequest) -> ChosenGpu:
 
 
 def _chosen(gpu: Gpu, device: str, request: PlacementRequest, *, called: str, fallback: Reason | None) -> ChosenGpu:
-    """`called` is the name of the GPU in messages. Raises ResourceError if more is requested than it has free."""
+    """Return a GPU with its budget. Messages name it `called`. Raises ResourceError if the budget is not free."""
     busy = _busy(gpu, called, request)
     return ChosenGpu(
         device=device,

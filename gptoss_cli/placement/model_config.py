@@ -110,7 +110,7 @@ def published_config(*, layers: int, experts: int) -> ModelConfig:
 
 
 class _Reader:
-    """Reads checked values from a JSON object. Every error names the file and the key."""
+    """A reader of checked values from a JSON object. Every error names the file and the key."""
 
     def __init__(self, path: Path, values: Mapping[str, object], prefix: str = "") -> None:
         self._path, self._values, self._prefix = path, values, prefix

@@ -1,4 +1,4 @@
-"""The user's settings that a placement must satisfy, checked for contradictions. Independent of the hardware."""
+"""Requests of a placement, checked for contradictions. Independent of the hardware."""
 
 import re
 from dataclasses import dataclass
@@ -20,11 +20,12 @@ class RequestedSetting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementRequest:
-    """`device` is auto, cpu, cuda, cuda:N, or mps for an Apple GPU. `gpu_memory_bytes` is the most that may be used on
-    the GPU, None for all that is free. `context_tokens` None is as many as fit. `dense` and `activations` apply to the
-    CPU only. `threads` None is one for each physical core.
+    """The settings of a user that a placement must satisfy.
 
-    Raises UsageError for an unknown device, or for settings that contradict each other.
+    `device` is auto, cpu, cuda, cuda:N, or mps for an Apple GPU. `gpu_memory_bytes` is the most that may be used on the
+    GPU, None for all that is free. `context_tokens` None is as many as fit. `dense` and `activations` apply to the CPU
+    only. `threads` None is one for each physical core. Raises UsageError for an unknown device, or for settings that
+    contradict each other.
     """
 
     execution: Execution = Execution.AUTO

@@ -44,7 +44,7 @@ def _open(folder: Path, experts: int = EXPERTS, *, embedding: bool = True) -> Ge
 
 
 def _prefill(generator: Generator, tokens: int) -> None:
-    list(generator.prefill([tokens % 300, *range(tokens - 1)]))  # shares no prefix with the one before
+    list(generator.prefill([tokens % 300, *range(tokens - 1)]))  # has no prefix in common with the last one
 
 
 def _decode(
@@ -71,7 +71,7 @@ class _CyclicConstraint:
 @pytest.mark.parametrize(
     ("capability", "dtype"), [*((each, Dtype.BFLOAT16) for each in CAPABILITIES), ((9, 0), Dtype.FLOAT32)]
 )
-def test_a_model_wholly_on_the_gpu_opens_on_every_architecture(
+def test_a_model_wholly_on_the_gpu_loads_on_every_architecture(
     folder: Path, capability: tuple[int, int], dtype: Dtype
 ) -> None:
     with fake_cuda(capability):
@@ -101,7 +101,7 @@ def test_a_conversation_works_with_experts_in_any_memory(
     resident = [gate_up.resident for gate_up, _ in generator.model.weights.placed_experts()]
     assert sum(map(sum, resident)) == experts
     if 0 < experts < EXPERTS:
-        assert all(each[-1] and not each[0] for each in resident)  # the last ones are used the most
+        assert all(each[-1] and not each[0] for each in resident)  # fake tensors count the last experts as used most
     assert (generator.expert_hit_rate is None) == (experts == EXPERTS)
 
 
@@ -119,16 +119,16 @@ def test_a_whole_step_is_captured_and_then_replayed(folder: Path, gpu: FakeCuda)
     assert gpu.replays == replayed + 30
 
 
-def test_decode_of_a_resident_model_reads_no_tensor_of_the_gpu(folder: Path, gpu: FakeCuda) -> None:
+def test_decode_with_all_weights_on_the_gpu_does_not_wait_for_it(folder: Path, gpu: FakeCuda) -> None:
     generator = _open(folder)
     _prefill(generator, 7)
     _decode(generator, 2)
     before = gpu.reads.copy()
     _decode(generator, 30)
-    assert gpu.reads - before == {"item": 1}  # the first token: nothing was drawn by the settings of this call yet
+    assert gpu.reads - before == {"item": 1}  # the first id, which is drawn from the logits of the prefill
 
 
-def test_prefill_of_a_resident_model_reads_no_tensor_of_the_gpu(folder: Path, gpu: FakeCuda) -> None:
+def test_prefill_with_all_weights_on_the_gpu_does_not_wait_for_it(folder: Path, gpu: FakeCuda) -> None:
     generator = _open(folder)
     before = gpu.reads.copy()
     for tokens in LENGTHS:
@@ -137,7 +137,7 @@ def test_prefill_of_a_resident_model_reads_no_tensor_of_the_gpu(folder: Path, gp
 
 
 @pytest.mark.parametrize("experts", [0, EXPERTS // 2, EXPERTS])
-def test_no_prompt_waits_for_the_compiler(folder: Path, gpu: FakeCuda, experts: int) -> None:
+def test_start_up_compiles_everything_that_prompts_need(folder: Path, gpu: FakeCuda, experts: int) -> None:
     generator = _open(folder, experts)
     compiled = gpu.variants()
     for tokens in LENGTHS:
@@ -149,7 +149,7 @@ def test_no_prompt_waits_for_the_compiler(folder: Path, gpu: FakeCuda, experts: 
     assert sizes == (set(tuning_for((9, 0)).prefill.tokens) if experts == EXPERTS else set())
 
 
-def test_one_stream_stages_all_experts(folder: Path, gpu: FakeCuda) -> None:
+def test_all_experts_are_copied_on_one_stream(folder: Path, gpu: FakeCuda) -> None:
     generator = _open(folder, 0)
     before = gpu.streams
     for tokens in LENGTHS:
@@ -157,7 +157,7 @@ def test_one_stream_stages_all_experts(folder: Path, gpu: FakeCuda) -> None:
     assert gpu.streams == before
 
 
-def test_kernels_are_launched_as_they_are_compiled_for_the_test_of_their_code(folder: Path, gpu: FakeCuda) -> None:
+def test_kernels_are_launched_as_the_machine_code_test_compiles_them(folder: Path, gpu: FakeCuda) -> None:
     generator = _open(folder)
     _prefill(generator, 150)
     tuning = tuning_for((9, 0))

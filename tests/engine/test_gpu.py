@@ -121,11 +121,11 @@ def test_dense_products_of_the_true_shape_are_the_references() -> None:
 def test_the_router_of_the_true_shape_chooses_as_the_references(experts: int) -> None:
     plain, placed = _both_ways(random_mlp(2_880, 32, experts), experts)
     x = random_of(1, 2_880, seed=5).cuda()
-    normed, chosen, shares = reference.route(x, plain, active=4, eps=1e-5)
-    got_normed, got_chosen, got_shares = CudaKernels().route(x, placed, active=4, eps=1e-5)
+    normed, chosen, expert_weights = reference.route(x, plain, active=4, eps=1e-5)
+    got_normed, got_chosen, got_weights = CudaKernels().route(x, placed, active=4, eps=1e-5)
     assert_close(got_normed, normed, 1e-4)
     assert got_chosen.tolist() == chosen.tolist()
-    assert_close(got_shares, shares, 1e-4)
+    assert_close(got_weights, expert_weights, 1e-4)
 
 
 @pytest.mark.parametrize("window", [None, 128])

@@ -78,7 +78,7 @@ def test_pending_ids_are_read_a_chunk_at_a_time(sequence: Sequence) -> None:
 
 def test_a_sequence_rewinds_to_a_mark_with_its_hidden_state(model: Transformer, sequence: Sequence) -> None:
     sequence.mark()
-    for id_ in range(20):  # which fill the ring anew
+    for id_ in range(20):  # which overwrites the whole ring
         sequence.read([id_])
     sequence.pending = [5]
     sequence.rewind_to_prefix_of(IDS)
