@@ -127,33 +127,11 @@ static void tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int6
     }
 }
 
-static float scores(float *out, const float *q, const float *keys, int64_t count, int64_t d) {
-    float most = -INFINITY;
-    for (int64_t i = 0; i < count; i++) {
-        float parts[8] = {0};
-        for (int64_t j = 0; j < d; j++) parts[j % 8] += q[j] * keys[i * d + j];
-        out[i] = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
-        if (out[i] > most) most = out[i];
-    }
-    return most;
-}
-
-static float exponentials(float *values, float most, int64_t count) {
-    float sum = 0;
-    for (int64_t i = 0; i < count; i++) sum += values[i] = expf(values[i] - most);
-    return sum;
-}
-
-static void accumulate(float *sums, const float *probabilities, const float *values, int64_t count, int64_t d) {
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t j = 0; j < d; j++) sums[j] += probabilities[i] * values[i * d + j];
-}
-
 /* Obvious rather than small: 8-bit activations are held in 16 bits. */
 static const Mxfp4Kernels mxfp4_int16 = {sizeof(int16_t), pack_blocks_int16, dots, pack_tile_int16, tile};
 static const Mxfp4Kernels mxfp4_int8 = {sizeof(int16_t), pack_blocks_int8, dots, pack_tile_int8, tile};
 
 const IsaKernels gptoss_scalar = {
-    "scalar", &mxfp4_int16, &mxfp4_int8, pack_float, dot_bf16,     quantize, dot_mxfp4_float,
-    dot_int8, tile_float,      scores,         exponentials, accumulate,
+    "scalar", &mxfp4_int16, &mxfp4_int8, pack_float, dot_bf16, quantize, dot_mxfp4_float,
+    dot_int8, tile_float,   &gptoss_scalar_attention,
 };

@@ -13,9 +13,7 @@ const IsaKernels gptoss_avx2 = {
     gptoss_avx2_dot_mxfp4_float,
     gptoss_avx2_dot_int8,
     gptoss_avx2_tile_float,
-    gptoss_avx2_scores,
-    gptoss_avx2_exponentials,
-    gptoss_avx2_accumulate,
+    &gptoss_avx2_attention,
 };
 
 #else

@@ -69,11 +69,8 @@ void gptoss_avx2_tile_float(float *sums, int64_t stride, const float *rows, cons
                             int64_t tokens, int64_t n);
 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *values,
                       const float *factors, int64_t tokens);
-float gptoss_avx2_scores(float *scores, const float *q, const float *keys, int64_t count, int64_t d);
-float gptoss_avx2_exponentials(float *scores, float most, int64_t count);
-void gptoss_avx2_accumulate(float *sums, const float *probabilities, const float *values, int64_t count, int64_t d);
-
 extern const Mxfp4Kernels gptoss_avx2_int16, gptoss_avx2_int8;
+extern const AttentionKernels gptoss_avx2_attention;
 
 #endif
 
