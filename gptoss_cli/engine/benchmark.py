@@ -134,7 +134,7 @@ def _bandwidth(generator: Generator, buffer: torch.Tensor) -> float:
 
     def read() -> None:
         if isinstance(kernels, CpuKernels):
-            kernels.native.read(buffer.data_ptr(), buffer.numel(), torch.get_num_threads())
+            kernels.native.read(buffer.data_ptr(), buffer.numel(), kernels.threads)
         else:
             buffer.sum().item()  # which waits for a GPU
 

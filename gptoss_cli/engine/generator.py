@@ -87,8 +87,8 @@ class Generator:
         """Map the checkpoint in `folder`, or in its `original` folder, or copy it to where `residence` wants it.
 
         `context_tokens` None is the model's own length. `dense` INT8 converts the dense weights first, where that was
-        not done before; it is for the CPU. `threads` None is torch's choice, one for each physical core; it holds for
-        the whole process. `say` is told what takes long.
+        not done before; it is for the CPU. `threads` None is one for each physical core that this process may use.
+        `say` is told what takes long.
 
         Raises NotInstalledError, IntegrityError or ResourceError for what is wrong with the files or the device, and
         UsageError for a context the model does not have.
@@ -97,10 +97,15 @@ class Generator:
         config = load_config(home / "config.json")
         if context_tokens is not None and not 2 <= context_tokens <= config.max_context_tokens:
             raise UsageError(f"The context should be 2 to {config.max_context_tokens} tokens, not {context_tokens}")
-        if threads is not None:
-            torch.set_num_threads(threads)
         opened = open_model(
-            home, config, residence=residence, dtype=dtype, dense=dense, activations=activations, say=say
+            home,
+            config,
+            residence=residence,
+            dtype=dtype,
+            dense=dense,
+            activations=activations,
+            threads=threads,
+            say=say,
         )
         on_cpu, numerics = residence.device == "cpu", opened.numerics
         return cls(

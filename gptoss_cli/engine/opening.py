@@ -39,11 +39,12 @@ def open_model(
     dtype: Dtype,
     dense: Dense,
     activations: Activations,
+    threads: int | None,
     say: Callable[[str], None] | None,
 ) -> OpenModel:
     """The model in the folder `home`. Raises what Generator.open raises for files and devices."""
     weights = load_weights(home, config, residence)
-    kernels, numerics = _choose_kernels(residence, dtype, dense, activations)
+    kernels, numerics = _choose_kernels(residence, dtype, dense, activations, threads)
     identity = fingerprint(home)
     if dense is Dense.INT8:
         weights = int8_weights(weights, settings.cache_folder() / "int8", identity)
@@ -61,9 +62,15 @@ def open_model(
 
 
 def _choose_kernels(
-    residence: Residence, dtype: Dtype, dense: Dense, activations: Activations
+    residence: Residence, dtype: Dtype, dense: Dense, activations: Activations, threads: int | None
 ) -> tuple[Kernels, Numerics]:
     """The best operations for a device, and what is to be known of them."""
+    found = find_kernels(activations, threads) if residence.device == "cpu" and residence.experts is None else None
+    if isinstance(found, CpuKernels):
+        used = "float32" if dtype is Dtype.FLOAT32 else activations
+        return found, Numerics(found.native.instructions, used, dense, found.threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     threads = torch.get_num_threads()
     if residence.experts is not None:
         # Triton is there only where a GPU is.
@@ -71,8 +78,4 @@ def _choose_kernels(
 
         capability = None if residence.device == "cpu" else torch.cuda.get_device_capability(residence.device)
         return CudaKernels(tuning_for(capability)), Numerics("triton", dtype, Dense.BF16, threads)
-    found = find_kernels(activations) if residence.device == "cpu" else None
-    if isinstance(found, CpuKernels):
-        used = "float32" if dtype is Dtype.FLOAT32 else activations
-        return found, Numerics(found.native.instructions, used, dense, threads)
     return reference, Numerics("reference", dtype, dense, threads, shortcoming=found)

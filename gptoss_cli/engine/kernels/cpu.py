@@ -7,6 +7,7 @@ only keys and values are kept in bfloat16. Before MXFP4 weights activations can 
 
 from collections.abc import Sequence
 from ctypes import Array, byref
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from gptoss_cli.engine.kernels.library import (
     Shape,
     find_library,
 )
+from gptoss_cli.engine.machine import usable_cores
 from gptoss_cli.engine.weights import (
     AttentionWeights,
     Int8Matrix,
@@ -40,22 +42,36 @@ from gptoss_cli.settings import Activations
 _Linear = tuple[Rows, Tensor | None]  # a matrix and its bias
 
 
-def find_kernels(activations: Activations = Activations.INT16) -> "CpuKernels | str":
-    """The kernels as they were installed, or why there are none."""
+@cache
+def default_threads() -> int:
+    """Return torch's number of threads, one for each physical core, or fewer if this process may not use so many."""
+    return min(torch.get_num_threads(), usable_cores())
+
+
+def find_kernels(activations: Activations = Activations.INT16, threads: int | None = None) -> "CpuKernels | str":
+    """Return the kernels as they were installed, or why there are none. `threads` None is default_threads().
+
+    torch is left with one thread: its others would spin for milliseconds after each of its operations, on the cores
+    that the kernels' threads need.
+    """
+    threads = threads or default_threads()
     path = find_library()
     if path is None:
         return "The CPU kernels were not built. Install a C compiler, for example gcc, and then gptoss again"
     try:
-        return CpuKernels(Native(path), activations)
+        kernels = CpuKernels(Native(path), activations, threads)
     except OSError as exc:
         return f"The CPU kernels cannot be loaded: {exc}. Install gptoss again"
+    torch.set_num_threads(1)
+    return kernels
 
 
 class CpuKernels:
-    """See Kernels and LayerDecoder. Runs on as many threads as torch. `native` may be exchanged, to watch the calls."""
+    """See Kernels and LayerDecoder. `native` may be exchanged, to watch the calls, and `threads` at any time."""
 
-    def __init__(self, native: Native, activations: Activations = Activations.INT16) -> None:
+    def __init__(self, native: Native, activations: Activations = Activations.INT16, threads: int = 1) -> None:
         self.native = native
+        self.threads = threads
         self._activations = activations
         self._layers: tuple[Sequence[LayerWeights], Array[Layer]] | None = None
 
@@ -99,7 +115,7 @@ class CpuKernels:
         assert seen.values.is_contiguous()
         out = torch.empty(len(queries), queries.shape[1] * head_dim)
         tensors = (out, queries, seen.keys, seen.values, sinks)
-        self.native.attend(*(part.data_ptr() for part in tensors), byref(shape), torch.get_num_threads())
+        self.native.attend(*(part.data_ptr() for part in tensors), byref(shape), self.threads)
         return out
 
     def project_output(self, x: Tensor, attended: Tensor, weights: AttentionWeights, *, dtype: torch.dtype) -> Tensor:
@@ -124,7 +140,7 @@ class CpuKernels:
         """See Kernels.mix_experts. Of several tokens one expert at a time, of one token its A experts."""
         normed, experts, shares = routed
         packed = byref(_experts(weights.gate_up)), byref(_experts(weights.down))
-        numerics = limit, self._form(dtype), torch.get_num_threads()
+        numerics = limit, self._form(dtype), self.threads
         out, (tokens, active) = torch.empty_like(x), experts.shape
         pointers = (part.data_ptr() for part in (out, x.contiguous(), normed, experts, shares))
         if tokens == 1:
@@ -166,9 +182,8 @@ class CpuKernels:
         )
         out = x.clone()
         cos, sin = (part.data_ptr() for part in rotation)
-        threads = torch.get_num_threads()
         self.native.decode(
-            out.data_ptr(), self._layers[1], cached, len(layers), byref(shape), cos, sin, position, threads
+            out.data_ptr(), self._layers[1], cached, len(layers), byref(shape), cos, sin, position, self.threads
         )
         return out
 
@@ -201,7 +216,7 @@ class CpuKernels:
         x = x.contiguous()
         matrices = (Matrix * len(linears))(*(_matrix(weight, bias) for weight, bias in linears))
         pointers = (None if part is None else part.data_ptr() for part in (out, normed, x, norm, residual))
-        self.native.dense(*pointers, matrices, len(linears), tokens, columns, eps, torch.get_num_threads())
+        self.native.dense(*pointers, matrices, len(linears), tokens, columns, eps, self.threads)
 
     def _rotated(self, flat: Tensor, rotation: tuple[Tensor, Tensor], head_dim: int) -> Tensor:
         """[T, heads * D] -> [T, heads, D], rotated."""

@@ -114,7 +114,8 @@ static void check_chunk(const AttentionKernels *kernels, const KeyChunk *chunk) 
 static void check_last_head(const AttentionKernels *kernels, int64_t count, int64_t head_dim, int is_bf16) {
     enum { KV_HEADS = 3 };
     int64_t size = is_bf16 ? 2 : 4, last = (KV_HEADS - 1) * head_dim * size;
-    Guarded keys = random_cache(count, KV_HEADS, head_dim, is_bf16), values = random_cache(count, KV_HEADS, head_dim, is_bf16);
+    Guarded keys = random_cache(count, KV_HEADS, head_dim, is_bf16);
+    Guarded values = random_cache(count, KV_HEADS, head_dim, is_bf16);
     int64_t stride = KV_HEADS * head_dim * size;
     KeyChunk chunk = {keys.at + last, values.at + last, stride, count, head_dim, count % 2 ? 64 * stride : 0, is_bf16};
     check_chunk(kernels, &chunk);

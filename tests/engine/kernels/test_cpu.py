@@ -25,7 +25,7 @@ from tests.engine.checkpoints import Array
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_linear, random_mlp, random_of
 from tests.engine.kernels.test_reference import numpy_dequantized
 
-INSTRUCTIONS = ["scalar", "avx2"]
+INSTRUCTIONS = ["scalar", "avx2", "avx512", "avx512bf16"]
 # Of the largest value: products of float32, and of int16 and int8 with a factor for each 32.
 EXACT, INT16, INT8 = 3e-6, 2e-4, 3e-2
 COLUMNS = [32, 96, 224, 288, 2880, 4096]

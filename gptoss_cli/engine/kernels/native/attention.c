@@ -1,15 +1,15 @@
 /* Attention over the cached keys and values, and the rotation of queries and keys before it.
 
-   A piece of work is one kv head, a group of tokens, and a span of keys. One token, or a few, see their keys in spans, so
-   that many threads can share a long context; the softmaxes of the spans are then combined in their order (as in
-   Flash-Decoding). The spans follow from the number of keys alone, so the result does not depend on the number of
-   threads. More tokens are split into groups instead, and see all keys in one span. */
+   A piece of work is one kv head, a group of tokens, and a span of keys. The keys of one token, or of a few, are split
+   into spans, so that many threads can share a long context; the softmaxes of the spans are then combined in their
+   order (as in Flash-Decoding). The spans depend on the number of keys alone, and so the result does not depend on the
+   number of threads. Many tokens are split into groups instead, and their keys are one span. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "gptoss.h"
 
-enum { GROUP_ROWS = 64, SPAN_KEYS = 1024, ALIGNMENT = 64 };
+enum { GROUP_ROWS = 64, SPAN_KEYS = 1024 };
 
 /* out [tokens, heads, d] = x turned by cos and sin [tokens, d / 2]: i of the first half with i of the second. */
 EXPORT void gptoss_rotate(float *out, const float *x, const float *cosines, const float *sines, int64_t tokens,
@@ -55,7 +55,9 @@ typedef struct {
 
 static int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-static int64_t block_count(const Work *w, int64_t tokens) { return up(tokens * w->shared, ATTENTION_ROWS) / ATTENTION_ROWS; }
+static int64_t block_count(const Work *w, int64_t tokens) {
+    return up(tokens * w->shared, ATTENTION_ROWS) / ATTENTION_ROWS;
+}
 
 static Scratch scratch_of(const Work *w, int64_t tokens, int thread) {
     int64_t blocks = block_count(w, w->group_tokens), d = w->a->head_dim;
@@ -72,7 +74,7 @@ static Scratch scratch_of(const Work *w, int64_t tokens, int thread) {
 static int64_t scratch_bytes(const Work *w) {
     int64_t blocks = block_count(w, w->group_tokens), d = up(w->a->head_dim, 2);
     int64_t cells = d * ATTENTION_KEYS + blocks * ATTENTION_ROWS * (w->padded + d);
-    return up(cells * (int64_t)sizeof(float) + blocks * (int64_t)sizeof(QueryRows), ALIGNMENT);
+    return up(cells * (int64_t)sizeof(float) + blocks * (int64_t)sizeof(QueryRows), LINE);
 }
 
 /* Row i of a group: of which token, and which query head. */
@@ -91,7 +93,8 @@ static void start_row(const Work *w, QueryRows *block, int r, const float *query
     memset(block->sums + r * w->padded, 0, (size_t)w->padded * sizeof *block->sums);
 }
 
-static void start_rows(const Work *w, const Scratch *scratch, int64_t token, int64_t count, int64_t kv_head, int64_t span) {
+static void start_rows(const Work *w, const Scratch *scratch, int64_t token, int64_t count, int64_t kv_head,
+                       int64_t span) {
     for (int64_t i = 0; i < scratch->count * ATTENTION_ROWS; i++) {
         QueryRows *block = scratch->blocks + i / ATTENTION_ROWS;
         int r = (int)(i % ATTENTION_ROWS);
@@ -116,7 +119,8 @@ static void see_keys(QueryRows *block, int64_t start, int64_t keys) {
 static void attend_span(const Work *w, const Scratch *scratch, int64_t kv_head, int64_t start, int64_t end) {
     int64_t row_bytes = w->a->head_dim * (w->a->is_bf16 ? 2 : 4), stride = w->a->kv_heads * row_bytes;
     for (; start < end; start += ATTENTION_KEYS) {
-        int64_t keys = end - start < ATTENTION_KEYS ? end - start : ATTENTION_KEYS, at = start * stride + kv_head * row_bytes;
+        int64_t keys = end - start < ATTENTION_KEYS ? end - start : ATTENTION_KEYS;
+        int64_t at = start * stride + kv_head * row_bytes;
         int64_t ahead = start + keys < end ? ATTENTION_KEYS * stride : 0;
         KeyChunk chunk = {w->keys + at, w->values + at, stride, keys, w->a->head_dim, ahead, w->a->is_bf16};
         w->kernels->transpose_keys(scratch->keys, &chunk);
@@ -134,7 +138,8 @@ static float *partial_of(const Work *w, int64_t span, int64_t row) {
     return w->partial + (span * w->a->tokens * w->a->query_heads + row) * (w->padded + 2);
 }
 
-static void finish_rows(const Work *w, const Scratch *scratch, int64_t token, int64_t count, int64_t kv_head, int64_t span) {
+static void finish_rows(const Work *w, const Scratch *scratch, int64_t token, int64_t count, int64_t kv_head,
+                        int64_t span) {
     int64_t d = w->a->head_dim;
     for (int64_t i = 0; i < count * w->shared; i++) {
         const QueryRows *block = scratch->blocks + i / ATTENTION_ROWS;
@@ -189,15 +194,15 @@ static void combine_piece(void *context, int64_t row, int thread) {
 static int reserve(Work *w, int threads) {
     int64_t partials = w->spans > 1 ? w->spans * w->a->tokens * w->a->query_heads * (w->padded + 2) : 0;
     w->scratch_bytes = scratch_bytes(w);
-    w->memory = malloc((size_t)(threads * w->scratch_bytes + partials * (int64_t)sizeof *w->partial + ALIGNMENT));
+    w->memory = malloc((size_t)(threads * w->scratch_bytes + partials * (int64_t)sizeof *w->partial + LINE));
     if (!w->memory) return 0;
-    w->scratch = w->memory + ALIGNMENT - (uintptr_t)w->memory % ALIGNMENT;
+    w->scratch = w->memory + LINE - (uintptr_t)w->memory % LINE;
     w->partial = (float *)(w->scratch + threads * w->scratch_bytes);
     return 1;
 }
 
-/* out [tokens, query_heads, head_dim] from rotated queries of that shape, keys and values [keys, kv_heads, head_dim] and
-   sinks [query_heads] bf16. head_dim is even. Returns 0 if there is no memory. */
+/* out [tokens, query_heads, head_dim] from rotated queries of that shape, keys and values [keys, kv_heads, head_dim]
+   and sinks [query_heads] bf16. head_dim is even. Returns 0 if there is no memory. */
 EXPORT int gptoss_attend(float *out, const float *queries, const uint8_t *keys, const uint8_t *values,
                          const uint8_t *sinks, const Attention *a, int threads) {
     int64_t shared = a->query_heads / a->kv_heads, seen = end_seen(a, a->tokens - 1) - first_seen(a, 0);
@@ -210,7 +215,10 @@ EXPORT int gptoss_attend(float *out, const float *queries, const uint8_t *keys, 
     threads = gptoss_worthwhile(seen * key_bytes * a->tokens, threads);
     if (!reserve(&w, threads)) return 0;
     gptoss_parallel(attend_piece, &w, a->kv_heads * w.groups * w.spans, threads);
-    if (w.spans > 1) gptoss_parallel(combine_piece, &w, a->tokens * a->query_heads, threads);
+    if (w.spans > 1) {
+        int64_t partial_bytes = w.spans * a->tokens * a->query_heads * w.padded * (int64_t)sizeof *w.partial;
+        gptoss_parallel(combine_piece, &w, a->tokens * a->query_heads, gptoss_worthwhile(partial_bytes, threads));
+    }
     free(w.memory);
     return 1;
 }

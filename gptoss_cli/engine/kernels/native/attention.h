@@ -9,10 +9,10 @@
 /* Keys are taken in chunks, rows in blocks, and sums are padded to a multiple of ATTENTION_DIMS. */
 enum { ATTENTION_KEYS = 64, ATTENTION_ROWS = 8, ATTENTION_DIMS = 32 };
 
-/* A block of rows and its online softmax (arXiv:1805.02867) so far. `queries` are multiplied by 1 / sqrt(head_dim). Row r
-   sees the keys first[r] to end[r] - 1, of the current chunk from[r] to to[r] - 1; a row past the last one sees none. */
+/* A block of rows and its online softmax (arXiv:1805.02867) so far. Row r sees the keys first[r] to end[r] - 1 of all,
+   and from[r] to to[r] - 1 of the current chunk; a row past the last one sees none. */
 typedef struct {
-    float *queries; /* [head_dim, ATTENTION_ROWS] */
+    float *queries; /* times 1 / sqrt(head_dim) [head_dim, ATTENTION_ROWS] */
     float *sums;    /* values times probabilities [ATTENTION_ROWS, padded] */
     float largest[ATTENTION_ROWS], total[ATTENTION_ROWS];
     int64_t first[ATTENTION_ROWS], end[ATTENTION_ROWS];

@@ -1,5 +1,5 @@
-/* The attention kernels in plain C: for machines without better ones, and the oracle of those. The loops over the lanes
-   of a chunk have a fixed length, so that compilers vectorize them. */
+/* The attention kernels in plain C: for machines without better ones, and the oracle of those. The loops over the
+   lanes of a chunk have a fixed length, so that compilers vectorize them. */
 #include <math.h>
 
 #include "gptoss.h"
@@ -26,7 +26,7 @@ static void scores_of(float *scores, const float *queries, const float *keys, in
             scores[i] += queries[j * ATTENTION_ROWS] * keys[j * ATTENTION_KEYS + i];
 }
 
-/* Scores -> exp(score - largest) of the keys that row r sees; returns by what its earlier sums have to be multiplied. */
+/* Scores -> exp(score - largest) of the keys that row r sees. Returns the factor for its earlier sums. */
 static float softmax(QueryRows *rows, float *scores, int r) {
     float before = rows->largest[r], most = before;
     for (int64_t i = rows->from[r]; i < rows->to[r]; i++) most = scores[i] > most ? scores[i] : most;

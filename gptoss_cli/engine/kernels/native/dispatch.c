@@ -1,36 +1,71 @@
-/* Which instructions are used, and how fast this machine reads memory. */
+/* Chooses the kernels for this machine, and reads memory as fast as it can. */
+#include <stdlib.h>
+
 #include "gptoss.h"
 
 static const IsaKernels *selected;
 
-static const IsaKernels *best(void) {
-#ifdef HAS_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &gptoss_avx2;
+/* The tables that this machine can run, best first, up to NULL. */
+static const IsaKernels *const *usable(void) {
+    static const IsaKernels *found[5];
+    int count = 0;
+#ifdef HAS_AVX512
+    int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                 __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+                 __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) found[count++] = &gptoss_avx512_bf16;
+    if (avx512) found[count++] = &gptoss_avx512;
 #endif
-    return &gptoss_scalar;
+#ifdef HAS_AVX2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[count++] = &gptoss_avx2;
+#endif
+    found[count++] = &gptoss_scalar;
+    found[count] = NULL;
+    return found;
 }
 
-const IsaKernels *gptoss_kernels(void) { return selected ? selected : best(); }
+const IsaKernels *gptoss_kernels(void) {
+    if (!selected) selected = usable()[0];
+    return selected;
+}
 
-/* The name of the instructions in use. */
+/* The name of the kernels in use. */
 EXPORT const char *gptoss_selected(void) { return gptoss_kernels()->name; }
 
-/* Use the instructions of that name from now on, or the best for ""; 0 if this machine has none of that name. */
+/* Use the kernels of that name from now on, or the best for "". Returns 0 if this machine cannot run them. */
 EXPORT int gptoss_select(const char *name) {
-    const IsaKernels *found = *name == '\0' || !strcmp(name, best()->name) ? best() : NULL;
-    if (!strcmp(name, gptoss_scalar.name)) found = &gptoss_scalar;
-    if (found) selected = found;
-    return found != NULL;
+    for (const IsaKernels *const *table = usable(); *table; table++)
+        if (*name == '\0' || !strcmp(name, (*table)->name)) return selected = *table, 1;
+    return 0;
 }
 
-/* The sum of all 8-byte words of an array: a read of it, each thread one stretch, and nothing else. */
-EXPORT uint64_t gptoss_read(const uint64_t *words, int64_t count, int threads) {
+enum { READ_WORDS = 128 * 1024 };
+
+typedef struct {
+    const uint64_t *words;
+    int64_t count;
+    uint64_t *sums; /* of each piece */
+} Read;
+
+static void read_piece(void *context, int64_t piece, int thread) {
+    const Read *r = context;
+    int64_t end = (piece + 1) * READ_WORDS < r->count ? (piece + 1) * READ_WORDS : r->count;
     uint64_t sum = 0;
-    (void)threads;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : sum)
-    for (int64_t i = 0; i < count / 8; i++) {
-        const uint64_t *at = words + 8 * i;
+    (void)thread;
+    for (const uint64_t *at = r->words + piece * READ_WORDS; at + 8 <= r->words + end; at += 8)
         sum += ((at[0] + at[1]) + (at[2] + at[3])) + ((at[4] + at[5]) + (at[6] + at[7]));
-    }
+    r->sums[piece] = sum;
+}
+
+/* The sum of all 8-byte words of an array in whole cache lines: a read of it and nothing else. 0 if there is no memory. */
+EXPORT uint64_t gptoss_read(const uint64_t *words, int64_t count, int threads) {
+    int64_t pieces = (count + READ_WORDS - 1) / READ_WORDS;
+    uint64_t sum = 0, *sums = malloc((size_t)(pieces + 1) * sizeof *sums);
+    if (!sums) return 0;
+    Read r = {words, count, sums};
+    gptoss_parallel(read_piece, &r, pieces, threads);
+    for (int64_t i = 0; i < pieces; i++) sum += sums[i];
+    free(sums);
     return sum;
 }

@@ -1,12 +1,10 @@
-/* The attention kernels over vectors of LANES floats, for AVX2 and AVX-512. The file that includes this defines FUNCTION
-   and INLINE, the types Vector and Integers, the operations on them that are used here, LANES, and BLOCK_ROWS: the rows
-   for which two vectors of sums each are kept in registers.
+/* The attention kernels over vectors of LANES floats, for AVX2 and AVX-512. The file that includes this defines
+   FUNCTION and INLINE, the types Vector and Integers, the operations on them, LANES, and BLOCK_ROWS: the number of
+   rows whose sums, two vectors each, are kept in registers.
 
-   Scores: a lane is a key, so that nothing is added across lanes, and a key vector is loaded once for BLOCK_ROWS rows.
-   Values: a lane is a dimension. A pair of bf16 is one 32-bit lane: its halves become two vectors by a shift and a mask,
-   the even dimensions and the odd ones, and the sums of a chunk are put in order at its end. */
-
-enum { CACHE_LINE = 64 };
+   Scores: a lane is a key, so that nothing is added across lanes, and a vector of keys is loaded once for BLOCK_ROWS
+   rows. Values: a lane is a dimension. Two bf16 fill a 32-bit lane; a shift and a mask make two vectors of them, of
+   the even dimensions and of the odd ones. The sums of a chunk are put in order at its end. */
 
 /* LANES keys from `first` on. Those past the last are copies of it, since nothing may be read past the end. */
 INLINE void transpose_some(float *to, const KeyChunk *chunk, int64_t first, const int is_bf16) {
@@ -38,8 +36,8 @@ FUNCTION static void transpose_keys(float *to, const KeyChunk *chunk) {
     }
 }
 
-/* Scores of one or two vectors of keys and BLOCK_ROWS rows. Meanwhile as many keys of the next chunk are prefetched, one
-   line of the cache a step: all at once would wait for memory. */
+/* Scores of one or two vectors of keys and BLOCK_ROWS rows. Meanwhile as many keys of the next chunk are prefetched,
+   one cache line a step: prefetches all at once would wait for memory. */
 INLINE void multiply_keys(float (*scores)[ATTENTION_KEYS], const float *queries, const float *keys, int64_t head_dim,
                           const uint8_t *ahead, int64_t stride, int64_t lines, const int vectors) {
     Vector sums[BLOCK_ROWS][2];
@@ -48,7 +46,7 @@ INLINE void multiply_keys(float (*scores)[ATTENTION_KEYS], const float *queries,
     for (int64_t j = 0; j < head_dim; j++, queries += ATTENTION_ROWS, keys += ATTENTION_KEYS) {
         int64_t line = j / (vectors * LANES), key = j % (vectors * LANES);
         if (line < lines) {
-            next = key ? next + stride : ahead + line * CACHE_LINE;
+            next = key ? next + stride : ahead + line * LINE;
             _mm_prefetch((const char *)next, _MM_HINT_T0);
         }
         Vector first = load_floats(keys), second = vectors > 1 ? load_floats(keys + LANES) : zeros();
@@ -72,7 +70,7 @@ INLINE float largest_score(const QueryRows *rows, float *scores, int r, int64_t 
     for (int64_t i = rows->to[r]; i < end; i++) scores[i] = -INFINITY;
     Vector most = load_floats(scores + start);
     for (int64_t i = start + LANES; i < end; i += LANES) most = larger(most, load_floats(scores + i));
-    float largest = largest_of(most);
+    float largest = largest_lane(most);
     return largest > rows->largest[r] ? largest : rows->largest[r];
 }
 
@@ -95,7 +93,7 @@ INLINE void softmax(QueryRows *rows, float (*scores)[ATTENTION_KEYS], float *res
             store(scores[r] + i, e);
             total = add(total, e);
         }
-        rows->total[r] = rows->total[r] * rescale[r] + sum_of(total);
+        rows->total[r] = rows->total[r] * rescale[r] + sum_lanes(total);
     }
 }
 
@@ -130,7 +128,7 @@ INLINE void add_values(float *sums, float (*probabilities)[ATTENTION_KEYS], cons
 FUNCTION static void attend_chunk(QueryRows *rows, const float *keys, const KeyChunk *chunk) {
     float scores[ATTENTION_ROWS][ATTENTION_KEYS], rescale[LANES];
     SeenKeys seen = keys_seen_by_any(rows);
-    int64_t row_bytes = chunk->head_dim * (chunk->is_bf16 ? 2 : 4), lines = (row_bytes + CACHE_LINE - 1) / CACHE_LINE;
+    int64_t row_bytes = chunk->head_dim * (chunk->is_bf16 ? 2 : 4), lines = (row_bytes + LINE - 1) / LINE;
     int64_t start = seen.start / LANES * LANES, end = (seen.end + LANES - 1) / LANES * LANES;
     for (int64_t i = start; i < end; i += 2 * LANES)
         for (int r = 0; r < ATTENTION_ROWS; r += BLOCK_ROWS) {

@@ -4,16 +4,19 @@
 #ifdef HAS_AVX2
 
 const IsaKernels gptoss_avx2 = {
-    "avx2",
-    &gptoss_avx2_int16,
-    &gptoss_avx2_int8,
-    gptoss_avx2_pack_float,
-    gptoss_avx2_dot_bf16,
-    gptoss_avx2_quantize,
-    gptoss_avx2_dot_mxfp4_float,
-    gptoss_avx2_dot_int8,
-    gptoss_avx2_tile_float,
-    &gptoss_avx2_attention,
+    .name = "avx2",
+    .int16 = &gptoss_avx2_int16,
+    .int8 = &gptoss_avx2_int8,
+    .float32 = &gptoss_avx2_float32,
+    .bf16_bytes = sizeof(float),
+    .int8_bytes = BLOCK * sizeof(int16_t) + sizeof(float),
+    .pack_bf16 = gptoss_avx2_pack_bf16,
+    .dot_bf16 = gptoss_avx2_dot_bf16,
+    .pack_int8 = gptoss_avx2_pack_int8,
+    .dot_int8 = gptoss_avx2_dot_int8,
+    .pack_float = gptoss_avx2_pack_float,
+    .tile_float = gptoss_avx2_tile_float,
+    .attention = &gptoss_avx2_attention,
 };
 
 #else

@@ -19,6 +19,11 @@ enum { WEIGHT_OFFSET = 12 };
 
 AVX2_INLINE __m256i load(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
 
+/* MXFP4 kernels add up so many blocks at a time. */
+enum { GROUP = 8 };
+
+static inline int64_t padded_blocks(int64_t n) { return (n + PADDED_BLOCKS - 1) / PADDED_BLOCKS * PADDED_BLOCKS; }
+
 /* Twice the E2M1 values, by nibble. */
 AVX2_INLINE __m256i doubled_values(void) {
     return _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
@@ -58,18 +63,20 @@ AVX2_INLINE void transpose_block(__m256i words[4], const uint8_t *blocks, int64_
     words[2] = _mm256_unpacklo_epi64(c, d), words[3] = _mm256_unpackhi_epi64(c, d);
 }
 
+/* Quantize a block to integers up to `limit` in magnitude; returns their factor. */
 float gptoss_avx2_quantize_block(int16_t *values, const float *x, float limit);
-void gptoss_avx2_quantize(int16_t *values, float *factors, const float *x, int64_t blocks);
-void gptoss_avx2_pack_float(float *packed, const float *x, int64_t n);
-float gptoss_avx2_dot_bf16(const uint8_t *weights, const float *packed, int64_t n);
-float gptoss_avx2_dot_mxfp4_float(const uint8_t *blocks, const uint8_t *scales, const float *x, int64_t n);
-float gptoss_avx2_dot_int8(const int8_t *weights, const uint8_t *weight_factors, const int16_t *values,
-                           const float *factors, int64_t n);
-void gptoss_avx2_tile_float(float *sums, int64_t stride, const float *rows, const float *x, int64_t x_stride,
-                            int64_t tokens, int64_t n);
-void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *values,
-                      const float *factors, int64_t tokens);
-extern const Mxfp4Kernels gptoss_avx2_int16, gptoss_avx2_int8;
+void gptoss_avx2_pack_bf16(void *packed, const float *x, int64_t n);
+float gptoss_avx2_dot_bf16(const uint8_t *weights, const void *packed, int64_t n);
+void gptoss_avx2_pack_int8(void *packed, const float *x, int64_t n);
+float gptoss_avx2_dot_int8(const int8_t *weights, const uint8_t *weight_factors, const void *packed, int64_t n);
+void gptoss_avx2_pack_float(float *packed, const float *x, int64_t columns, int64_t padded, int64_t tokens);
+void gptoss_avx2_tile_float(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start,
+                            int64_t n, int64_t tokens);
+void gptoss_avx2_pack_tile(void *packed, const float *x, int64_t blocks, int64_t token, int64_t tokens);
+void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
+                      int64_t tokens);
+
+extern const Mxfp4Kernels gptoss_avx2_int16, gptoss_avx2_int8, gptoss_avx2_float32;
 extern const AttentionKernels gptoss_avx2_attention;
 
 #endif

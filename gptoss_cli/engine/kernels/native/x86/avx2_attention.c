@@ -32,7 +32,9 @@ INLINE Integers load_words(const uint8_t *from, int64_t left) {
     return _mm256_maskload_epi32((const int *)from, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)left), lane));
 }
 
-INLINE float largest_of(Vector v) {
+INLINE float sum_lanes(Vector v) { return sum_of(v); }
+
+INLINE float largest_lane(Vector v) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
     return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));

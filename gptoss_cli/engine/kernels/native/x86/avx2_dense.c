@@ -3,11 +3,12 @@
 
 #ifdef HAS_AVX2
 
-/* Tokens that a tile of float32 takes at once. */
-enum { TOKENS = 3 };
+/* Tokens and rows that a tile of float32 takes at once. */
+enum { TOKENS = 3, ROWS = 4 };
 
 /* The even elements of each 16 and then the odd ones: so the two halves of a bf16 pair need a shift and a mask. */
-AVX2 void gptoss_avx2_pack_float(float *packed, const float *x, int64_t n) {
+AVX2 void gptoss_avx2_pack_bf16(void *to, const float *x, int64_t n) {
+    float *packed = to;
     int64_t i = 0;
     for (; i + 16 <= n; i += 16)
         for (int64_t j = 0; j < 8; j++) {
@@ -17,7 +18,8 @@ AVX2 void gptoss_avx2_pack_float(float *packed, const float *x, int64_t n) {
     for (; i < n; i++) packed[i] = x[i];
 }
 
-AVX2 float gptoss_avx2_dot_bf16(const uint8_t *weights, const float *packed, int64_t n) {
+AVX2 float gptoss_avx2_dot_bf16(const uint8_t *weights, const void *from, int64_t n) {
+    const float *packed = from;
     const __m256i odd = _mm256_set1_epi32((int)0xFFFF0000u);
     __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     int64_t i = 0;
@@ -58,8 +60,17 @@ AVX2_INLINE __m256i multiply_int8_four(const int8_t *weights, const int16_t *val
     return add_neighbours(add_neighbours(parts[0], parts[1]), add_neighbours(parts[2], parts[3]));
 }
 
-AVX2 float gptoss_avx2_dot_int8(const int8_t *weights, const uint8_t *weight_factors, const int16_t *values,
-                           const float *factors, int64_t n) {
+/* Values [padded, 32] in natural order, and then factors [padded]. */
+AVX2 void gptoss_avx2_pack_int8(void *packed, const float *x, int64_t n) {
+    int16_t *values = packed;
+    float *factors = (float *)(values + padded_blocks(n) * BLOCK);
+    for (int64_t g = 0; g < n; g++)
+        factors[g] = gptoss_avx2_quantize_block(values + g * BLOCK, x + g * BLOCK, MOST_INT16);
+}
+
+AVX2 float gptoss_avx2_dot_int8(const int8_t *weights, const uint8_t *weight_factors, const void *packed, int64_t n) {
+    const int16_t *values = packed;
+    const float *factors = (const float *)(values + padded_blocks(n) * BLOCK);
     __m256 sums = _mm256_setzero_ps();
     int64_t g = 0;
     for (; g + GROUP <= n; g += GROUP) {
@@ -81,32 +92,44 @@ AVX2 float gptoss_avx2_dot_int8(const int8_t *weights, const uint8_t *weight_fac
     return sum_of(sums);
 }
 
-AVX2_INLINE void multiply_floats(float *sums, int64_t stride, const float *rows, const float *x, int64_t x_stride,
-                                 int64_t n, const int tokens) {
-    __m256 parts[TOKENS][SIDE];
+AVX2_INLINE void multiply_floats(float *sums, const float *rows, const float *x, int64_t x_stride, int64_t n,
+                                 const int tokens) {
+    __m256 parts[TOKENS][ROWS];
     for (int t = 0; t < tokens; t++)
-        for (int row = 0; row < SIDE; row++) parts[t][row] = _mm256_setzero_ps();
+        for (int row = 0; row < ROWS; row++) parts[t][row] = _mm256_setzero_ps();
     for (int64_t i = 0; i < n; i += 8) {
         __m256 inputs[TOKENS];
         for (int t = 0; t < tokens; t++) inputs[t] = _mm256_loadu_ps(x + t * x_stride + i);
-        for (int row = 0; row < SIDE; row++) {
-            __m256 weights = _mm256_loadu_ps(rows + row * n + i);
+        for (int row = 0; row < ROWS; row++) {
+            __m256 weights = _mm256_loadu_ps(rows + row * STRIP_STRIDE + i);
             for (int t = 0; t < tokens; t++) parts[t][row] = _mm256_fmadd_ps(weights, inputs[t], parts[t][row]);
         }
     }
     for (int t = 0; t < tokens; t++)
-        for (int row = 0; row < SIDE; row++) sums[t * stride + row] += sum_of(parts[t][row]);
+        for (int row = 0; row < ROWS; row++) sums[row * DENSE_TOKENS + t] += sum_of(parts[t][row]);
 }
 
-/* 4 rows by 3 tokens: 12 sums, 3 inputs and a row are all the registers there are. */
-AVX2 void gptoss_avx2_tile_float(float *sums, int64_t stride, const float *rows, const float *x, int64_t x_stride,
-                            int64_t tokens, int64_t n) {
-    int64_t t = 0;
-    for (; t + TOKENS <= tokens; t += TOKENS)
-        multiply_floats(sums + t * stride, stride, rows, x + t * x_stride, x_stride, n, TOKENS);
-    sums += t * stride, x += t * x_stride;
-    if (tokens - t == 2) multiply_floats(sums, stride, rows, x, x_stride, n, 2);
-    if (tokens - t == 1) multiply_floats(sums, stride, rows, x, x_stride, n, 1);
+/* One token after the other, with zeros at the end. */
+AVX2 void gptoss_avx2_pack_float(float *packed, const float *x, int64_t columns, int64_t padded, int64_t tokens) {
+    for (int64_t t = 0; t < tokens; t++) {
+        memcpy(packed + t * padded, x + t * columns, (size_t)columns * sizeof *x);
+        memset(packed + t * padded + columns, 0, (size_t)(padded - columns) * sizeof *x);
+    }
+}
+
+/* 4 rows by 3 tokens: 12 sums, 3 inputs and a row fill the 16 registers. */
+AVX2 void gptoss_avx2_tile_float(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start,
+                                 int64_t n, int64_t tokens) {
+    for (int64_t t = 0; t < tokens; t += TOKENS)
+        for (int64_t row = 0; row < DENSE_ROWS; row += ROWS) {
+            const float *some = rows + row * STRIP_STRIDE, *x = packed + t * padded + start;
+            float *to = sums + row * DENSE_TOKENS + t;
+            switch (tokens - t) {
+                case 1: multiply_floats(to, some, x, padded, n, 1); break;
+                case 2: multiply_floats(to, some, x, padded, n, 2); break;
+                default: multiply_floats(to, some, x, padded, n, TOKENS); break;
+            }
+        }
 }
 
 #else

@@ -3,8 +3,13 @@
 
 #ifdef HAS_AVX2
 
+#include <stddef.h>
+
 /* Tokens that a row of MXFP4 weights takes at once. */
 enum { MANY = 4 };
+
+/* Of each block 32 values, and in another array FACTORS numbers of 4 bytes. */
+enum { FACTORS = 2, PACKED_BYTES = BLOCK * sizeof(int16_t) + FACTORS * sizeof(float) };
 
 /* Where block g of a group has its factor: the order in which neighbours are added up. */
 static const int64_t PLACES[GROUP] = {0, 4, 1, 5, 2, 6, 3, 7};
@@ -12,11 +17,10 @@ static const int64_t PLACES[GROUP] = {0, 4, 1, 5, 2, 6, 3, 7};
 /* Each value x to two signed bytes, x = 256 * high + low. Of two blocks 4 vectors: the high bytes of the even elements,
    of the odd ones, and so the low bytes; the first block is the lower half of each. Of a group 8 factors, with what
    doubled weights are too large by, and as integers 8 sums of what WEIGHT_OFFSET adds. */
-AVX2 static void pack_blocks(void *to, float *factors, const float *x, int64_t blocks) {
-    int16_t *values = to;
-    int64_t padded = (blocks + GROUP - 1) / GROUP * GROUP;
-    memset(values, 0, (size_t)padded * BLOCK * sizeof *values);
-    memset(factors, 0, (size_t)padded * FACTORS * sizeof *factors);
+AVX2 static void pack(void *packed, const float *x, int64_t blocks) {
+    int16_t *values = packed;
+    float *factors = (float *)(values + padded_blocks(blocks) * BLOCK);
+    memset(packed, 0, (size_t)(padded_blocks(blocks) * PACKED_BYTES));
     const __m256i split = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15));
     for (int64_t g = 0; g < blocks; g++) {
         int16_t natural[BLOCK];
@@ -57,7 +61,7 @@ AVX2_INLINE Pair unpack_pair(__m256i nibbles) {
                   _mm256_shuffle_epi8(weights, _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low))};
 }
 
-/* By the values that pack_blocks made: 4 parts of the sum of the first block, and 4 of the second. 16-bit sums stay below
+/* By the values that pack made: 4 parts of the sum of the first block, and 4 of the second. 16-bit sums stay below
    2 * 2 * 24 * 128. */
 AVX2_INLINE __m256i multiply_pair(Pair pair, const int16_t *values) {
     __m256i highs = _mm256_add_epi16(_mm256_maddubs_epi16(pair.evens, load(values)),
@@ -109,10 +113,12 @@ AVX2_INLINE __m256 add_last(__m256 sums, const uint8_t *blocks, uint64_t scales,
     return add_group(sums, parts, powers_of_group(scales), factors);
 }
 
-/* dots of up to MANY tokens, `stride` padded blocks apart. */
-AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
-                              const int16_t *values, const float *factors, int64_t n, int64_t stride,
-                              const int tokens) {
+/* dots of up to MANY tokens. */
+AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const void *packed,
+                              int64_t n, const int tokens) {
+    const int16_t *values = packed;
+    const float *factors = (const float *)(values + padded_blocks(n) * BLOCK);
+    const int64_t x_stride = padded_blocks(n) * PACKED_BYTES / (int64_t)sizeof *values, f_stride = x_stride / 2;
     int64_t rest = n % GROUP, whole = n - rest;
     for (int64_t row = 0; row < rows; row++, blocks += n * BLOCK_BYTES, scales += n) {
         __m256 sums[MANY];
@@ -126,41 +132,40 @@ AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *s
                 const int16_t *x = values + (g + 4 * half) * BLOCK;
                 Pair first = unpack_pair(load(at + 64 * half)), second = unpack_pair(load(at + 64 * half + 32));
                 for (int t = 0; t < tokens; t++)
-                    parts[half][t] = add_neighbours(multiply_pair(first, x + t * stride * BLOCK),
-                                                    multiply_pair(second, x + t * stride * BLOCK + 64));
+                    parts[half][t] = add_neighbours(multiply_pair(first, x + t * x_stride),
+                                                    multiply_pair(second, x + t * x_stride + 64));
             }
             uint64_t bytes;
             memcpy(&bytes, scales + g, sizeof bytes);
             __m256 powers = powers_of_group(bytes);
             for (int t = 0; t < tokens; t++)
                 sums[t] = add_group(sums[t], add_neighbours(parts[0][t], parts[1][t]), powers,
-                                    factors + (t * stride + g) * FACTORS);
+                                    factors + t * f_stride + g * FACTORS);
         }
         for (int t = 0; t < tokens; t++) {
             if (rest)
                 sums[t] = add_last(sums[t], blocks + whole * BLOCK_BYTES, last_scales(scales, n, rest),
-                                   values + (t * stride + whole) * BLOCK, factors + (t * stride + whole) * FACTORS, rest);
+                                   values + t * x_stride + whole * BLOCK, factors + t * f_stride + whole * FACTORS, rest);
             to[t * rows + row] = sum_of(sums[t]);
         }
     }
 }
 
-AVX2 static void dots(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const void *from,
-                      const float *factors, int64_t n, int64_t tokens) {
-    const int16_t *values = from;
-    int64_t stride = (n + GROUP - 1) / GROUP * GROUP;
+AVX2 static void dots(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const void *packed,
+                      int64_t n, int64_t tokens) {
+    const int64_t bytes = padded_blocks(n) * PACKED_BYTES;
     for (; tokens > 0; tokens -= MANY) {
         switch (tokens) {
-            case 1: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, 1); break;
-            case 2: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, 2); break;
-            case 3: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, 3); break;
-            default: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, MANY); break;
+            case 1: dots_of_some(to, blocks, scales, rows, packed, n, 1); break;
+            case 2: dots_of_some(to, blocks, scales, rows, packed, n, 2); break;
+            case 3: dots_of_some(to, blocks, scales, rows, packed, n, 3); break;
+            default: dots_of_some(to, blocks, scales, rows, packed, n, MANY); break;
         }
-        to += MANY * rows, values += MANY * stride * BLOCK, factors += MANY * stride * FACTORS;
+        to += MANY * rows, packed = (const char *)packed + MANY * bytes;
     }
 }
 
-AVX2 float gptoss_avx2_dot_mxfp4_float(const uint8_t *blocks, const uint8_t *scales, const float *x, int64_t n) {
+AVX2_INLINE float dot_float32(const uint8_t *blocks, const uint8_t *scales, const float *x, int64_t n) {
     const __m128i low = _mm_set1_epi8(15), values = _mm256_castsi256_si128(doubled_values());
     __m256 sums = _mm256_setzero_ps();
     for (int64_t g = 0; g < n; g++) {
@@ -180,13 +185,20 @@ AVX2 float gptoss_avx2_dot_mxfp4_float(const uint8_t *blocks, const uint8_t *sca
     return sum_of(sums);
 }
 
-/* One of so many tokens, in natural order. */
-AVX2 static void pack_tile(void *to, float *factors, const float *x, int64_t blocks, int64_t tokens) {
-    for (int64_t g = 0; g < blocks; g++)
-        gptoss_avx2_quantize((int16_t *)to + g * tokens * BLOCK, factors + g * tokens, x + g * BLOCK, 1);
+static void pack_float32(void *packed, const float *x, int64_t blocks) {
+    memcpy(packed, x, (size_t)(blocks * BLOCK) * sizeof *x);
 }
 
-const Mxfp4Kernels gptoss_avx2_int16 = {sizeof(int16_t), pack_blocks, dots, pack_tile, gptoss_avx2_tile};
+AVX2 static void dots_float32(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
+                              const void *packed, int64_t n, int64_t tokens) {
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t t = 0; t < tokens; t++)
+            sums[t * rows + row] = dot_float32(blocks + row * n * BLOCK_BYTES, scales + row * n,
+                                               (const float *)packed + t * padded_blocks(n) * BLOCK, n);
+}
+
+const Mxfp4Kernels gptoss_avx2_int16 = {PACKED_BYTES, 16, pack, dots, gptoss_avx2_pack_tile, gptoss_avx2_tile};
+const Mxfp4Kernels gptoss_avx2_float32 = {BLOCK * sizeof(float), 0, pack_float32, dots_float32, NULL, NULL};
 
 #else
 

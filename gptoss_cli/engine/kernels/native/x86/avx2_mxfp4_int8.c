@@ -5,7 +5,10 @@
 
 /* WEIGHT_OFFSET makes doubled weights unsigned, X_OFFSET activations: vpmaddubsw wants one side so. */
 enum { X_OFFSET = 128, MANY = 4 };
-enum { LANES = 8, HALVES = TILE_ROWS / LANES, WORDS = 4 };
+enum { TILE_ROWS = 16, LANES = 8, HALVES = TILE_ROWS / LANES, WORDS = 4 };
+
+/* Of each block 32 values, and in another array FACTORS numbers of 4 bytes. */
+enum { FACTORS = 2, PACKED_BYTES = BLOCK + FACTORS * sizeof(float) };
 
 /* Quantizes a block; returns its factor, with what doubled weights are too large by. */
 AVX2_INLINE float quantize(int8_t *values, int32_t *offset, const float *x) {
@@ -23,12 +26,12 @@ AVX2_INLINE float quantize(int8_t *values, int32_t *offset, const float *x) {
 static const int64_t PLACES[GROUP] = {0, 4, 1, 5, 2, 6, 3, 7};
 
 /* Two blocks to 2 vectors: even elements and odd ones; the first block is the lower half of each. */
-AVX2 static void pack_blocks(void *to, float *factors, const float *x, int64_t blocks) {
-    int64_t padded = (blocks + GROUP - 1) / GROUP * GROUP;
-    memset(to, 0, (size_t)padded * BLOCK);
-    memset(factors, 0, (size_t)padded * FACTORS * sizeof *factors);
+AVX2 static void pack(void *packed, const float *x, int64_t blocks) {
+    int8_t *values = packed;
+    float *factors = (float *)(values + padded_blocks(blocks) * BLOCK);
+    memset(packed, 0, (size_t)(padded_blocks(blocks) * PACKED_BYTES));
     for (int64_t g = 0; g < blocks; g++) {
-        int8_t natural[BLOCK], *pair = (int8_t *)to + g / 2 * 2 * BLOCK + g % 2 * BLOCK_BYTES;
+        int8_t natural[BLOCK], *pair = values + g / 2 * 2 * BLOCK + g % 2 * BLOCK_BYTES;
         int32_t offset;
         float *group = factors + g / GROUP * GROUP * FACTORS;
         group[PLACES[g % GROUP]] = quantize(natural, &offset, x + g * BLOCK);
@@ -49,9 +52,9 @@ AVX2_INLINE void sort_words(__m256i *first, __m256i *second, __m256i a, __m256i 
     *second = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD));
 }
 
-/* Adds a group of 8 blocks, whose 4 vectors lie at `at`, for each token. */
+/* Adds a group of 8 blocks, whose 4 vectors lie at `at`, for each token; tokens are `bytes` apart. */
 AVX2_INLINE void add_group(__m256 sums[MANY], const uint8_t *at, uint64_t scales, const int8_t *values,
-                           const float *factors, int64_t stride, const int tokens) {
+                           const float *factors, int64_t bytes, const int tokens) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     const __m256i weights = _mm256_add_epi8(doubled_values(), _mm256_set1_epi8(WEIGHT_OFFSET));
     const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
@@ -64,16 +67,16 @@ AVX2_INLINE void add_group(__m256 sums[MANY], const uint8_t *at, uint64_t scales
             odds[i] = _mm256_shuffle_epi8(weights, _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low));
         }
         for (int t = 0; t < tokens; t++) {
-            const int8_t *x = values + (t * stride + 4 * half) * BLOCK;
+            const int8_t *x = values + t * bytes + 4 * half * BLOCK;
             sort_words(&first, &second, multiply_pair(evens[0], odds[0], x),
                        multiply_pair(evens[1], odds[1], x + 2 * BLOCK));
             parts[half][t] = _mm256_madd_epi16(_mm256_add_epi16(first, second), ones); /* still below 2^15 */
         }
     }
-    __m128i bytes = _mm_shuffle_epi8(_mm_set_epi64x(0, (long long)scales), order);
-    __m256 powers = powers_of_two(_mm256_cvtepu8_epi32(bytes));
+    __m128i sorted = _mm_shuffle_epi8(_mm_set_epi64x(0, (long long)scales), order);
+    __m256 powers = powers_of_two(_mm256_cvtepu8_epi32(sorted));
     for (int t = 0; t < tokens; t++) {
-        const float *f = factors + t * stride * FACTORS;
+        const float *f = factors + t * bytes / (int64_t)sizeof *factors;
         __m256i first, second;
         sort_words(&first, &second, parts[0][t], parts[1][t]);
         __m256i part = _mm256_sub_epi32(_mm256_add_epi32(first, second), load(f + GROUP));
@@ -81,53 +84,57 @@ AVX2_INLINE void add_group(__m256 sums[MANY], const uint8_t *at, uint64_t scales
     }
 }
 
-AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
-                              const int8_t *values, const float *factors, int64_t n, int64_t stride,
-                              const int tokens) {
+AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const void *packed,
+                              int64_t n, const int tokens) {
+    const int8_t *values = packed;
+    const float *factors = (const float *)(values + padded_blocks(n) * BLOCK);
+    const int64_t bytes = padded_blocks(n) * PACKED_BYTES;
     int64_t rest = n % GROUP, whole = n - rest;
     for (int64_t row = 0; row < rows; row++, blocks += n * BLOCK_BYTES, scales += n) {
         __m256 sums[MANY];
         for (int t = 0; t < tokens; t++) sums[t] = _mm256_setzero_ps();
         for (int64_t g = 0; g < whole; g += GROUP) {
-            uint64_t bytes;
-            memcpy(&bytes, scales + g, sizeof bytes);
+            uint64_t eight;
+            memcpy(&eight, scales + g, sizeof eight);
             _mm_prefetch((const char *)blocks + g * BLOCK_BYTES + AHEAD_BYTES, _MM_HINT_T0);
             _mm_prefetch((const char *)blocks + g * BLOCK_BYTES + AHEAD_BYTES + 64, _MM_HINT_T0);
-            add_group(sums, blocks + g * BLOCK_BYTES, bytes, values + g * BLOCK, factors + g * FACTORS, stride, tokens);
+            add_group(sums, blocks + g * BLOCK_BYTES, eight, values + g * BLOCK, factors + g * FACTORS, bytes, tokens);
         }
         if (rest) {
             uint8_t last[GROUP * BLOCK_BYTES] = {0};
-            uint64_t bytes = 0;
+            uint64_t eight = 0;
             memcpy(last, blocks + whole * BLOCK_BYTES, (size_t)(rest * BLOCK_BYTES));
-            memcpy(&bytes, scales + whole, (size_t)rest);
-            add_group(sums, last, bytes, values + whole * BLOCK, factors + whole * FACTORS, stride, tokens);
+            memcpy(&eight, scales + whole, (size_t)rest);
+            add_group(sums, last, eight, values + whole * BLOCK, factors + whole * FACTORS, bytes, tokens);
         }
         for (int t = 0; t < tokens; t++) to[t * rows + row] = sum_of(sums[t]);
     }
 }
 
-AVX2 static void dots(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const void *from,
-                      const float *factors, int64_t n, int64_t tokens) {
-    const int8_t *values = from;
-    int64_t stride = (n + GROUP - 1) / GROUP * GROUP;
+AVX2 static void dots(float *to, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const void *packed,
+                      int64_t n, int64_t tokens) {
+    const int64_t bytes = padded_blocks(n) * PACKED_BYTES;
     for (; tokens > 0; tokens -= MANY) {
         switch (tokens) {
-            case 1: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, 1); break;
-            case 2: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, 2); break;
-            case 3: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, 3); break;
-            default: dots_of_some(to, blocks, scales, rows, values, factors, n, stride, MANY); break;
+            case 1: dots_of_some(to, blocks, scales, rows, packed, n, 1); break;
+            case 2: dots_of_some(to, blocks, scales, rows, packed, n, 2); break;
+            case 3: dots_of_some(to, blocks, scales, rows, packed, n, 3); break;
+            default: dots_of_some(to, blocks, scales, rows, packed, n, MANY); break;
         }
-        to += MANY * rows, values += MANY * stride * BLOCK, factors += MANY * stride * FACTORS;
+        to += MANY * rows, packed = (const char *)packed + MANY * bytes;
     }
 }
 
-/* Of each 8 elements the even ones and then the odd ones, too large by X_OFFSET. */
-AVX2 static void pack_tile(void *to, float *factors, const float *x, int64_t blocks, int64_t tokens) {
+/* values [blocks, tokens, 32] and then factors [blocks, tokens]. Of each 8 values the even ones and then the odd ones, too
+   large by X_OFFSET. */
+AVX2 static void pack_tile(void *packed, const float *x, int64_t blocks, int64_t token, int64_t tokens) {
+    float *factors = (float *)((char *)packed + blocks * tokens * BLOCK);
     for (int64_t g = 0; g < blocks; g++) {
         int8_t natural[BLOCK];
         int32_t offset;
-        uint8_t *bytes = (uint8_t *)to + g * tokens * BLOCK;
-        factors[g * tokens] = quantize(natural, &offset, x + g * BLOCK);
+        int64_t at = g * tokens + token;
+        uint8_t *bytes = (uint8_t *)packed + at * BLOCK;
+        factors[at] = quantize(natural, &offset, x + g * BLOCK);
         for (int i = 0; i < BLOCK; i++) bytes[i / 8 * 8 + i % 2 * 4 + i % 8 / 2] = (uint8_t)(natural[i] + X_OFFSET);
     }
 }
@@ -179,8 +186,10 @@ AVX2_INLINE void multiply(float *sums, const Panel *panel, const __m256 powers[H
     }
 }
 
-AVX2 static void tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *values,
-                      const float *factors, int64_t tokens) {
+AVX2 static void tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
+                      int64_t tokens) {
+    const uint8_t *values = packed;
+    const float *factors = (const float *)(values + n * tokens * BLOCK);
     memset(sums, 0, (size_t)tokens * TILE_ROWS * sizeof *sums);
     for (int64_t g = 0; g < n; g++) {
         Panel panel;
@@ -194,12 +203,12 @@ AVX2 static void tile(float *sums, const uint8_t *blocks, const uint8_t *scales,
         }
         for (int64_t t = 0; t < tokens; t++) {
             int64_t at = g * tokens + t;
-            multiply(sums + t * TILE_ROWS, &panel, powers, (const uint8_t *)values + at * BLOCK, factors[at]);
+            multiply(sums + t * TILE_ROWS, &panel, powers, values + at * BLOCK, factors[at]);
         }
     }
 }
 
-const Mxfp4Kernels gptoss_avx2_int8 = {sizeof(int8_t), pack_blocks, dots, pack_tile, tile};
+const Mxfp4Kernels gptoss_avx2_int8 = {PACKED_BYTES, TILE_ROWS, pack, dots, pack_tile, tile};
 
 #else
 

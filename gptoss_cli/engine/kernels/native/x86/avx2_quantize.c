@@ -32,11 +32,6 @@ AVX2 float gptoss_avx2_quantize_block(int16_t *values, const float *x, float lim
     return largest / limit + nan;
 }
 
-AVX2 void gptoss_avx2_quantize(int16_t *values, float *factors, const float *x, int64_t blocks) {
-    for (int64_t g = 0; g < blocks; g++) 
-        factors[g] = gptoss_avx2_quantize_block(values + g * BLOCK, x + g * BLOCK, MOST_INT16);
-}
-
 #else
 
 typedef int gptoss_no_avx2_quantize;

@@ -1,13 +1,12 @@
 /* The attention kernels in AVX-512: 16 keys or dimensions at once. */
-#include "../gptoss.h"
+#include "avx512.h"
 
-#ifdef HAS_AVX2
+#ifdef HAS_AVX512
 
-#include <immintrin.h>
 #include <math.h>
 
-#define FUNCTION __attribute__((target("avx512f,avx2,fma")))
-#define INLINE static inline __attribute__((target("avx512f,avx2,fma"), always_inline))
+#define FUNCTION AVX512
+#define INLINE AVX512_INLINE
 
 enum { LANES = 16, BLOCK_ROWS = 8 };
 
@@ -25,8 +24,8 @@ INLINE Vector larger(Vector a, Vector b) { return _mm512_max_ps(a, b); }
 INLINE Vector floats_of(Integers v) { return _mm512_castsi512_ps(v); }
 INLINE Vector evens_of(Integers v) { return floats_of(_mm512_slli_epi32(v, 16)); }
 INLINE Vector odds_of(Integers v) { return floats_of(_mm512_and_si512(v, _mm512_set1_epi32((int)0xFFFF0000u))); }
-INLINE float largest_of(Vector v) { return _mm512_reduce_max_ps(v); }
-INLINE float sum_of(Vector v) { return _mm512_reduce_add_ps(v); }
+INLINE float largest_lane(Vector v) { return _mm512_reduce_max_ps(v); }
+INLINE float sum_lanes(Vector v) { return _mm512_reduce_add_ps(v); }
 
 /* `left` words or as many as there are lanes, and zeros. */
 INLINE Integers load_words(const uint8_t *from, int64_t left) {
@@ -59,7 +58,8 @@ INLINE void transpose(Integers rows[LANES]) {
     }
 #pragma GCC unroll 16
     for (int i = 0; i < 4; i++) {
-        Integers a = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x44), b = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xEE);
+        Integers a = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x44);
+        Integers b = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xEE);
         Integers c = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x44);
         Integers d = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xEE);
         made[i] = _mm512_shuffle_i32x4(a, c, 0x88), made[i + 4] = _mm512_shuffle_i32x4(a, c, 0xDD);
