@@ -9,7 +9,7 @@
 
 #include "gptoss.h"
 
-enum { GROUP_ROWS = 64, SPAN_KEYS = 1024 };
+enum { GROUP_ROWS = 64, SPAN_KEYS = 512 };
 
 /* out [tokens, heads, d] = x turned by cos and sin [tokens, d / 2]: i of the first half with i of the second. */
 EXPORT void gptoss_rotate(float *out, const float *x, const float *cosines, const float *sines, int64_t tokens,
@@ -116,12 +116,15 @@ static void see_keys(QueryRows *block, int64_t start, int64_t keys) {
     }
 }
 
-static void attend_span(const Work *w, const Scratch *scratch, int64_t kv_head, int64_t start, int64_t end) {
+static void attend_span(const Work *w, const Scratch *scratch, int64_t kv_head, int64_t first, int64_t end) {
     int64_t row_bytes = w->a->head_dim * (w->a->is_bf16 ? 2 : 4), stride = w->a->kv_heads * row_bytes;
-    for (; start < end; start += ATTENTION_KEYS) {
+    /* The next piece most likely goes to the same thread: the same keys of the next head, or the next keys. */
+    int64_t next_head = kv_head + 1 < w->a->kv_heads, next_piece = next_head || end < w->a->keys;
+    int64_t after = next_head ? first * stride + (kv_head + 1) * row_bytes : end * stride;
+    for (int64_t start = first; start < end; start += ATTENTION_KEYS) {
         int64_t keys = end - start < ATTENTION_KEYS ? end - start : ATTENTION_KEYS;
         int64_t at = start * stride + kv_head * row_bytes;
-        int64_t ahead = start + keys < end ? ATTENTION_KEYS * stride : 0;
+        int64_t ahead = start + keys < end ? ATTENTION_KEYS * stride : next_piece ? after - at : 0;
         KeyChunk chunk = {w->keys + at, w->values + at, stride, keys, w->a->head_dim, ahead, w->a->is_bf16};
         w->kernels->transpose_keys(scratch->keys, &chunk);
         for (int64_t i = 0; i < scratch->count; i++) {
