@@ -4,6 +4,8 @@
 
 #include "gptoss.h"
 
+enum { LANES = 16 };
+
 static float element(const uint8_t *row, int64_t i, int is_bf16) {
     float value;
     if (is_bf16) return load_bf16(row, i);
@@ -12,18 +14,17 @@ static float element(const uint8_t *row, int64_t i, int is_bf16) {
 }
 
 static void transpose_keys(float *to, const KeyChunk *chunk) {
-    for (int64_t j = 0; j < chunk->head_dim; j++)
-        for (int64_t i = 0; i < ATTENTION_KEYS; i++) to[j * ATTENTION_KEYS + i] = 0;
     for (int64_t i = 0; i < chunk->count; i++)
         for (int64_t j = 0; j < chunk->head_dim; j++)
             to[j * ATTENTION_KEYS + i] = element(chunk->keys + i * chunk->stride, j, chunk->is_bf16);
 }
 
-static void scores_of(float *scores, const float *queries, const float *keys, int64_t head_dim) {
-    for (int64_t i = 0; i < ATTENTION_KEYS; i++) scores[i] = 0;
+/* Scores of LANES keys and one row. */
+static void multiply_keys(float *scores, const float *queries, const float *keys, int64_t head_dim) {
+    float sums[LANES] = {0};
     for (int64_t j = 0; j < head_dim; j++)
-        for (int64_t i = 0; i < ATTENTION_KEYS; i++)
-            scores[i] += queries[j * ATTENTION_ROWS] * keys[j * ATTENTION_KEYS + i];
+        for (int64_t i = 0; i < LANES; i++) sums[i] += queries[j * ATTENTION_ROWS] * keys[j * ATTENTION_KEYS + i];
+    memcpy(scores, sums, sizeof sums);
 }
 
 /* Scores -> exp(score - largest) of the keys that row r sees. Returns the factor for its earlier sums. */
@@ -53,7 +54,8 @@ static void attend_chunk(QueryRows *rows, const float *keys, const KeyChunk *chu
         if (rows->from[r] >= rows->to[r]) continue;
         float scores[ATTENTION_KEYS];
         SeenKeys seen = {rows->from[r], rows->to[r]};
-        scores_of(scores, rows->queries + r, keys, chunk->head_dim);
+        for (int64_t i = seen.start / LANES * LANES; i < seen.end; i += LANES)
+            multiply_keys(scores + i, rows->queries + r, keys + i, chunk->head_dim);
         float rescale = softmax(rows, scores, r), *sums = rows->sums + r * padded_dims(chunk->head_dim);
         for (int64_t dim = 0; dim < chunk->head_dim; dim += ATTENTION_DIMS)
             add_values(sums + dim, scores, chunk, dim, seen, rescale);
