@@ -50,14 +50,12 @@ INLINE void multiply_keys(float (*scores)[ATTENTION_KEYS], const float *queries,
             _mm_prefetch((const char *)next, _MM_HINT_T0);
         }
         Vector first = load_floats(keys), second = vectors > 1 ? load_floats(keys + LANES) : zeros();
-#pragma GCC unroll 8
         for (int r = 0; r < BLOCK_ROWS; r++) {
             Vector query = broadcast(queries[r]);
             sums[r][0] = multiply_add(query, first, sums[r][0]);
             if (vectors > 1) sums[r][1] = multiply_add(query, second, sums[r][1]);
         }
     }
-#pragma GCC unroll 8
     for (int r = 0; r < BLOCK_ROWS; r++) {
         store(scores[r], sums[r][0]);
         if (vectors > 1) store(scores[r] + LANES, sums[r][1]);
@@ -109,14 +107,12 @@ INLINE void add_values(float *sums, float (*probabilities)[ATTENTION_KEYS], cons
         Vector first = is_bf16 ? evens_of(low) : floats_of(low);
         Vector second = is_bf16 ? odds_of(low) : floats_of(load_words(values + 4 * LANES, left - LANES));
         _mm_prefetch((const char *)values + chunk->ahead, _MM_HINT_T0);
-#pragma GCC unroll 8
         for (int r = 0; r < BLOCK_ROWS; r++) {
             Vector probability = broadcast(probabilities[r][i]);
             parts[r][0] = multiply_add(probability, first, parts[r][0]);
             parts[r][1] = multiply_add(probability, second, parts[r][1]);
         }
     }
-#pragma GCC unroll 8
     for (int r = 0; r < BLOCK_ROWS; r++, sums += padded) {
         Vector first = parts[r][0], second = parts[r][1], factor = broadcast(rescale[r]);
         if (is_bf16) interleave(&first, &second);

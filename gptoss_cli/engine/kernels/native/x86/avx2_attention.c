@@ -49,19 +49,16 @@ INLINE void interleave(Vector *evens, Vector *odds) {
 /* Word w of row r -> word r of row w: pairs, fours, and then the halves. */
 INLINE void transpose(Integers rows[LANES]) {
     Integers pairs[LANES];
-#pragma GCC unroll 8
     for (int i = 0; i < LANES; i += 2) {
         pairs[i] = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
         pairs[i + 1] = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
     }
-#pragma GCC unroll 8
     for (int i = 0; i < LANES; i += 4) {
         rows[i] = _mm256_unpacklo_epi64(pairs[i], pairs[i + 2]);
         rows[i + 1] = _mm256_unpackhi_epi64(pairs[i], pairs[i + 2]);
         rows[i + 2] = _mm256_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
         rows[i + 3] = _mm256_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
     }
-#pragma GCC unroll 8
     for (int i = 0; i < 4; i++) {
         Integers low = rows[i], high = rows[i + 4];
         rows[i] = _mm256_permute2x128_si256(low, high, 0x20);

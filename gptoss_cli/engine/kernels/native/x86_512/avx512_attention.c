@@ -44,19 +44,16 @@ INLINE void interleave(Vector *evens, Vector *odds) {
 /* Word w of row r -> word r of row w: pairs, fours, and then the quarters. */
 INLINE void transpose(Integers rows[LANES]) {
     Integers pairs[LANES], *made = pairs;
-#pragma GCC unroll 16
     for (int i = 0; i < LANES; i += 2) {
         pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
         pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
     }
-#pragma GCC unroll 16
     for (int i = 0; i < LANES; i += 4) {
         rows[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
         rows[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
         rows[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
         rows[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
     }
-#pragma GCC unroll 16
     for (int i = 0; i < 4; i++) {
         Integers a = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x44);
         Integers b = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xEE);
@@ -65,7 +62,6 @@ INLINE void transpose(Integers rows[LANES]) {
         made[i] = _mm512_shuffle_i32x4(a, c, 0x88), made[i + 4] = _mm512_shuffle_i32x4(a, c, 0xDD);
         made[i + 8] = _mm512_shuffle_i32x4(b, d, 0x88), made[i + 12] = _mm512_shuffle_i32x4(b, d, 0xDD);
     }
-#pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) rows[i] = made[i];
 }
 
@@ -76,7 +72,6 @@ INLINE Vector exponential(Vector x) {
     r = _mm512_fnmadd_ps(n, broadcast(1.42860682e-6f), r);
     const float inverse_factorials[] = {1 / 720.0f, 1 / 120.0f, 1 / 24.0f, 1 / 6.0f, 0.5f, 1.0f, 1.0f};
     Vector sum = broadcast(1 / 5040.0f);
-#pragma GCC unroll 7
     for (int i = 0; i < 7; i++) sum = multiply_add(sum, r, broadcast(inverse_factorials[i]));
     /* Not less than -87, or not a number. */
     return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, broadcast(-87.0f), _CMP_NLT_UQ), sum, n);
