@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "attention.h"
+
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
 #elif defined(__GNUC__)
@@ -72,12 +74,7 @@ typedef struct {
        packed tokens from `start` on. n is a multiple of 32. */
     void (*tile_float)(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start, int64_t n,
                        int64_t tokens);
-    /* scores[i] = q . keys[i]; returns the largest. Vectors of d floats, d a multiple of 8. */
-    float (*scores)(float *scores, const float *q, const float *keys, int64_t count, int64_t d);
-    /* scores[i] = exp(scores[i] - most); returns their sum. `count` is a multiple of 8. */
-    float (*exponentials)(float *scores, float most, int64_t count);
-    /* sums[j] += probabilities[i] * values[i][j]. */
-    void (*accumulate)(float *sums, const float *probabilities, const float *values, int64_t count, int64_t d);
+    const AttentionKernels *attention;
 } IsaKernels;
 
 extern const IsaKernels gptoss_scalar;
