@@ -68,7 +68,7 @@ def _choose_kernels(
     found = find_kernels(activations, threads) if residence.device == "cpu" and residence.experts is None else None
     if isinstance(found, CpuKernels):
         used = "float32" if dtype is Dtype.FLOAT32 else activations
-        return found, Numerics(found.native.instructions, used, dense, found.threads)
+        return found, Numerics(found.native.instructions, used, dense, found.threads, found.shortcoming)
     if threads is not None:
         torch.set_num_threads(threads)
     threads = torch.get_num_threads()

@@ -62,6 +62,13 @@ def find_kernels(activations: Activations = Activations.INT16, threads: int | No
         kernels = CpuKernels(Native(path), activations, threads)
     except OSError as exc:
         return f"The CPU kernels cannot be loaded: {exc}. Install gptoss again"
+    wrong = kernels.native.self_check()
+    if wrong is not None:
+        used = kernels.native.instructions
+        kernels.shortcoming = (
+            f"This machine has {wrong} instructions and computes them wrongly, so that {used} ones are used. "
+            "Update its virtual machine or its firmware"
+        )
     torch.set_num_threads(1)
     return kernels
 
@@ -72,6 +79,7 @@ class CpuKernels:
     def __init__(self, native: Native, activations: Activations = Activations.INT16, threads: int = 1) -> None:
         self.native = native
         self.threads = threads
+        self.shortcoming: str | None = None  # see Numerics
         self._activations = activations
         self._layers: tuple[Sequence[LayerWeights], Array[Layer]] | None = None
 

@@ -14,8 +14,6 @@
 #include <unistd.h>
 #endif
 
-EXPORT int gptoss_select(const char *name);
-
 static int failures;
 static uint32_t state = 1;
 
@@ -231,9 +229,35 @@ static void check(const IsaKernels *use) {
     printf("%s checked against scalar\n", use->name);
 }
 
+static float wrong_dot(const uint8_t *weights, const void *packed, int64_t n) {
+    return gptoss_scalar.dot_bf16(weights, packed, n) * 1.001f;
+}
+
+static void wrong_tile(float *sums, const uint8_t *blocks, const uint8_t *powers, int64_t n, const void *packed,
+                       int64_t tokens) {
+    gptoss_scalar.int8->tile(sums, blocks, powers, n, packed, tokens);
+    sums[tokens * 16 - 1] += 1;
+}
+
+/* A wrong table must not pass the check at load. */
+static void check_self_check(void) {
+    IsaKernels dense_wrong = gptoss_scalar, tile_wrong = gptoss_scalar;
+    Mxfp4Kernels int8 = *gptoss_scalar.int8;
+    dense_wrong.dot_bf16 = wrong_dot;
+    int8.tile = wrong_tile;
+    tile_wrong.int8 = &int8;
+    if (gptoss_is_right(&dense_wrong)) puts("a wrong dense product passes the self-check"), failures++;
+    if (gptoss_is_right(&tile_wrong)) puts("a wrong tile passes the self-check"), failures++;
+}
+
 int main(void) {
     const char *tables[] = {"scalar", "avx2", "avx512", "avx512bf16"};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (gptoss_select(tables[i])) check(gptoss_kernels());
+        if (gptoss_select(tables[i])) {
+            const IsaKernels *use = gptoss_kernels();
+            check(use);
+            if (!gptoss_is_right(use)) printf("%s does not pass the self-check\n", use->name), failures++;
+        }
+    check_self_check();
     return failures != 0;
 }

@@ -113,6 +113,11 @@ typedef struct {
 /* The kernels in use: the best that this machine can run, or those that gptoss_select chose. */
 const IsaKernels *gptoss_kernels(void);
 
+EXPORT int gptoss_select(const char *name);
+
+/* 1 if the table computes what the scalar one does. Leaves any kernels selected. */
+int gptoss_is_right(const IsaKernels *use);
+
 /* One piece of a phase. `thread` says which thread runs it: an index into scratch memory, below the number of threads. */
 typedef void (*Piece)(void *context, int64_t piece, int thread);
 
