@@ -97,7 +97,9 @@ def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
     found = find_kernels(placement.activations, placement.threads) if placement.kernels is KernelSet.NATIVE else None
     if isinstance(found, CpuKernels):
         used = Dtype.FLOAT32 if placement.dtype is Dtype.FLOAT32 else placement.activations
-        return found, Numerics(found.native.instructions, used, placement.dense, found.threads)
+        return found, Numerics(
+            found.native.instructions, used, placement.dense, found.threads, shortcoming=found.shortcoming
+        )
     if placement.threads is not None:
         torch.set_num_threads(placement.threads)
     numerics = Numerics(placement.kernels, placement.dtype, placement.dense, torch.get_num_threads())

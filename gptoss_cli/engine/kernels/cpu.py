@@ -47,6 +47,7 @@ class CpuKernels:
     def __init__(self, native: Native, activations: Activations = Activations.INT16, threads: int = 1) -> None:
         self.native = native
         self.threads = threads
+        self.shortcoming: str | None = None  # see Numerics
         self._activations = activations
         self._layers: tuple[Sequence[LayerWeights], Array[Layer]] | None = None
 
@@ -256,5 +257,11 @@ def find_kernels(activations: Activations = Activations.INT16, threads: int | No
         kernels = CpuKernels(Native(path), activations, threads)
     except OSError as exc:
         return f"The CPU kernels cannot be loaded: {exc}. Reinstall gptoss"
+    wrong = kernels.native.self_check()
+    if wrong is not None:
+        kernels.shortcoming = (
+            f"This machine computes {wrong} instructions wrongly, so {kernels.native.instructions} is used instead. "
+            "Update its firmware or its virtual machine"
+        )
     torch.set_num_threads(1)
     return kernels

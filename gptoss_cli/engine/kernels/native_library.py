@@ -97,10 +97,17 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "decode": (_POINTER, POINTER(Layer), POINTER(Cached), c_int64, POINTER(Shape), _POINTER, _POINTER, c_int64, c_int),
     "select": (c_char_p,),
     "selected": (),
+    "self_check": (),
     "has_threads": (),
     "read": (_POINTER, c_int64, c_int),
 }
-_RESULTS: dict[str, Any] = {"rotate": None, "choose": None, "selected": c_char_p, "read": c_uint64}
+_RESULTS: dict[str, Any] = {
+    "rotate": None,
+    "choose": None,
+    "selected": c_char_p,
+    "self_check": c_char_p,
+    "read": c_uint64,
+}
 
 
 class Native:
@@ -119,16 +126,22 @@ class Native:
         self.read = _function(library, "read")
         self._select = _function(library, "select")
         self._selected = _function(library, "selected")
+        self._self_check = _function(library, "self_check")
         self.has_threads = bool(_function(library, "has_threads")())
 
     @property
     def instructions(self) -> str:
-        """The name of the instruction set in use, such as avx2."""
+        """The instruction set in use: avx512bf16, avx512, avx2 or scalar."""
         return str(self._selected().decode())
 
     def select(self, name: str) -> bool:
         """Use another instruction set from now on, "" for the best. Return False if this machine does not have it."""
         return bool(self._select(name.encode()))
+
+    def self_check(self) -> str | None:
+        """Use the best kernels that agree with the scalar ones. Return the name of the best that do not, or None."""
+        wrong = self._self_check()
+        return None if wrong is None else str(wrong.decode())
 
 
 class TimedNative(Native):

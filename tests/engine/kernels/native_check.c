@@ -7,14 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "gptoss.h"
+#include "attention_check.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
-
-EXPORT int gptoss_select(const char *name);
 
 static int failures;
 static uint32_t state = 1;
@@ -178,26 +176,6 @@ static void check_tile_float(const IsaKernels *use, int64_t columns, int64_t sta
     free(rows), free(x), free(sums[0]), free(sums[1]);
 }
 
-static void check_attention(const IsaKernels *use, int64_t count, int64_t d) {
-    int64_t rounded = (count + 7) / 8 * 8;
-    float *q = floats(d), *keys = floats(count * d), *sums[2] = {floats(d), malloc((size_t)d * sizeof(float))};
-    float *scores[2] = {floats(rounded), floats(rounded)};
-    const IsaKernels *both[2] = {use, &gptoss_scalar};
-    float totals[2];
-    memcpy(sums[1], sums[0], (size_t)d * sizeof(float));
-    for (int i = 0; i < 2; i++) {
-        float most = both[i]->scores(scores[i], q, keys, count, d);
-        for (int64_t j = count; j < rounded; j++) scores[i][j] = -INFINITY;
-        scores[i][0] = most - 90.0f; /* so small that nothing remains */
-        totals[i] = both[i]->exponentials(scores[i], most, rounded);
-        both[i]->accumulate(sums[i], scores[i], keys, count, d);
-    }
-    compare("a sum of exponentials", count, totals[0], totals[1], 8 * (float)count);
-    for (int64_t j = 0; j < rounded; j++) compare("exponentials", count, scores[0][j], scores[1][j], 8);
-    for (int64_t j = 0; j < d; j++) compare("accumulate", count, sums[0][j], sums[1][j], 8 * (float)count);
-    free(q), free(keys), free(sums[0]), free(sums[1]), free(scores[0]), free(scores[1]);
-}
-
 /* The last rows of a mapping: the page after it cannot be read. */
 static void check_mapping(const IsaKernels *use, int64_t n, int64_t rows) {
 #if defined(__unix__) || defined(__APPLE__)
@@ -247,13 +225,39 @@ static void check(const IsaKernels *use) {
     for (int64_t tokens = 1; tokens <= DENSE_TOKENS; tokens += 5)
         check_tile_float(use, 320, 96, 224, tokens), check_tile_float(use, 1000, 512, 512, tokens);
     check_tile_float(use, 30, 0, 32, DENSE_TOKENS);
-    for (int64_t count = 1; count <= 64; count += 9) check_attention(use, count, 24), check_attention(use, count, 64);
+    failures += check_attention(use);
     printf("%s checked against scalar\n", use->name);
+}
+
+static float wrong_dot(const uint8_t *weights, const void *packed, int64_t n) {
+    return gptoss_scalar.dot_bf16(weights, packed, n) * 1.001f;
+}
+
+static void wrong_tile(float *sums, const uint8_t *blocks, const uint8_t *powers, int64_t n, const void *packed,
+                       int64_t tokens) {
+    gptoss_scalar.int8->tile(sums, blocks, powers, n, packed, tokens);
+    sums[tokens * 16 - 1] += 1;
+}
+
+/* A wrong table must not pass the check at load. */
+static void check_self_check(void) {
+    IsaKernels dense_wrong = gptoss_scalar, tile_wrong = gptoss_scalar;
+    Mxfp4Kernels int8 = *gptoss_scalar.int8;
+    dense_wrong.dot_bf16 = wrong_dot;
+    int8.tile = wrong_tile;
+    tile_wrong.int8 = &int8;
+    if (gptoss_is_right(&dense_wrong)) puts("a wrong dense product passes the self-check"), failures++;
+    if (gptoss_is_right(&tile_wrong)) puts("a wrong tile passes the self-check"), failures++;
 }
 
 int main(void) {
     const char *tables[] = {"scalar", "avx2", "avx512", "avx512bf16"};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (gptoss_select(tables[i])) check(gptoss_kernels());
+        if (gptoss_select(tables[i])) {
+            const IsaKernels *use = gptoss_kernels();
+            check(use);
+            if (!gptoss_is_right(use)) printf("%s does not pass the self-check\n", use->name), failures++;
+        }
+    check_self_check();
     return failures != 0;
 }

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
+from gptoss_cli.engine.kernels import cpu as cpu_module
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.native_library import Native
@@ -287,6 +288,22 @@ def test_loading_the_library_leaves_subnormal_numbers_alone(native: Native) -> N
     )
     done = subprocess.run([sys.executable, "-c", program, native.path], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_best_instructions_pass_the_self_check(native: Native) -> None:
+    best = native.instructions
+    assert native.select("scalar")
+    assert native.self_check() is None
+    assert native.instructions == best
+
+
+def test_instructions_that_compute_wrongly_are_a_shortcoming(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_module, "find_library", lambda: native.path)
+    monkeypatch.setattr(Native, "self_check", lambda _: "avx512")
+    kernels = cpu_module.find_kernels(threads=1)
+    assert isinstance(kernels, CpuKernels)
+    assert kernels.shortcoming is not None
+    assert "computes avx512 instructions wrongly" in kernels.shortcoming
 
 
 def test_unknown_instructions_are_refused_and_change_nothing(native: Native) -> None:

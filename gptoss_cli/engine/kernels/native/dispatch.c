@@ -40,6 +40,14 @@ EXPORT int gptoss_select(const char *name) {
     return 0;
 }
 
+/* Use the best kernels that compute what the scalar ones do. Returns the name of the best that do not, or NULL. */
+EXPORT const char *gptoss_self_check(void) {
+    const IsaKernels *const *tables = usable(), *const *table = tables;
+    while (*table != &gptoss_scalar && !gptoss_is_right(*table)) table++;
+    selected = *table;
+    return table == tables ? NULL : tables[0]->name;
+}
+
 enum { READ_WORDS = 128 * 1024 };
 
 typedef struct {

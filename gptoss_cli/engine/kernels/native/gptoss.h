@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "attention.h"
+
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
 #elif defined(__GNUC__)
@@ -72,12 +74,7 @@ typedef struct {
        packed tokens from `start` on. n is a multiple of 32. */
     void (*tile_float)(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start, int64_t n,
                        int64_t tokens);
-    /* scores[i] = q . keys[i]; returns the largest. Vectors of d floats, d a multiple of 8. */
-    float (*scores)(float *scores, const float *q, const float *keys, int64_t count, int64_t d);
-    /* scores[i] = exp(scores[i] - most); returns their sum. `count` is a multiple of 8. */
-    float (*exponentials)(float *scores, float most, int64_t count);
-    /* sums[j] += probabilities[i] * values[i][j]. */
-    void (*accumulate)(float *sums, const float *probabilities, const float *values, int64_t count, int64_t d);
+    const AttentionKernels *attention;
 } IsaKernels;
 
 extern const IsaKernels gptoss_scalar;
@@ -115,6 +112,11 @@ typedef struct {
 
 /* The kernels in use: the best that this machine can run, or those that gptoss_select chose. */
 const IsaKernels *gptoss_kernels(void);
+
+EXPORT int gptoss_select(const char *name);
+
+/* 1 if the table computes what the scalar one does. Leaves any kernels selected. */
+int gptoss_is_right(const IsaKernels *use);
 
 /* One piece of a phase. `thread` says which thread runs it: an index into scratch memory, below the number of threads. */
 typedef void (*Piece)(void *context, int64_t piece, int thread);

@@ -143,28 +143,6 @@ static void tile_float(float *sums, const float *rows, const float *packed, int6
     }
 }
 
-static float scores(float *out, const float *q, const float *keys, int64_t count, int64_t d) {
-    float most = -INFINITY;
-    for (int64_t i = 0; i < count; i++) {
-        float parts[8] = {0};
-        for (int64_t j = 0; j < d; j++) parts[j % 8] += q[j] * keys[i * d + j];
-        out[i] = ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
-        if (out[i] > most) most = out[i];
-    }
-    return most;
-}
-
-static float exponentials(float *values, float most, int64_t count) {
-    float sum = 0;
-    for (int64_t i = 0; i < count; i++) sum += values[i] = expf(values[i] - most);
-    return sum;
-}
-
-static void accumulate(float *sums, const float *probabilities, const float *values, int64_t count, int64_t d) {
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t j = 0; j < d; j++) sums[j] += probabilities[i] * values[i * d + j];
-}
-
 /* Obvious rather than small: 8-bit activations are held in 16 bits. */
 static const Mxfp4Kernels int16 = {sizeof(Block), TILE_ROWS, pack_int16, dots, pack_tile_int16, tile};
 static const Mxfp4Kernels int8 = {sizeof(Block), TILE_ROWS, pack_int8, dots, pack_tile_int8, tile};
@@ -185,7 +163,5 @@ const IsaKernels gptoss_scalar = {
     .widen_int8 = widen_int8,
     .pack_float = pack_float,
     .tile_float = tile_float,
-    .scores = scores,
-    .exponentials = exponentials,
-    .accumulate = accumulate,
+    .attention = &gptoss_scalar_attention,
 };

@@ -18,9 +18,7 @@ const IsaKernels gptoss_avx2 = {
     .widen_int8 = gptoss_avx2_widen_int8,
     .pack_float = gptoss_avx2_pack_float,
     .tile_float = gptoss_avx2_tile_float,
-    .scores = gptoss_avx2_scores,
-    .exponentials = gptoss_avx2_exponentials,
-    .accumulate = gptoss_avx2_accumulate,
+    .attention = &gptoss_avx2_attention,
 };
 
 #else

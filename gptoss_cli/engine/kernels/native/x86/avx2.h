@@ -77,11 +77,9 @@ void gptoss_avx2_tile_float(float *sums, const float *rows, const float *packed,
 void gptoss_avx2_pack_tile(void *packed, const float *x, int64_t blocks, int64_t token, int64_t tokens);
 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
                       int64_t tokens);
-float gptoss_avx2_scores(float *scores, const float *q, const float *keys, int64_t count, int64_t d);
-float gptoss_avx2_exponentials(float *scores, float most, int64_t count);
-void gptoss_avx2_accumulate(float *sums, const float *probabilities, const float *values, int64_t count, int64_t d);
 
 extern const Mxfp4Kernels gptoss_avx2_int16, gptoss_avx2_int8, gptoss_avx2_float32;
+extern const AttentionKernels gptoss_avx2_attention;
 
 #endif
 

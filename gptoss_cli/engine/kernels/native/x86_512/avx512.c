@@ -40,9 +40,7 @@ const IsaKernels gptoss_avx512 = {
     .widen_int8 = gptoss_avx2_widen_int8,
     .pack_float = gptoss_avx512_pack_float,
     .tile_float = gptoss_avx512_tile_float,
-    .scores = gptoss_avx2_scores,
-    .exponentials = gptoss_avx2_exponentials,
-    .accumulate = gptoss_avx2_accumulate,
+    .attention = &gptoss_avx512_attention,
 };
 
 const IsaKernels gptoss_avx512_bf16 = {
@@ -60,9 +58,7 @@ const IsaKernels gptoss_avx512_bf16 = {
     .widen_int8 = gptoss_avx2_widen_int8,
     .pack_float = gptoss_avx512_pack_float,
     .tile_float = gptoss_avx512_tile_float,
-    .scores = gptoss_avx2_scores,
-    .exponentials = gptoss_avx2_exponentials,
-    .accumulate = gptoss_avx2_accumulate,
+    .attention = &gptoss_avx512_attention,
 };
 
 #else

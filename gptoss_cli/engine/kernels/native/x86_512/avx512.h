@@ -125,6 +125,8 @@ void gptoss_avx512_tile_int16(float *sums, const uint8_t *blocks, const uint8_t 
 void gptoss_avx512_tile_int8(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
                              int64_t tokens);
 
+extern const AttentionKernels gptoss_avx512_attention;
+
 #endif
 
 #endif
