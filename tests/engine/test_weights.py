@@ -168,7 +168,7 @@ def test_a_folder_without_weights_is_not_installed(tmp_path: Path) -> None:
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     tensors = random_tensors(SHAPE, 0)
     del tensors[QUERY]
-    assert f"tensor {QUERY} is missing" in refusal(write(tmp_path, tensors))
+    assert f"tensor '{QUERY}' is missing" in refusal(write(tmp_path, tensors))
 
 
 def test_an_extra_tensor_is_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

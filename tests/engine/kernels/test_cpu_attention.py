@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from gptoss_cli.engine.kernels.native_library import Attention, Native
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gptoss_cli.engine.kernels.native_library import Attention, Native
 from tests.engine.kernels.random_weights import random_of
 
 # Of the largest value; keys and values are exact.
