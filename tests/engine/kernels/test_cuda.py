@@ -143,7 +143,7 @@ def test_experts_of_one_token_equal_the_reference(
     assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.bfloat16), right, BF16)
 
 
-def test_operations_of_the_true_width_equal_the_reference() -> None:
+def test_operations_of_the_real_width_equal_the_reference() -> None:
     kernels = CudaKernels(replace(TUNING, rows=32, packed_rows=256))  # the widths are those of the default
     x = random_of(1, 2_880, seed=5)
     weights, attention = random_mlp(2_880, 32, 2), random_attention(2_880, 2, 1, 64)
@@ -168,7 +168,7 @@ def test_experts_of_several_tokens_equal_the_reference(
     assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.bfloat16), right, BF16)
 
 
-def test_all_tokens_may_choose_the_same_expert(kernels: Kernels) -> None:
+def test_an_expert_chosen_by_all_tokens_equals_the_reference(kernels: Kernels) -> None:
     weights, x = random_mlp(32, 64, 5), random_of(75, 32, seed=5)
     expert_weights = torch.ones(75, 1)
     for expert in (0, 2, 4):
@@ -185,7 +185,7 @@ def _filled(weights: PackedExperts, *, blocks: int | None = None, scales: int | 
 
 
 @pytest.mark.parametrize("nibble", range(16))
-def test_every_element_has_its_value(kernels: Kernels, nibble: int) -> None:
+def test_every_element_value_equals_the_reference(kernels: Kernels, nibble: int) -> None:
     weights = random_mlp(32, 32, 1)
     same = [_filled(packed_only(part), blocks=nibble * 17) for part in (weights.gate_up, weights.down)]
     weights = MlpWeights(weights.norm, weights.router, *same)
@@ -200,7 +200,7 @@ def test_every_element_has_its_value(kernels: Kernels, nibble: int) -> None:
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 @pytest.mark.parametrize("tokens", [1, 2])
 @pytest.mark.parametrize("scale", [0, 1, 90, 180, 254])
-def test_every_scale_has_its_value(kernels: Kernels, scale: int, tokens: int) -> None:
+def test_every_scale_equals_the_reference(kernels: Kernels, scale: int, tokens: int) -> None:
     weights = random_mlp(32, 32, 1)
     gate_up = _filled(packed_only(weights.gate_up), scales=scale)
     weights = MlpWeights(weights.norm, weights.router, gate_up, weights.down)
@@ -222,7 +222,7 @@ def test_scale_255_is_nan() -> None:
         assert got.isnan().any(1).all()
 
 
-def test_swapped_experts_are_read_from_their_new_places(kernels: Kernels) -> None:
+def test_swapped_experts_are_read_from_their_new_memory(kernels: Kernels) -> None:
     weights, x = random_mlp(32, 64, 6), random_of(1, 32, seed=5)
     placed_weights = placed(weights, 2)
     gate_up, down = placed_weights.gate_up, placed_weights.down

@@ -69,8 +69,8 @@ def test_gate_is_clamped_above_only_and_up_on_both_sides() -> None:
     routed = (torch.ones(1, 32), torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), 0.5))
     got = reference.mix_experts(torch.ones(1, 3), routed, wide, limit=limit, dtype=torch.float32)
     clamped = np.minimum(gate, limit)
-    made = (np.clip(up, -limit, limit) + 1) * clamped / (1 + np.exp(-1.702 * clamped))
-    assert np.allclose(got.numpy(), 1 + 0.5 * made.sum(), rtol=1e-5)
+    activated = (np.clip(up, -limit, limit) + 1) * clamped / (1 + np.exp(-1.702 * clamped))
+    assert np.allclose(got.numpy(), 1 + 0.5 * activated.sum(), rtol=1e-5)
 
 
 def _padded(weights: MlpWeights, intermediate: int) -> MlpWeights:
