@@ -4,11 +4,11 @@
 
 #include "gptoss.h"
 
-/* Up to FEW_TOKENS tokens every row is multiplied by each token as it lies; for more, strips of it become float32. */
+/* Up to FEW_TOKENS tokens, rows are multiplied as they are; for more, strips of them are converted to float32. */
 enum { CHUNK_ROWS = 32, FEW_TOKENS = 8 };
 
-/* One call of gptoss_dense. Of few tokens the packed activations are for dot_bf16 and dot_int8, whichever are needed, of
-   many for tile_float. */
+/* One call of gptoss_dense. Activations are packed for dot_bf16 and dot_int8, whichever are needed, if there are few
+   tokens, and for tile_float if there are many. */
 typedef struct {
     const IsaKernels *use;
     float *y;
@@ -39,7 +39,7 @@ static void normalize(float *out, const float *x, const uint8_t *weight, float e
     for (i = 0; i < n; i++) out[i] = x[i] * scale * load_bf16(weight, i);
 }
 
-/* x, after its norm if there is one. */
+/* x, normalized if there is a norm. */
 static const float *input(const Dense *d, int64_t token) {
     const float *x = d->x + token * d->columns;
     if (!d->norm) return x;
@@ -73,7 +73,8 @@ static void pack_group(void *context, int64_t group, int thread) {
 }
 
 static float dot(const Dense *d, const Matrix *m, int64_t row, int64_t token) {
-    if (!m->factors) return d->use->dot_bf16(m->weight + 2 * row * d->columns, d->bf16 + token * d->bf16_bytes, d->columns);
+    if (!m->factors)
+        return d->use->dot_bf16(m->weight + 2 * row * d->columns, d->bf16 + token * d->bf16_bytes, d->columns);
     int64_t blocks = d->padded / BLOCK;
     return d->use->dot_int8((const int8_t *)m->weight + row * d->padded, m->factors + 2 * row * blocks,
                             d->int8 + token * d->int8_bytes, blocks);
@@ -93,8 +94,8 @@ static void multiply_few(const Dense *d, float *y, const Matrix *m, int64_t star
         }
 }
 
-/* Columns [start, start + n) of DENSE_ROWS rows as float32 [DENSE_ROWS, STRIP_STRIDE], and zeros past the last row and
-   column. Asks for the strip after it, which is read only when all tokens have passed. */
+/* Columns [start, start + n) of DENSE_ROWS rows as float32 [DENSE_ROWS, STRIP_STRIDE], with zeros past the last row and
+   column. Prefetches the next strip, which is read after this one is multiplied by all tokens. */
 static void widen(const Dense *d, float *out, const Matrix *m, int64_t row, int64_t start, int64_t n) {
     int64_t blocks = d->padded / BLOCK, left = d->columns - start, known = left < n ? left : n;
     for (int64_t r = 0; r < DENSE_ROWS; r++, row++, out += STRIP_STRIDE) {
@@ -113,7 +114,7 @@ static void widen(const Dense *d, float *out, const Matrix *m, int64_t row, int6
     }
 }
 
-/* `room` is for widened rows [DENSE_ROWS, STRIP_STRIDE] and then sums [groups, DENSE_ROWS, DENSE_TOKENS]. */
+/* `room` holds widened rows [DENSE_ROWS, STRIP_STRIDE] and sums [groups, DENSE_ROWS, DENSE_TOKENS]. */
 static void multiply_many(const Dense *d, float *y, const Matrix *m, int64_t start, float *room) {
     int64_t end = start + DENSE_ROWS < m->rows ? start + DENSE_ROWS : m->rows;
     int64_t groups = (d->tokens + DENSE_TOKENS - 1) / DENSE_TOKENS, size = DENSE_ROWS * DENSE_TOKENS;

@@ -66,7 +66,8 @@ static void read_piece(void *context, int64_t piece, int thread) {
     r->sums[piece] = sum;
 }
 
-/* The sum of all 8-byte words of an array in whole cache lines: a read of it and nothing else. 0 if there is no memory. */
+/* The sum of the 8-byte words of an array of whole cache lines, which is a plain read of it. 0 if there is no memory.
+   */
 EXPORT uint64_t gptoss_read(const uint64_t *words, int64_t count, int threads) {
     int64_t pieces = (count + READ_WORDS - 1) / READ_WORDS;
     uint64_t sum = 0, *sums = malloc((size_t)(pieces + 1) * sizeof *sums);

@@ -4,7 +4,7 @@
 
 #include "gptoss.h"
 
-/* Rows that a thread takes at once for one token, and the tokens up to which an expert takes them one by one. */
+/* Rows in a piece of work for one token, and the number of tokens up to which an expert uses dots instead of tiles. */
 enum { CHUNK_ROWS = 96, FEW_TOKENS = 8 };
 
 /* Activations of some tokens, float32 and then packed for `by`. */
@@ -41,13 +41,18 @@ static void pack(const Inputs *in, int64_t token) {
     in->by->pack(in->packed + token * in->bytes, floats_of(in, token), in->groups);
 }
 
+static void add_bias(float *sums, const uint8_t *bias, int64_t rows, int64_t tokens) {
+    for (int64_t t = 0; t < tokens; t++, sums += rows)
+        for (int64_t i = 0; i < rows; i++) sums[i] += load_bf16(bias, i);
+}
+
 /* sums [tokens, count] of `count` rows of one expert from `row` on, by tokens from `token` on, bias included. */
 static void dots(float *sums, const Experts *m, int64_t expert, int64_t row, int64_t count, const Inputs *in,
                  int64_t token, int64_t tokens) {
     int64_t index = expert * m->rows + row, group = index * m->groups;
     in->by->dots(sums, m->blocks + group * BLOCK_BYTES, m->scales + group, count, in->packed + token * in->bytes,
                  m->groups, tokens);
-    for (int64_t i = 0; i < tokens * count; i++) sums[i] += load_bf16(m->bias, index + i % count);
+    add_bias(sums, m->bias + 2 * index, count, tokens);
 }
 
 static float swiglu(float gate, float up, float limit) {
@@ -108,8 +113,8 @@ static void down_chunk(void *context, int64_t piece, int thread) {
 }
 
 /* The `active` largest of logits [tokens, experts], a NaN before all others, and their softmax. */
-EXPORT void gptoss_choose(int64_t *chosen, float *expert_weights, const float *logits, int64_t tokens, int64_t experts,
-                          int64_t active) {
+EXPORT void gptoss_choose(int64_t *chosen, float *expert_weights, const float *logits, int64_t tokens,
+                          int64_t experts, int64_t active) {
     for (int64_t t = 0; t < tokens; t++) {
         const float *from = logits + t * experts;
         int64_t *to = chosen + t * active;
@@ -119,7 +124,8 @@ EXPORT void gptoss_choose(int64_t *chosen, float *expert_weights, const float *l
             for (int64_t e = 0; e < experts; e++) {
                 int taken = 0;
                 for (int64_t j = 0; j < i; j++) taken |= to[j] == e;
-                if (!taken && (to[i] < 0 || from[e] > from[to[i]] || (from[e] != from[e] && from[to[i]] == from[to[i]])))
+                int is_first_nan = from[e] != from[e] && to[i] >= 0 && from[to[i]] == from[to[i]];
+                if (!taken && (to[i] < 0 || from[e] > from[to[i]] || is_first_nan))
                     to[i] = e;
             }
             weight[i] = expf(from[to[i]] - from[to[0]]);
@@ -161,7 +167,7 @@ static void tile(const Mix *m, float *sums, const Experts *weights, int64_t star
     }
     in->by->tile(sums, weights->blocks + group * BLOCK_BYTES, weights->scales + group, weights->groups, in->packed,
                  m->count);
-    for (int64_t i = 0; i < m->count * m->tile_rows; i++) sums[i] += load_bf16(weights->bias, row + i % m->tile_rows);
+    add_bias(sums, weights->bias + 2 * row, m->tile_rows, m->count);
 }
 
 static void prepare(const Inputs *in, int64_t token, int64_t tokens) {
@@ -228,7 +234,8 @@ static int mix_expert(Mix *m, const Mxfp4Kernels *by, int threads) {
     return reserved;
 }
 
-/* As gptoss_mix_one, for experts and expert_weights [tokens, active] of `total` experts, one expert at a time.
+/* The same as gptoss_mix_one for many tokens: experts and expert_weights [tokens, active], one of `total` experts at a
+   time.
 
    The rows of both matrices are multiples of BLOCK. Returns 0 if there is no memory. */
 EXPORT int gptoss_mix_many(float *out, const float *x, const float *normed, const int64_t *experts,

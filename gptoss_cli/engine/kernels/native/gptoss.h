@@ -118,7 +118,8 @@ EXPORT int gptoss_select(const char *name);
 /* 1 if the table computes what the scalar one does. Leaves any kernels selected. */
 int gptoss_is_right(const IsaKernels *use);
 
-/* One piece of a phase. `thread` says which thread runs it: an index into scratch memory, below the number of threads. */
+/* One piece of a phase. `thread` says which thread runs it: an index into scratch memory, below the number of threads.
+   */
 typedef void (*Piece)(void *context, int64_t piece, int thread);
 
 /* Run pieces 0 to count - 1, each once, on at most `threads` threads, and return when all are done. Each thread runs a
@@ -141,9 +142,9 @@ EXPORT int gptoss_attend(float *out, const float *queries, const uint8_t *keys, 
                          const uint8_t *sinks, const Attention *a, int threads);
 EXPORT void gptoss_choose(int64_t *chosen, float *expert_weights, const float *logits, int64_t tokens, int64_t experts,
                           int64_t active);
-EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *expert_weights,
-                          int64_t active, const Experts *gate_up, const Experts *down, float limit, int activations,
-                          int threads);
+EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts,
+                          const float *expert_weights, int64_t active, const Experts *gate_up, const Experts *down,
+                          float limit, int activations, int threads);
 
 /* Ask for a cache line that is needed soon. Harmless for any address. */
 static inline void prefetch(const void *at) {

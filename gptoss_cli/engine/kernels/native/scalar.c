@@ -1,4 +1,4 @@
-/* The inner loops in plain C: the fallback for other machines, and the oracle that every other table is tested against. */
+/* The inner loops in plain C: the fallback for other CPUs, and the oracle that every other table is tested against. */
 #include <math.h>
 #include <stddef.h>
 
@@ -24,10 +24,10 @@ static void quantize_block(int16_t *values, float *factor, const float *x, float
     float most = 0, broken = 0;
     for (int i = 0; i < BLOCK; i++) {
         if (fabsf(x[i]) > most) most = fabsf(x[i]);
-        broken += x[i] * 0.0f; /* NaN once anything is NaN or infinite, and then all that is made of it */
+        broken += x[i] * 0.0f; /* NaN if any value is NaN or infinite, and then every product is NaN too */
     }
     float inverse = most > 0 && broken == 0 ? limit / most : 0;
-    if (inverse > 3e38f) inverse = 0; /* of numbers below 1e-34 nothing remains */
+    if (inverse > 3e38f) inverse = 0; /* numbers below 1e-34 become 0 */
     for (int i = 0; i < BLOCK; i++) values[i] = inverse == 0 ? 0 : (int16_t)lrintf(x[i] * inverse);
     *factor = most / limit + broken;
 }

@@ -1,8 +1,8 @@
 /* A pool of threads that runs the pieces of one phase of work after another.
 
-   A thread that waits spins for a few tens of microseconds, the length of a gap between two phases, and then sleeps: on a
-   busy machine a spinning thread takes the core from the one it waits for. For the same reason no phase waits for a thread
-   to arrive. Whoever is there takes the pieces, and the phase ends with the last of them. */
+   A waiting thread spins for a few tens of microseconds, as long as the gap between two phases, and then sleeps: on a
+   busy machine a spinning thread takes the core of the thread that it waits for. For the same reason no phase waits for
+   a thread to arrive: those that run take all pieces, and the phase ends with the last piece. */
 #define _POSIX_C_SOURCE 200809L
 
 #include "gptoss.h"
@@ -36,12 +36,12 @@ void gptoss_parallel(Piece run, void *context, int64_t count, int threads) {
 
 enum { MOST_THREADS = 256, SPIN_NANOSECONDS = 50 * 1000, PAUSES_PER_LOOK = 16 };
 
-/* The pieces of one thread that nobody has taken yet, in one word so that they are taken by one exchange:
+/* The pieces of one thread that have not been taken, in one word so that a compare-and-swap takes one:
 
        63           40 39         20 19          0
       | phase modulo 2^24 |    next    |    end    |
 
-   The thread itself takes `next`, others take the piece before `end`. A thread that is late finds another phase in the
+   The thread itself takes piece `next`, others take piece `end - 1`. A thread that is late finds another phase in the
    word and takes nothing. */
 typedef struct {
     _Alignas(64) _Atomic uint64_t word;
@@ -51,7 +51,7 @@ enum { INDEX_BITS = 20, PHASE_BITS = 24 };
 #define INDEX_MASK ((UINT64_C(1) << INDEX_BITS) - 1)
 #define PHASE_MASK ((UINT64_C(1) << PHASE_BITS) - 1)
 
-/* run, context, threads and stride belong to the phase. They change only when no piece is left. */
+/* run, context, stride, count and threads belong to the phase. They change only when no piece is left. */
 static struct {
     pthread_mutex_t calling; /* held by the caller of a phase: there is one phase at a time */
     pthread_mutex_t lock;    /* for the conditions */
@@ -89,7 +89,7 @@ static inline void pause_core(void) {
 #endif
 }
 
-/* Take a piece of `owner`'s in this phase: -1 if there is none. */
+/* Take a piece from the share of `owner`. Returns -1 if none is left in this phase. */
 static int64_t take(int owner, int is_owner, uint64_t phase) {
     _Atomic uint64_t *word = &pool.shares[owner].word;
     uint64_t seen = atomic_load(word);
@@ -101,7 +101,7 @@ static int64_t take(int owner, int is_owner, uint64_t phase) {
     }
 }
 
-/* Run what `thread` gets hold of in this phase: first its own share, then what others have left. */
+/* Run the thread's own share of the phase, and then what is left of the others'. */
 static void run_pieces(int thread, uint64_t phase) {
     int threads = atomic_load(&pool.threads);
     int64_t done = 0;
@@ -170,7 +170,7 @@ static void forget_workers(void) {
     pthread_cond_init(&pool.ended, NULL);
 }
 
-/* Have `count` workers, or as many as the system gives. They leave all signals to the program's other threads. */
+/* Start workers up to `count`, or as many as the system allows. All signals are left to the program's other threads. */
 static void start_workers(int count) {
     sigset_t all, before;
     if (!pool.watches_fork) pool.watches_fork = pthread_atfork(NULL, NULL, forget_workers) == 0;

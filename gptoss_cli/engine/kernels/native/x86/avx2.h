@@ -1,4 +1,4 @@
-/* What the files in AVX2 share. Compiled for the functions here alone, so that the library loads everywhere. */
+/* Shared by the AVX2 files. Only these functions are compiled for AVX2, so that the library loads on every CPU. */
 #ifndef AVX2_H
 #define AVX2_H
 
@@ -11,15 +11,15 @@
 #define AVX2 __attribute__((target("avx2,fma")))
 #define AVX2_INLINE static inline __attribute__((target("avx2,fma"), always_inline))
 
-/* How far ahead of their use weights are prefetched: a thread that computes and waits in turn leaves memory idle. */
+/* How far ahead of their use weights are prefetched, so that memory is never idle while a thread computes. */
 enum { AHEAD_BYTES = 1536 };
 
-/* Added to doubled weights, it makes them 0 to 24. */
+/* Added to doubled weights, which makes them 0 to 24. */
 enum { WEIGHT_OFFSET = 12 };
 
 AVX2_INLINE __m256i load(const void *at) { return _mm256_loadu_si256((const __m256i *)at); }
 
-/* MXFP4 kernels add up so many blocks at a time. */
+/* The number of blocks that the MXFP4 kernels add up at a time. */
 enum { GROUP = 8 };
 
 static inline int64_t padded_blocks(int64_t n) { return (n + PADDED_BLOCKS - 1) / PADDED_BLOCKS * PADDED_BLOCKS; }
@@ -42,14 +42,14 @@ AVX2_INLINE float sum_of(__m256 v) {
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-/* a0 + a1, a2 + a3, b0 + b1, b2 + b3 of each half. */
+/* a0 + a1, a2 + a3, b0 + b1, b2 + b3 in each half. */
 AVX2_INLINE __m256i add_neighbours(__m256i a, __m256i b) {
     __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
     return _mm256_add_epi32(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88)),
                             _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD)));
 }
 
-/* One block of 8 rows, `stride` bytes apart -> its 4 words of 4 bytes: a lane is a row. */
+/* One block of 8 rows, `stride` bytes apart, as its 4 words of 4 bytes: a lane is a row. */
 AVX2_INLINE void transpose_block(__m256i words[4], const uint8_t *blocks, int64_t stride) {
     __m256i rows[4];
     for (int i = 0; i < 4; i++) {

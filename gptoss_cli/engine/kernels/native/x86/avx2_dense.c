@@ -1,4 +1,4 @@
-/* Mxfp4Kernels with bf16, int8 and float32 rows in AVX2 and FMA. */
+/* Products with bf16, int8 and float32 rows in AVX2 and FMA. */
 #include "avx2.h"
 
 #ifdef HAS_AVX2
@@ -6,7 +6,8 @@
 /* Tokens and rows that a tile of float32 takes at once. */
 enum { TOKENS = 3, ROWS = 4 };
 
-/* The even elements of each 16 and then the odd ones: so the two halves of a bf16 pair need a shift and a mask. */
+/* Of each 16 elements the even ones and then the odd ones: the bf16 of a pair are then widened by a shift and a mask.
+   */
 AVX2 void gptoss_avx2_pack_bf16(void *to, const float *x, int64_t n) {
     float *packed = to;
     int64_t i = 0;
@@ -46,14 +47,14 @@ AVX2 float gptoss_avx2_dot_bf16(const uint8_t *weights, const void *from, int64_
     return sum;
 }
 
-/* A block of 8-bit weights: 8 parts of its sum, below 4 * 127 * MOST_INT16 each. */
+/* 8 partial sums of a block, each below 4 * 127 * MOST_INT16. */
 AVX2_INLINE __m256i multiply_int8(const int8_t *weights, const int16_t *values) {
     __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights));
     __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + 16)));
     return _mm256_add_epi32(_mm256_madd_epi16(low, load(values)), _mm256_madd_epi16(high, load(values + 16)));
 }
 
-/* Of 4 blocks: 4 sums of their lower halves, and 4 of their upper ones. */
+/* For 4 blocks, 4 sums of their lower halves and 4 of their upper ones. */
 AVX2_INLINE __m256i multiply_int8_four(const int8_t *weights, const int16_t *values) {
     __m256i parts[4];
     for (int i = 0; i < 4; i++) parts[i] = multiply_int8(weights + i * BLOCK, values + i * BLOCK);

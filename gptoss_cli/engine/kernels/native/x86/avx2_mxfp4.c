@@ -1,4 +1,4 @@
-/* Mxfp4Kernels of MXFP4 rows with int16 and float32 activations in AVX2. */
+/* Products of MXFP4 rows with int16 and float32 activations in AVX2. */
 #include "avx2.h"
 
 #ifdef HAS_AVX2
@@ -14,14 +14,19 @@ enum { FACTORS = 2, PACKED_BYTES = BLOCK * sizeof(int16_t) + FACTORS * sizeof(fl
 /* Where block g of a group has its factor: the order in which neighbours are added up. */
 static const int64_t PLACES[GROUP] = {0, 4, 1, 5, 2, 6, 3, 7};
 
-/* Each value x to two signed bytes, x = 256 * high + low. Of two blocks 4 vectors: the high bytes of the even elements,
-   of the odd ones, and so the low bytes; the first block is the lower half of each. Of a group 8 factors, with what
-   doubled weights are too large by, and as integers 8 sums of what WEIGHT_OFFSET adds. */
+/* Split each value into two signed bytes, x = 256 * high + low. Two blocks become 4 vectors, with the first block in
+   the lower halves:
+
+      | high bytes, even elements | high bytes, odd | low bytes, even | low bytes, odd |
+
+   A group also has 8 factors, halved because the weights are doubled, and 8 integers: what WEIGHT_OFFSET adds to the
+   sum of each block. */
 AVX2 static void pack(void *packed, const float *x, int64_t blocks) {
     int16_t *values = packed;
     float *factors = (float *)(values + padded_blocks(blocks) * BLOCK);
     memset(packed, 0, (size_t)(padded_blocks(blocks) * PACKED_BYTES));
-    const __m256i split = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15));
+    const __m256i split =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15));
     for (int64_t g = 0; g < blocks; g++) {
         int16_t natural[BLOCK];
         float *group = factors + g / GROUP * GROUP * FACTORS;
@@ -29,7 +34,7 @@ AVX2 static void pack(void *packed, const float *x, int64_t blocks) {
         __m256i sum = _mm256_setzero_si256();
         int8_t *pair = (int8_t *)(values + g / 2 * 2 * BLOCK) + g % 2 * BLOCK_BYTES;
         for (int half = 0; half < 2; half++) {
-            /* 16 values: an int64 of even and one of odd elements of each 8, lows and then highs. */
+            /* Of each 8 values: 4 low bytes of even elements, 4 high bytes of them, and the same of odd ones. */
             __m256i x16 = load(natural + 16 * half);
             sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x16, _mm256_set1_epi16(WEIGHT_OFFSET)));
             __m256i low = _mm256_srai_epi16(_mm256_slli_epi16(x16, 8), 8);
@@ -39,7 +44,8 @@ AVX2 static void pack(void *packed, const float *x, int64_t blocks) {
             for (int eight = 0; eight < 2; eight++) {
                 int8_t *at = pair + 8 * half + 4 * eight;
                 const uint32_t *from = words + 4 * eight;
-                memcpy(at + 64, from, 4), memcpy(at + 96, from + 1, 4), memcpy(at, from + 2, 4), memcpy(at + 32, from + 3, 4);
+                memcpy(at + 64, from, 4), memcpy(at + 96, from + 1, 4);
+                memcpy(at, from + 2, 4), memcpy(at + 32, from + 3, 4);
             }
         }
         int32_t lanes[8], offset = 0;
@@ -49,7 +55,7 @@ AVX2 static void pack(void *packed, const float *x, int64_t blocks) {
     }
 }
 
-/* The weights of two blocks, made unsigned as vpmaddubsw wants one side: even elements and odd ones. */
+/* The weights of two blocks, even elements and odd ones, made unsigned: vpmaddubsw needs one unsigned factor. */
 typedef struct {
     __m256i evens, odds;
 } Pair;
@@ -61,8 +67,8 @@ AVX2_INLINE Pair unpack_pair(__m256i nibbles) {
                   _mm256_shuffle_epi8(weights, _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), low))};
 }
 
-/* By the values that pack made: 4 parts of the sum of the first block, and 4 of the second. 16-bit sums stay below
-   2 * 2 * 24 * 128. */
+/* Multiply by the values that pack made. Returns 4 partial sums of the first block and 4 of the second. 16-bit sums
+   stay below 2 * 2 * 24 * 128, so that vpmaddubsw does not saturate. */
 AVX2_INLINE __m256i multiply_pair(Pair pair, const int16_t *values) {
     __m256i highs = _mm256_add_epi16(_mm256_maddubs_epi16(pair.evens, load(values)),
                                      _mm256_maddubs_epi16(pair.odds, load(values + 16)));
@@ -72,21 +78,21 @@ AVX2_INLINE __m256i multiply_pair(Pair pair, const int16_t *values) {
                             _mm256_madd_epi16(lows, _mm256_set1_epi16(1)));
 }
 
-/* Exponents of a group, in the order of PLACES. */
+/* Powers of two for the scales of a group, in the order of PLACES. */
 AVX2_INLINE __m256 powers_of_group(uint64_t scales) {
     const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
     __m128i bytes = _mm_shuffle_epi8(_mm_set_epi64x(0, (long long)scales), order);
     return powers_of_two(_mm256_cvtepu8_epi32(bytes));
 }
 
-/* Adds 8 blocks, of which `parts` has the sums. One is below 2^24, once the offset is gone, and so exact in fp32. */
+/* Add 8 blocks, given their sums. Without the offset a sum is below 2^24 and therefore exact in fp32. */
 AVX2_INLINE __m256 add_group(__m256 sums, __m256i parts, __m256 powers, const float *factors) {
     __m256 part = _mm256_cvtepi32_ps(_mm256_sub_epi32(parts, load(factors + GROUP)));
-    /* In this order: factor times power could be below what fp32 holds. */
+    /* In this order, because factor times power could underflow. */
     return _mm256_fmadd_ps(_mm256_mul_ps(part, _mm256_loadu_ps(factors)), powers, sums);
 }
 
-/* The scales of the last `rest` of n blocks, and zeros. */
+/* The scales of the last `rest` of n blocks, followed by zeros. */
 static inline uint64_t last_scales(const uint8_t *scales, int64_t n, int64_t rest) {
     uint64_t bits = 0;
     if (n < GROUP) {
@@ -104,7 +110,7 @@ AVX2_INLINE __m256 add_last(__m256 sums, const uint8_t *blocks, uint64_t scales,
     for (int i = 0; i < 4; i++) {
         if (rest >= 2 * i + 2) {
             pairs[i] = multiply_pair(unpack_pair(load(blocks + 2 * i * BLOCK_BYTES)), values + 2 * i * BLOCK);
-        } else if (rest == 2 * i + 1) { /* for the other block the values are 0 */
+        } else if (rest == 2 * i + 1) { /* the values of the other block are 0 */
             __m128i block = _mm_loadu_si128((const __m128i *)(blocks + 2 * i * BLOCK_BYTES));
             pairs[i] = multiply_pair(unpack_pair(_mm256_zextsi128_si256(block)), values + 2 * i * BLOCK);
         }
@@ -145,7 +151,8 @@ AVX2_INLINE void dots_of_some(float *to, const uint8_t *blocks, const uint8_t *s
         for (int t = 0; t < tokens; t++) {
             if (rest)
                 sums[t] = add_last(sums[t], blocks + whole * BLOCK_BYTES, last_scales(scales, n, rest),
-                                   values + t * x_stride + whole * BLOCK, factors + t * f_stride + whole * FACTORS, rest);
+                                   values + t * x_stride + whole * BLOCK, factors + t * f_stride + whole * FACTORS,
+                                   rest);
             to[t * rows + row] = sum_of(sums[t]);
         }
     }

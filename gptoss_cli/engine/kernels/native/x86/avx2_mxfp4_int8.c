@@ -1,16 +1,17 @@
-/* Mxfp4Kernels of MXFP4 weights with 8-bit activations in AVX2. See avx2.c and avx2_tile.c: half the bytes, half the work. */
+/* Products of MXFP4 rows with int8 activations in AVX2: as avx2_mxfp4.c and avx2_tile.c, with half the bytes and work.
+   */
 #include "avx2.h"
 
 #ifdef HAS_AVX2
 
-/* WEIGHT_OFFSET makes doubled weights unsigned, X_OFFSET activations: vpmaddubsw wants one side so. */
+/* WEIGHT_OFFSET makes doubled weights unsigned, X_OFFSET activations: vpmaddubsw needs one unsigned factor. */
 enum { X_OFFSET = 128, MANY = 4 };
 enum { TILE_ROWS = 16, LANES = 8, HALVES = TILE_ROWS / LANES, WORDS = 4 };
 
 /* Of each block 32 values, and in another array FACTORS numbers of 4 bytes. */
 enum { FACTORS = 2, PACKED_BYTES = BLOCK + FACTORS * sizeof(float) };
 
-/* Quantizes a block; returns its factor, with what doubled weights are too large by. */
+/* Quantize a block. Returns its factor, halved because the weights are doubled. */
 AVX2_INLINE float quantize(int8_t *values, int32_t *offset, const float *x) {
     int16_t wide[BLOCK];
     float factor = gptoss_avx2_quantize_block(wide, x, MOST_INT8) * 0.5f;
@@ -25,7 +26,7 @@ AVX2_INLINE float quantize(int8_t *values, int32_t *offset, const float *x) {
 /* Where block g of a group has its factor: the order in which neighbours are added up. */
 static const int64_t PLACES[GROUP] = {0, 4, 1, 5, 2, 6, 3, 7};
 
-/* Two blocks to 2 vectors: even elements and odd ones; the first block is the lower half of each. */
+/* Two blocks become 2 vectors, even elements and odd ones, with the first block in the lower halves. */
 AVX2 static void pack(void *packed, const float *x, int64_t blocks) {
     int8_t *values = packed;
     float *factors = (float *)(values + padded_blocks(blocks) * BLOCK);
@@ -42,17 +43,18 @@ AVX2 static void pack(void *packed, const float *x, int64_t blocks) {
 
 /* The 16-bit sums of two blocks, below 2 * 2 * 24 * 127. */
 AVX2_INLINE __m256i multiply_pair(__m256i evens, __m256i odds, const int8_t *values) {
-    return _mm256_add_epi16(_mm256_maddubs_epi16(evens, load(values)), _mm256_maddubs_epi16(odds, load(values + BLOCK)));
+    return _mm256_add_epi16(_mm256_maddubs_epi16(evens, load(values)),
+                            _mm256_maddubs_epi16(odds, load(values + BLOCK)));
 }
 
-/* Words that lie two by two, side by side. */
+/* Bring together words that alternate in pairs. */
 AVX2_INLINE void sort_words(__m256i *first, __m256i *second, __m256i a, __m256i b) {
     __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
     *first = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88));
     *second = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xDD));
 }
 
-/* Adds a group of 8 blocks, whose 4 vectors lie at `at`, for each token; tokens are `bytes` apart. */
+/* Add the group of 8 blocks at `at` for each token; tokens are `bytes` apart. */
 AVX2_INLINE void add_group(__m256 sums[MANY], const uint8_t *at, uint64_t scales, const int8_t *values,
                            const float *factors, int64_t bytes, const int tokens) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
@@ -125,8 +127,8 @@ AVX2 static void dots(float *to, const uint8_t *blocks, const uint8_t *scales, i
     }
 }
 
-/* values [blocks, tokens, 32] and then factors [blocks, tokens]. Of each 8 values the even ones and then the odd ones, too
-   large by X_OFFSET. */
+/* values [blocks, tokens, 32] and then factors [blocks, tokens]. X_OFFSET is added to the values; each 8 of them are
+   reordered to 4 even ones and 4 odd ones. */
 AVX2 static void pack_tile(void *packed, const float *x, int64_t blocks, int64_t token, int64_t tokens) {
     float *factors = (float *)((char *)packed + blocks * tokens * BLOCK);
     for (int64_t g = 0; g < blocks; g++) {
@@ -139,8 +141,8 @@ AVX2 static void pack_tile(void *packed, const float *x, int64_t blocks, int64_t
     }
 }
 
-/* One block of 16 rows. Of each 8 columns, a word, the even and the odd weights of every row, a lane each; and what makes
-   up for X_OFFSET. */
+/* One block of 16 rows; a lane is a row. For each word, 8 columns, the even and the odd weights. `offsets` undo what
+   X_OFFSET adds. */
 typedef struct {
     __m256i evens[WORDS][HALVES], odds[WORDS][HALVES], offsets[HALVES];
 } Panel;
@@ -160,7 +162,7 @@ AVX2_INLINE void unpack_half(Panel *panel, int half, const uint8_t *blocks, int6
         _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), sums), _mm256_set1_epi16(-X_OFFSET));
 }
 
-/* What a block of one token adds to the sums of 16 rows. 16-bit sums stay below 4 * 2 * 12 * 255. */
+/* Add a block of one token to the sums of 16 rows. 16-bit sums stay below 4 * 2 * 12 * 255. */
 AVX2_INLINE void multiply(float *sums, const Panel *panel, const __m256 powers[HALVES], const uint8_t *values,
                           float factor) {
     __m256i parts[HALVES];
@@ -182,7 +184,8 @@ AVX2_INLINE void multiply(float *sums, const Panel *panel, const __m256 powers[H
     }
     for (int half = 0; half < HALVES; half++) {
         __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(parts[half]), _mm256_set1_ps(factor));
-        _mm256_storeu_ps(sums + half * LANES, _mm256_fmadd_ps(part, powers[half], _mm256_loadu_ps(sums + half * LANES)));
+        float *sum = sums + half * LANES;
+        _mm256_storeu_ps(sum, _mm256_fmadd_ps(part, powers[half], _mm256_loadu_ps(sum)));
     }
 }
 

@@ -1,4 +1,4 @@
-/* Many tokens at once by 16 rows of MXFP4 weights in AVX2: integers within a block, fp32 between blocks.
+/* Products of 16 MXFP4 rows with many tokens in AVX2: integers within a block, fp32 between blocks.
 
    A lane is a row. A step multiplies two columns of 8 rows by the same two columns of one token, which is one vpmaddwd
    and one vpaddd for 16 products, twice what fp32 gives. */
@@ -8,7 +8,7 @@
 
 enum { TILE_ROWS = 16, LANES = 8, HALVES = TILE_ROWS / LANES, PAIRS = BLOCK / 2, TOKENS = 6 };
 
-/* One block of 8 rows -> for each of its 16 bytes the two weights of every row, as int16 side by side: a lane each. */
+/* One block of 8 rows: for each of its 16 bytes, the two weights of every row as a pair of int16 in the row's lane. */
 AVX2_INLINE void unpack_half(int16_t panel[PAIRS][HALVES][2 * LANES], int half, const uint8_t *blocks, int64_t stride) {
     const __m256i low = _mm256_set1_epi8(15);
     __m256i words[4];
@@ -28,7 +28,7 @@ AVX2_INLINE void unpack_half(int16_t panel[PAIRS][HALVES][2 * LANES], int half, 
     }
 }
 
-/* Half of 2^(exponent - 127), for the weights are doubled. */
+/* Half of 2^(scale - 127), because the weights are doubled. */
 AVX2_INLINE __m256 half_powers(const uint8_t *scales, int64_t stride) {
     int32_t lanes[LANES];
     for (int i = 0; i < LANES; i++) lanes[i] = scales[i * stride];

@@ -1,6 +1,6 @@
-/* What the files in AVX-512 share. Only these functions are compiled for it, so that the library loads everywhere.
+/* Shared by the AVX-512 files. Only these functions are compiled for AVX-512, so that the library loads on every CPU.
 
-   They need F, BW, VL, DQ, VNNI and VBMI: Ice Lake, Zen 4 and later. What needs BF16 as well is marked so. */
+   They need F, BW, VL, DQ, VNNI and VBMI: Ice Lake, Zen 4 and later. Functions that also need BF16 are marked so. */
 #ifndef AVX512_H
 #define AVX512_H
 
@@ -58,8 +58,8 @@ static inline uint64_t first_lanes(int64_t count, int64_t lanes) {
     return count >= lanes ? UINT64_MAX >> (64 - lanes) : count <= 0 ? 0 : (UINT64_C(1) << count) - 1;
 }
 
-/* Reads memory of any alignment as a series of vectors, by whole cache lines: a load across two lines that are still on
-   their way from memory costs a fifth of the bandwidth. Reads no byte outside. */
+/* Reads memory of any alignment as a series of vectors, but by whole cache lines: loads that cross lines cost a fifth
+   of the bandwidth when both lines still come from memory. Reads no byte outside. */
 typedef struct {
     const uint8_t *next, *end;
     __m512i last, index;
@@ -77,7 +77,7 @@ AVX512_INLINE Lines lines_of(const void *from, int64_t bytes) {
                    _mm512_add_epi8(_mm512_load_si512(counting), _mm512_set1_epi8((char)shift))};
 }
 
-/* How many vectors next_vector may give. */
+/* How many times next_vector may be called. */
 AVX512_INLINE int64_t whole_vectors(const Lines *lines) { return (lines->end - lines->next) / LINE; }
 
 AVX512_INLINE __m512i next_vector(Lines *lines) {
@@ -87,7 +87,7 @@ AVX512_INLINE __m512i next_vector(Lines *lines) {
     return vector;
 }
 
-/* The next vector near the end, and zeros after it. */
+/* The next vector near the end, with zeros after it. */
 AVX512_INLINE __m512i last_vector(Lines *lines) {
     int64_t left = lines->end - lines->next;
     __m512i line = left > 0 ? _mm512_maskz_loadu_epi8(first_lanes(left, LINE), lines->next) : _mm512_setzero_si512();

@@ -1,6 +1,6 @@
 /* Products with one dense row, int8 or bf16, in AVX-512.
 
-   One row at a time: unlike those of MXFP4, these rows are long enough in bytes to be read best as one pure stream. */
+   One row at a time: measured, a single stream of memory is faster here than several rows that share activations. */
 #include "avx512.h"
 
 #ifdef HAS_AVX512
@@ -8,9 +8,10 @@
 /* How far ahead of their use weights are prefetched. */
 enum { DENSE_AHEAD_BYTES = 2048, FACTORS_AHEAD_BYTES = 256 };
 
-/* A vector is 2 blocks of int8 weights, a step is 16 blocks, as many as there are factors in a vector. Packed activations
-   of a step are lines: for each vector high bytes and low bytes of 256 * high + low = x + X_OFFSET, and then 16 factors.
-   Small, for what is read again for every row must not push the weights out of the cache on their way. */
+/* A vector is 2 blocks of int8 weights, a step is 16 blocks, as many as there are factors in a vector. Packed
+   activations of a step are lines: for each vector high bytes and low bytes of 256 * high + low = x + X_OFFSET, and
+   then 16 factors. They are kept small: what is read again for every row competes with the incoming weights for the L1
+   cache. */
 enum { VECTOR_BLOCKS = 2, STEP_BLOCKS = 16, STEP_VECTORS = 8, STEP_BYTES = (2 * STEP_VECTORS + 1) * LINE };
 enum { X_OFFSET = 32768 };
 
@@ -27,7 +28,7 @@ AVX512 void gptoss_avx512_pack_int8(void *packed, const float *x, int64_t n) {
     }
 }
 
-/* Adds one vector of a step. The sum of integers is below 2^24 and so exact in fp32. */
+/* Add one vector of a step. The sum of integers is below 2^24 and therefore exact in fp32. */
 AVX512_INLINE __m512 add_blocks(__m512 sum, __m512i weights, __m512 factors, const char *step, const int vector) {
     const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     const __m512i zero = _mm512_setzero_si512();
@@ -41,14 +42,15 @@ AVX512_INLINE __m512 add_blocks(__m512 sum, __m512i weights, __m512 factors, con
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), _mm512_permutexvar_ps(lanes, factors), sum);
 }
 
-/* The products of the factors of weights, of which `left` are there, and of activations. */
+/* The factors of weights, of which `left` exist, times those of activations. */
 AVX512_INLINE __m512 load_factors(const uint8_t *weight_factors, const char *step, int64_t left) {
     __m256i bits = _mm256_maskz_loadu_epi16((__mmask16)first_lanes(left, STEP_BLOCKS), weight_factors);
     __m512 factors = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
     return _mm512_mul_ps(factors, _mm512_load_ps(step + 2 * STEP_VECTORS * LINE));
 }
 
-AVX512 float gptoss_avx512_dot_int8(const int8_t *weights, const uint8_t *weight_factors, const void *packed, int64_t n) {
+AVX512 float gptoss_avx512_dot_int8(const int8_t *weights, const uint8_t *weight_factors, const void *packed,
+                                    int64_t n) {
     Lines lines = lines_of(weights, n * BLOCK);
     __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
     const char *step = packed;
@@ -73,7 +75,7 @@ AVX512 float gptoss_avx512_dot_int8(const int8_t *weights, const uint8_t *weight
     return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
 }
 
-/* Each x exactly as three bf16 of 8 bits each: of 32 columns the first parts, the second, and the third. */
+/* Each x is exactly the sum of three bf16, 8 bits of its mantissa in each. 32 columns are packed as three lines. */
 enum { PARTS = 3, COLUMNS = 32 };
 
 AVX512 void gptoss_avx512_pack_bf16(void *packed, const float *x, int64_t n) {

@@ -1,4 +1,4 @@
-/* Dense rows as float32 by many tokens in AVX-512. A lane is a token, so that no sum is added up across lanes. */
+/* Products of float32 rows with many tokens in AVX-512. A lane is a token, so that no sum is added up across lanes. */
 #include "avx512.h"
 
 #ifdef HAS_AVX512
@@ -7,7 +7,7 @@ enum { LANES = 16, HALVES = DENSE_TOKENS / LANES, ROWS = 12 };
 
 _Static_assert(DENSE_ROWS % ROWS == 0, "rows are taken 12 at a time");
 
-/* Transposed: [padded, DENSE_TOKENS], with zeros for columns and tokens that are not there. */
+/* Transpose to [padded, DENSE_TOKENS], with zeros for missing columns and tokens. */
 AVX512 void gptoss_avx512_pack_float(float *packed, const float *x, int64_t columns, int64_t padded, int64_t tokens) {
     const __m512i counting = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i at = _mm512_mullo_epi32(counting, _mm512_set1_epi32((int)columns));
@@ -21,7 +21,7 @@ AVX512 void gptoss_avx512_pack_float(float *packed, const float *x, int64_t colu
     }
 }
 
-/* 12 rows by 32 tokens: 24 sums, 2 inputs and a weight. */
+/* 12 rows by 32 tokens: 24 sums, 2 inputs and a weight fill the registers. */
 AVX512_INLINE void multiply(float *to, const float *rows, const float *x, int64_t n, const int halves) {
     __m512 sums[ROWS][HALVES];
     for (int row = 0; row < ROWS; row++)

@@ -7,7 +7,7 @@
 
 enum { ROWS = 4, STEP_BLOCKS = 16, HALF = BLOCK / 2 };
 
-/* Of each block the even elements and then the odd ones. */
+/* For each block the even elements and then the odd ones. */
 AVX512 void gptoss_avx512_pack_dots_float32(void *packed, const float *x, int64_t blocks) {
     const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
@@ -19,7 +19,7 @@ AVX512 void gptoss_avx512_pack_dots_float32(void *packed, const float *x, int64_
     }
 }
 
-/* Adds a block of some rows. vpermps looks at 4 bits of a lane. */
+/* Add a block of some rows. vpermps uses only the low 4 bits of a lane, so that nibbles need no mask. */
 AVX512_INLINE void add_block(__m512 sums[ROWS], const uint8_t *blocks, int64_t n, float powers[ROWS][STEP_BLOCKS],
                              int64_t index, const float *x, const int rows) {
     const __m512 values = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);

@@ -1,20 +1,22 @@
 /* Products of MXFP4 rows with quantized activations in AVX-512 VNNI.
 
-   A vector is 4 blocks of one row: 64 bytes of nibbles, of which the low ones are the even elements and the high ones the
-   odd. Doubled weights plus WEIGHT_OFFSET are unsigned, as vpdpbusd wants its first factor; the accumulators start at what
-   the offset adds, negated. int16 activations are two planes of signed bytes, 256 * high + low.
+   A vector is 4 blocks of one row: 64 bytes, whose low nibbles are the even elements and whose high nibbles the odd
+   ones. vpdpbusd needs an unsigned first factor: doubled weights plus WEIGHT_OFFSET. The accumulators start at minus
+   what the offset adds. int16 activations are two planes of signed bytes, 256 * high + low.
 
-   Up to 4 rows take each vector of activations together. That is not for the number of instructions: activations that are
-   read again for every row are disturbed by the weights streaming through the same cache, and then memory waits. */
+   Four rows use each vector of activations together. This is not to save instructions: activations that are read again
+   for every row compete with the weights that stream through the L1 cache, and memory then idles. */
 #include "avx512.h"
 
 #ifdef HAS_AVX512
 
-/* Blocks in a vector, vectors in a step, and rows and tokens that are taken together. */
+/* Blocks in a vector, vectors in a step, and the rows and tokens that are multiplied together. */
 enum { VECTOR_BLOCKS = 4, STEP_VECTORS = 4, STEP_BLOCKS = VECTOR_BLOCKS * STEP_VECTORS, ROWS = 4, TOKENS = 4 };
 
-/* Packed activations of a vector are lines: for each plane, the high one first, those of the even elements and those of
-   the odd ones; 16 offsets; 16 factors, each repeated for the 4 lanes of its block. */
+/* The packed activations for one vector of weights, a cache line each. int8 has only the low plane.
+
+      | high, even | high, odd | low, even | low, odd | 16 offsets | 16 factors, 4 times one for each block |
+*/
 enum { INT16_PLANES = 2, INT8_PLANES = 1 };
 #define VECTOR_LINES(planes) (2 * (planes) + 2)
 #define BLOCK_BYTES_PACKED(planes) (VECTOR_LINES(planes) * LINE / VECTOR_BLOCKS)
@@ -59,8 +61,8 @@ AVX512 void gptoss_avx512_pack_dots_int8(void *packed, const float *x, int64_t b
     pack(packed, x, blocks, MOST_INT8, INT8_PLANES);
 }
 
-/* One vector of weights by one vector of activations: 4 sums for each block, scaled by the activations' factors. A sum is
-   below 2^24 and so exact in fp32. */
+/* Multiply a vector of weights by its activations: 4 sums for each block, times the factor of the block. An integer sum
+   is below 2^24 and therefore exact in fp32. */
 AVX512_INLINE __m512 multiply(__m512i evens, __m512i odds, const char *x, const int planes) {
     const char *low = x + (planes - 1) * 2 * LINE;
     __m512i sum = _mm512_dpbusd_epi32(_mm512_load_si512(low + 2 * LINE), evens, _mm512_load_si512(low));
@@ -73,18 +75,18 @@ AVX512_INLINE __m512 multiply(__m512i evens, __m512i odds, const char *x, const 
     return _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(low + 3 * LINE));
 }
 
-/* Doubled E2M1 values plus WEIGHT_OFFSET by nibble. vpermb looks at 6 bits of a byte: the table is repeated for the other
-   two, so that nibbles need no mask. */
+/* Doubled E2M1 values plus WEIGHT_OFFSET, by nibble. vpermb uses 6 bits of each index byte: the table is repeated for
+   the other two bits, so that nibbles need no mask. */
 AVX512_INLINE __m512i weight_table(void) {
     __m128i values = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
     return _mm512_broadcast_i32x4(values);
 }
 
-/* Adds a step of some rows for some tokens. The rows still have `left` blocks, of which it takes STEP_BLOCKS or, where
-   `is_last`, what there is. The power of two comes after the factor: their product could be out of the range of fp32. */
-AVX512_INLINE void add_step(__m512 sums[ROWS][TOKENS], Lines lines[ROWS], const uint8_t *scales, int64_t n, int64_t left,
-                            const char *packed, int64_t token_bytes, const int rows, const int tokens, const int planes,
-                            const int is_last) {
+/* Add a step of some rows for some tokens: STEP_BLOCKS blocks, or the `left` ones if `is_last`. Sums are multiplied by
+   the factor first and then by the power of two, because the product of these two could overflow or underflow. */
+AVX512_INLINE void add_step(__m512 sums[ROWS][TOKENS], Lines lines[ROWS], const uint8_t *scales, int64_t n,
+                            int64_t left, const char *packed, int64_t token_bytes, const int rows, const int tokens,
+                            const int planes, const int is_last) {
     const __m512i table = weight_table();
     const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     __m512 powers[ROWS];
@@ -106,8 +108,8 @@ AVX512_INLINE void add_step(__m512 sums[ROWS][TOKENS], Lines lines[ROWS], const 
     }
 }
 
-/* Asks for the lines of the next group of rows, in the order of their addresses: as `rows` streams they would leave a fifth
-   of the bandwidth unused. Prefetching past the end of memory is harmless. */
+/* Prefetch the next group of rows in the order of addresses: read as separate streams, rows reach only four fifths of
+   the bandwidth. Prefetching past the end of memory is harmless. */
 AVX512_INLINE void prefetch_group(const uint8_t *blocks, const uint8_t *scales, int64_t step, const int rows) {
     for (int line = 0; line < STEP_VECTORS * rows; line++)
         _mm_prefetch((const char *)blocks + (step * STEP_VECTORS * rows + line) * LINE, _MM_HINT_T0);

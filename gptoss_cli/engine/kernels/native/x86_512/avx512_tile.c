@@ -1,8 +1,8 @@
-/* 32 rows of MXFP4 weights by many tokens in AVX-512 VNNI: integers within a block, fp32 between blocks.
+/* Products of 32 MXFP4 rows with many tokens in AVX-512 VNNI: integers within a block, fp32 between blocks.
 
-   A lane is a row. Rows are unpacked once, a strip of blocks at a time, into a panel that stays in the L1 cache while all
-   tokens pass. A step takes the same few columns of 32 rows and of one token: 2 columns as int16, of weights as they are,
-   or 4 as bytes, of weights that are WEIGHT_OFFSET too large, for vpdpbusd takes them unsigned. */
+   A lane is a row. Rows are unpacked once, a strip of blocks at a time, into a panel that stays in the L1 cache while
+   it is multiplied by all tokens. A step multiplies a few columns of 32 rows by those of one token: 2 columns of int16,
+   or 4 of bytes with WEIGHT_OFFSET added to the weights, because vpdpbusd needs an unsigned first factor. */
 #include "avx512.h"
 
 #ifdef HAS_AVX512
@@ -10,8 +10,8 @@
 enum { TILE_ROWS = AVX512_TILE_ROWS, LANES = 16, HALVES = TILE_ROWS / LANES, WORDS = 4, STRIP_BLOCKS = 10, TOKENS = 6 };
 enum { INT16_STEPS = BLOCK / 2, INT8_STEPS = BLOCK / 4 };
 
-/* Packed tokens are values [tokens, n, 32], then factors [tokens, n], and for int8 offsets [tokens, n]. Of int8 each 8
-   values are the even ones and then the odd ones. */
+/* Packed tokens are values [tokens, n, 32], then factors [tokens, n], and for int8 offsets [tokens, n]. int8 values are
+   reordered: of each 8 first the even ones and then the odd ones. */
 typedef struct {
     const char *values;
     const float *factors;
@@ -19,7 +19,7 @@ typedef struct {
     int64_t n;
 } Activations;
 
-/* A strip of the rows: of each block `steps` vectors for each half, and its powers of two. */
+/* A strip of the rows: for each block `steps` vectors of each half, and the powers of two of its rows. */
 typedef struct {
     _Alignas(LINE) char weights[STRIP_BLOCKS * INT16_STEPS * HALVES * LINE];
     _Alignas(LINE) float powers[STRIP_BLOCKS][TILE_ROWS];
@@ -39,7 +39,8 @@ AVX512 void gptoss_avx512_pack_tile_int8(void *packed, const float *x, int64_t b
     int8_t *values = (int8_t *)packed + token * blocks * BLOCK;
     float *factors = (float *)((int8_t *)packed + tokens * blocks * BLOCK) + token * blocks;
     int32_t *offsets = (int32_t *)(factors + tokens * blocks);
-    const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
     for (int64_t g = 0; g < blocks; g++) {
         QuantizedBlock block = quantize_block(x + g * BLOCK, MOST_INT8);
         __m256i bytes = _mm256_shuffle_epi8(_mm512_cvtepi16_epi8(block.values), order);
@@ -49,7 +50,7 @@ AVX512 void gptoss_avx512_pack_tile_int8(void *packed, const float *x, int64_t b
     }
 }
 
-/* One block of 16 rows, `stride` bytes apart -> its 4 words of 4 bytes: a lane is a row. */
+/* One block of 16 rows, `stride` bytes apart, as its 4 words of 4 bytes: a lane is a row. */
 AVX512_INLINE void transpose_16(__m512i words[WORDS], const uint8_t *blocks, int64_t stride) {
     __m512i rows[4];
     for (int i = 0; i < 4; i++) {
@@ -64,10 +65,11 @@ AVX512_INLINE void transpose_16(__m512i words[WORDS], const uint8_t *blocks, int
     words[2] = _mm512_unpacklo_epi64(c, d), words[3] = _mm512_unpackhi_epi64(c, d);
 }
 
-/* A word to 4 vectors of int16 pairs. vpmultishiftqb brings the two nibbles of a byte to the bottom of two words; vpermw
-   looks at 5 bits of a word, so that the table is repeated for the bit above the nibble. */
+/* Unpack a word to 4 vectors of int16 pairs. vpmultishiftqb moves the two nibbles of a byte to the bottom of two 16-bit
+   lanes. vpermw uses 5 bits of each: the table is repeated for the bit above the nibble. */
 AVX512_INLINE void unpack_int16(char *to, __m512i word) {
-    const __m512i table = _mm512_broadcast_i64x4(_mm256_setr_epi16(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    const __m512i table =
+        _mm512_broadcast_i64x4(_mm256_setr_epi16(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
     for (int byte = 0; byte < 4; byte++) {
         const __m512i bits = _mm512_set1_epi64(0x0024002000040000 + byte * 0x0008000800080008);
         __m512i nibbles = _mm512_multishift_epi64_epi8(bits, word);
@@ -75,7 +77,7 @@ AVX512_INLINE void unpack_int16(char *to, __m512i word) {
     }
 }
 
-/* A word to its even weights and its odd ones, as bytes. vpermb looks at 6 bits. */
+/* Unpack a word to its even weights and its odd ones, as bytes. The table is repeated, for vpermb uses 6 bits. */
 AVX512_INLINE void unpack_int8(char *to, __m512i word) {
     const __m512i table =
         _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
@@ -83,7 +85,7 @@ AVX512_INLINE void unpack_int8(char *to, __m512i word) {
     _mm512_store_si512(to + HALVES * LINE, _mm512_permutexvar_epi8(_mm512_srli_epi16(word, 4), table));
 }
 
-/* Unpacks `count` blocks of the rows, which are n blocks long. */
+/* Unpack `count` blocks of rows that are n blocks long. */
 AVX512_INLINE void unpack(Panel *panel, const uint8_t *blocks, const uint8_t *scales, int64_t n, int64_t count,
                           const int steps) {
     for (int64_t g = 0; g < count; g++)
@@ -104,7 +106,7 @@ AVX512_INLINE void unpack(Panel *panel, const uint8_t *blocks, const uint8_t *sc
         }
 }
 
-/* Inline asm: otherwise gcc 12 copies the sum before and after. */
+/* Inline asm: otherwise gcc 12 copies every accumulator twice. */
 AVX512_INLINE void add_products(__m512i *sum, __m512i weights, __m512i x, const int steps) {
     if (steps == INT16_STEPS) {
         __asm__("vpdpwssd %2, %1, %0" : "+v"(*sum) : "v"(weights), "v"(x));
@@ -113,7 +115,7 @@ AVX512_INLINE void add_products(__m512i *sum, __m512i weights, __m512i x, const 
     }
 }
 
-/* Adds to the sums of some tokens from `token` on what one block of a strip, `g` of the rows, makes of them. */
+/* Multiply block `g` of the rows by some tokens from `token` on, and add it to their sums. */
 AVX512_INLINE void multiply_block(__m512 sums[TOKENS][HALVES], const char *weights, const float *powers,
                                   const Activations *x, int64_t token, int64_t g, const int tokens, const int steps) {
     const int64_t at = token * x->n + g, bytes = 4 * steps;
@@ -182,15 +184,15 @@ AVX512_INLINE void tile(float *sums, const uint8_t *blocks, const uint8_t *scale
     }
 }
 
-AVX512 void gptoss_avx512_tile_int16(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
-                              int64_t tokens) {
+AVX512 void gptoss_avx512_tile_int16(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n,
+                                     const void *packed, int64_t tokens) {
     const int16_t *values = packed;
     Activations x = {packed, (const float *)(values + tokens * n * BLOCK), NULL, n};
     tile(sums, blocks, scales, &x, tokens, INT16_STEPS);
 }
 
-AVX512 void gptoss_avx512_tile_int8(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
-                             int64_t tokens) {
+AVX512 void gptoss_avx512_tile_int8(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n,
+                                    const void *packed, int64_t tokens) {
     const float *factors = (const float *)((const int8_t *)packed + tokens * n * BLOCK);
     Activations x = {packed, factors, (const int32_t *)(factors + tokens * n), n};
     tile(sums, blocks, scales, &x, tokens, INT8_STEPS);
