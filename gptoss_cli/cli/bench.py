@@ -78,7 +78,7 @@ def bench(
             generated_tokens=generate,
             repetitions=repeat,
             operations=kernels,
-            say=activity.say,
+            progress=activity.say,
         )
     numerics = generator.numerics
     assert numerics is not None

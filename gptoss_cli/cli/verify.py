@@ -120,14 +120,13 @@ def _check_shapes(subject: _Subject, console: Console) -> int:
 
     folder = weights_folder(subject.folder)
     config = load_config(folder / "config.json")
-    layouts = [
-        {name: (spec.dtype, spec.shape) for name, spec in expected_tensors(config, layout).items()} for layout in Layout
-    ]
-    tensors, unexpected = check_tensors(folder, layouts)
-    if unexpected:
-        first = ascii(unexpected[0])[:80]
-        console.notice(f"{folder}: {len(unexpected)} tensors are not gpt-oss's and will be ignored, first {first}.")
-    return tensors
+    checked = check_tensors(folder, [expected_tensors(config, layout) for layout in Layout])
+    if checked.unexpected:
+        first = ascii(checked.unexpected[0])[:80]
+        console.notice(
+            f"{folder}: {len(checked.unexpected)} tensors are not gpt-oss's and will be ignored, first {first}."
+        )
+    return len(checked.files)
 
 
 def _record(place: "ModelLocation") -> None:
