@@ -18,10 +18,9 @@ _README = _PACKAGE / "README.md"
 # Modules that may import within functions, and why. No other may.
 _LATE_IMPORTS = {
     "__main__": "the folder of the user must leave the path before anything is imported",
+    "cli.chat": "the prompt is shown before the modules that answer are imported",
     "cli.definition": "each command imports only what it needs",
     "cli.main": "--version does not wait for Typer",
-    "checkpoint.hub": "only a download needs the libraries of the network",
-    "checkpoint.lock": "fcntl and msvcrt each exist on one platform only",
     "engine.loader": "Triton exists on Linux only",
     "harmony.structured_output": "llguidance is optional",
     "placement.hardware": "torch is asked only if there is a GPU",

@@ -12,7 +12,7 @@ from gptoss_cli.chat.stopping import Incomplete, Problem, apply_stop_conditions,
 from gptoss_cli.chat.transcript import Transcript
 from gptoss_cli.cli.efforts import ask_at_efforts, parse_efforts
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.hints import incomplete_words
+from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import JsonLines, answer_record, json_text
 from gptoss_cli.cli.options import AnswerOptions, TurnOptions
 from gptoss_cli.cli.output import check_output, code_block, output_format, without_answer, write_answer

@@ -12,7 +12,7 @@ from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.chat.stopping import incompleteness
 from gptoss_cli.chat.transcript import Transcript
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.hints import incomplete_words
+from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import cuts_json, write_json
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import ExitStatus, UsageError

@@ -1,9 +1,8 @@
-"""The words for hints and for incomplete answers: flags on the command line, slash commands in a chat."""
+"""The words for hints: flags on the command line, slash commands in a chat."""
 
 from typing import Final
 
 from gptoss_cli.chat.request import Notify
-from gptoss_cli.chat.stopping import Incomplete, Problem
 from gptoss_cli.errors import GptossError, Hint
 from gptoss_cli.terminal.console import Console
 
@@ -53,19 +52,6 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.START_AGAIN: _same("start", "gptoss again"),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }
-_MORE_ROOM: Final = (Hint.LARGER_CONTEXT,), (Hint.SHORTER_CONVERSATION, Hint.LARGER_CONTEXT)
-_NOT_FINITE: Final = "The answer ends here: the model computed numbers that are not finite"
-_CUT_SHORT: Final[dict[Problem, tuple[str, str]]] = {
-    Problem.TOKEN_LIMIT: ("--max-tokens is used up.", "max-tokens is used up. /set max-tokens changes it."),
-    Problem.TIMEOUT: ("--timeout has passed.", "the time limit has passed."),
-    Problem.REPETITION: ("it repeated itself and was stopped. Ask in another way.",) * 2,
-}
-_FAILED: Final[dict[Problem, tuple[str, str]]] = {
-    Problem.NO_ANSWER: ("The model ended its turn without an answer. Ask again.",) * 2,
-    Problem.TOOL_CALL: ("The model called a tool, but there are no tools. Ask again.",) * 2,
-    Problem.INTERRUPTED: ("Stopped.", "Stopped. The partial answer stays in the conversation."),
-    Problem.WRONG_FORMAT: ("The answer does not match the requested format. Ask again.",) * 2,
-}
 
 
 def sentence(error: GptossError, *, in_chat: bool = False) -> str:
@@ -96,19 +82,6 @@ def with_hints(message: str, *hints: Hint, subject: str = "", in_chat: bool = Fa
     words = [HINT_WORDS[hint][in_chat] for hint in hints]
     advice = _alternatives([(verb, what.format(subject=subject).rstrip()) for verb, what in words])
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} {advice}"
-
-
-def incomplete_words(incomplete: Incomplete, *, in_chat: bool = False) -> str:
-    """Return one line that says what is missing of an answer, and why."""
-    problem = incomplete.problem
-    if problem in _FAILED:
-        return _FAILED[problem][in_chat]
-    if problem is Problem.NUMERICAL_FAILURE:
-        return with_hints(_NOT_FINITE, Hint.FLOAT32, in_chat=in_chat)
-    lacking = "The answer is cut short" if incomplete.answered else "There is no answer"
-    if problem is Problem.CONTEXT_FULL:
-        return with_hints(f"{lacking}: the context is full", *_MORE_ROOM[in_chat], in_chat=in_chat)
-    return f"{lacking}: {_CUT_SHORT[problem][in_chat]}"
 
 
 def _alternatives(words: list[_Words]) -> str:

@@ -11,7 +11,8 @@ from gptoss_cli.chat.request import OpenedModel
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.chat.stopping import incompleteness
 from gptoss_cli.cli.chat_state import ChatState
-from gptoss_cli.cli.hints import incomplete_words, with_hints
+from gptoss_cli.cli.hints import with_hints
+from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.harmony.events import Event, TurnEnd
