@@ -18,6 +18,7 @@ _README = _PACKAGE / "README.md"
 # Modules that may import within functions, and why. No other may.
 _LATE_IMPORTS = {
     "__main__": "the folder of the user must leave the path before anything is imported",
+    "cli.chat": "the prompt is shown before the modules that answer are imported",
     "cli.definition": "each command imports only what it needs",
     "cli.main": "--version does not wait for Typer",
     "checkpoint.hub": "only a download needs the libraries of the network",
