@@ -10,7 +10,6 @@ from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import PlanOptions
-from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.errors import GptossError
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
@@ -92,6 +91,9 @@ def planned_config(wanted: str | None) -> tuple[str, ModelConfig, int]:
         size = 0 if model.name in installed else model.published.download_bytes
         return model.name, published_config(layers=model.published.layers, experts=model.published.experts), size
     if model is not None:
+        # Only here: unpacking needs numpy, which takes longer to import than a plan to make.
+        from gptoss_cli.demo.unpack import demo_checkpoint
+
         return model.name, load_config(demo_checkpoint() / "config.json"), 0
     assert wanted is not None
     return wanted, load_config(_config_file(Path(wanted).expanduser(), wanted)), 0
