@@ -15,12 +15,12 @@ PONDER = "Let me think about what the letters are, and how many of them went to 
 def seconds_per_token(ids: list[int]) -> float:
     """CPU seconds per id of one turn of `ids`, from the question what may come next to its events."""
     parser = TurnParser()
-    steering = TurnConstraint(parser, Grammar(["functions.look"]), think_budget=1_000_000)
+    constraint = TurnConstraint(parser, Grammar(["functions.look"]), think_budget=1_000_000)
     began = time.process_time()
     for token in ids:
-        steering.next()
+        constraint.next()
         parser.feed(token)
-        steering.see(token)
+        constraint.feed(token)
     return (time.process_time() - began) / len(ids)
 
 

@@ -151,10 +151,10 @@ class Console:
             return self.draws and not self.environment.get("NO_COLOR")
         return self.color is ColorChoice.ALWAYS
 
-    def answer(self, text: str) -> None:
-        """A piece of the answer, on stdout: as it is in a pipe or file, neutralised on a terminal.
+    def out(self, text: str) -> None:
+        """Write `text` to stdout: unchanged to a pipe or a file, neutralised on a terminal.
 
-        Raises BrokenPipeError when the reader has gone, GptossError for any other failure.
+        Raises BrokenPipeError when the reader is gone, GptossError for any other failure.
         """
         try:
             self.stdout.write(neutralize(text) if self.stdout.is_terminal else text)
@@ -163,8 +163,8 @@ class Console:
         except OSError as exc:
             raise GptossError(f"stdout cannot be written: {exc.strerror or exc}. The answer is not complete.") from exc
 
-    def aside(self, text: str, style: Style = Style.PLAIN) -> None:
-        """A piece of anything that is not the answer, on stderr. The answer must go on where stderr cannot."""
+    def err(self, text: str, style: Style = Style.PLAIN) -> None:
+        """Write `text` to stderr. A stderr that cannot be written is ignored: the answer goes on."""
         shown = neutralize(text) if self.stderr.is_terminal else text
         if style.value and self.colors and shown:
             shown = f"\x1b[{style.value}m{shown}\x1b[0m"
@@ -174,12 +174,12 @@ class Console:
     def notice(self, text: str) -> None:
         """One line the user may want to know; `--quiet` drops it."""
         if not self.quiet:
-            self.aside(f"{one_line(text)}\n", Style.DIM)
+            self.err(f"{one_line(text)}\n", Style.DIM)
 
     def error(self, text: str) -> None:
         """One line that says what went wrong."""
-        self.aside("gptoss: ", Style.ERROR)
-        self.aside(f"{one_line(text)}\n")
+        self.err("gptoss: ", Style.ERROR)
+        self.err(f"{one_line(text)}\n")
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:

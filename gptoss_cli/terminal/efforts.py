@@ -28,16 +28,16 @@ class EffortAnswer:
 
 
 def show_answers(answers: Sequence[EffortAnswer], console: Console) -> None:
-    """Write a table to stdout, one column for each answer. Raises what Console.answer raises."""
+    """Write a table to stdout, one column for each answer. Raises what Console.out raises."""
     table = Table(expand=True)
     for answer in answers:
         table.add_column(answer.effort, ratio=1, overflow="fold")
     table.add_row(*(_cell(answer.text) for answer in answers), end_section=True)
     table.add_row(*(_cell(_cost(answer)) for answer in answers))
-    # Plain text, which Console.answer can neutralise once more.
+    # Plain text, which Console.out can neutralise once more.
     drawn = io.StringIO()
     RichConsole(file=drawn, width=console.stdout.columns, no_color=True, force_terminal=False).print(table)
-    console.answer(drawn.getvalue())
+    console.out(drawn.getvalue())
 
 
 def _cell(text: str) -> Text:

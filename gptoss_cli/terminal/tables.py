@@ -12,7 +12,7 @@ from gptoss_cli.terminal.sanitize import neutralize
 
 
 def show_table(rows: Mapping[str, str], remark: str, console: Console) -> None:
-    """Write `rows`, and `remark` below them. Raises what Console.answer raises."""
+    """Write `rows`, and `remark` below them. Raises what Console.out raises."""
     table = Table(show_header=False)
     for name, value in rows.items():
         table.add_row(Text(name), Text(neutralize(value)))
@@ -20,4 +20,4 @@ def show_table(rows: Mapping[str, str], remark: str, console: Console) -> None:
     rich = RichConsole(file=drawn, width=console.stdout.columns, no_color=True, force_terminal=False)
     rich.print(table)
     rich.print(Text(remark))
-    console.answer(drawn.getvalue())
+    console.out(drawn.getvalue())

@@ -29,7 +29,7 @@ def show_turn(events: Iterable[Event], console: Console, *, reasoning: Reasoning
     """Show the events of one turn; returns the last of them.
 
     Every message ends with one newline on its own stream, a cut one too. Closing `events` is the caller's part. Raises
-    what `events` raises, and what Console.answer raises.
+    what `events` raises, and what Console.out raises.
     """
     event: Event | None = None
     with console.activity() as activity:
@@ -61,7 +61,7 @@ class _Screen:
         self._activity = activity
         self._reasoning = reasoning
         self._part: _Part | None = None
-        self._asides = False
+        self._wrote_err = False
 
     def show(self, event: Event) -> None:
         match event:
@@ -70,15 +70,15 @@ class _Screen:
             case ReasoningDelta() if self._reasoning is not ReasoningDisplay.SHOW:
                 self._activity.say("Reasoning")
             case ReasoningDelta(text):
-                self._aside(_Part.REASONING, text)
+                self._err(_Part.REASONING, text)
             case PreambleDelta(text):
-                self._aside(_Part.PREAMBLE, text)
+                self._err(_Part.PREAMBLE, text)
             case CallDelta(recipient, text):
                 self._begin(_Part.CALL, heading=f"call of {recipient}: ")
-                self._aside(_Part.CALL, text)
+                self._err(_Part.CALL, text)
             case AnswerDelta(text):
                 self._begin(_Part.ANSWER)
-                self._console.answer(text)
+                self._console.out(text)
             case ReasoningCut(cut):
                 self._activity.close()
                 self.end_part()
@@ -90,21 +90,21 @@ class _Screen:
         """Finish the line of what is being written, if anything is."""
         part, self._part = self._part, None
         if part is _Part.ANSWER:
-            self._console.answer("\n")
+            self._console.out("\n")
         elif part is not None:
-            self._console.aside("\n")
+            self._console.err("\n")
 
-    def _aside(self, part: _Part, text: str) -> None:
+    def _err(self, part: _Part, text: str) -> None:
         self._begin(part)
-        self._asides = True
-        self._console.aside(text, Style.PLAIN if part is _Part.PREAMBLE else Style.DIM)
+        self._wrote_err = True
+        self._console.err(text, Style.PLAIN if part is _Part.PREAMBLE else Style.DIM)
 
     def _begin(self, part: _Part, *, heading: str = "") -> None:
         if part is self._part:
             return
         self._activity.close()
         self.end_part()
-        if part is _Part.ANSWER and self._asides and self._console.stdout.is_terminal:
-            self._console.aside("\n")  # sets the answer apart from what it came from
+        if part is _Part.ANSWER and self._wrote_err and self._console.stdout.is_terminal:
+            self._console.err("\n")  # sets the answer apart from what it came from
         self._part = part
-        self._console.aside(heading, Style.DIM)
+        self._console.err(heading, Style.DIM)

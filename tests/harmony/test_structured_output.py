@@ -2,12 +2,14 @@
 
 import datetime
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import UsageError
 from gptoss_cli.harmony.events import AnswerDelta, EndReason, ReasoningDelta, TurnEnd
 from gptoss_cli.harmony.structured_output import OutputFormat
@@ -111,7 +113,7 @@ def test_a_schema_that_cannot_be_held_to_is_a_usage_error(schema: dict[str, Any]
 def test_a_model_without_sense_gives_what_the_schema_allows(number: int) -> None:
     schema = SCHEMAS[number]
     session = _session(RandomGenerator(), seed=number)
-    session.form = OutputFormat.of_schema(schema)
+    session.settings = replace(session.settings, output=OutputFormat.of_schema(schema))
     _, answer, end = _say(session)
     assert end.reason is EndReason.COMPLETE
     jsonschema.validate(json.loads(answer), schema)
@@ -119,9 +121,10 @@ def test_a_model_without_sense_gives_what_the_schema_allows(number: int) -> None
 
 def test_the_reasoning_stays_free() -> None:
     session = _session(RandomGenerator(), seed=0)
-    session.form = OutputFormat.of_choices(["yes"])
+    session.settings = replace(session.settings, output=OutputFormat.of_choices(["yes"]))
     said = []
-    for session.seed in range(10):
+    for seed in range(10):
+        session.settings = replace(session.settings, seed=seed)
         reasoned, answer, _ = _say(session)
         said.append(reasoned)
         assert answer == "yes"
@@ -131,7 +134,7 @@ def test_the_reasoning_stays_free() -> None:
 def test_a_form_holds_without_reasoning_and_with_free_headers() -> None:
     for seed in range(5):
         session = _session(RandomGenerator(), seed=seed, effort=ReasoningEffort.NONE, free_headers=True)
-        session.form = OutputFormat.of_choices(["bug", "question", "spam"])
+        session.settings = replace(session.settings, output=OutputFormat.of_choices(["bug", "question", "spam"]))
         _, answer, end = _say(session)
         assert (end.reason, answer in ("bug", "question", "spam")) == (EndReason.COMPLETE, True)
 
@@ -148,9 +151,7 @@ def _session(
         instructions=None,
         effort=effort,
         date=datetime.date(2026, 1, 1),
-        seed=seed,
-        think_budget=40,
-        free_headers=free_headers,
+        settings=TurnSettings(seed=seed, think_budget=40, free_headers=free_headers),
     )
 
 

@@ -31,9 +31,9 @@ class Streams:
         self.console = Console(KeptStream(terminal=terminal), self.stdout, self.stderr, environment or {})
 
     @property
-    def answer(self) -> str:
+    def out(self) -> str:
         return self.stdout.written.decode()
 
     @property
-    def asides(self) -> str:
+    def err(self) -> str:
         return self.stderr.written.decode()

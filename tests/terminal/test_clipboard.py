@@ -24,20 +24,20 @@ def test_a_program_gets_the_text_where_there_is_one(program: Path) -> None:
     streams = Streams(terminal=True, environment={"WAYLAND_DISPLAY": "wayland-0"})
     copy("ü\x1b\n", streams.console)
     assert (program.parent / "copied").read_text("utf-8") == "ü\x1b\n"
-    assert streams.asides == ""
+    assert streams.err == ""
 
 
 def test_without_one_the_terminal_is_asked_in_letters_that_do_no_harm(program: Path) -> None:
     streams = Streams(terminal=True)
     copy("\x1b[2J", streams.console)
-    assert streams.asides == f"\x1b]52;c;{base64.b64encode(b'%c[2J' % 27).decode()}\x07"
+    assert streams.err == f"\x1b]52;c;{base64.b64encode(b'%c[2J' % 27).decode()}\x07"
 
 
 def test_a_program_that_fails_is_passed_over(program: Path) -> None:
     program.write_text("#!/bin/sh\nexit 1\n")
     streams = Streams(terminal=True, environment={"WAYLAND_DISPLAY": "wayland-0"})
     copy("x", streams.console)
-    assert streams.asides.startswith("\x1b]52;c;")
+    assert streams.err.startswith("\x1b]52;c;")
 
 
 def test_where_there_is_neither_it_is_told(program: Path) -> None:

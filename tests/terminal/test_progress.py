@@ -22,7 +22,7 @@ def _fetch_two(streams: Streams) -> None:
 def test_each_finished_file_is_one_line_that_stays(terminal: bool) -> None:
     streams = Streams(terminal=terminal)
     _fetch_two(streams)
-    plain = streams.asides.replace("\x1b[2m", "").replace("\x1b[0m", "")
+    plain = streams.err.replace("\x1b[2m", "").replace("\x1b[0m", "")
     assert "a␛[2J.json: 1.0 MB, right\n" in plain
     assert plain.endswith("b: 2.0 MB, right\n")
 
@@ -31,7 +31,7 @@ def test_quiet_shows_nothing() -> None:
     streams = Streams(terminal=True)
     streams.console.quiet = True
     _fetch_two(streams)
-    assert streams.asides == ""
+    assert streams.err == ""
 
 
 def test_a_frame_tells_each_file_and_all_of_them_in_lines_that_fit() -> None:
@@ -45,7 +45,7 @@ def test_a_frame_tells_each_file_and_all_of_them_in_lines_that_fit() -> None:
     assert lines[-1].startswith("In all 250 kB of 3.0 MB, 0 B/s")
     progress._frame(lines)
     progress._frame([])
-    drawn = streams.asides
+    drawn = streams.err
     assert all(len(line) < 80 for line in drawn.split("\x1b[3F")[0].splitlines())
     assert drawn.endswith("\x1b[3F\x1b[J")
 

@@ -198,7 +198,7 @@ class _Walk:
         start, end = token.map or [0, 0]
         closed = end - start - 1 > token.content.count("\n") and end < len(self._lines)
         fence = Fence(token.markup, token.meta["indent"])
-        language = token.info.split(" ")[0]
+        language = next(iter(token.info.split()), "")
         self._append(Kind.CODE, start, end, closed=closed, code=token.content, language=language, fence=fence)
 
     def _add_table(self, token: Token, tokens: Sequence[Token], at: int) -> None:
