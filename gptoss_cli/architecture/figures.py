@@ -238,11 +238,11 @@ _SIZE = (
         "OpenAI's convention: the unembedding counts as active, an embedding that is only looked up does not.",
     ),
     Figure(
-        "active_with_embedding", "active parameters, embedding too", Group.SIZE, Unit.COUNT,
+        "active_with_embedding", "active, embedding too", Group.SIZE, Unit.COUNT,
         _of(count.active_parameters), "parameters - L*(E - A)*expert", "The convention of Qwen3's A3B and A22B.",
     ),
     Figure(
-        "active_published", "published, computed differs by", Group.SIZE, Unit.TEXT, _of(_published_active), "",
+        "active_published", "active as published, difference", Group.SIZE, Unit.TEXT, _of(_published_active), "",
         "The count of its publisher, by its own convention, and the difference of the computed one.",
     ),
     Figure(
@@ -334,9 +334,9 @@ def show(value: Value, unit: Unit) -> str:
         case _, Unit.MIB:
             return f"{value / 2**20:,.1f} MiB".replace(".0 ", " ")
         case _, Unit.GB:
-            return f"{value / 1e9:.2f} GB"
+            return f"{value / 1e9:.2f} GB" if value >= 10**8 else f"{value / 1e6:.2f} MB"
         case _, Unit.FLOP:
-            return f"{value / 1e9:.2f} G"
+            return f"{value / 1e9:.2f} G" if value >= 10**8 else f"{value / 1e6:.2f} M"
         case _, Unit.BITS:
             return f"{value:.2f}".removesuffix(".00")
         case _:

@@ -27,7 +27,7 @@ from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 _GPT_OSS = (GPT_OSS_20B, GPT_OSS_120B)
 
 
-def _config_of(model: Architecture) -> dict[str, object]:
+def _config_of(model: Architecture) -> dict[str, int]:
     """Return the arguments of transformers' config class for `model`."""
     if model.model_type is ModelType.GPT2:
         return {
@@ -56,7 +56,7 @@ def _config_of(model: Architecture) -> dict[str, object]:
 def test_parameters_equal_those_of_transformers(model: Architecture) -> None:
     config = AutoConfig.for_model(model.model_type.value, **_config_of(model))
     with torch.device("meta"):
-        reference = AutoModelForCausalLM.from_config(config)
+        reference = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     # parameters() yields a tied tensor once.
     assert count.parameters(model) == sum(parameter.numel() for parameter in reference.parameters())
 

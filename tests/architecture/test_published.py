@@ -6,7 +6,7 @@ from gptoss_cli.architecture.published import ACTIVE_COUNTS, benchmark_scores
 
 
 def test_every_figure_names_its_source_and_date() -> None:
-    for source in {entry.source for entry in (*ACTIVE_COUNTS, *benchmark_scores())}:
+    for source in {count.source for count in ACTIVE_COUNTS} | {score.source for score in benchmark_scores()}:
         assert source.url.startswith("https://")
         assert source.date[:4] == "2025"
 
