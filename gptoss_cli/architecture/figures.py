@@ -150,7 +150,7 @@ _DEPTH = (
     ),
     Figure("head_dim", "head dimension", Group.DEPTH, Unit.COUNT, _of(lambda m: m.head_dim), "D"),
     Figure(
-        "attention_width", "attention width / hidden size", Group.DEPTH, Unit.RATIO,
+        "attention_width", "attention / hidden width", Group.DEPTH, Unit.RATIO,
         _of(lambda m: m.query_heads * m.head_dim / m.hidden_size), "H*D/C",
     ),
     Figure("attention_bias", "attention bias", Group.DEPTH, Unit.TEXT, _yes("attention_bias")),
@@ -158,7 +158,7 @@ _DEPTH = (
     Figure("qk_norm", "q/k norm", Group.DEPTH, Unit.TEXT, _yes("qk_norm")),
     Figure("sliding_layers", "sliding layers", Group.DEPTH, Unit.COUNT, _of(lambda m: m.sliding_layers or None), "S"),
     Figure("window", "window", Group.DEPTH, Unit.COUNT, _of(lambda m: m.window or None), "W"),
-    Figure("full_layers", "full layers", Group.DEPTH, Unit.COUNT, _of(lambda m: m.layers - m.sliding_layers), "L-S"),
+    Figure("full_layers", "full layers", Group.DEPTH, Unit.COUNT, _of(lambda m: m.layers - m.sliding_layers), "L - S"),
     Figure("norm", "normalisation", Group.DEPTH, Unit.TEXT, _of(lambda m: m.norm)),
     Figure("norm_eps", "normalisation epsilon", Group.DEPTH, Unit.TEXT, _of(lambda m: f"{m.norm_eps:g}")),
     Figure("positions_kind", "positions", Group.DEPTH, Unit.TEXT, _of(_positions)),
@@ -242,7 +242,7 @@ _SIZE = (
         _of(count.active_parameters), "parameters - L*(E - A)*expert", "The convention of Qwen3's A3B and A22B.",
     ),
     Figure(
-        "active_published", "active as published, difference", Group.SIZE, Unit.TEXT, _of(_published_active), "",
+        "active_published", "active as published", Group.SIZE, Unit.TEXT, _of(_published_active), "",
         "The count of its publisher, by its own convention, and the difference of the computed one.",
     ),
     Figure(
@@ -272,7 +272,7 @@ _MEMORY = (
         "If each query head had a key and a value of its own, in 16 bit.",
     ),
     Figure(
-        "kv_full", "KV per token, all layers full", Group.MEMORY, Unit.BYTES, _of(count.kv_bytes_per_token_full),
+        "kv_full", "KV per token, no windows", Group.MEMORY, Unit.BYTES, _of(count.kv_bytes_per_token_full),
         "2*L*K*D*2", "Keys and values in 16 bit.",
     ),
     Figure(
@@ -372,4 +372,4 @@ def substituted(figure: Figure, model: Architecture, context_tokens: int) -> str
 def readable(formula: str) -> str:
     """Return a formula as text: with multiplication signs, and labels in place of keys."""
     text = re.sub(r"[A-Za-z_]\w+", lambda match: BY_KEY[match[0]].label if match[0] in BY_KEY else match[0], formula)
-    return re.sub(r" ?\* ?", " \N{MULTIPLICATION SIGN} ", text).replace("//", " / ")
+    return re.sub(r" *//? *", " / ", re.sub(r" *\* *", " \N{MULTIPLICATION SIGN} ", text))

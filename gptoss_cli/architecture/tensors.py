@@ -148,6 +148,8 @@ def contradictions(model: Architecture, stored: Iterable[PartSize]) -> list[str]
     """Return a sentence for each part whose stored parameters differ from those of the config."""
     held: dict[Part, int] = {size.part: size.parameters for size in stored}
     counted = part_parameters(model)
+    if model.tied_embedding:
+        held.pop(Part.UNEMBEDDING, None)  # some files hold the embedding twice
     return [
         f"{part}: {held.get(part, 0):,} parameters in the headers, {counted.get(part, 0):,} by config.json"
         for part in Part

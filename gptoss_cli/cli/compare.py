@@ -18,7 +18,7 @@ from gptoss_cli.architecture.figures import (
     substituted,
 )
 from gptoss_cli.architecture.known import KNOWN, Architecture, find_architecture
-from gptoss_cli.architecture.published import Score, Source, benchmark_scores
+from gptoss_cli.architecture.published import Score, benchmark_scores
 from gptoss_cli.checkpoint.folder import load_json
 from gptoss_cli.checkpoint.store import find_checkpoint
 from gptoss_cli.cli.json_output import write_json
@@ -29,6 +29,7 @@ from gptoss_cli.terminal.architecture_table import (
     Grid,
     Section,
     comparison_lines,
+    fits,
     grid_lines,
     has_colors,
     show_lines,
@@ -137,7 +138,7 @@ def _rows(models: list[Architecture], figures: list[Figure], context_tokens: int
 def _explained(words: str) -> list[Figure]:
     figures = find_figures(words)
     if not figures:
-        labels = ", ".join(f.label.format(context="N") for f in FIGURES if f.formula)
+        labels = "; ".join(f.label.format(context="N") for f in FIGURES if f.formula)
         raise UsageError(f"No figure is called {words!r}. There are: {labels}")
     return figures
 
@@ -191,23 +192,32 @@ def _scores_json(scores: list[Score]) -> list[dict[str, Any]]:
 
 
 def benchmark_lines(scores: list[Score], columns: int) -> list[Line]:
-    """Return a table of results, a column per model with its efforts, and the sources."""
+    """Return a table of results and their sources, or a table per source if one is too wide."""
+    sources = list(dict.fromkeys(score.source for score in scores))
+    grid = _benchmark_grid(scores)
+    if fits(grid, columns):
+        lines = grid_lines(grid, columns)
+    else:
+        lines = []
+        for source in sources:
+            lines += [[]] if lines else []
+            lines += grid_lines(_benchmark_grid([s for s in scores if s.source == source]), columns)
+    text = "gpt-oss at low / medium / high effort, the others at high. Percent; Codeforces in Elo."
+    lines += [[], *wrap([Span(text)], columns)]
+    for source in sources:
+        lines += wrap([Span(f"{source.title}, {source.date}, {source.url}")], columns)
+    return lines
+
+
+def _benchmark_grid(scores: list[Score]) -> Grid:
+    """Return a row per benchmark and a column per model, with its efforts from low to high."""
     models = list(dict.fromkeys(score.model for score in scores))
-    found = {(score.benchmark, score.model, score.effort): f"{score.score:g}" for score in scores}
+    found = {(s.benchmark, s.model, s.effort): f"{s.score:.{0 if s.score > 100 else 1}f}" for s in scores}
     rows = []
     for benchmark in dict.fromkeys(score.benchmark for score in scores):
         row = [benchmark]
         for model in models:
             efforts = [found.get((benchmark, model, effort), "") for effort in ("low", "medium", "high")]
-            row.append(" / ".join(value for value in efforts if value) or "-")
+            row.append(" / ".join(value for value in efforts if value))
         rows.append(row)
-    lines = grid_lines(Grid(["", *models], rows), columns)
-    text = "gpt-oss at low / medium / high effort, the others at high. Percent, Codeforces in Elo."
-    lines += [[], *wrap([Span(text)], columns)]
-    for source in dict.fromkeys(score.source for score in scores):
-        lines += wrap([Span(_cited(source))], columns)
-    return lines
-
-
-def _cited(source: Source) -> str:
-    return f"{source.title}, {source.date}, {source.url}"
+    return Grid(["benchmark", *models], rows)

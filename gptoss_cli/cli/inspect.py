@@ -18,7 +18,7 @@ from gptoss_cli.architecture.tensors import (
     part_of,
     stored_parts,
 )
-from gptoss_cli.checkpoint import store
+from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.checkpoint.folder import safetensors_files, weights_folder
 from gptoss_cli.checkpoint.inspection import StoredTensor, read_data, read_stored_tensors
 from gptoss_cli.cli.compare import find_model
@@ -81,7 +81,7 @@ def _views(inspected: _Inspected, options: InspectOptions, columns: int) -> Iter
     """Yield the views that were asked for, else the table of parts."""
     model = inspected.model
     if options.diagram:
-        yield diagram_lines(diagram_of(model))
+        yield diagram_lines(diagram_of(model), columns)
     if options.tensors:
         yield tensors_lines(_tensors(inspected), columns)
     if options.sinks:
@@ -133,7 +133,9 @@ def _read_sinks(inspected: _Inspected) -> list[Sinks]:
     if not model.sinks:
         raise UsageError(f"{model.name} has no sinks")
     if inspected.stored is None:
-        raise NotInstalledError(f"{model.name} is not downloaded", Hint.DOWNLOAD, subject=model.name)
+        known = catalog.find_model(model.name)
+        name = known.short_name if known else model.name
+        raise NotInstalledError(f"{model.name} is not downloaded", Hint.DOWNLOAD, subject=name)
     found = {}
     for tensor in inspected.stored:
         match = re.search(r"\.(\d+)\.(?:self_attn|attn)\.sinks$", tensor.name)

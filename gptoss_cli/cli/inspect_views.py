@@ -11,7 +11,7 @@ from gptoss_cli.architecture.known import Architecture, Norm
 from gptoss_cli.architecture.rope import rotations
 from gptoss_cli.architecture.tensors import Part, PartSize, Tensor
 from gptoss_cli.harmony.prompt_tokens import PromptToken
-from gptoss_cli.terminal.architecture_table import Diagram, Grid, Layer, bar, grid_lines, sparkline
+from gptoss_cli.terminal.architecture_table import Diagram, Grid, Layer, bar, fits, grid_lines, sparkline
 from gptoss_cli.terminal.cells import Line, Span, fold, wrap
 from gptoss_cli.terminal.theme import Role
 
@@ -96,14 +96,17 @@ def tensors_lines(tensors: Sequence[Tensor], columns: int) -> list[Line]:
     groups: Counter[tuple[str, str, str, int]] = Counter()
     for tensor in tensors:
         name = re.sub(rf"\.{tensor.layer}\.", ".N.", tensor.name, count=1) if tensor.layer is not None else tensor.name
-        groups[name, tensor.dtype, " x ".join(map(str, tensor.shape)), tensor.size_bytes] += 1
-    rows = [
-        [name, dtype, shape, f"{size_bytes:,}", str(number)]
-        for (name, dtype, shape, size_bytes), number in groups.items()
-    ]
-    lines = grid_lines(Grid(["tensor", "dtype", "shape", "bytes", "count"], rows), columns)
+        groups[name, tensor.dtype, str(list(tensor.shape)), tensor.size_bytes] += 1
+    grid = Grid(
+        ["tensor", "dtype", "shape", "bytes", "count"],
+        [[name, dtype, shape, f"{size:,}", str(number)] for (name, dtype, shape, size), number in groups.items()],
+    )
+    if not fits(grid, columns):
+        without_bytes = [[*row[:3], row[4]] for row in (grid.header, *grid.rows)]
+        grid = Grid(without_bytes[0], without_bytes[1:])
     total = sum(tensor.size_bytes for tensor in tensors)
-    return [*lines, [], *wrap([Span(f"{len(tensors)} tensors, {total:,} bytes. N stands for the layer.")], columns)]
+    words = f"{len(tensors)} tensors, {total:,} bytes. N stands for the layer."
+    return [*grid_lines(grid, columns), [], *wrap([Span(words)], columns)]
 
 
 def sinks_lines(model: Architecture, layers: Sequence[Sinks], columns: int) -> list[Line]:
@@ -143,12 +146,15 @@ def rope_lines(model: Architecture, columns: int) -> list[Line]:
 
 def prompt_lines(tokens: Sequence[PromptToken], columns: int) -> list[Line]:
     """Return the ids of a prompt with their text, role and channel."""
+    header = ["position", "id", "text", "role", "channel"]
     rows = [
         [str(number), str(token.id), _visible(token.text), token.role, token.channel]
         for number, token in enumerate(tokens)
     ]
-    lines = grid_lines(Grid(["position", "id", "text", "role", "channel"], rows, frozenset({2, 3, 4})), columns)
-    return [*lines, [], [Span(f"{len(tokens)} tokens")]]
+    grid = Grid(header, rows, frozenset({2, 3, 4}))
+    if not fits(grid, columns):
+        grid = Grid(header[1:], [row[1:] for row in rows], frozenset({1, 2, 3}))
+    return [*grid_lines(grid, columns), [], [Span(f"{len(tokens)} tokens")]]
 
 
 def _visible(text: str) -> str:

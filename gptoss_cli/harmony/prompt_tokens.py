@@ -26,7 +26,7 @@ def prompt_tokens(ids: Sequence[int]) -> list[PromptToken]:
     begin = 0
     for end in (*(i for i, token in enumerate(ids) if token == START and i), len(ids)):
         message = list(ids[begin:end])
-        texts = [encoding.decode_bytes([token]).decode("utf-8", "replace") for token in message]
+        texts = [encoding.decode([token]) for token in message]
         role, channel = _header(message, texts)
         tokens += [PromptToken(token, text, role, channel) for token, text in zip(message, texts, strict=True)]
         begin = end

@@ -7,6 +7,8 @@ column or row.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gptoss_cli.errors import GptossError
+from gptoss_cli.settings import ColorChoice
 from gptoss_cli.terminal.cells import Line, Span, cells, fold, paint_line, text_of, wrap
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.sanitize import neutralize
@@ -70,17 +72,27 @@ def show_lines(lines: Iterable[Line], console: Console) -> None:
     for line in lines:
         safe = [Span(_safe(span.text, is_unicode), span.sgr) for span in line]
         if colored and any(span.sgr for span in safe):
-            # Console.out would show the codes themselves on a terminal.
-            console.stdout.write(paint_line(safe).rstrip() + "\n")
+            _write_painted(paint_line(safe) + "\n", console)
         else:
             console.out(text_of(safe).rstrip() + "\n")
 
 
+def _write_painted(text: str, console: Console) -> None:
+    """Write text with codes, which Console.out would neutralise on a terminal. Raises what that raises."""
+    try:
+        console.stdout.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the answer is incomplete") from exc
+
+
 def has_colors(console: Console) -> bool:
     """Return True if stdout is a terminal with colours."""
-    plain = console.environment.get("NO_COLOR") or console.environment.get("TERM") == "dumb"
-    if console.color is not None and console.color != "auto":
-        plain = console.color == "never"
+    if console.color in (None, ColorChoice.AUTO):
+        plain = bool(console.environment.get("NO_COLOR")) or console.environment.get("TERM") == "dumb"
+    else:
+        plain = console.color is ColorChoice.NEVER
     return console.stdout.is_terminal and not plain
 
 
@@ -146,12 +158,21 @@ def _pair(label: str, value: str, columns: int, role: Role = Role.PLAIN) -> list
     ]
 
 
+def fits(grid: Grid, columns: int) -> bool:
+    """Return True if the table is at most `columns` wide."""
+    widths = _widths(grid)
+    return sum(widths) + len(_GAP) * (len(widths) - 1) <= columns
+
+
+def _widths(grid: Grid) -> list[int]:
+    return [max(cells(row[i]) for row in (grid.header, *grid.rows)) for i in range(len(grid.header))]
+
+
 def grid_lines(grid: Grid, columns: int) -> list[Line]:
     """Return a table, or a block per row if it is wider than `columns`."""
-    rows = [grid.header, *grid.rows]
-    widths = [max(cells(row[i]) for row in rows) for i in range(len(grid.header))]
-    if sum(widths) + len(_GAP) * (len(widths) - 1) > columns:
+    if not fits(grid, columns):
         return _row_blocks(grid, columns)
+    rows, widths = [grid.header, *grid.rows], _widths(grid)
     return [
         [
             Span(
@@ -188,16 +209,30 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(marks[round((value - least) / span * (len(marks) - 1)) if span else 0] for value in values)
 
 
-def diagram_lines(diagram: Diagram) -> list[Line]:
-    """Return the picture of a transformer, from the tokens at the top to the logits, in at most 78 columns."""
-    lines = [_counted(diagram.title, "parameters", Role.STRONG), *map(_text, _box(diagram.before, "", "tokens"))]
-    lines.append(_text(f" ┌ {diagram.repeat} ".ljust(_AXIS, "─") + "┼" + "─" * 12))
+def diagram_lines(diagram: Diagram, columns: int) -> list[Line]:
+    """Return the picture of a transformer, from the tokens at the top to the logits, in 78 columns.
+
+    In fewer columns only the boxes are drawn.
+    """
+    title = _counted(diagram.title, "parameters")
+    lines = [title, *_box(diagram.before, "", "tokens")]
+    lines.append(f" ┌ {diagram.repeat} ".ljust(_AXIS, "─") + "┼" + "─" * 12)
     for branch in diagram.branches:
-        lines.append(_text(" │      ┌".ljust(_AXIS, "─") + "┤"))
-        lines += map(_text, _box(branch, " │      │ ", ""))
-        lines.append(_text(" │      └".ljust(_AXIS, "─") + "⊕"))
-    lines.append(_text(" └".ljust(_AXIS, "─") + "┼" + "─" * 12))
-    return [*lines, *map(_text, _box(diagram.after, "", "")), _text("logits".center(2 * _AXIS + 1))]
+        lines.append(" │      ┌".ljust(_AXIS, "─") + "┤")
+        lines += _box(branch, " │      │ ", "")
+        lines.append(" │      └".ljust(_AXIS, "─") + "⊕")
+    lines.append(" └".ljust(_AXIS, "─") + "┼" + "─" * 12)
+    lines += [*_box(diagram.after, "", ""), "logits".center(2 * _AXIS + 1).rstrip()]
+    if columns < _DIAGRAM_COLUMNS:
+        boxes_end = _AXIS + _INNER // 2 + 2
+        lines = [*_wrapped(diagram.title, columns), *(line[: min(columns, boxes_end)] for line in lines[1:])]
+        lines += _wrapped(f"In {_DIAGRAM_COLUMNS} columns the sizes are shown too.", columns)
+    return [[Span(line, Role.STRONG if number == 0 else Role.PLAIN)] for number, line in enumerate(lines)]
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    """Return `text` in lines of at most `columns`, without styles."""
+    return [text_of(line) for line in wrap([Span(text)], columns)]
 
 
 _AXIS = 20  # the column of the residual stream
@@ -217,12 +252,8 @@ def _box(layers: Sequence[Layer], left: str, entry: str) -> list[str]:
     return [*lines, f"{left.ljust(start)}└{half}┬{half}┘"]
 
 
-def _counted(text: str, count: str, role: Role) -> Line:
-    return [Span(text.ljust(_DIAGRAM_COLUMNS - len(count)) + count, role)]
-
-
-def _text(text: str) -> Line:
-    return [Span(text)]
+def _counted(text: str, count: str) -> str:
+    return text.ljust(_DIAGRAM_COLUMNS - len(count)) + count
 
 
 def _padded(text: str, width: int, *, left: bool) -> str:
