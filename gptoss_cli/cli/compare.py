@@ -4,21 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_cli.architecture.config import read_architecture
-from gptoss_cli.architecture.figures import (
-    FIGURES,
-    SYMBOLS,
-    Figure,
-    Group,
-    Unit,
-    find_figures,
-    label,
-    operands,
-    readable,
-    show,
-    substituted,
-)
+from gptoss_cli.architecture.figures import Figure, Group, Unit, Value, label, show
+from gptoss_cli.architecture.formulas import SYMBOLS, operands, readable, substituted
 from gptoss_cli.architecture.known import KNOWN, Architecture, find_architecture
 from gptoss_cli.architecture.published import Score, benchmark_scores
+from gptoss_cli.architecture.rows import FIGURES, find_figures
 from gptoss_cli.checkpoint.folder import load_json
 from gptoss_cli.checkpoint.store import find_checkpoint
 from gptoss_cli.cli.json_output import write_json
@@ -34,10 +24,11 @@ from gptoss_cli.terminal.architecture_table import (
     has_colors,
     show_lines,
 )
-from gptoss_cli.terminal.cells import Line, Span, wrap
+from gptoss_cli.terminal.cells import Line, Span, fold, wrap
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.theme import Role
 
+_SCALED = (Unit.MIB, Unit.GB, Unit.FLOP)
 _TITLES = {
     Group.DEPTH: "Shape",
     Group.EXPERTS: "Experts and feed-forward",
@@ -118,7 +109,7 @@ def comparison_json(models: list[Architecture], figures: list[Figure], context_t
                 "group": figure.group,
                 "unit": figure.unit.name.lower(),
                 "formula": figure.formula or None,
-                "values": [figure.compute(model, context_tokens) for model in models],
+                "values": figure.values(models, context_tokens),
             }
             for figure in figures
         ],
@@ -129,7 +120,7 @@ def _rows(models: list[Architecture], figures: list[Figure], context_tokens: int
     """Return the rows that at least one model has a value for."""
     rows = []
     for figure in figures:
-        values = [figure.compute(model, context_tokens) for model in models]
+        values = figure.values(models, context_tokens)
         if any(value is not None for value in values):
             rows.append((label(figure, context_tokens), [show(value, figure.unit) for value in values]))
     return rows
@@ -151,20 +142,30 @@ def explanation_lines(
     for figure in figures:
         lines += [[]] if lines else []
         lines += wrap([Span(label(figure, context_tokens), Role.TITLE)], columns)
-        lines += wrap([Span(figure.note)], columns) if figure.note else []
+        for note in figure.note.splitlines():
+            lines += fold([Span(note)], columns) if figure.unit is Unit.TEXT else wrap([Span(note)], columns)
         if figure.formula:
             lines += _indented(f"= {readable(figure.formula)}", columns)
             letters = [name for name, _ in operands(figure, models[0], context_tokens) if name in SYMBOLS]
             lines += _indented("; ".join(f"{letter} {SYMBOLS[letter][0]}" for letter in letters), columns)
-        for model in models:
-            value = figure.compute(model, context_tokens)
-            text = show(value, figure.unit)
-            if figure.formula and value is not None:
-                exact = f"{value:,}" if isinstance(value, int) else text
-                text = f"{substituted(figure, model, context_tokens)} = {exact}"
-                text += f" ({show(value, figure.unit)})" if figure.unit in (Unit.MIB, Unit.GB, Unit.FLOP) else ""
-            lines += _indented(f"{model.name}: {text}", columns)
+        for model, value in zip(models, figure.values(models, context_tokens), strict=True):
+            lines += _indented(
+                f"{model.name}: {_calculation(figure, model, models[0], context_tokens, value)}", columns
+            )
     return lines
+
+
+def _calculation(figure: Figure, model: Architecture, first: Architecture, context_tokens: int, value: Value) -> str:
+    """Return the formula with the numbers of a model, and its value; only the value if there is no formula."""
+    shown = show(value, figure.unit)
+    if not figure.formula or value is None:
+        return shown
+    numbers = substituted(figure, model, context_tokens)
+    if figure.relative:
+        numbers += f" / {substituted(figure, first, context_tokens)}"
+    if not isinstance(value, int):
+        return f"{numbers} = {shown}"
+    return f"{numbers} = {value:,}" + (f" ({shown})" if figure.unit in _SCALED else "")
 
 
 def _indented(text: str, columns: int) -> list[Line]:

@@ -10,9 +10,10 @@ import jsonschema
 import pytest
 
 from gptoss_cli.architecture import count
-from gptoss_cli.architecture.figures import FIGURES, Group
+from gptoss_cli.architecture.figures import Group
 from gptoss_cli.architecture.known import GPT2_XL, KNOWN
 from gptoss_cli.architecture.published import benchmark_scores
+from gptoss_cli.architecture.rows import FIGURES
 from gptoss_cli.cli.compare import run_compare
 from gptoss_cli.cli.options import CompareOptions
 from gptoss_cli.errors import ExitStatus, GptossError

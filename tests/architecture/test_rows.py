@@ -4,16 +4,8 @@ import math
 
 import pytest
 
-from gptoss_cli.architecture.figures import (
-    BY_KEY,
-    FIGURES,
-    SYMBOLS,
-    find_figures,
-    operands,
-    readable,
-    show,
-    substituted,
-)
+from gptoss_cli.architecture.figures import show
+from gptoss_cli.architecture.formulas import SYMBOLS, operands, readable, substituted
 from gptoss_cli.architecture.known import (
     GPT2_XL,
     GPT_OSS_20B,
@@ -23,6 +15,7 @@ from gptoss_cli.architecture.known import (
     QWEN3_235B_A22B,
     Architecture,
 )
+from gptoss_cli.architecture.rows import BY_KEY, FIGURES, find_figures
 
 _WITH_FORMULA = [figure.key for figure in FIGURES if figure.formula]
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -50,6 +43,8 @@ def test_the_names_of_a_formula_are_letters_or_keys() -> None:
 
 # The rows of a table of the five configurations, as printed.
 _ROWS: dict[str, str] = {
+    "parameters": "1,557,611,200 | 20,914,757,184 | 116,829,156,672 | 30,532,122,624 | 235,093,634,560",
+    "relative_parameters": "1 | 13 | 75 | 20 | 151",
     "released": "2019 | 2025-08 | 2025-08 | 2025-04 | 2025-04",
     "layers": "48 | 24 | 36 | 48 | 94",
     "hidden": "1,600 | 2,880 | 2,880 | 2,048 | 4,096",
@@ -96,7 +91,7 @@ _ROWS: dict[str, str] = {
 @pytest.mark.parametrize("key", _ROWS)
 def test_a_row_is_printed_as_in_the_table(key: str) -> None:
     figure = BY_KEY[key]
-    row = " | ".join(show(figure.compute(model, 32_768), figure.unit) for model in _MODELS)
+    row = " | ".join(show(value, figure.unit) for value in figure.values(_MODELS, 32_768))
     assert row.replace(_TIMES, "x") == _ROWS[key]
 
 
