@@ -14,7 +14,8 @@ from gptoss_cli.architecture.known import (
 )
 from gptoss_cli.errors import IntegrityError, UsageError
 
-_LARGEST = 1 << 32
+_LARGEST = 1 << 24
+_MOST_LAYERS = _MOST_EXPERTS = 4_096
 
 
 def read_architecture(values: Mapping[str, object], *, name: str, path: str) -> Architecture:
@@ -46,7 +47,7 @@ class _Reader:
     def refuse(self, key: str, problem: str) -> NoReturn:
         raise IntegrityError(f"{self.path}: {key} {problem}")
 
-    def integer(self, *keys: str, default: int | None = None, least: int = 1) -> int:
+    def integer(self, *keys: str, default: int | None = None, least: int = 1, most: int = _LARGEST) -> int:
         """Return the value of the first of the synonyms that is present. Those that are must agree."""
         present = [key for key in keys if self._values.get(key) is not None]
         for key in present[1:]:
@@ -57,8 +58,8 @@ class _Reader:
                 self.refuse(keys[0], "is missing")
             return default
         value = self._values[present[0]]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
-            self.refuse(present[0], f"should be a whole number from {least}, not {_shown(value)}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self.refuse(present[0], f"should be a whole number from {least} to {most:,}, not {_shown(value)}")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -102,7 +103,7 @@ def _gpt2(read: _Reader, name: str) -> Architecture:
         kv_heads=heads,
         head_dim=hidden // heads,
         vocabulary_size=read.integer("vocab_size"),
-        windows=(0,) * read.integer("n_layer"),
+        windows=(0,) * read.integer("n_layer", most=_MOST_LAYERS),
         max_context_tokens=positions,
         activation=Activation.GELU,
         norm=Norm.LAYER,
@@ -116,7 +117,7 @@ def _gpt2(read: _Reader, name: str) -> Architecture:
 
 
 def _gpt_oss(read: _Reader, name: str) -> Architecture:
-    layers = read.integer("num_hidden_layers")
+    layers = read.integer("num_hidden_layers", most=_MOST_LAYERS)
     is_original = read.get("rope_scaling_factor") is not None
     theta, yarn, context = _original_rope(read) if is_original else (*_rope(read), None)
     packed = is_original or read.section("quantization_config").get("quant_method") == "mxfp4"
@@ -129,7 +130,7 @@ def _gpt_oss(read: _Reader, name: str) -> Architecture:
         query_heads=read.integer("num_attention_heads"),
         kv_heads=read.integer("num_key_value_heads"),
         head_dim=read.integer("head_dim"),
-        experts=read.integer("num_local_experts", "num_experts"),
+        experts=read.integer("num_local_experts", "num_experts", most=_MOST_EXPERTS),
         active_experts=read.integer("num_experts_per_tok", "experts_per_token"),
         vocabulary_size=read.integer("vocab_size"),
         windows=_windows(read, layers),
@@ -150,7 +151,7 @@ def _gpt_oss(read: _Reader, name: str) -> Architecture:
 
 
 def _qwen3_moe(read: _Reader, name: str) -> Architecture:
-    layers = read.integer("num_hidden_layers")
+    layers = read.integer("num_hidden_layers", most=_MOST_LAYERS)
     dense = read.integer("decoder_sparse_step", default=1) != 1 or read.get("mlp_only_layers") not in (None, [])
     if dense or read.flag("use_sliding_window", False):
         raise UsageError(f"{read.path} mixes kinds of layers, which is not known for qwen3_moe")
@@ -165,7 +166,7 @@ def _qwen3_moe(read: _Reader, name: str) -> Architecture:
         query_heads=heads,
         kv_heads=read.integer("num_key_value_heads"),
         head_dim=read.integer("head_dim", default=max(1, hidden // heads)),
-        experts=read.integer("num_experts", "num_local_experts"),
+        experts=read.integer("num_experts", "num_local_experts", most=_MOST_EXPERTS),
         active_experts=read.integer("num_experts_per_tok"),
         vocabulary_size=read.integer("vocab_size"),
         windows=(0,) * layers,
@@ -228,10 +229,12 @@ def _check(read: _Reader, model: Architecture) -> None:
         read.refuse("num_attention_heads", f"{model.query_heads} is not a multiple of the {model.kv_heads} kv heads")
     if model.active_experts > model.experts:
         read.refuse("num_experts_per_tok", f"is {model.active_experts}, more than the {model.experts} experts")
+    if model.rope_theta is not None and model.rope_theta <= 1:
+        read.refuse("rope_theta", f"should be above 1, not {model.rope_theta:g}")
+    if model.yarn and min(model.yarn.factor, model.yarn.beta_fast, model.yarn.beta_slow) <= 0:
+        read.refuse("rope_scaling", "should have a factor and betas above 0")
     if model.head_dim % 2 and not model.learned_positions:
         read.refuse("head_dim", f"should be even for RoPE, not {model.head_dim}")
-    if model.layers > 100_000:
-        read.refuse("num_hidden_layers", f"should be at most 100,000, not {model.layers:,}")
 
 
 def _shown(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 
 from gptoss_cli.architecture.known import Architecture
@@ -77,7 +78,8 @@ def show(value: Value, unit: Unit) -> str:
         case str(), _:
             return value
         case _, Unit.COUNT:
-            return f"{value:,}" if value < 10**12 and value % 1 == 0 else f"{value:.2e}".replace("e+", "e")
+            # Decimal, since a float cannot hold every number of combinations.
+            return f"{value:,}" if value < 10**12 else f"{Decimal(value):.2e}".replace("e+", "e")
         case _, Unit.PERCENT:
             return f"{value:.1f} %"
         case _, Unit.BYTES:

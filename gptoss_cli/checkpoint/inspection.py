@@ -1,11 +1,13 @@
 """A checkpoint's tensors without its weights: the headers of all files, and the data of a few small tensors."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptoss_cli.checkpoint.folder import INDEX, parse_json, read_index, safetensors_files
+from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, parse_json, read_index, safetensors_files
 from gptoss_cli.checkpoint.header import read_header
 from gptoss_cli.errors import IntegrityError, NotInstalledError
+from gptoss_cli.files import SAFETENSORS_ITEM_BYTES
 
 _MOST_BYTES = 1 << 24
 
@@ -44,12 +46,15 @@ def read_data(tensor: StoredTensor) -> bytes:
     try:
         with tensor.path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            entry = parse_json(file.read(length), tensor.path).get(tensor.name)
-            start, end = entry["data_offsets"] if isinstance(entry, dict) else (0, _MOST_BYTES + 1)
-            if end - start > _MOST_BYTES:
-                raise IntegrityError(f"{tensor.path}: tensor {tensor.name} is larger than it should be")
-            file.seek(8 + length + start)
-            return file.read(end - start)
+            entry = parse_json(file.read(min(length, MAX_JSON_BYTES)), tensor.path).get(tensor.name)
+            offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+            size_bytes = math.prod(tensor.shape) * SAFETENSORS_ITEM_BYTES[tensor.dtype]
+            assert size_bytes <= _MOST_BYTES, "only small tensors are read"
+            # The header was checked when the tensor was found.
+            if not isinstance(offsets, list) or offsets[1] - offsets[0] != size_bytes:
+                raise IntegrityError(f"{tensor.path}: tensor {tensor.name} has changed")
+            file.seek(8 + length + offsets[0])
+            return file.read(size_bytes)
     except FileNotFoundError as exc:
         raise NotInstalledError(f"{tensor.path} is missing") from exc
     except OSError as exc:

@@ -1,6 +1,7 @@
 """`gptoss inspect`: the parts, tensors and constants of one model, from config.json and headers alone."""
 
 import datetime
+import math
 import re
 import struct
 from collections.abc import Iterable
@@ -43,6 +44,7 @@ from gptoss_cli.terminal.architecture_table import diagram_lines, show_lines
 from gptoss_cli.terminal.cells import Line
 from gptoss_cli.terminal.console import Console
 
+_MOST_HEADS = 1 << 16
 CONTEXTS = (1_024, 4_096, 16_384, 32_768, 131_072)
 
 
@@ -145,14 +147,19 @@ def _read_sinks(inspected: _Inspected) -> list[Sinks]:
 
 
 def _floats(tensor: StoredTensor) -> tuple[float, ...]:
-    """Return the values of a BF16 or F32 tensor. Raises IntegrityError for another dtype."""
+    """Return the values of a BF16 or F32 tensor. Raises IntegrityError for another dtype or size, and for NaN."""
+    if math.prod(tensor.shape) > _MOST_HEADS:
+        raise IntegrityError(f"{tensor.path}: tensor {tensor.name} should have one value per head")
     data = read_data(tensor)
     if tensor.dtype == "BF16":
         # A bfloat16 is the upper half of a float32.
         data = b"".join(b"\0\0" + data[i : i + 2] for i in range(0, len(data), 2))
     elif tensor.dtype != "F32":
         raise IntegrityError(f"{tensor.path}: tensor {tensor.name} should be BF16, not {tensor.dtype}")
-    return struct.unpack(f"<{len(data) // 4}f", data)
+    values = struct.unpack(f"<{len(data) // 4}f", data)
+    if not all(map(math.isfinite, values)):
+        raise IntegrityError(f"{tensor.path}: tensor {tensor.name} has values that are not finite")
+    return values
 
 
 def _prompt(text: str) -> list[PromptToken]:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gptoss_cli.architecture.config import read_architecture
+from gptoss_cli.architecture.figures import show
 from gptoss_cli.architecture.known import (
     GPT2_XL,
     GPT_OSS_20B,
@@ -18,7 +21,9 @@ from gptoss_cli.architecture.known import (
     WeightFormat,
     find_architecture,
 )
-from gptoss_cli.errors import ExitStatus, GptossError
+from gptoss_cli.architecture.rope import rotations
+from gptoss_cli.architecture.rows import FIGURES
+from gptoss_cli.errors import ExitStatus, GptossError, IntegrityError, UsageError
 from tests.engine.checkpoints import REAL_20B, ConfigStyle, Shape, write_checkpoint
 
 _GPT2_XL: dict[str, Any] = {
@@ -123,7 +128,7 @@ def test_an_unknown_model_exits_2(values: dict[str, Any], words: str) -> None:
         (_QWEN3_30B | {"num_experts_per_tok": 129}, "is 129, more than the 128 experts"),
         (_QWEN3_30B | {"head_dim": 127}, "head_dim should be even"),
         (_QWEN3_30B | {"hidden_size": None}, "hidden_size is missing"),
-        (_QWEN3_30B | {"num_hidden_layers": 10**9}, "num_hidden_layers should be at most"),
+        (_QWEN3_30B | {"num_hidden_layers": 10**9}, "num_hidden_layers should be a whole number from 1 to 4,096"),
         (REAL_20B | {"experts_per_token": 5}, "num_experts_per_tok contradicts experts_per_token"),
         (REAL_20B | {"layer_types": ["full_attention"]}, "layer_types should list the kinds of 24 layers"),
         (REAL_20B | {"layer_types": [{}] * 24}, "layer_types has the unknown kind"),
@@ -139,6 +144,29 @@ def test_a_contradictory_config_exits_4(values: dict[str, Any], words: str) -> N
     assert raised.value.exit_status is ExitStatus.INTEGRITY
     assert words in str(raised.value)
     assert "\x1b" not in str(raised.value)
+
+
+_VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 300), st.integers(), st.floats(), st.text(max_size=5),
+    st.lists(st.sampled_from(["sliding_attention", "full_attention", 3]), max_size=3),
+    st.dictionaries(st.sampled_from(["rope_type", "factor", "quant_method"]), st.sampled_from(["yarn", 0, 1e300])),
+)  # fmt: skip
+
+
+@given(
+    st.sampled_from([_GPT2_XL, _QWEN3_30B, REAL_20B]), st.data(), st.integers(1, 4),
+)  # fmt: skip
+def test_any_config_is_read_or_refused(values: dict[str, Any], data: st.DataObject, changes: int) -> None:
+    changed = dict(values)
+    for _ in range(changes):
+        changed[data.draw(st.sampled_from(sorted(values)))] = data.draw(_VALUES)
+    try:
+        model = _read(changed)
+    except (UsageError, IntegrityError):
+        return
+    for figure in FIGURES:
+        assert show(figure.compute(model, 4_096), figure.unit)
+    assert len(list(rotations(model))) == (0 if model.learned_positions else model.head_dim // 2)
 
 
 def test_models_are_found_by_name_and_alias() -> None:
