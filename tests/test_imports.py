@@ -18,10 +18,11 @@ _README = _PACKAGE / "README.md"
 # Modules that may import within functions, and why. No other may.
 _LATE_IMPORTS = {
     "__main__": "the folder of the user must leave the path before anything is imported",
+    "cli.chat": "the prompt is shown before the modules that answer are imported",
     "cli.definition": "each command imports only what it needs",
     "cli.main": "--version does not wait for Typer",
-    "checkpoint.hub": "only a download needs the libraries of the network",
-    "checkpoint.lock": "fcntl and msvcrt each exist on one platform only",
+    "cli.output": "only --extract needs the Markdown parser, which an answer does not wait for",
+    "cli.plan": "only the demo needs numpy, which takes longer to import than a plan to make",
     "engine.loader": "Triton exists on Linux only",
     "harmony.structured_output": "llguidance is optional",
     "placement.hardware": "torch is asked only if there is a GPU",
@@ -294,12 +295,21 @@ def test_a_long_function_is_found_with_file_and_line(tmp_path: Path) -> None:
     ["--help", "--version", "ask --help", "chat --help", "list", "list --json", "config path", "completions bash"],
 )
 def test_a_light_command_imports_nothing_heavy(arguments: str, tmp_path: Path) -> None:
+    assert _imported_by(arguments.split(), tmp_path).isdisjoint(_HEAVY)
+
+
+def test_an_answer_to_a_pipe_does_not_wait_for_the_screen(tmp_path: Path) -> None:
+    screen = {"markdown_it", "prompt_toolkit", "pygments", "rich"}
+    assert _imported_by(["ask", "-m", "demo", "Hello"], tmp_path).isdisjoint(screen)
+
+
+def _imported_by(arguments: list[str], folder: Path) -> set[str]:
+    """Return the modules that a command line imports."""
     program = "import sys; from gptoss_cli.cli.main import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments.split()], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert "gptoss" in done.stdout or "demo" in done.stdout
-    assert [name for name in _HEAVY if name in done.stderr.split()] == []
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, cwd=folder)
+    assert done.stdout
+    return set(done.stderr.split())
 
 
 def _write(package: Path, sources: dict[str, str]) -> None:

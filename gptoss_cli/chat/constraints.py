@@ -122,8 +122,8 @@ class TurnConstraint:
                 self._of_state[state] = Forced(state.forced)
             elif state.allowed is not None:
                 self._of_state[state] = Allowed(state.allowed)
-            elif state.barred:
-                self._of_state[state] = Banned(state.barred)
+            elif state.banned:
+                self._of_state[state] = Banned(state.banned)
             else:
                 return None
         return self._of_state[state]

@@ -10,9 +10,8 @@ import typer
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.chat.stopping import Incomplete, Problem, apply_stop_conditions, incompleteness
 from gptoss_cli.chat.transcript import Transcript
-from gptoss_cli.cli.efforts import ask_at_efforts, parse_efforts
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.hints import incomplete_words
+from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import JsonLines, answer_record, json_text
 from gptoss_cli.cli.options import AnswerOptions, TurnOptions
 from gptoss_cli.cli.output import check_output, code_block, output_format, without_answer, write_answer
@@ -27,7 +26,7 @@ from gptoss_cli.terminal.turn_plain import show_turn
 
 
 def run_ask(words: Sequence[str], options: TurnOptions, answer: AnswerOptions, environment: Environment) -> None:
-    """Ask once and write the answer; with --efforts ask at each of them.
+    """Ask once and write the answer.
 
     Everything that is wrong with the input is raised before the model is opened. Raises typer.Exit if the answer is
     incomplete.
@@ -36,16 +35,12 @@ def run_ask(words: Sequence[str], options: TurnOptions, answer: AnswerOptions, e
     console = environment.console
     lines = JsonLines(console, shows_reasoning=_keeps_reasoning(options)) if answer.stream_json else None
     with nullcontext() if lines is None else lines.closing():
-        _check_combination(answer)
+        check_combination(answer)
         check_output(answer.output)
-        efforts = [] if answer.efforts is None else parse_efforts(answer.efforts)
         text = prompt_text(words, console, files=answer.files or ())
         output = output_format(answer.schema, answer.choice, console)
         request = chat_request(options, console)
-        if efforts:
-            ask_at_efforts(text, efforts, request, environment, as_json=answer.as_json)
-        else:
-            _Turn(options, answer, environment, lines).run(text, request, output, began=began)
+        _Turn(options, answer, environment, lines).run(text, request, output, began=began)
 
 
 class _Turn:
@@ -133,7 +128,8 @@ def _keeps_reasoning(options: TurnOptions) -> bool:
     return options.reasoning is not ReasoningDisplay.HIDE
 
 
-def _check_combination(answer: AnswerOptions) -> None:
+def check_combination(answer: AnswerOptions) -> None:
+    """Raise UsageError for options that contradict each other."""
     """Raise UsageError for options that do not go together."""
     given = {
         "--json": answer.as_json,

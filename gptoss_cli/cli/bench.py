@@ -44,7 +44,7 @@ def run_bench(model: str | None, options: BenchOptions, console: Console) -> Non
             generated_tokens=options.generate,
             repetitions=options.repeat,
             operations=options.kernels,
-            say=activity.say,
+            progress=activity.say,
         )
     numerics = generator.numerics
     assert numerics is not None, "every engine knows its numerics"

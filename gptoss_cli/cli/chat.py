@@ -221,7 +221,7 @@ class Chat:
         from gptoss_cli.cli.loaded_chat import LoadedChat
 
         opened = self._open(self._request, notice)
-        return LoadedChat(opened, self.state, COMMANDS, keep_keys=self._prompt.type_ahead, open_other=self._open_other)
+        return LoadedChat(opened, self.state, COMMANDS, prompt=self._prompt, open_other=self._open_other)
 
     def _open(self, request: ChatRequest, notice: Notify) -> OpenedModel:
         return self._environment.open_model(request, progress=lambda text: None, notice=notice)

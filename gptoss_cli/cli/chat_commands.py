@@ -15,8 +15,8 @@ from gptoss_cli.harmony.events import Message, Role
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.clipboard import copy
 from gptoss_cli.terminal.markdown.parse import code_blocks
-from gptoss_cli.terminal.raw import by_channel
 from gptoss_cli.terminal.slash import SETTINGS
+from gptoss_cli.terminal.turn_plain import raw_pieces
 
 # Minimum, maximum and type of a setting.
 _BOUNDS: Final[dict[str, tuple[int, int | None, type[float] | type[int]]]] = {
@@ -179,7 +179,7 @@ def _tokens(chat: LoadedChat, argument: str) -> None:
 def _raw(chat: LoadedChat, argument: str) -> None:
     if not chat.session.last_raw:
         raise UsageError("There is no turn yet. Send a message first.")
-    for text, style in by_channel(chat.session.last_raw):
+    for text, style in raw_pieces(chat.session.last_raw):
         chat.console.err(text, style)
     chat.console.err("\n")
 

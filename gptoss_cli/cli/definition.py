@@ -81,9 +81,14 @@ def ask(
     Everything else goes to stderr. Without a PROMPT, or with - for it, the prompt is read from stdin; with both, the
     piped text follows the PROMPT. A prompt that begins with a dash goes after --.
     """
-    from gptoss_cli.cli.ask import run_ask
+    if answer.efforts is not None and not answer.stream_json:  # together they are an error, which JSON lines report
+        from gptoss_cli.cli.efforts import run_efforts
 
-    run_ask(words or [], options, answer, environment)
+        run_efforts(words or [], options, answer, environment)
+    else:
+        from gptoss_cli.cli.ask import run_ask
+
+        run_ask(words or [], options, answer, environment)
 
 
 @_COMMANDS.command("download")

@@ -1,6 +1,6 @@
 """`gptoss ask --efforts`: one question answered at several efforts, one after the other and with the same seed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -11,16 +11,29 @@ from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.chat.stopping import incompleteness
 from gptoss_cli.chat.transcript import Transcript
+from gptoss_cli.cli.ask import check_combination
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.hints import incomplete_words
+from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import cuts_json, write_json
+from gptoss_cli.cli.options import AnswerOptions, TurnOptions
+from gptoss_cli.cli.prompt_input import chat_request, prompt_text
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import ExitStatus, UsageError
 from gptoss_cli.generation import random_seed
 from gptoss_cli.harmony.events import AnswerDelta, ReasoningDelta
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.terminal.efforts import EffortAnswer, show_answers
+from gptoss_cli.terminal.tables import EffortAnswer, show_answers
+
+
+def run_efforts(words: Sequence[str], options: TurnOptions, answer: AnswerOptions, environment: Environment) -> None:
+    """Run `gptoss ask --efforts`. Everything that is wrong with the input is raised before the model is opened."""
+    assert answer.efforts is not None
+    check_combination(answer)
+    efforts = parse_efforts(answer.efforts)
+    text = prompt_text(words, environment.console, files=answer.files or ())
+    request = chat_request(options, environment.console)
+    ask_at_efforts(text, efforts, request, environment, as_json=answer.as_json)
 
 
 def parse_efforts(value: str) -> list[ReasoningEffort]:
@@ -46,13 +59,13 @@ def ask_at_efforts(
     answers = []
     for effort in efforts:
         answers.append(_answer(session, text, effort, console))
-        if answers[-1].shortfall is ExitStatus.INTERRUPTED:
+        if answers[-1].exit_status is ExitStatus.INTERRUPTED:
             break
     if as_json or not console.stdout.is_terminal:
         write_json({"question": text, "answers": [_answer_json(answer) for answer in answers]}, console)
     else:
         show_answers(answers, console)
-    status = next((answer.shortfall for answer in answers if answer.shortfall is not None), None)
+    status = next((answer.exit_status for answer in answers if answer.exit_status is not None), None)
     if status is not None:
         raise typer.Exit(status)
 
@@ -75,8 +88,8 @@ def _answer(session: ChatSession, text: str, effort: ReasoningEffort, console: C
         text=transcript.answer,
         reasoning=transcript.reasoning,
         end=session.last_end,
-        shortfall=None if incomplete is None else incomplete.status,
-        remark="" if incomplete is None else incomplete_words(incomplete),
+        exit_status=None if incomplete is None else incomplete.status,
+        note="" if incomplete is None else incomplete_words(incomplete),
     )
 
 

@@ -1,17 +1,23 @@
-"""The words for hints and for incomplete answers: flags on the command line, slash commands in a chat."""
+"""The words for hints: flags on the command line, slash commands in a chat."""
 
 from typing import Final
 
 from gptoss_cli.chat.request import Notify
-from gptoss_cli.chat.stopping import Incomplete, Problem
 from gptoss_cli.errors import GptossError, Hint
 from gptoss_cli.terminal.console import Console
 
+_Words = tuple[str, str]
 _START: Final = "start gptoss chat with"
 
+
+def _same(verb: str, what: str) -> tuple[_Words, _Words]:
+    """Return words that fit both the command line and a chat."""
+    return (verb, what), (verb, what)
+
+
 # Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject.
-HINT_WORDS: Final[dict[Hint, tuple[tuple[str, str], tuple[str, str]]]] = {
-    Hint.DOWNLOAD: (("run:", "gptoss download {subject}"), ("run:", "gptoss download {subject}")),
+HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
+    Hint.DOWNLOAD: _same("run:", "gptoss download {subject}"),
     Hint.LARGER_CONTEXT: (("use", "a larger --context"), (_START, "a larger --context")),
     Hint.SMALLER_CONTEXT: (("use", "a smaller --context"), (_START, "a smaller --context")),
     Hint.VALID_CONTEXT: (("check", "--context"), (_START, "another --context")),
@@ -30,28 +36,21 @@ HINT_WORDS: Final[dict[Hint, tuple[tuple[str, str], tuple[str, str]]]] = {
         ("leave out", "--execution or --device"),
         ("start gptoss chat without", "--execution or --device"),
     ),
-    Hint.EDIT_SETTINGS: (("run:", "gptoss config edit"), ("run:", "gptoss config edit")),
+    Hint.EDIT_SETTINGS: _same("run:", "gptoss config edit"),
     Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),
-    Hint.INSTALL_STRUCTURED: (
-        ("run:", "pip install 'gptoss[structured]'"),
-        ("run:", "pip install 'gptoss[structured]'"),
-    ),
-    Hint.INSTALL_TORCH: (("install torch again:", "pip install torch"), ("install torch again:", "pip install torch")),
-}
-
-
-_MORE_ROOM: Final = (Hint.LARGER_CONTEXT,), (Hint.SHORTER_CONVERSATION, Hint.LARGER_CONTEXT)
-_NOT_FINITE: Final = "The answer ends here: the model computed numbers that are not finite"
-_CUT_SHORT: Final[dict[Problem, tuple[str, str]]] = {
-    Problem.TOKEN_LIMIT: ("--max-tokens is used up.", "max-tokens is used up. /set max-tokens changes it."),
-    Problem.TIMEOUT: ("--timeout has passed.", "the time limit has passed."),
-    Problem.REPETITION: ("it repeated itself and was stopped. Ask in another way.",) * 2,
-}
-_FAILED: Final[dict[Problem, tuple[str, str]]] = {
-    Problem.NO_ANSWER: ("The model ended its turn without an answer. Ask again.",) * 2,
-    Problem.TOOL_CALL: ("The model called a tool, but there are no tools. Ask again.",) * 2,
-    Problem.INTERRUPTED: ("Stopped.", "Stopped. The partial answer stays in the conversation."),
-    Problem.WRONG_FORMAT: ("The answer does not match the requested format. Ask again.",) * 2,
+    Hint.INSTALL_STRUCTURED: _same("run:", "pip install 'gptoss[structured]'"),
+    Hint.INSTALL_TORCH: _same("install torch again:", "pip install torch"),
+    Hint.FREE_MEMORY: _same("end", "other programs"),
+    Hint.FREE_DISK_SPACE: _same("free", "disk space"),
+    Hint.ANOTHER_DATA_FOLDER: _same("set", "GPTOSS_HOME to a folder on another disk"),
+    Hint.RETRY: (("run", "the same command again"), ("try", "again")),
+    Hint.RETRY_LATER: _same("try", "again later"),
+    Hint.ALLOW_NETWORK: _same("unset", "HF_HUB_OFFLINE to use the network"),
+    Hint.REINSTALL: _same("reinstall", "gptoss"),
+    Hint.DELETE_FOLDER: _same("delete", "{subject}"),
+    Hint.SAVE_ANSWER: (("write", "it to a file with -o FILE"), ("use", "/save FILE")),
+    Hint.START_AGAIN: _same("start", "gptoss again"),
+    Hint.VERIFY: _same("run:", "gptoss verify"),
 }
 
 
@@ -85,20 +84,7 @@ def with_hints(message: str, *hints: Hint, subject: str = "", in_chat: bool = Fa
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} {advice}"
 
 
-def incomplete_words(incomplete: Incomplete, *, in_chat: bool = False) -> str:
-    """Return one line that says what is missing of an answer, and why."""
-    problem = incomplete.problem
-    if problem in _FAILED:
-        return _FAILED[problem][in_chat]
-    if problem is Problem.NUMERICAL_FAILURE:
-        return with_hints(_NOT_FINITE, Hint.FLOAT32, in_chat=in_chat)
-    lacking = "The answer is cut short" if incomplete.answered else "There is no answer"
-    if problem is Problem.CONTEXT_FULL:
-        return with_hints(f"{lacking}: the context is full", *_MORE_ROOM[in_chat], in_chat=in_chat)
-    return f"{lacking}: {_CUT_SHORT[problem][in_chat]}"
-
-
-def _alternatives(words: list[tuple[str, str]]) -> str:
+def _alternatives(words: list[_Words]) -> str:
     """Return one clause; a verb that is the same as the one before it is not repeated."""
     before = [None, *(verb for verb, _ in words)]
     parts = [what if verb == last else f"{verb} {what}" for (verb, what), last in zip(words, before, strict=False)]

@@ -10,7 +10,8 @@ import typer
 
 from gptoss_cli.chat.request import ModelInfo
 from gptoss_cli.chat.stopping import Incomplete
-from gptoss_cli.cli.hints import incomplete_words, sentence, unexpected
+from gptoss_cli.cli.hints import sentence, unexpected
+from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.errors import ExitStatus, GptossError
 from gptoss_cli.harmony.events import AnswerDelta, Event, PreambleDelta, ReasoningCut, ReasoningDelta, TurnEnd
 from gptoss_cli.settings import ReasoningEffort

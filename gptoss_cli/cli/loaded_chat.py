@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-
-from prompt_toolkit.key_binding import KeyPress
 
 from gptoss_cli.chat.request import OpenedModel
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.chat.stopping import incompleteness
 from gptoss_cli.cli.chat_state import ChatState
-from gptoss_cli.cli.hints import incomplete_words, with_hints
+from gptoss_cli.cli.hints import with_hints
+from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.harmony.events import Event, TurnEnd
 from gptoss_cli.settings import TRAINED_EFFORTS
+from gptoss_cli.terminal.prompt import ChatPrompt
 from gptoss_cli.terminal.turn_live import TurnView
 from gptoss_cli.terminal.turn_plain import show_turn
 from gptoss_cli.terminal.typeahead import TypeAhead
@@ -26,8 +26,8 @@ _NEARLY_FULL = 0.8
 class LoadedChat:
     """A conversation with a loaded model at the terminal.
 
-    `keep_keys` takes the keys that were typed during a turn. `open_other` opens another model by name; it returns None
-    if the user does not wait for it.
+    `prompt` gets the keys that were typed during a turn. `open_other` opens another model by name; it returns None if
+    the user does not wait for it.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class LoadedChat:
         state: ChatState,
         commands: Mapping[str, Callable[[LoadedChat, str], None]],
         *,
-        keep_keys: Callable[[Sequence[KeyPress]], None],
+        prompt: ChatPrompt,
         open_other: Callable[[str], OpenedModel | None],
     ) -> None:
         self.session: ChatSession = opened.session
         self.state = state
         self.console = state.console
         self._commands = commands
-        self._keep_keys = keep_keys
+        self._prompt = prompt
         self._open_other = open_other
 
     def run(self, command: str, argument: str) -> None:
@@ -73,7 +73,7 @@ class LoadedChat:
             with stopping(session.stop), closing(turn) as events:
                 end = self._follow(events, typed)
         finally:
-            self._keep_keys(typed.keys)
+            self._prompt.type_ahead(typed.keys)
         incomplete = incompleteness(end)
         if incomplete is not None:
             self.console.notice(incomplete_words(incomplete, in_chat=True))

@@ -12,7 +12,6 @@ from gptoss_cli.errors import GptossError, ResourceError, UsageError
 from gptoss_cli.harmony.events import AnswerDelta, Event
 from gptoss_cli.harmony.structured_output import OutputFormat
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.terminal.markdown.parse import Kind, leaves
 
 
 def output_format(schema: str | None, choice: str | None, console: Console) -> OutputFormat | None:
@@ -47,10 +46,13 @@ def code_block(answer: str, language: str) -> str:
 
     A block that is not closed ends with the text. Raises GptossError if there is none.
     """
-    for leaf in leaves(answer):
-        is_fenced = leaf.kind is Kind.CODE and leaf.fence is not None
-        if is_fenced and (not language or leaf.language.lower() == language.lower()):
-            return leaf.code
+    # Only here: the Markdown parser takes longer to import than an answer may wait.
+    from gptoss_cli.terminal.markdown.parse import Kind, leaf_blocks
+
+    for block in leaf_blocks(answer):
+        is_fenced = block.kind is Kind.CODE and block.fence is not None
+        if is_fenced and (not language or block.language.lower() == language.lower()):
+            return block.code
     wanted = f"code block in {language}" if language else "code block"
     raise GptossError(f"The answer has no {wanted}. Ask for one, or leave --extract out.")
 

@@ -10,7 +10,6 @@ from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import PlanOptions
-from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.errors import GptossError
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
@@ -20,7 +19,7 @@ from gptoss_cli.placement.placement import MemoryUse, Placement
 from gptoss_cli.placement.reasons import Code, gib
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.terminal.memory import Part, picture
+from gptoss_cli.terminal.tables import MemoryPart, memory_bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +91,9 @@ def planned_config(wanted: str | None) -> tuple[str, ModelConfig, int]:
         size = 0 if model.name in installed else model.published.download_bytes
         return model.name, published_config(layers=model.published.layers, experts=model.published.experts), size
     if model is not None:
+        # Only here: unpacking needs numpy, which takes longer to import than a plan to make.
+        from gptoss_cli.demo.unpack import demo_checkpoint
+
         return model.name, load_config(demo_checkpoint() / "config.json"), 0
     assert wanted is not None
     return wanted, load_config(_config_file(Path(wanted).expanduser(), wanted)), 0
@@ -155,9 +157,9 @@ def _drawn_memory(title: str, use: MemoryUse, columns: int) -> str:
         "working memory": use.work_bytes,
         "free": use.free_bytes,
     }
-    parts = [Part(name, size, gib(size)) for name, size in sizes.items()]
+    parts = [MemoryPart(name, size, gib(size)) for name, size in sizes.items()]
     room = "an unknown amount" if use.room_bytes is None else gib(use.room_bytes)
-    return picture(f"{title}: {gib(use.used_bytes)} of {room}", parts, columns)
+    return memory_bar(f"{title}: {gib(use.used_bytes)} of {room}", parts, columns)
 
 
 def _bound_lines(placement: Placement) -> Iterator[str]:

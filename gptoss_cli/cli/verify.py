@@ -120,14 +120,12 @@ def _check_shapes(checkpoint: _Checkpoint, console: Console) -> int:
     """Return the number of tensors, all as the config requires. Raises IntegrityError or NotInstalledError."""
     folder = weights_folder(checkpoint.folder)
     config = load_config(folder / "config.json")
-    layouts = [
-        {name: (spec.dtype, spec.shape) for name, spec in expected_tensors(config, layout).items()} for layout in Layout
-    ]
-    tensors, unexpected = check_tensors(folder, layouts)
-    if unexpected:
-        first = ascii(unexpected[0])[:80]
-        console.notice(f"{folder}: {len(unexpected)} tensors are not part of gpt-oss and are ignored, first {first}.")
-    return tensors
+    checked = check_tensors(folder, [expected_tensors(config, layout) for layout in Layout])
+    if checked.unexpected:
+        first = ascii(checked.unexpected[0])[:80]
+        count = len(checked.unexpected)
+        console.notice(f"{folder}: {count} tensors are not part of gpt-oss and are ignored, first {first}.")
+    return len(checked.files)
 
 
 def _record_time(location: ModelLocation) -> None:

@@ -141,7 +141,7 @@ def test_a_think_budget_ends_the_reasoning_and_says_so(script: Script) -> None:
 def test_reasoning_that_goes_in_circles_is_ended(script: Script) -> None:
     circles = "<|channel|>analysis<|message|>" + "Let me check again. " * 200 + "<|return|>"
     done = ask_here(script([circles]), "--reasoning", "hide", "x")
-    assert (done.returncode, done.stderr) == (0, "The reasoning went round in circles: the answer follows.\n")
+    assert (done.returncode, done.stderr) == (0, "The reasoning repeated itself: the answer follows.\n")
 
 
 def test_an_answer_that_goes_in_circles_is_stopped(script: Script) -> None:

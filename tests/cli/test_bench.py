@@ -97,7 +97,7 @@ def test_a_wrong_argument_exits_2(run: Run, wrong: tuple[str, ...]) -> None:
 def test_without_the_native_library_there_is_one_notice(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "find_kernels", lambda _: "The CPU kernels were not built. Install a C compiler")
+    monkeypatch.setattr(loader, "find_kernels", lambda *_: "The CPU kernels were not built. Install a C compiler")
     _, _, error = run("ask", "-m", str(folder), "Hello")
     notice = "The CPU kernels were not built. Install a C compiler. Until then the model runs slowly."
     assert [line for line in error.splitlines() if "kernels" in line] == [notice]

@@ -148,7 +148,7 @@ def test_set_changes_how_it_answers(line: str, name: str, value: object) -> None
         ("/effort hgh", "The effort is medium. To change it: /effort none|low|medium|high"),
         ("/reasoning loud", "To change it: /reasoning show|collapse|hide"),
         ("/copy answer", "Try: /copy, or /copy code"),
-        ("/copy", "There is no clipboard here."),
+        ("/copy", "There is no clipboard here"),
         ("/copy code", "There is no code in the last answer."),
         ("/save", "Name a new file: /save FILE"),
         ("/save /", "exists already"),

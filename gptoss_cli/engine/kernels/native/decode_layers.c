@@ -1,4 +1,8 @@
-/* All layers for one token in one call: what is between two operations then costs nothing worth counting. */
+/* All layers for one token in one call.
+
+   This is the second statement of a layer, beside engine/model.py. Python between the operations would cost more than a
+   whole token of the demo, and several milliseconds for each token of the 20b model. A test compares the two bit by
+   bit: change both. */
 #include <stdlib.h>
 
 #include "gptoss.h"
@@ -26,9 +30,9 @@ typedef struct {
     int32_t is_bf16;     /* whether keys and values are, else float32 */
 } Shape;
 
-/* Room for what one layer makes. */
+/* Intermediate results of a layer. */
 typedef struct {
-    float *qkv, *rotated, *attended, *residual, *normed, *logits, *shares;
+    float *qkv, *rotated, *attended, *residual, *normed, *logits, *expert_weights;
     int64_t *chosen;
 } Made;
 
@@ -42,7 +46,7 @@ static void *reserve(Made *made, const Shape *s, int64_t experts) {
     int64_t queries = s->query_heads * s->head_dim, keys = s->kv_heads * s->head_dim;
     int64_t sizes[] = {queries + 2 * keys, queries + keys, queries, s->hidden_size, s->hidden_size, experts, s->active};
     float **parts[] = {&made->qkv,    &made->rotated, &made->attended, &made->residual,
-                       &made->normed, &made->logits,  &made->shares};
+                       &made->normed, &made->logits,  &made->expert_weights};
     int64_t cells = 0;
     for (int i = 0; i < 7; i++) cells += sizes[i];
     void *memory = malloc((size_t)s->active * sizeof *made->chosen + (size_t)cells * sizeof(float));
@@ -61,7 +65,7 @@ static void keep(uint8_t *to, const float *from, int64_t n, int is_bf16) {
     }
 }
 
-/* Rotates, caches and attends. A ring's order is the same to a query that sees all of it. */
+/* Rotate, cache and attend. The order in a ring cache does not matter to a query that sees all of it. */
 static int attend(const Made *made, const Layer *layer, const Cached *cached, const Shape *s, const float *cosines,
                   const float *sines, int64_t position, int threads) {
     int64_t queries = s->query_heads * s->head_dim, keys = s->kv_heads * s->head_dim;
@@ -70,7 +74,8 @@ static int attend(const Made *made, const Layer *layer, const Cached *cached, co
     gptoss_rotate(made->rotated, made->qkv, cosines, sines, 1, s->query_heads + s->kv_heads, s->head_dim);
     keep(cached->keys + at, made->rotated + queries, keys, s->is_bf16);
     keep(cached->values + at, made->qkv + queries + keys, keys, s->is_bf16);
-    Attention shape = {1, s->query_heads, s->kv_heads, s->head_dim, known, position + 1 - known, position, 0, s->is_bf16};
+    Attention shape = {
+        1, s->query_heads, s->kv_heads, s->head_dim, known, position + 1 - known, position, 0, s->is_bf16};
     return gptoss_attend(made->attended, made->rotated, cached->keys, cached->values, layer->sinks, &shape, threads);
 }
 
@@ -83,9 +88,9 @@ static int run(float *x, const Made *made, const Layer *layer, const Cached *cac
                         s->query_heads * s->head_dim, 0, threads) &&
            gptoss_dense(made->logits, made->normed, made->residual, layer->mlp_norm, NULL, &layer->router, 1, 1, width,
                         s->eps, threads) &&
-           (gptoss_choose(made->chosen, made->shares, made->logits, 1, layer->router.rows, s->active),
-            gptoss_mix_one(x, made->residual, made->normed, made->chosen, made->shares, s->active, &layer->gate_up,
-                           &layer->down, s->limit, s->activations, threads));
+           (gptoss_choose(made->chosen, made->expert_weights, made->logits, 1, layer->router.rows, s->active),
+            gptoss_mix_one(x, made->residual, made->normed, made->chosen, made->expert_weights, s->active,
+                           &layer->gate_up, &layer->down, s->limit, s->activations, threads));
 }
 
 /* x [hidden_size] through `count` layers, in place; the token's keys and values are cached at `position`, to which the

@@ -1,16 +1,14 @@
-/* Many tokens at once by 16 rows of MXFP4 weights in AVX2: integers within a block, fp32 between blocks.
+/* Products of 16 MXFP4 rows with many tokens in AVX2: integers within a block, fp32 between blocks.
 
    A lane is a row. A step multiplies two columns of 8 rows by the same two columns of one token, which is one vpmaddwd
    and one vpaddd for 16 products, twice what fp32 gives. */
-#include "gptoss.h"
+#include "avx2.h"
 
 #ifdef HAS_AVX2
 
-#include "avx2.h"
+enum { TILE_ROWS = 16, LANES = 8, HALVES = TILE_ROWS / LANES, PAIRS = BLOCK / 2, TOKENS = 6 };
 
-enum { LANES = 8, HALVES = TILE_ROWS / LANES, PAIRS = BLOCK / 2, TOKENS = 6 };
-
-/* One block of 8 rows -> for each of its 16 bytes the two weights of every row, as int16 side by side: a lane each. */
+/* One block of 8 rows: for each of its 16 bytes, the two weights of every row as a pair of int16 in the row's lane. */
 AVX2_INLINE void unpack_half(int16_t panel[PAIRS][HALVES][2 * LANES], int half, const uint8_t *blocks, int64_t stride) {
     const __m256i low = _mm256_set1_epi8(15);
     __m256i words[4];
@@ -30,14 +28,14 @@ AVX2_INLINE void unpack_half(int16_t panel[PAIRS][HALVES][2 * LANES], int half, 
     }
 }
 
-/* Half of 2^(exponent - 127), for the weights are doubled. */
-AVX2_INLINE __m256 half_powers(const uint8_t *exponents, int64_t stride) {
+/* Half of 2^(scale - 127), because the weights are doubled. */
+AVX2_INLINE __m256 half_powers(const uint8_t *scales, int64_t stride) {
     int32_t lanes[LANES];
-    for (int i = 0; i < LANES; i++) lanes[i] = exponents[i * stride];
+    for (int i = 0; i < LANES; i++) lanes[i] = scales[i * stride];
     return _mm256_mul_ps(powers_of_two(load(lanes)), _mm256_set1_ps(0.5f));
 }
 
-/* For which gcc else multiplies for all tokens first, and has not the registers, or copies each sum. */
+/* Inline asm: otherwise gcc hoists the multiplies of all tokens and spills, or copies each sum. */
 AVX2_INLINE void add_in_place(__m256i *sum, __m256i x) {
     __asm__ volatile("vpaddd %1, %0, %0" : "+x"(*sum) : "x"(x));
 }
@@ -77,8 +75,18 @@ AVX2_INLINE void multiply_rest(float *sums, int16_t panel[PAIRS][HALVES][2 * LAN
     }
 }
 
-AVX2 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *exponents, int64_t n,
-                           const void *values, const float *factors, int64_t tokens) {
+/* values [blocks, tokens, 32] in natural order, and then factors [blocks, tokens]. */
+AVX2 void gptoss_avx2_pack_tile(void *packed, const float *x, int64_t blocks, int64_t token, int64_t tokens) {
+    int16_t *values = packed;
+    float *factors = (float *)(values + blocks * tokens * BLOCK);
+    for (int64_t g = 0, at = token; g < blocks; g++, at += tokens)
+        factors[at] = gptoss_avx2_quantize_block(values + at * BLOCK, x + g * BLOCK, MOST_INT16);
+}
+
+AVX2 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
+                           int64_t tokens) {
+    const int16_t *values = packed;
+    const float *factors = (const float *)(values + n * tokens * BLOCK);
     _Alignas(32) int16_t panel[PAIRS][HALVES][2 * LANES];
     memset(sums, 0, (size_t)tokens * TILE_ROWS * sizeof *sums);
     for (int64_t g = 0; g < n; g++) {
@@ -86,9 +94,9 @@ AVX2 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *ex
         for (int half = 0; half < HALVES; half++) {
             int64_t row = half * LANES * n;
             unpack_half(panel, half, blocks + (row + g) * BLOCK_BYTES, n * BLOCK_BYTES);
-            powers[half] = half_powers(exponents + row + g, n);
+            powers[half] = half_powers(scales + row + g, n);
         }
-        const int16_t *x = (const int16_t *)values + g * tokens * BLOCK;
+        const int16_t *x = values + g * tokens * BLOCK;
         const float *f = factors + g * tokens;
         int64_t t = 0;
         for (; t + TOKENS <= tokens; t += TOKENS)
