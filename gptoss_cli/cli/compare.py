@@ -24,9 +24,8 @@ from gptoss_cli.terminal.architecture_table import (
     has_colors,
     show_lines,
 )
-from gptoss_cli.terminal.cells import Line, Span, fold, wrap
+from gptoss_cli.terminal.cells import Line, Role, Span, fold, wrap
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.terminal.theme import Role
 
 _SCALED = (Unit.MIB, Unit.GB, Unit.FLOP)
 _TITLES = {

@@ -12,8 +12,7 @@ from gptoss_cli.architecture.rope import rotations
 from gptoss_cli.architecture.tensors import Part, PartSize, Tensor
 from gptoss_cli.harmony.prompt_tokens import PromptToken
 from gptoss_cli.terminal.architecture_table import Diagram, Grid, Layer, bar, fits, grid_lines, sparkline
-from gptoss_cli.terminal.cells import Line, Span, fold, wrap
-from gptoss_cli.terminal.theme import Role
+from gptoss_cli.terminal.cells import Line, Role, Span, fold, wrap
 
 _BAR_COLUMNS = 10
 _WIDE_COLUMNS = 90

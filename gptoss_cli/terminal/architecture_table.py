@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from gptoss_cli.errors import GptossError
 from gptoss_cli.settings import ColorChoice
-from gptoss_cli.terminal.cells import Line, Span, cells, fold, paint_line, text_of, wrap
+from gptoss_cli.terminal.cells import Line, Role, Span, cells, fold, style_line, text_of, wrap
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.sanitize import neutralize
-from gptoss_cli.terminal.theme import Role
 
 _GAP = "  "
 _SAME = "="
@@ -72,7 +71,7 @@ def show_lines(lines: Iterable[Line], console: Console) -> None:
     for line in lines:
         safe = [Span(_safe(span.text, is_unicode), span.sgr) for span in line]
         if colored and any(span.sgr for span in safe):
-            _write_painted(paint_line(safe) + "\n", console)
+            _write_painted(style_line(safe) + "\n", console)
         else:
             console.out(text_of(safe).rstrip() + "\n")
 
