@@ -216,7 +216,7 @@ def bench(
 def compare(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", help="Names, or folders with a config.json.", show_default=False),
+        typer.Argument(metavar="MODEL", help="Names, or folders with a config.json.", show_default=False),
     ] = None,
     *,
     options: CompareOptions,
@@ -234,7 +234,7 @@ def compare(
 
 @_COMMANDS.command("inspect")
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="[20b|120b|demo|PATH]", help="Model to look into.")] = "20b",
+    model: Annotated[str, typer.Argument(metavar="20b|120b|demo|PATH", help="Model to look into.")] = "20b",
     *,
     options: InspectOptions,
     environment: Environment,
