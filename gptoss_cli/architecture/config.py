@@ -15,7 +15,7 @@ from gptoss_cli.architecture.known import (
 from gptoss_cli.errors import IntegrityError, UsageError
 
 _LARGEST = 1 << 24
-_MOST_LAYERS = _MOST_EXPERTS = 4_096
+_MOST_LAYERS = _MOST_EXPERTS = _MOST_HEADS = 4_096
 
 
 def read_architecture(values: Mapping[str, object], *, name: str, path: str) -> Architecture:
@@ -89,7 +89,7 @@ class _Reader:
 
 
 def _gpt2(read: _Reader, name: str) -> Architecture:
-    hidden, heads = read.integer("n_embd"), read.integer("n_head")
+    hidden, heads = read.integer("n_embd"), read.integer("n_head", most=_MOST_HEADS)
     if hidden % heads:
         read.refuse("n_embd", f"{hidden} is not divisible by the {heads} heads")
     positions = read.integer("n_positions", "n_ctx")
@@ -127,7 +127,7 @@ def _gpt_oss(read: _Reader, name: str) -> Architecture:
         source=read.path,
         hidden_size=read.integer("hidden_size"),
         intermediate_size=read.integer("intermediate_size"),
-        query_heads=read.integer("num_attention_heads"),
+        query_heads=read.integer("num_attention_heads", most=_MOST_HEADS),
         kv_heads=read.integer("num_key_value_heads"),
         head_dim=read.integer("head_dim"),
         experts=read.integer("num_local_experts", "num_experts", most=_MOST_EXPERTS),
@@ -156,7 +156,7 @@ def _qwen3_moe(read: _Reader, name: str) -> Architecture:
     if dense or read.flag("use_sliding_window", False):
         raise UsageError(f"{read.path} mixes kinds of layers, which is not known for qwen3_moe")
     theta, yarn = _rope(read)
-    heads, hidden = read.integer("num_attention_heads"), read.integer("hidden_size")
+    heads, hidden = read.integer("num_attention_heads", most=_MOST_HEADS), read.integer("hidden_size")
     return Architecture(
         name=name,
         model_type=ModelType.QWEN3_MOE,

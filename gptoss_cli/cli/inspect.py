@@ -44,7 +44,6 @@ from gptoss_cli.terminal.architecture_table import diagram_lines, show_lines
 from gptoss_cli.terminal.cells import Line
 from gptoss_cli.terminal.console import Console
 
-_MOST_HEADS = 1 << 16
 CONTEXTS = (1_024, 4_096, 16_384, 32_768, 131_072)
 
 
@@ -106,14 +105,19 @@ def _open(name: str) -> _Inspected:
     if folder is None and model.model_type is ModelType.GPT_OSS:
         folder = store.installed().get(model.name)
         if folder is not None:
-            model = replace(find_model(str(folder))[0], name=model.name)
+            read = find_model(str(folder))[0]
+            model = replace(read, name=model.name, released=model.released, license=model.license)
     if folder is None or not any(map(safetensors_files, (folder, folder / "original"))):
         return _Inspected(model, None)
     files = weights_folder(folder)
     inspected = _Inspected(model, read_stored_tensors(files))
     problems = contradictions(model, inspected.parts)
     if problems:
-        raise IntegrityError(f"{files}: {'; '.join(problems)}", Hint.DOWNLOAD, subject=name)
+        published = catalog.find_model(name)
+        hints = () if published is None else (Hint.DOWNLOAD,)
+        raise IntegrityError(
+            f"{files}: {'; '.join(problems)}", *hints, subject=published.short_name if published else ""
+        )
     return inspected
 
 
@@ -140,16 +144,18 @@ def _read_sinks(inspected: _Inspected) -> list[Sinks]:
         raise NotInstalledError(f"{model.name} is not downloaded", Hint.DOWNLOAD, subject=name)
     found = {}
     for tensor in inspected.stored:
-        match = re.search(r"\.(\d+)\.(?:self_attn|attn)\.sinks$", tensor.name)
+        match = re.search(r"\.(\d{1,5})\.(?:self_attn|attn)\.sinks$", tensor.name)
         if match:
-            found[int(match[1])] = Sinks(int(match[1]), model.windows[int(match[1])], _floats(tensor))
+            layer = int(match[1])
+            if layer >= model.layers or tensor.shape != (model.query_heads,):
+                problem = f"should have {model.query_heads} values in one of {model.layers} layers"
+                raise IntegrityError(f"{tensor.path}: tensor {tensor.name} {problem}")
+            found[layer] = Sinks(layer, model.windows[layer], _floats(tensor))
     return [found[layer] for layer in sorted(found)]
 
 
 def _floats(tensor: StoredTensor) -> tuple[float, ...]:
-    """Return the values of a BF16 or F32 tensor. Raises IntegrityError for another dtype or size, and for NaN."""
-    if math.prod(tensor.shape) > _MOST_HEADS:
-        raise IntegrityError(f"{tensor.path}: tensor {tensor.name} should have one value per head")
+    """Return the values of a BF16 or F32 tensor. Raises IntegrityError for another dtype, and for NaN."""
     data = read_data(tensor)
     if tensor.dtype == "BF16":
         # A bfloat16 is the upper half of a float32.

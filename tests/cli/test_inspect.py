@@ -123,6 +123,44 @@ def test_sinks_are_the_values_of_the_files(run: Run) -> None:
     assert [entry["window"] for entry in layers] == [64, None, 64, None]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model.layers.3.self_attn.sinks": "model.layers.9.self_attn.sinks"}, "in one of 4 layers"),
+        ({"nan": "model.layers.2.self_attn.sinks"}, "values that are not finite"),
+    ],
+)
+def test_sinks_that_are_wrong_exit_4(changes: dict[str, str], words: str, run: Run, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, _EVEN_SHAPE)
+    (file,) = tmp_path.glob("*.safetensors")
+    data = file.read_bytes()
+    for old, new in changes.items():
+        if old == "nan":
+            length = int.from_bytes(data[:8], "little")
+            start = 8 + length + json.loads(data[8 : 8 + length])[new]["data_offsets"][0]
+            data = data[:start] + b"\xc0\x7f" + data[start + 2 :]
+        else:
+            data = data.replace(old.encode(), new.encode())
+    file.write_bytes(data)
+    status, shown, asides = run("inspect", str(tmp_path), "--sinks")
+    assert (status, shown, asides.count("\n")) == (ExitStatus.INTEGRITY, "", 1)
+    assert words in asides
+
+
+def test_an_installed_copy_is_preferred_and_checked(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
+    monkeypatch.setattr("gptoss_cli.checkpoint.store.installed", lambda: {"gpt-oss-20b": tmp_path})
+    write_checkpoint(tmp_path, _EVEN_SHAPE)
+    values = _json(run, "20b")
+    assert (values["model"], values["from_headers"], values["layers"]) == ("gpt-oss-20b", True, 4)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 332}))
+    status, _, asides = run("inspect", "20b")
+    assert status == ExitStatus.INTEGRITY
+    assert "embedding: 31,776 parameters in the headers, 31,872 by config.json" in asides
+    assert asides.endswith("gptoss download 20b\n")
+
+
 def test_tensors_are_those_of_the_published_checkpoint(run: Run) -> None:
     tensors = _json(run, "120b", "--tensors")["tensors"]
     assert sum(tensor["bytes"] for tensor in tensors) == 65_248_815_744
