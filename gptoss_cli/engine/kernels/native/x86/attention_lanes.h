@@ -37,7 +37,7 @@ FUNCTION static void transpose_keys(float *to, const KeyChunk *chunk) {
 }
 
 /* Scores of one or two vectors of keys, from key `first` of the chunk on, and BLOCK_ROWS rows. If `is_ahead`, as many
-   keys are prefetched meanwhile, one cache line a step: prefetches all at once would wait for memory. */
+   keys are prefetched meanwhile, a cache line or two a step: prefetches all at once would wait for memory. */
 INLINE void multiply_keys(float (*scores)[ATTENTION_KEYS], const float *queries, const float *keys,
                           const KeyChunk *chunk, int64_t first, int is_ahead, const int vectors) {
     const int width = vectors * LANES;
@@ -50,7 +50,8 @@ INLINE void multiply_keys(float (*scores)[ATTENTION_KEYS], const float *queries,
     Vector sums[BLOCK_ROWS][2];
     for (int r = 0; r < BLOCK_ROWS; r++) sums[r][0] = sums[r][1] = zeros();
     for (int64_t j = 0; j < chunk->head_dim; j++, queries += ATTENTION_ROWS, keys += ATTENTION_KEYS) {
-        if (j < steps) _mm_prefetch(ahead + j % width * key_step + j / width * line_step, _MM_HINT_T0);
+        for (int64_t step = j; step < steps; step += chunk->head_dim)
+            _mm_prefetch(ahead + step % width * key_step + step / width * line_step, _MM_HINT_T0);
         Vector low = load_floats(keys), high = vectors > 1 ? load_floats(keys + LANES) : zeros();
         for (int r = 0; r < BLOCK_ROWS; r++) {
             Vector query = broadcast(queries[r]);
@@ -109,6 +110,7 @@ INLINE void add_values(float *sums, float (*probabilities)[ATTENTION_KEYS], cons
     for (int r = 0; r < BLOCK_ROWS; r++) parts[r][0] = parts[r][1] = zeros();
     for (int64_t i = seen.start; i < seen.end; i++, values += chunk->stride) {
         if (is_ahead) _mm_prefetch(ahead + i * ahead_step, _MM_HINT_T0);
+        if (is_ahead && !is_bf16) _mm_prefetch(ahead + i * ahead_step + LINE, _MM_HINT_T0);
         Integers words = load_words(values, is_bf16 ? left / 2 : left);
         Vector first = is_bf16 ? evens_of(words) : floats_of(words);
         Vector second = is_bf16 ? odds_of(words) : floats_of(load_words(values + 4 * LANES, left - LANES));
