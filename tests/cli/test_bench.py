@@ -98,7 +98,7 @@ def test_what_makes_no_sense_exits_2(run: Run, wrong: tuple[str, ...]) -> None:
 def test_without_the_library_the_program_says_so_in_one_line(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "find_kernels", lambda _: "The CPU kernels were not built. Install a C compiler")
+    monkeypatch.setattr(opening, "find_kernels", lambda *_: "The CPU kernels were not built. Install a C compiler")
     _, _, error = run("ask", "-m", str(folder), "Hello")
     said = "The CPU kernels were not built. Install a C compiler. Until then it is slow."
     assert [line for line in error.splitlines() if "kernels" in line] == [said]

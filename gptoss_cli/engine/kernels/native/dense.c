@@ -93,23 +93,22 @@ static void multiply_few(const Dense *d, float *y, const Matrix *m, int64_t star
         }
 }
 
-/* Columns [start, start + n) of DENSE_ROWS rows as float32 [DENSE_ROWS, STRIP_STRIDE], and zeros past its last
-   row and column. */
-static void widen(float *out, const Matrix *m, int64_t row, int64_t start, int64_t n, int64_t columns) {
-    int64_t blocks = (columns + BLOCK - 1) / BLOCK, left = columns - start, known = left < n ? left : n;
+/* Columns [start, start + n) of DENSE_ROWS rows as float32 [DENSE_ROWS, STRIP_STRIDE], and zeros past the last row and
+   column. Asks for the strip after it, which is read only when all tokens have passed. */
+static void widen(const Dense *d, float *out, const Matrix *m, int64_t row, int64_t start, int64_t n) {
+    int64_t blocks = d->padded / BLOCK, left = d->columns - start, known = left < n ? left : n;
     for (int64_t r = 0; r < DENSE_ROWS; r++, row++, out += STRIP_STRIDE) {
+        int64_t size = m->factors ? 1 : 2, stride = m->factors ? d->padded : d->columns;
+        const uint8_t *next = m->weight + size * (row * stride + start + STRIP);
+        for (int64_t line = 0; line < size * STRIP; line += LINE) prefetch(next + line);
         if (row >= m->rows) {
             memset(out, 0, (size_t)n * sizeof *out);
         } else if (!m->factors) {
-            const uint8_t *from = m->weight + 2 * (row * columns + start);
-            for (int64_t i = 0; i < known; i++) out[i] = load_bf16(from, i);
+            d->use->widen_bf16(out, m->weight + 2 * (row * d->columns + start), known);
             memset(out + known, 0, (size_t)(n - known) * sizeof *out);
         } else {
-            const int8_t *from = (const int8_t *)m->weight + row * blocks * BLOCK + start;
-            for (int64_t g = 0; g < n / BLOCK; g++) {
-                float factor = load_bf16(m->factors, row * blocks + start / BLOCK + g);
-                for (int64_t i = 0; i < BLOCK; i++) out[g * BLOCK + i] = (float)from[g * BLOCK + i] * factor;
-            }
+            d->use->widen_int8(out, (const int8_t *)m->weight + row * d->padded + start,
+                               m->factors + 2 * (row * blocks + start / BLOCK), n / BLOCK);
         }
     }
 }
@@ -122,7 +121,7 @@ static void multiply_many(const Dense *d, float *y, const Matrix *m, int64_t sta
     memset(sums, 0, (size_t)(groups * size) * sizeof *sums);
     for (int64_t strip = 0; strip < d->padded; strip += STRIP) {
         int64_t n = d->padded - strip < STRIP ? d->padded - strip : STRIP;
-        widen(room, m, start, strip, n, d->columns);
+        widen(d, room, m, start, strip, n);
         for (int64_t group = 0; group < groups; group++) {
             int64_t first = group * DENSE_TOKENS, left = d->tokens - first;
             d->use->tile_float(sums + group * size, room, d->floats + first * d->padded, d->padded, strip, n,

@@ -64,6 +64,10 @@ typedef struct {
     void (*pack_int8)(void *packed, const float *x, int64_t n);
     /* 8-bit weights [n, 32] with a bf16 factor [n] for each block, by activations quantized to int16. */
     float (*dot_int8)(const int8_t *weights, const uint8_t *weight_factors, const void *packed, int64_t n);
+    /* n weights as floats. */
+    void (*widen_bf16)(float *out, const uint8_t *weights, int64_t n);
+    /* n blocks of weights, each with its factor, as floats. */
+    void (*widen_int8)(float *out, const int8_t *weights, const uint8_t *factors, int64_t n);
     /* Up to DENSE_TOKENS tokens x [tokens, columns], for tile_float: `padded` columns of DENSE_TOKENS floats. */
     void (*pack_float)(float *packed, const float *x, int64_t columns, int64_t padded, int64_t tokens);
     /* Adds to sums [DENSE_ROWS, DENSE_TOKENS] the products of rows [DENSE_ROWS, STRIP_STRIDE] with the n columns of the
@@ -135,6 +139,15 @@ EXPORT void gptoss_choose(int64_t *chosen, float *expert_weights, const float *l
 EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *expert_weights,
                           int64_t active, const Experts *gate_up, const Experts *down, float limit, int activations,
                           int threads);
+
+/* Ask for a cache line that is needed soon. Harmless for any address. */
+static inline void prefetch(const void *at) {
+#if defined(__GNUC__)
+    __builtin_prefetch(at, 0, 2);
+#else
+    (void)at;
+#endif
+}
 
 static inline float float_of_bits(uint32_t bits) {
     float value;

@@ -117,6 +117,14 @@ static float dot_int8(const int8_t *weights, const uint8_t *weight_factors, cons
     return sum;
 }
 
+static void widen_bf16(float *out, const uint8_t *weights, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = load_bf16(weights, i);
+}
+
+static void widen_int8(float *out, const int8_t *weights, const uint8_t *factors, int64_t n) {
+    for (int64_t i = 0; i < n * BLOCK; i++) out[i] = (float)weights[i] * load_bf16(factors, i / BLOCK);
+}
+
 static void pack_float(float *packed, const float *x, int64_t columns, int64_t padded, int64_t tokens) {
     for (int64_t t = 0; t < tokens; t++) {
         memcpy(packed + t * padded, x + t * columns, (size_t)columns * sizeof *x);
@@ -151,6 +159,8 @@ const IsaKernels gptoss_scalar = {
     .dot_bf16 = dot_bf16,
     .pack_int8 = pack_int16,
     .dot_int8 = dot_int8,
+    .widen_bf16 = widen_bf16,
+    .widen_int8 = widen_int8,
     .pack_float = pack_float,
     .tile_float = tile_float,
     .attention = &gptoss_scalar_attention,

@@ -69,6 +69,8 @@ void gptoss_avx2_pack_bf16(void *packed, const float *x, int64_t n);
 float gptoss_avx2_dot_bf16(const uint8_t *weights, const void *packed, int64_t n);
 void gptoss_avx2_pack_int8(void *packed, const float *x, int64_t n);
 float gptoss_avx2_dot_int8(const int8_t *weights, const uint8_t *weight_factors, const void *packed, int64_t n);
+void gptoss_avx2_widen_bf16(float *out, const uint8_t *weights, int64_t n);
+void gptoss_avx2_widen_int8(float *out, const int8_t *weights, const uint8_t *factors, int64_t n);
 void gptoss_avx2_pack_float(float *packed, const float *x, int64_t columns, int64_t padded, int64_t tokens);
 void gptoss_avx2_tile_float(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start,
                             int64_t n, int64_t tokens);

@@ -92,6 +92,23 @@ AVX2 float gptoss_avx2_dot_int8(const int8_t *weights, const uint8_t *weight_fac
     return sum_of(sums);
 }
 
+AVX2 void gptoss_avx2_widen_bf16(float *out, const uint8_t *weights, int64_t n) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(weights + 2 * i)));
+        _mm256_storeu_ps(out + i, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
+    }
+    for (; i < n; i++) out[i] = load_bf16(weights, i);
+}
+
+AVX2 void gptoss_avx2_widen_int8(float *out, const int8_t *weights, const uint8_t *factors, int64_t n) {
+    for (int64_t i = 0; i < n * BLOCK; i += 8) {
+        __m256i values = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(weights + i)));
+        __m256 factor = _mm256_set1_ps(load_bf16(factors, i / BLOCK));
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_cvtepi32_ps(values), factor));
+    }
+}
+
 AVX2_INLINE void multiply_floats(float *sums, const float *rows, const float *x, int64_t x_stride, int64_t n,
                                  const int tokens) {
     __m256 parts[TOKENS][ROWS];
