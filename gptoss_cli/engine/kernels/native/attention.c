@@ -53,8 +53,7 @@ typedef struct {
     int64_t kv_head, token, tokens, span, first, end;
 } Part;
 
-/* What one thread computes in: a chunk of keys, transposed, and the rows of a part, `count` blocks for each kv head.
-   */
+/* The memory of one thread: a chunk of keys, transposed, and the rows of a part, `count` blocks for each kv head. */
 typedef struct {
     float *keys;
     QueryRows *blocks;
@@ -71,9 +70,9 @@ static int64_t block_count(const Work *w, int64_t tokens) {
 
 static Scratch scratch_of(const Work *w, int64_t tokens, int thread) {
     int64_t most = w->part_heads * block_count(w, w->group_tokens), d = w->a->head_dim;
-    float *keys = (float *)(w->scratch + thread * w->scratch_bytes), *sums = keys + up(d, 2) * ATTENTION_KEYS;
+    float *keys = (float *)(w->scratch + thread * w->scratch_bytes), *sums = keys + d * ATTENTION_KEYS;
     float *queries = sums + most * ATTENTION_ROWS * w->padded;
-    Scratch scratch = {keys, (QueryRows *)(queries + most * ATTENTION_ROWS * up(d, 2)), block_count(w, tokens)};
+    Scratch scratch = {keys, (QueryRows *)(queries + most * ATTENTION_ROWS * d), block_count(w, tokens)};
     for (int64_t i = 0; i < w->part_heads * scratch.count; i++) {
         scratch.blocks[i].sums = sums + i * ATTENTION_ROWS * w->padded;
         scratch.blocks[i].queries = queries + i * ATTENTION_ROWS * d;
@@ -82,7 +81,7 @@ static Scratch scratch_of(const Work *w, int64_t tokens, int thread) {
 }
 
 static int64_t scratch_bytes(const Work *w) {
-    int64_t blocks = w->part_heads * block_count(w, w->group_tokens), d = up(w->a->head_dim, 2);
+    int64_t blocks = w->part_heads * block_count(w, w->group_tokens), d = w->a->head_dim;
     int64_t cells = d * ATTENTION_KEYS + blocks * ATTENTION_ROWS * (w->padded + d);
     return up(cells * (int64_t)sizeof(float) + blocks * (int64_t)sizeof(QueryRows), LINE);
 }
