@@ -23,6 +23,7 @@ from gptoss_cli import settings
 
 KV_LIMIT_BYTES: Final = 4 * 2**30
 _KV_NAME: Final = re.compile(r"(?:[0-9a-f]{64}\.chunk|[0-9]{1,9}-[0-9a-f]{64}\.(?:point|prefix))")
+_TEMPORARY_SUFFIX: Final = ".part"  # see files.replacing
 _TEMPORARY_SECONDS: Final = 3600  # a temporary file as old as this was left by a program that was killed
 # Flags that some systems lack. A FIFO must not make `open` wait, and a link must not lead elsewhere.
 _OPEN_FLAGS: Final = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
@@ -72,9 +73,11 @@ def list_cache() -> list[CacheFile]:
     )
     found = []
     for kind, folder in folders:
-        for path, size in _regular_files(folder):
-            kind_here = CacheKind.PREFIX if path.suffix == ".prefix" else kind
-            found.append(CacheFile(kind_here, path, size.st_size, size.st_mtime))
+        for path, status in _regular_files(folder):
+            if path.suffix == _TEMPORARY_SUFFIX and not _is_leftover(path, status):
+                continue  # it is being written
+            kind_here = CacheKind.PREFIX if path.suffix == f".{PointKind.PREFIX}" else kind
+            found.append(CacheFile(kind_here, path, status.st_size, status.st_mtime))
     return sorted(found, key=lambda file: file.last_used, reverse=True)
 
 
@@ -135,11 +138,14 @@ def remove_oldest(folder: Path, limit_bytes: int) -> None:
     total_bytes = 0
     for path, status in files:
         total_bytes += status.st_size
-        is_leftover = path.suffix == ".part" and time.time() - status.st_mtime > _TEMPORARY_SECONDS
-        if total_bytes > limit_bytes or is_leftover:
+        if total_bytes > limit_bytes or _is_leftover(path, status):
             total_bytes -= status.st_size
             with suppress(OSError):
                 path.unlink()
+
+
+def _is_leftover(path: Path, status: os.stat_result) -> bool:
+    return path.suffix == _TEMPORARY_SUFFIX and time.time() - status.st_mtime > _TEMPORARY_SECONDS
 
 
 def _regular_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
