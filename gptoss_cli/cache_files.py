@@ -127,9 +127,10 @@ def make_private_folder(folder: Path) -> None:
 def mark_used(paths: Iterable[Path]) -> None:
     """Set the use time of `paths` to now, a little older for each: the last one is then deleted first."""
     now = time.time_ns()
+    follows = os.utime not in os.supports_follow_symlinks  # on Windows
     for index, path in enumerate(paths):
         with suppress(OSError):
-            os.utime(path, ns=(now - index * 1000, now - index * 1000), follow_symlinks=False)
+            os.utime(path, ns=(now - index * 1000, now - index * 1000), follow_symlinks=follows)
 
 
 def remove_oldest(folder: Path, limit_bytes: int) -> None:

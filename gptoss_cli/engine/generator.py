@@ -153,11 +153,11 @@ class Generator:
         return torch.cat([self.model.unembed(part) for part in hidden])
 
     def _unstored_prefix(self, ids: list[int]) -> int:
-        """Return the length of a prefix of `ids` that has to be computed and stored, else 0."""
-        length = len(self._prefix)
-        if self._stored is None or self.sequence.cached or not 0 < length < len(ids):
+        """Return how many of the ids that are read next end the prefix, which is stored then; 0 if none do."""
+        cached, length = len(self.sequence.cached), len(self._prefix)
+        if self._stored is None or not cached < length < len(ids) or ids[:length] != self._prefix:
             return 0
-        return length if ids[:length] == self._prefix else 0
+        return length - cached
 
     def _check_ids(self, ids: list[int], *, free_tokens: int) -> None:
         """Raise if `ids` cannot be run, or leave less room than `free_tokens`."""

@@ -247,7 +247,9 @@ class StoredSequence:
             return False
         rings = [part for ring in mark.cache.rings for part in ring]
         self._files.write(point.path, [b"".join(digests), mark.hidden, *tail, *rings])
-        self._digests = digests
+        with self._sequence.protecting(mark) as is_protected:
+            if is_protected:
+                self._digests = digests
         return True
 
 

@@ -110,13 +110,19 @@ class Sequence:
                 return None
             return self._marks[-1], self.cached[: self._marks[-1].cache.length]
 
+    @contextmanager
+    def protecting(self, mark: Mark) -> Iterator[bool]:
+        """Let no other thread rewind the sequence within the block; the value is False if `mark` was left already."""
+        with self._lock:
+            yield any(mark is other for other in self._marks)
+
     def snapshot(self, mark: Mark, first: int, end: int) -> list[Tensor] | None:
         """Return copies of keys and values [N, K, D] of each full layer, at positions before `mark`.
 
         Return None if the sequence was rewound to before the mark. May be called from any thread.
         """
-        with self._lock:
-            if not any(mark is other for other in self._marks):
+        with self.protecting(mark) as is_protected:
+            if not is_protected:
                 return None
             return [part[first:end].clone() for layer in self.cache.full_layers for part in layer.contents(end)]
 

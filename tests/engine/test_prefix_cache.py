@@ -145,6 +145,14 @@ def test_a_prefix_from_disk_can_be_rewound_to(folder: Path) -> None:
     assert prefilled(generator, [*PREFIX, 5, 6, 7]) == 3
 
 
+def test_a_prefix_that_begins_with_a_stored_one_is_stored_too(folder: Path) -> None:
+    computed(folder)
+    for tokens in (len(PROMPT) - len(PREFIX), 3):
+        generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200, chunk_tokens=16)
+        generator.keep_prefix(PROMPT[:37])
+        assert prefilled(generator, PROMPT) == tokens
+
+
 def test_nothing_is_read_or_written_without_room_on_disk(folder: Path) -> None:
     computed(folder)
     generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200, kv_limit_bytes=0)
