@@ -18,6 +18,7 @@ Letters in shapes: N positions, K kv heads, D head dim, C hidden, W window.
 
 import hashlib
 import logging
+import shutil
 import sys
 from array import array
 from collections import abc
@@ -47,6 +48,7 @@ CHUNK_TOKENS: Final = 1024
 _FORMAT = 2
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _MAX_HIDDEN_BYTES = 1 << 20
+_SPARE_BYTES = 500_000_000  # of the disk, for other programs
 _SUFFIXES = tuple(f".{kind}" for kind in PointKind)
 # Reading a token's keys takes about a twentieth of the time of computing them, or less.
 _READ_COST = 0.05
@@ -70,11 +72,18 @@ class PrefixCache:
     """The files in `folder` for one checkpoint and one way of computing, both named by `identity`."""
 
     def __init__(
-        self, folder: Path, identity: str, *, limit_bytes: int = KV_LIMIT_BYTES, chunk_tokens: int = CHUNK_TOKENS
+        self,
+        folder: Path,
+        identity: str,
+        *,
+        limit_bytes: int = KV_LIMIT_BYTES,
+        spare_bytes: int = _SPARE_BYTES,
+        chunk_tokens: int = CHUNK_TOKENS,
     ) -> None:
         self.folder = folder
         self.chunk_tokens = chunk_tokens
         self.limit_bytes = limit_bytes
+        self._spare_bytes = spare_bytes
         self._identity = identity
 
     def point(self, ids: abc.Sequence[int], cache: KVCache, *, kind: PointKind) -> StoredPoint:
@@ -130,10 +139,17 @@ class PrefixCache:
         mark_used(point.paths)
         return hidden, digests
 
-    def size_bytes(self, point: StoredPoint, cache: KVCache) -> int:
-        """Return the size of all files of `point`, without its hidden state."""
+    def has_room(self, point: StoredPoint, cache: KVCache) -> bool:
+        """Return whether all files of `point` fit within the limit and on the disk, after creating the folder.
+
+        Raises OSError.
+        """
         layout = _Layout(cache)
-        return layout.full_bytes(point.length) + layout.ring_bytes + 2 * _DIGEST_BYTES * len(point.paths)
+        size_bytes = layout.full_bytes(point.length) + layout.ring_bytes
+        if size_bytes > self.limit_bytes:
+            return False
+        make_private_folder(self.folder)
+        return shutil.disk_usage(self.folder).free >= size_bytes + self._spare_bytes
 
     def write(self, path: Path, parts: abc.Sequence[Tensor | bytes]) -> bytes:
         """Write a file unless it is there -> its digest. Raises OSError."""
@@ -145,7 +161,6 @@ class PrefixCache:
         if _stored_digest(path) == digest:
             return digest
         # Private to the user: the text could be reconstructed from keys and values.
-        make_private_folder(self.folder)
         with replacing(path, mode=0o600) as file:
             for view in views:
                 file.write(view)
@@ -185,6 +200,7 @@ class StoredSequence:
         self._files = files
         self._sequence = sequence
         self._digests: list[bytes] = []  # of the first chunks of the sequence, as far as they are known
+        self._saved: StoredPoint | None = None  # what `save` wrote last
 
     def load(self, ids: list[int]) -> None:
         """Replace the sequence by the longest stored prefix of `ids`, if reading that is faster than computing it."""
@@ -208,19 +224,23 @@ class StoredSequence:
         return [] if point is None else [path.name for path in point[1].paths]
 
     def save(self, *, kind: PointKind = PointKind.CONVERSATION) -> list[str]:
-        """Write the files of `names` that are missing, and return their names; [] if nothing can be stored.
+        """Write the files of `names` that are missing, and return their names; [] if they are not stored.
 
-        A file that cannot be written is logged: the next chat computes it again.
+        The point that was saved before goes: it only matters to a conversation that is cut there. Without room nothing
+        is stored, and an error is logged: the next chat computes it again.
         """
         marked = self._marked(kind)
-        if marked is None or self._files.size_bytes(marked[1], self._sequence.cache) > self._files.limit_bytes:
+        if marked is None:
             return []
         mark, point = marked
         try:
-            if not self._write(mark, point):
+            if not self._files.has_room(point, self._sequence.cache) or not self._write(mark, point):
                 return []
         except OSError as exc:
             _log.warning("cannot store the KV cache in %s: %s", self._files.folder, exc)
+            return []
+        if kind is PointKind.CONVERSATION:
+            self._remove_superseded(point)
         mark_used(point.paths)
         self._files.keep_within_limit()
         return [path.name for path in point.paths]
@@ -231,6 +251,16 @@ class StoredSequence:
             return None
         mark, ids = marked
         return mark, self._files.point(ids, self._sequence.cache, kind=kind)
+
+    def _remove_superseded(self, point: StoredPoint) -> None:
+        """Delete the point that was saved before `point`, if `point` continues it."""
+        before, self._saved = self._saved, point
+        if before is None or before.length >= point.length:
+            return
+        ids = self._sequence.cached[: before.length]
+        if self._files.point(ids, self._sequence.cache, kind=PointKind.CONVERSATION).path == before.path:
+            with suppress(OSError):
+                before.path.unlink()
 
     def _write(self, mark: Mark, point: StoredPoint) -> bool:
         """Write missing files; stop and return False if the sequence has left `mark` meanwhile."""
