@@ -106,16 +106,18 @@ def read_file(path: Path, *, min_bytes: int, max_bytes: int, last_bytes: int | N
         handle = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
     except OSError:
         return None
-    with os.fdopen(handle, "rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or not min_bytes <= status.st_size <= max_bytes:
             return None
         content = bytearray(status.st_size if last_bytes is None else last_bytes)
-        try:
+        with open(handle, "rb", buffering=0, closefd=False) as file:
             file.seek(-len(content), os.SEEK_END)
             return content if file.readinto(content) == len(content) else None
-        except OSError:
-            return None
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
 
 
 def make_private_folder(folder: Path) -> None:

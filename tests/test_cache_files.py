@@ -17,8 +17,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_regular_file_of_an_acceptable_size_is_read(file: Path) -> None:
-    assert read_file(file, min_bytes=3, max_bytes=3) == b"abc"
-    assert read_file(file, min_bytes=3, max_bytes=9, last_bytes=2) == b"bc"
+    assert read_file(file, min_bytes=3, max_bytes=3) == bytearray(b"abc")
+    assert read_file(file, min_bytes=3, max_bytes=9, last_bytes=2) == bytearray(b"bc")
     assert read_file(file, min_bytes=4, max_bytes=9) is None
     assert read_file(file, min_bytes=0, max_bytes=2) is None
     assert read_file(file.with_name("missing"), min_bytes=0, max_bytes=9) is None
