@@ -25,7 +25,7 @@ _gptoss() {
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
         --no-prefix-cache --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
-        --efforts"
+        --efforts --logprobs"
     local chat="-f --file --plain --vi"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
@@ -69,7 +69,7 @@ _gptoss() {
                 _gptoss_files @
             fi
             ;;
-        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
+        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
         *)
             case $command in

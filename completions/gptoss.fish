@@ -61,6 +61,7 @@ complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan' -l dense
 complete -c gptoss -n $speed -l threads -x -d 'CPU threads; by default one per core'
 
 set -l ask '__fish_seen_subcommand_from ask'
+complete -c gptoss -n $ask -l logprobs -x -d 'In JSON, the log probability of each token'
 complete -c gptoss -n $ask -l efforts -x -a 'low,medium,high none,low,medium,high' -d 'Answer once at each effort'
 complete -c gptoss -n $ask -s f -l file -r -F -d 'Text file to ask about'
 complete -c gptoss -n $ask -l json -d 'Print one JSON object instead of the text'

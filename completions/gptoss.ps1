@@ -8,7 +8,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
         '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--reasoning'
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
-        '--stop', '--schema', '--choice', '--efforts'
+        '--stop', '--schema', '--choice', '--efforts', '--logprobs'
     $data = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'data' }
         elseif ($env:XDG_DATA_HOME) { Join-Path $env:XDG_DATA_HOME 'gptoss' }
         elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
@@ -54,6 +54,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--think-budget' = @()
         '--context' = @()
         '--efforts' = @()
+        '--logprobs' = @()
         '--timeout' = @()
         '--stop' = @()
         '--choice' = @()

@@ -228,6 +228,12 @@ class AnswerOptions:
     choice: Annotated[
         str | None, typer.Option("--choice", metavar="A,B,...", help="The answer must be one of these.")
     ] = None
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", min=0, max=20, help="In JSON: log probability of each token, and the K likeliest ones."
+        ),
+    ] = None
     efforts: Annotated[
         str | None, typer.Option(metavar="LIST", help="Answer once at each effort, such as low,medium,high.")
     ] = None
