@@ -31,6 +31,7 @@ _gptoss() {
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
     local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
     local compare="--by --context --benchmarks --explain --json"
+    local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --prompt --json"
     local command="" word index
 
@@ -44,7 +45,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | config | completions)
+            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | evaluate | config | completions)
                 command=$word
                 break
                 ;;
@@ -74,6 +75,13 @@ _gptoss() {
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
+                evaluate)
+                    if [[ $current == -* ]]; then
+                        _gptoss_words "$evaluate $turn $common"
+                    else
+                        _gptoss_files ""
+                    fi
+                    ;;
                 chat) [[ $current == -* ]] && _gptoss_words "$chat $turn $common" ;;
                 download | remove) _gptoss_arguments "20b 120b" "${!command} $common" ;;
                 verify | plan | bench)
@@ -93,7 +101,7 @@ _gptoss() {
                 list | doctor) _gptoss_words "--json $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect config completions $common" ;;
+                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect evaluate config completions $common" ;;
             esac
             ;;
     esac

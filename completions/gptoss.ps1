@@ -30,6 +30,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
             '--dense', '--activations', '--threads', '--json') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--prompt', '--json') + $common
+        'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
         'config' = @('show', 'path', 'edit', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }

@@ -297,6 +297,19 @@ class CompareOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """The options that `evaluate` alone has: how often to ask, and the form of the results."""
+
+    efforts: Annotated[str, typer.Option(metavar="LIST", help="Efforts to ask at.")] = "low,medium,high"
+    repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, max=1000, help="Answers to each question.")] = 1
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File of results; by default beside the questions."),
+    ] = None
+    as_json: JsonOption = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InspectOptions:
     """The options of `inspect`: the views to show instead of the table of parts."""
 
