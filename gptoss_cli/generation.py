@@ -85,6 +85,7 @@ class LayerExperts:
 
     experts: tuple[int, ...]
     weights: tuple[float, ...]
+    count: int  # of the layer's experts, active or not
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from gptoss_cli.generation import (
     common_prefix,
 )
 
+Rule = Forced | Restriction | None
+
 
 class ScriptedGenerator:
     """Yields the ids of `turns`, one turn for each `decode`, for any prompt.
@@ -85,12 +87,10 @@ class ScriptedGenerator:
         Forced ids come first, and the script continues after them, without the ids that they repeat from it. Allowed
         and Banned do not change a script. `observer` sees what `scripted_info` makes up.
         """
-        turn = next(self._turns, None)
-        assert turn is not None, "the script has ended"
-        self.samplings.append(sampling)
         room = self._context_tokens - len(self._sequence)
         max_tokens = room if max_tokens is None else min(room, max_tokens)
-        for token, rule in islice(_constrained(iter(turn), constraint), max_tokens):
+        first = constraint.next() if constraint else None
+        for token, rule in islice(self._ids(first, constraint, sampling, max_tokens), max_tokens):
             if observer is not None:
                 observer(scripted_info(token, rule, top, len(self._sequence)))
             self._sequence.append(token)
@@ -98,8 +98,19 @@ class ScriptedGenerator:
             if token in stop_ids:
                 return
 
+    def _ids(
+        self, first: Rule, constraint: TokenConstraint | None, sampling: Sampling, max_tokens: int
+    ) -> Iterator[tuple[int, Rule]]:
+        if isinstance(first, Forced) and len(first.ids) >= max_tokens:
+            # A finished turn is read again: that is no turn of the script.
+            return ((id_, first) for id_ in first.ids)
+        turn = next(self._turns, None)
+        assert turn is not None, "the script has ended"
+        self.samplings.append(sampling)
+        return _constrained(iter(turn), constraint, first)
 
-def scripted_info(token: int, rule: Forced | Restriction | None, top: int, position: int) -> TokenInfo:
+
+def scripted_info(token: int, rule: Rule, top: int, position: int) -> TokenInfo:
     """Return made-up data for an id: probabilities of 1/2, 1/4 and so on, and 3 layers of 8 experts, 2 of them active.
 
     The id is the likeliest if it is even, else the second. The experts depend on the position alone.
@@ -108,7 +119,7 @@ def scripted_info(token: int, rule: Forced | Restriction | None, top: int, posit
     ids = [token, token + 1, *range(token + 2, token + top)][:top] if rank == 1 else [token - 1, token]
     likeliest = tuple((id_, -math.log(2) * (place + 1)) for place, id_ in enumerate(ids[:top]))
     experts = tuple(
-        LayerExperts(((position // (layer + 1)) % 8, (position // (layer + 1) + 3) % 8), (0.75, 0.25))
+        LayerExperts(((position // (layer + 1)) % 8, (position // (layer + 1) + 3) % 8), (0.75, 0.25), 8)
         for layer in range(3)
     )
     return TokenInfo(
@@ -122,17 +133,17 @@ def scripted_info(token: int, rule: Forced | Restriction | None, top: int, posit
     )
 
 
-def _constrained(
-    script: Iterator[int], constraint: TokenConstraint | None
-) -> Iterator[tuple[int, Forced | Restriction | None]]:
+def _constrained(script: Iterator[int], constraint: TokenConstraint | None, rule: Rule) -> Iterator[tuple[int, Rule]]:
+    """Yield ids with their rules; the first rule is `rule`."""
     while True:
-        rule = constraint.next() if constraint else None
         if isinstance(rule, Forced):
             coming = list(islice(script, len(rule.ids)))
             script = chain(coming[common_prefix(coming, rule.ids) :], script)
             yield from ((id_, rule) for id_ in rule.ids)
+            rule = constraint.next() if constraint else None
             continue
         token = next(script, None)
         if token is None:
             return
         yield token, rule
+        rule = constraint.next() if constraint else None

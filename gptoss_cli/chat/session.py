@@ -122,7 +122,7 @@ class ChatSession:
     """Sends a conversation to a generator and adds the model's messages to it.
 
     `settings` are those of the next turn; replace them as a whole. `recipients` are the tools that may be called.
-    `last_raw` is the last turn as it was decoded, markup included.
+    `last_raw` is the last turn as it was decoded, markup included, and `last_turn` its ids.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class ChatSession:
         self._stopping = False
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
-        self._last_turn: DecodedTurn | None = None
+        self.last_turn: DecodedTurn | None = None
 
     @property
     def context_tokens(self) -> int:
@@ -224,17 +224,17 @@ class ChatSession:
                 self.conversation.add(message)
             self.last_end = turn.end(self._generator.expert_hit_rate)
             self.last_raw = turn.raw
-            self._last_turn = turn.decoded
+            self.last_turn = turn.decoded
         yield self.last_end
 
-    def inspect_last_turn(self, *, top: int = 5) -> Iterator[Token]:
+    def inspect_last_turn(self, *, top: int = 5) -> Generator[Token]:
         """Read the last turn again and yield its tokens with their log probabilities; nothing if there is none.
 
         It takes about as long as the turn. `stop` ends it, and it changes nothing.
         """
         self._stopping = False
-        if self._last_turn is not None and self._last_turn.ids:
-            for token in read_again(self._generator, self._last_turn, top=top):
+        if self.last_turn is not None and self.last_turn.ids:
+            for token in read_again(self._generator, self.last_turn, top=top):
                 yield token
                 if self._stopping:
                     return

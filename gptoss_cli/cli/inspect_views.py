@@ -13,6 +13,7 @@ from gptoss_cli.architecture.tensors import Part, PartSize, Tensor
 from gptoss_cli.harmony.prompt_tokens import PromptToken
 from gptoss_cli.terminal.architecture_table import Diagram, Grid, Layer, bar, fits, grid_lines, sparkline
 from gptoss_cli.terminal.cells import Line, Role, Span, fold, wrap
+from gptoss_cli.terminal.turn_inspection import visible
 
 _BAR_COLUMNS = 10
 _WIDE_COLUMNS = 90
@@ -147,20 +148,13 @@ def prompt_lines(tokens: Sequence[PromptToken], columns: int) -> list[Line]:
     """Return the ids of a prompt with their text, role and channel."""
     header = ["position", "id", "text", "role", "channel"]
     rows = [
-        [str(number), str(token.id), _visible(token.text), token.role, token.channel]
+        [str(number), str(token.id), visible(token.text), token.role, token.channel]
         for number, token in enumerate(tokens)
     ]
     grid = Grid(header, rows, frozenset({2, 3, 4}))
     if not fits(grid, columns):
         grid = Grid(header[1:], [row[1:] for row in rows], frozenset({1, 2, 3}))
     return [*grid_lines(grid, columns), [], [Span(f"{len(tokens)} tokens")]]
-
-
-def _visible(text: str) -> str:
-    """Return the text of a token with its blanks and control characters visible."""
-    return "".join(
-        character if character.isprintable() else repr(character)[1:-1] for character in text.replace(" ", "·")
-    )
 
 
 def diagram_of(model: Architecture) -> Diagram:

@@ -149,13 +149,18 @@ class Generator:
             for id_ in forced:
                 routing: Routing = []
                 logits = self._plain_stepper.next_logits(routing)
-                if id_ is None:
-                    assert not isinstance(rule, Forced)
-                    info = token_info(sampler.draw(logits, rule), logits, routing, top=top, restricted=rule is not None)
-                else:
-                    info = token_info(id_, logits, routing, top=top, forced=True)
+                drawn = sampler.draw(logits, None if isinstance(rule, Forced) else rule) if id_ is None else id_
+                info = token_info(
+                    drawn,
+                    logits,
+                    routing,
+                    experts=self.config.experts,
+                    top=top,
+                    forced=id_ is not None,
+                    restricted=id_ is None and rule is not None,
+                )
                 observer(info)
-                yield info.id
+                yield drawn
 
     def _until_stop(self, ids: Iterator[int], stop_ids: frozenset[int], max_tokens: int) -> Iterator[int]:
         for _ in range(max_tokens):

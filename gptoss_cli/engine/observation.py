@@ -9,9 +9,18 @@ from gptoss_cli.generation import LayerExperts, TokenInfo
 
 
 def token_info(
-    id_: int, logits: Tensor, routing: Routing, *, top: int, forced: bool = False, restricted: bool = False
+    id_: int,
+    logits: Tensor,
+    routing: Routing,
+    *,
+    experts: int,
+    top: int,
+    forced: bool = False,
+    restricted: bool = False,
 ) -> TokenInfo:
-    """Return the data of `id_` in logits [V] float32. `routing` is that of the last token that was read.
+    """Return the data of `id_` in logits [V] float32.
+
+    `routing` is that of the last token that was read, in layers of `experts`.
 
     Raises NumericalError if a logit is NaN or infinite.
     """
@@ -28,17 +37,17 @@ def token_info(
         top=tuple(zip(ids.tolist(), values.tolist(), strict=True)),
         forced=forced,
         restricted=restricted,
-        experts=_experts(routing),
+        experts=_experts(routing, experts),
     )
 
 
-def _experts(routing: Routing) -> tuple[LayerExperts, ...] | None:
+def _experts(routing: Routing, count: int) -> tuple[LayerExperts, ...] | None:
     if not routing:
         return None
     # One copy from the device for all layers.
     experts = torch.stack([chosen[-1] for chosen, _ in routing])
     weights, order = torch.stack([weights[-1] for _, weights in routing]).sort(dim=1, descending=True, stable=True)
     return tuple(
-        LayerExperts(tuple(chosen), tuple(values))
+        LayerExperts(tuple(chosen), tuple(values), count)
         for chosen, values in zip(experts.gather(1, order).tolist(), weights.tolist(), strict=True)
     )

@@ -161,4 +161,4 @@ def test_logits_that_are_not_finite_are_an_error_for_forced_ids_too(value: float
     logits = torch.zeros(9)
     logits[4] = value
     with pytest.raises(NumericalError):
-        token_info(2, logits, [], top=3, forced=True)
+        token_info(2, logits, [], experts=6, top=3, forced=True)
