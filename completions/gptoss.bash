@@ -32,7 +32,7 @@ _gptoss() {
     local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
-    local inspect="--diagram --tensors --sinks --rope --prompt --json"
+    local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
     local command="" word index
 
     # bash splits --color=never into three words.
@@ -64,6 +64,7 @@ _gptoss() {
         --activations) _gptoss_words "int16 int8" ;;
         --reasoning) _gptoss_words "show collapse hide" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
+        --experiment) _gptoss_words "k-bias" ;;
         -f | --file | -o | --output | --schema) _gptoss_files "" ;;
         -s | --instructions)
             if [[ $current == @* ]]; then

@@ -113,6 +113,7 @@ complete -c gptoss -n $inspect -l diagram -d 'Draw the model as a diagram'
 complete -c gptoss -n $inspect -l tensors -d 'List the tensors of the checkpoint'
 complete -c gptoss -n $inspect -l sinks -d 'Show the learned sink logits'
 complete -c gptoss -n $inspect -l rope -d 'Show the RoPE periods with and without YaRN'
+complete -c gptoss -n $inspect -l experiment -x -a 'k-bias' -d 'Measure the effect of the key bias'
 complete -c gptoss -n $inspect -l prompt -x -d 'Show the token ids of the prompt that a text becomes'
 
 set -l evaluate '__fish_seen_subcommand_from evaluate'

@@ -29,7 +29,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'bench' = $models + @('--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
-        'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--prompt', '--json') + $common
+        'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
         'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
         'config' = @('show', 'path', 'edit', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
@@ -45,6 +45,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--activations' = 'int16', 'int8'
         '--reasoning' = 'show', 'collapse', 'hide'
         '--by' = 'depth', 'experts', 'size', 'memory', 'compute'
+        '--experiment' = , 'k-bias'
         '--explain' = @()
         '--instructions' = @()
         '--temperature' = @()

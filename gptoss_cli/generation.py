@@ -110,6 +110,24 @@ class TokenInfo:
 Observer = Callable[[TokenInfo], None]
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionMeasurement:
+    """Measurements of one layer's attention over a prompt. `window` is None in a full layer.
+
+    `sink_mass` is the mean probability that the sink of each head took. `key_bias_norm` is the mean norm of the key
+    bias of a head. `shift` is how far attention moves without that bias: the mean total variation distance, from 0 to
+    1; the others are the same for a model without RoPE, and without RoPE and sinks.
+    """
+
+    layer: int
+    window: int | None
+    sink_mass: tuple[float, ...]
+    key_bias_norm: float
+    shift: float
+    shift_without_rope: float
+    shift_without_rope_and_sinks: float
+
+
 class TokenConstraint(Protocol):
     """A rule for the ids that may come next. The only way for a consumer of `decode` to influence it."""
 

@@ -243,11 +243,12 @@ def inspect(
 ) -> None:
     """Show the parts of a model: parameters, bytes, tensors, sinks.
 
-    Reads only config.json and the headers of the weights. Known models need no files, except for --sinks.
+    Reads only config.json and the headers of the weights. Known models need no files, except for --sinks. Only
+    --experiment, and --sinks with --prompt, run the model.
     """
     from gptoss_cli.cli.inspect import run_inspect
 
-    run_inspect(model, options, environment.console)
+    run_inspect(model, options, environment)
 
 
 @_COMMANDS.command("evaluate", epilog=_SETTINGS)

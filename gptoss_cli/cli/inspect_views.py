@@ -10,6 +10,7 @@ from gptoss_cli.architecture.figures import Unit, show
 from gptoss_cli.architecture.known import Architecture, Norm
 from gptoss_cli.architecture.rope import rotations
 from gptoss_cli.architecture.tensors import Part, PartSize, Tensor
+from gptoss_cli.generation import AttentionMeasurement
 from gptoss_cli.harmony.prompt_tokens import PromptToken
 from gptoss_cli.terminal.architecture_table import Diagram, Grid, Layer, bar, fits, grid_lines, sparkline
 from gptoss_cli.terminal.cells import Line, Role, Span, fold, wrap
@@ -123,6 +124,46 @@ def sinks_lines(model: Architecture, layers: Sequence[Sinks], columns: int) -> l
         marks = fold([Span(sparkline(sinks.logits))], columns - 2)
         lines += [[Span("  "), *line] for line in marks]
     return lines
+
+
+def sink_mass_lines(measured: Sequence[AttentionMeasurement], tokens: int, columns: int) -> list[Line]:
+    """Return the mean share of the attention that the sinks took: a row per layer, and the heads as a line of marks."""
+    masses = [mass for layer in measured for mass in layer.sink_mass]
+    words = (
+        f"Attention taken by the sinks over the {tokens} tokens of the prompt: "
+        f"{sum(masses) / len(masses):.1%} on average. Heads from 0% to 100% as ▁ to █."
+    )
+    lines = wrap([Span(words)], columns)
+    for layer in measured:
+        mass = layer.sink_mass
+        text = f"layer {layer.layer}, {f'window {layer.window}' if layer.window else 'full'}: "
+        text += f"{min(mass):.0%} to {max(mass):.0%}, mean {sum(mass) / len(mass):.0%}"
+        lines += wrap([Span(text)], columns)
+        # The bounds make 0 and 1 the ends of the scale.
+        marks = fold([Span(sparkline([*mass, 0.0, 1.0])[:-2])], columns - 2)
+        lines += [[Span("  "), *line] for line in marks]
+    return lines
+
+
+def key_bias_lines(measured: Sequence[AttentionMeasurement], tokens: int, columns: int) -> list[Line]:
+    """Return how far attention moves without the bias of the keys, by layer."""
+    words = (
+        f"Attention that moves when the key bias is left out, over {tokens} tokens (total variation distance, 0 to 1). "
+        "Softmax cancels what all keys share, so the bias is redundant without RoPE and sinks. RoPE turns it."
+    )
+    rows = [
+        [
+            str(layer.layer),
+            f"{layer.window or 'full'}",
+            f"{layer.key_bias_norm:.2f}",
+            f"{layer.shift:.4f}",
+            f"{layer.shift_without_rope:.4f}",
+            f"{layer.shift_without_rope_and_sinks:.4f}",
+        ]
+        for layer in measured
+    ]
+    header = ["layer", "window", "bias norm", "as it is", "without RoPE", "nor sinks"]
+    return [*wrap([Span(words)], columns), [], *grid_lines(Grid(header, rows, frozenset()), columns)]
 
 
 def rope_lines(model: Architecture, columns: int) -> list[Line]:

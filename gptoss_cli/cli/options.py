@@ -23,6 +23,12 @@ _UNITS: dict[str, int] = {
 }
 
 
+class Experiment(StrEnum):
+    """The values of `inspect --experiment`."""
+
+    K_BIAS = "k-bias"
+
+
 class ConfigAction(StrEnum):
     """The actions of `gptoss config`."""
 
@@ -315,8 +321,13 @@ class InspectOptions:
 
     diagram: Annotated[bool, typer.Option("--diagram", help="Draw the model as a diagram.")] = False
     tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors of the checkpoint.")] = False
-    sinks: Annotated[bool, typer.Option("--sinks", help="Show the learned sink logits by layer and head.")] = False
+    sinks: Annotated[
+        bool, typer.Option("--sinks", help="Show the sink logits; with --prompt also the mass they take.")
+    ] = False
     rope: Annotated[bool, typer.Option("--rope", help="Show the RoPE periods with and without YaRN.")] = False
+    experiment: Annotated[
+        Experiment | None, typer.Option(help="Measure whether the bias of the keys has an effect; runs the model.")
+    ] = None
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Show the token ids of the prompt that TEXT becomes.")
     ] = None

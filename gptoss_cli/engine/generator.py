@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
+from gptoss_cli.engine.experiments import measure_attention
 from gptoss_cli.engine.expert_offload import ExpertCache
 from gptoss_cli.engine.model import Routing, Transformer
 from gptoss_cli.engine.observation import token_info
@@ -19,7 +20,7 @@ from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.sequence import Sequence
 from gptoss_cli.engine.steppers import OverlappedStepper, PlainStepper, Stepper
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError
-from gptoss_cli.generation import Forced, Numerics, Observer, Sampling, TokenConstraint
+from gptoss_cli.generation import AttentionMeasurement, Forced, Numerics, Observer, Sampling, TokenConstraint
 from gptoss_cli.placement.model_config import ModelConfig
 
 
@@ -177,6 +178,12 @@ class Generator:
         cache = self.model.new_cache(max(2, len(ids)))
         hidden = (self.model.forward(chunk, cache) for chunk in self.sequence.chunks(ids))
         return torch.cat([self.model.unembed(part) for part in hidden])
+
+    def measure_attention(self, ids: abc.Sequence[int]) -> Iterator[AttentionMeasurement]:
+        """Measure the attention of each layer over `ids`, read from position 0. The sequence is not changed."""
+        self._check_ids(list(ids), free_tokens=0)
+        with self.model.on_device():
+            yield from measure_attention(self.model, list(ids))
 
     def _load_prefix(self, ids: list[int]) -> int:
         """Fill an empty KV cache with the prefix of `ids` -> the length of a prefix that has to be computed instead."""
