@@ -25,13 +25,14 @@ _gptoss() {
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
         --no-prefix-cache --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
-        --efforts"
+        --efforts --logprobs"
     local chat="-f --file --plain --vi"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
     local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
     local compare="--by --context --benchmarks --explain --json"
-    local inspect="--diagram --tensors --sinks --rope --prompt --json"
+    local evaluate="--efforts --repeat -o --output --json"
+    local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
     local command="" word index
 
     # bash splits --color=never into three words.
@@ -44,7 +45,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | cache | config | completions)
+            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | evaluate | cache | config | completions)
                 command=$word
                 break
                 ;;
@@ -63,17 +64,25 @@ _gptoss() {
         --activations) _gptoss_words "int16 int8" ;;
         --reasoning) _gptoss_words "show collapse hide" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
+        --experiment) _gptoss_words "k-bias" ;;
         -f | --file | -o | --output | --schema) _gptoss_files "" ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
                 _gptoss_files @
             fi
             ;;
-        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
+        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
+                evaluate)
+                    if [[ $current == -* ]]; then
+                        _gptoss_words "$evaluate $turn $common"
+                    else
+                        _gptoss_files ""
+                    fi
+                    ;;
                 chat) [[ $current == -* ]] && _gptoss_words "$chat $turn $common" ;;
                 download | remove) _gptoss_arguments "20b 120b" "${!command} $common" ;;
                 verify | plan | bench)
@@ -94,7 +103,7 @@ _gptoss() {
                 cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect cache config completions $common" ;;
+                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect evaluate cache config completions $common" ;;
             esac
             ;;
     esac

@@ -8,7 +8,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
         '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--reasoning'
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
-        '--stop', '--schema', '--choice', '--efforts'
+        '--stop', '--schema', '--choice', '--efforts', '--logprobs'
     $data = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'data' }
         elseif ($env:XDG_DATA_HOME) { Join-Path $env:XDG_DATA_HOME 'gptoss' }
         elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
@@ -29,7 +29,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'bench' = $models + @('--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
-        'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--prompt', '--json') + $common
+        'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
+        'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
         'cache' = @('list', 'clear', '--json', '-y', '--yes') + $common
         'config' = @('show', 'path', 'edit', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
@@ -45,6 +46,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--activations' = 'int16', 'int8'
         '--reasoning' = 'show', 'collapse', 'hide'
         '--by' = 'depth', 'experts', 'size', 'memory', 'compute'
+        '--experiment' = , 'k-bias'
         '--explain' = @()
         '--instructions' = @()
         '--temperature' = @()
@@ -55,6 +57,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--think-budget' = @()
         '--context' = @()
         '--efforts' = @()
+        '--logprobs' = @()
         '--timeout' = @()
         '--stop' = @()
         '--choice' = @()

@@ -1,7 +1,7 @@
 """The interface between a model and everything that talks to it: token ids in, token ids out. Imports no torch."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -79,6 +79,55 @@ class Banned:
 Restriction = Allowed | Banned
 
 
+@dataclass(frozen=True, slots=True)
+class LayerExperts:
+    """The active experts of one layer for one token, largest weight first, and their weights."""
+
+    experts: tuple[int, ...]
+    weights: tuple[float, ...]
+    count: int  # of the layer's experts, active or not
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """An id of a decode, and the distribution that it comes from.
+
+    That is the model's own: at temperature 1, before `banned_ids`, constraints, top-k and top-p. `logprob` is a natural
+    logarithm; `rank` is 1 for the likeliest id. `top` are the likeliest ids with their logprobs, the best first.
+    `forced` and `restricted` (Allowed or Banned) are by the TokenConstraint. `experts` are those of each layer that
+    computed the distribution, None if they are unknown: after a prefill, and for models that do not report them.
+    """
+
+    id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...]
+    forced: bool
+    restricted: bool
+    experts: tuple[LayerExperts, ...] | None
+
+
+Observer = Callable[[TokenInfo], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMeasurement:
+    """Measurements of one layer's attention over a prompt. `window` is None in a full layer.
+
+    `sink_mass` is the mean probability that the sink of each head took. `key_bias_norm` is the mean norm of the key
+    bias of a head. `shift` is how far attention moves without that bias: the mean total variation distance, from 0 to
+    1; the others are the same for a model without RoPE, and without RoPE and sinks.
+    """
+
+    layer: int
+    window: int | None
+    sink_mass: tuple[float, ...]
+    key_bias_norm: float
+    shift: float
+    shift_without_rope: float
+    shift_without_rope_and_sinks: float
+
+
 class TokenConstraint(Protocol):
     """A rule for the ids that may come next. The only way for a consumer of `decode` to influence it."""
 
@@ -119,8 +168,13 @@ class TokenGenerator(Protocol):
         banned_ids: Collection[int],
         max_tokens: int | None,
         constraint: TokenConstraint | None = None,
+        observer: Observer | None = None,
+        top: int = 5,
     ) -> Iterator[int]:
         """Yield one new id at a time, including a final stop id.
+
+        `observer` is called with each id before it is yielded, forced ids included, and with its `top` likeliest
+        alternatives. That makes a decode slower; without an observer it costs nothing.
 
         Ends after a stop id, after `max_tokens`, or when the context is full; forced ids count. Raises NumericalError
         on NaN or infinite logits. Closing the iterator stops the decode; every yielded id belongs to the sequence.

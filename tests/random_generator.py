@@ -3,8 +3,9 @@
 import random
 from collections.abc import Collection, Iterator, Sequence
 
-from gptoss_cli.generation import Allowed, Forced, Restriction, Sampling, TokenConstraint, common_prefix
+from gptoss_cli.generation import Allowed, Forced, Observer, Restriction, Sampling, TokenConstraint, common_prefix
 from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, VOCABULARY_SIZE
+from tests.scripted_generator import scripted_info
 
 _SPECIAL = range(FIRST_SPECIAL_ID, FIRST_SPECIAL_ID + 20)
 
@@ -36,6 +37,8 @@ class RandomGenerator:
         banned_ids: Collection[int],
         max_tokens: int | None,
         constraint: TokenConstraint | None = None,
+        observer: Observer | None = None,
+        top: int = 5,
     ) -> Iterator[int]:
         """See TokenGenerator.decode."""
         randomness = random.Random(sampling.seed)
@@ -45,6 +48,8 @@ class RandomGenerator:
             rule = constraint.next() if constraint else None
             ids = rule.ids if isinstance(rule, Forced) else (self._draw(randomness, rule, banned_ids),)
             for token in ids[: max_tokens - len(self.drawn)]:
+                if observer is not None:
+                    observer(scripted_info(token, rule, top, len(self.sequence)))
                 self.sequence.append(token)
                 self.drawn.append(token)
                 yield token

@@ -52,7 +52,7 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
         device=placement.device,
         dtype=request.placement.dtype,
     )
-    return OpenedModel(session, info)
+    return OpenedModel(session, info, generator.measure_attention)
 
 
 def choose_checkpoint(model: str | None, notice: Notify) -> tuple[str, Path]:

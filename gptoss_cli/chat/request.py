@@ -6,12 +6,13 @@ Imports neither torch nor openai_harmony: the command line needs these before it
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import Hint
+from gptoss_cli.generation import AttentionMeasurement
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import ReasoningEffort
 
@@ -61,10 +62,14 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A conversation that can begin, and the model that answers in it."""
+    """A conversation that can begin, and the model that answers in it.
+
+    `measure_attention` reads the ids of a prompt and yields a measurement for each layer; None if the model cannot.
+    """
 
     session: ChatSession
     info: ModelInfo
+    measure_attention: Callable[[Sequence[int]], Iterator[AttentionMeasurement]] | None = None
 
 
 class OpenModel(Protocol):

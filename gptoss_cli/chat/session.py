@@ -6,11 +6,20 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 
 from gptoss_cli.chat.constraints import TurnConstraint
+from gptoss_cli.chat.inspection import DecodedTurn, read_again, token_event
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import GptossError, NumericalError
-from gptoss_cli.generation import Sampling, TokenGenerator, common_prefix, random_seed
+from gptoss_cli.generation import (
+    Forced,
+    Restriction,
+    Sampling,
+    TokenGenerator,
+    TokenInfo,
+    common_prefix,
+    random_seed,
+)
 from gptoss_cli.harmony.conversation import Conversation
-from gptoss_cli.harmony.events import AnswerDelta, Delta, EndReason, Event, Markup, PrefillProgress, TurnEnd
+from gptoss_cli.harmony.events import AnswerDelta, Delta, EndReason, Event, Markup, PrefillProgress, Token, TurnEnd
 from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
@@ -21,30 +30,53 @@ _Text = Delta | Markup
 
 
 class _Turn:
-    """The state of a turn while it runs. Its end reason is an interruption until something else ends it."""
+    """The state of a turn while it runs. Its end reason is an interruption until something else ends it.
 
-    def __init__(self, seed: int, parser: TurnParser, constraint: TurnConstraint) -> None:
+    It passes the rules of its constraint on to the generator and keeps which ids they are about.
+    """
+
+    def __init__(self, seed: int, parser: TurnParser, constraint: TurnConstraint, decoded: DecodedTurn) -> None:
         self.seed = seed
+        self.decoded = decoded
         self.parser = parser
         self.constraint = constraint
         self.reason = EndReason.INTERRUPTED
         self.prompt_tokens = 0
         self.prefilled_tokens = 0
-        self.tokens = 0
+        self._info: TokenInfo | None = None
         self._cuts = 0
         self._answered = False
-        self._decoded: list[str] = []
+        self._texts: list[str] = []
         self._began = time.perf_counter()
         self._first_token_seconds: float | None = None
 
     @property
     def raw(self) -> str:
         """The text of everything that was decoded, markup included."""
-        return "".join(self._decoded)
+        return "".join(self._texts)
+
+    @property
+    def tokens(self) -> int:
+        """The number of ids so far."""
+        return len(self.decoded.ids)
+
+    def next(self) -> Forced | Restriction | None:
+        """See TokenConstraint.next."""
+        rule, position = self.constraint.next(), self.tokens
+        if isinstance(rule, Forced):
+            self.decoded.forced.update(range(position, position + len(rule.ids)))
+        elif rule is not None:
+            self.decoded.restricted.add(position)
+        return rule
+
+    def observe(self, info: TokenInfo) -> None:
+        """Keep the data of the id that comes next. See generation.Observer."""
+        self._info = info
 
     def feed(self, token: int) -> Iterator[Event]:
         """Yield the events of the next id; those of a cut in the reasoning that forced it come first."""
-        self.tokens += 1
+        observed = [] if self._info is None else [token_event(self._info, self.parser)]
+        self.decoded.ids.append(token)
         if self._first_token_seconds is None:
             self._first_token_seconds = time.perf_counter() - self._began
         events = self._recorded(self.parser.feed(token))
@@ -55,6 +87,7 @@ class _Turn:
         self.constraint.feed(token)
         yield from self.constraint.cuts[self._cuts :]
         self._cuts = len(self.constraint.cuts)
+        yield from observed
         yield from events
 
     def close(self) -> list[Event]:
@@ -80,7 +113,7 @@ class _Turn:
     def _recorded(self, events: list[Event]) -> list[Event]:
         for event in events:
             if isinstance(event, _Text):
-                self._decoded.append(event.text)
+                self._texts.append(event.text)
                 self._answered |= isinstance(event, AnswerDelta) and not event.text.isspace()
         return events
 
@@ -89,7 +122,7 @@ class ChatSession:
     """Sends a conversation to a generator and adds the model's messages to it.
 
     `settings` are those of the next turn; replace them as a whole. `recipients` are the tools that may be called.
-    `last_raw` is the last turn as it was decoded, markup included.
+    `last_raw` is the last turn as it was decoded, markup included, and `last_turn` its ids.
     """
 
     def __init__(
@@ -111,6 +144,7 @@ class ChatSession:
         self._stopping = False
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
+        self.last_turn: DecodedTurn | None = None
 
     @property
     def context_tokens(self) -> int:
@@ -190,11 +224,25 @@ class ChatSession:
                 self.conversation.add(message)
             self.last_end = turn.end(self._generator.expert_hit_rate)
             self.last_raw = turn.raw
+            self.last_turn = turn.decoded
         yield self.last_end
+
+    def inspect_last_turn(self, *, top: int = 5) -> Generator[Token]:
+        """Read the last turn again and yield its tokens with their log probabilities; nothing if there is none.
+
+        It takes about as long as the turn. `stop` ends it, and it changes nothing.
+        """
+        self._stopping = False
+        if self.last_turn is not None and self.last_turn.ids:
+            for token in read_again(self._generator, self.last_turn, top=top):
+                yield token
+                if self._stopping:
+                    return
 
     def _new_turn(self) -> _Turn:
         settings = self.settings
-        parser = TurnParser(answering=self.conversation.effort is ReasoningEffort.NONE)
+        answering = self.conversation.effort is ReasoningEffort.NONE
+        parser = TurnParser(answering=answering)
         constraint = TurnConstraint(
             parser,
             self._grammar,
@@ -202,7 +250,8 @@ class ChatSession:
             free_headers=settings.free_headers,
             matcher=settings.output.begin() if settings.output else None,
         )
-        return _Turn(random_seed() if settings.seed is None else settings.seed, parser, constraint)
+        seed = random_seed() if settings.seed is None else settings.seed
+        return _Turn(seed, parser, constraint, DecodedTurn([], answering))
 
     def _invalidated_tokens(self) -> int:
         """Return how many tokens of the last prompt the next prompt does not begin with."""
@@ -220,6 +269,7 @@ class ChatSession:
     def _prefill(self, turn: _Turn) -> Iterator[Event]:
         ids = self.conversation.render()
         turn.prompt_tokens = len(ids)
+        turn.decoded.prompt = ids
         for done, total in self._generator.prefill(ids):
             turn.prefilled_tokens = done
             yield PrefillProgress(done, total)
@@ -234,7 +284,9 @@ class ChatSession:
             stop_ids=STOP_IDS,
             banned_ids=RESERVED_IDS,
             max_tokens=settings.max_tokens,
-            constraint=turn.constraint,
+            constraint=turn,
+            observer=None if settings.logprobs is None else turn.observe,
+            top=settings.logprobs or 0,
         )
         for token in tokens:
             yield from turn.feed(token)

@@ -16,7 +16,8 @@ class TurnSettings:
 
     `seed` None draws one for each turn; TurnEnd.seed is the one that was drawn. `max_tokens` counts reasoning and
     answer together, `think_budget` the reasoning alone. With `free_headers` the model writes its message headers
-    without constraint. `output` is the format that the answer must have, None for any.
+    without constraint. `output` is the format that the answer must have, None for any. With `logprobs` the turn has a
+    Token event for each token, with so many alternatives; that makes it slower.
     """
 
     seed: int | None = None
@@ -27,3 +28,4 @@ class TurnSettings:
     think_budget: int | None = None
     free_headers: bool = False
     output: OutputFormat | None = None
+    logprobs: int | None = None

@@ -12,14 +12,14 @@ from gptoss_cli.chat.stopping import Incomplete, Problem, apply_stop_conditions,
 from gptoss_cli.chat.transcript import Transcript
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.incomplete import incomplete_words
-from gptoss_cli.cli.json_output import JsonLines, answer_record, json_text
+from gptoss_cli.cli.json_output import JsonLines, answer_record, json_text, token_json
 from gptoss_cli.cli.options import AnswerOptions, TurnOptions
 from gptoss_cli.cli.output import check_output, code_block, output_format, without_answer, write_answer
 from gptoss_cli.cli.prompt_input import chat_request, prompt_text
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import ExitStatus, UsageError
 from gptoss_cli.generation import random_seed
-from gptoss_cli.harmony.events import Event, TurnEnd
+from gptoss_cli.harmony.events import Event, Token, TurnEnd
 from gptoss_cli.harmony.structured_output import OutputFormat
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.turn_plain import show_turn
@@ -55,6 +55,7 @@ class _Turn:
         self._console = environment.console
         self._lines = lines
         self._transcript = Transcript()
+        self._tokens: list[Token] = []
 
     def run(self, text: str, request: ChatRequest, output: OutputFormat | None, *, began: float) -> None:
         """Open the model, ask, and write the answer. Raises typer.Exit if the answer is incomplete."""
@@ -74,7 +75,7 @@ class _Turn:
     def _show(self, opened: OpenedModel, text: str, began: float) -> TurnEnd:
         session = opened.session
         seed = random_seed() if session.settings.seed is None else session.settings.seed
-        session.settings = replace(session.settings, seed=seed)
+        session.settings = replace(session.settings, seed=seed, logprobs=self._answer.logprobs)
         if self._lines:
             self._lines.start(opened.info, self._options.effort, seed)
         deadline = None if self._answer.timeout is None else began + self._answer.timeout
@@ -87,7 +88,15 @@ class _Turn:
         events = self._transcript.record(events)
         if self._lines:
             return without_answer(self._lines.record(events))
+        if self._answer.logprobs is not None:
+            events = self._keep_tokens(events)
         return without_answer(events) if self._answer.is_buffered else events
+
+    def _keep_tokens(self, events: Iterable[Event]) -> Iterable[Event]:
+        for event in events:
+            if isinstance(event, Token) and (_keeps_reasoning(self._options) or not event.is_reasoning):
+                self._tokens.append(event)
+            yield event
 
     @property
     def _display(self) -> ReasoningDisplay:
@@ -105,6 +114,8 @@ class _Turn:
         if answer.as_json:
             reasoning = self._transcript.reasoning if _keeps_reasoning(self._options) else None
             record = answer_record(opened.info, self._options.effort, end, answer=text, reasoning=reasoning)
+            if answer.logprobs is not None:
+                record["tokens"] = [token_json(token) for token in self._tokens]
             write_answer(json_text(record), answer.output, self._console)
         elif text:
             extracted = f"{text}\n" if answer.extract is None else code_block(text, answer.extract)
@@ -129,7 +140,6 @@ def _keeps_reasoning(options: TurnOptions) -> bool:
 
 
 def check_combination(answer: AnswerOptions) -> None:
-    """Raise UsageError for options that contradict each other."""
     """Raise UsageError for options that do not go together."""
     given = {
         "--json": answer.as_json,
@@ -142,11 +152,12 @@ def check_combination(answer: AnswerOptions) -> None:
         "--stop": bool(answer.stop),
         "--schema": answer.schema is not None,
         "--choice": answer.choice is not None,
+        "--logprobs": answer.logprobs is not None,
     }
     excluded = {
         "--stream-json": ("--json", "--no-stream", "--extract", "--output", "--efforts"),
         "--extract": ("--json", "--efforts"),
-        "--efforts": ("--no-stream", "--output", "--timeout", "--stop", "--schema", "--choice"),
+        "--efforts": ("--no-stream", "--output", "--timeout", "--stop", "--schema", "--choice", "--logprobs"),
         "--schema": ("--choice", "--extract", "--stop"),
         "--choice": ("--extract", "--stop"),
     }
@@ -154,5 +165,7 @@ def check_combination(answer: AnswerOptions) -> None:
         clash = next((other for other in others if given[option] and given[other]), None)
         if clash is not None:
             raise UsageError(f"{option} and {clash} do not go together. Leave one of them out.")
+    if answer.logprobs is not None and not (answer.as_json or answer.stream_json):
+        raise UsageError("--logprobs is for JSON. Add --json or --stream-json.")
     if answer.stop and not all(answer.stop):
         raise UsageError("--stop needs a text that is not empty.")

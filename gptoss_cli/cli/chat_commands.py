@@ -11,11 +11,13 @@ from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import attachment, instructions_text
 from gptoss_cli.errors import UsageError
 from gptoss_cli.generation import LARGEST_SEED
-from gptoss_cli.harmony.events import Message, Role
+from gptoss_cli.harmony.events import Message, Role, Token
 from gptoss_cli.settings import ReasoningEffort
+from gptoss_cli.terminal.architecture_table import show_lines_on_stderr
 from gptoss_cli.terminal.clipboard import copy
 from gptoss_cli.terminal.markdown.parse import code_blocks
 from gptoss_cli.terminal.slash import SETTINGS
+from gptoss_cli.terminal.turn_inspection import expert_lines, token_lines
 from gptoss_cli.terminal.turn_plain import raw_pieces
 
 # Minimum, maximum and type of a setting.
@@ -164,6 +166,13 @@ def _save(chat: LoadedChat, argument: str) -> None:
 
 
 def _tokens(chat: LoadedChat, argument: str) -> None:
+    if argument == "last":
+        console = chat.console
+        shown = token_lines(_inspected(chat), console.stderr.columns, colored=console.colors)
+        show_lines_on_stderr(shown, console)
+        return
+    if argument:
+        raise UsageError(f"There is no /tokens {argument}. Try: /tokens, or /tokens last")
     used, most = chat.session.used_tokens, chat.session.context_tokens
     lines = [f"  {used:>9,} of {most:,} tokens: the conversation as the next turn reads it ({used / most:.0%})"]
     end = chat.session.last_end
@@ -174,6 +183,22 @@ def _tokens(chat: LoadedChat, argument: str) -> None:
             f"  {end.prefilled_tokens:>9,} were read for it; all others were cached",
         ]
     chat.console.err("\n".join(lines) + "\n")
+
+
+def _experts(chat: LoadedChat, argument: str) -> None:
+    tokens = [token.info.experts for token in _inspected(chat) if token.info.experts]
+    if not tokens:
+        raise UsageError(
+            "The experts of the last turn are not known: it is too short, or its model does not report them."
+        )
+    show_lines_on_stderr(expert_lines(tokens, tokens[0][0].count, chat.console.stderr.columns), chat.console)
+
+
+def _inspected(chat: LoadedChat) -> list[Token]:
+    tokens = chat.inspect_last_turn()
+    if not tokens:
+        raise UsageError("There is no turn yet. Send a message first.")
+    return tokens
 
 
 def _raw(chat: LoadedChat, argument: str) -> None:
@@ -223,6 +248,7 @@ COMMANDS: Final[dict[str, Callable[[LoadedChat, str], None]]] = {
     "/copy": _copy,
     "/save": _save,
     "/tokens": _tokens,
+    "/experts": _experts,
     "/raw": _raw,
     "/new": _new,
 }

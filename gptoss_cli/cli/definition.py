@@ -5,6 +5,7 @@ The imports are inside the functions so that `gptoss --help` and each command im
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from gptoss_cli.cli.options import (
     CacheAction,
     CompareOptions,
     ConfigAction,
+    EvaluateOptions,
     InspectOptions,
     JsonOption,
     PlanOptions,
@@ -242,11 +244,31 @@ def inspect(
 ) -> None:
     """Show the parts of a model: parameters, bytes, tensors, sinks.
 
-    Reads only config.json and the headers of the weights. Known models need no files, except for --sinks.
+    Reads only config.json and the headers of the weights. Known models need no files, except for --sinks. Only
+    --experiment, and --sinks with --prompt, run the model.
     """
     from gptoss_cli.cli.inspect import run_inspect
 
-    run_inspect(model, options, environment.console)
+    run_inspect(model, options, environment)
+
+
+@_COMMANDS.command("evaluate", epilog=_SETTINGS)
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Questions with expected answers.")],
+    *,
+    evaluate: EvaluateOptions,
+    options: TurnOptions,
+    environment: Environment,
+) -> None:
+    """Measure accuracy against effort on your own questions.
+
+    A line is {"question": TEXT} and one of "answer": TEXT, "number": N, "choice": TEXT with "choices": LIST, "pattern":
+    REGEX, or "command": a shell command that gets the answer on stdin and exits 0 if it is right. Every answer is
+    kept, so the same command goes on after an interruption.
+    """
+    from gptoss_cli.cli.evaluate import run_evaluate
+
+    run_evaluate(file, evaluate, options, environment)
 
 
 @_COMMANDS.command("cache")

@@ -5,7 +5,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gptoss_cli.architecture import count
@@ -19,22 +19,27 @@ from gptoss_cli.architecture.tensors import (
     part_of,
     stored_parts,
 )
+from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.checkpoint.folder import safetensors_files, weights_folder
 from gptoss_cli.checkpoint.inspection import StoredTensor, read_data, read_stored_tensors
 from gptoss_cli.cli.compare import find_model
+from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.inspect_views import (
     Sinks,
     diagram_of,
+    key_bias_lines,
     parts_lines,
     prompt_lines,
     rope_lines,
+    sink_mass_lines,
     sinks_lines,
     tensors_lines,
 )
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import InspectOptions
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError, UsageError
+from gptoss_cli.generation import AttentionMeasurement
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.prompt_tokens import PromptToken, prompt_tokens
 from gptoss_cli.placement.model_config import published_config
@@ -42,17 +47,18 @@ from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.architecture_table import diagram_lines, show_lines
 from gptoss_cli.terminal.cells import Line
-from gptoss_cli.terminal.console import Console
 
+_EXPERIMENT_PROMPT = "Why does a language model attend to the first token of a text?"
 CONTEXTS = (1_024, 4_096, 16_384, 32_768, 131_072)
 
 
 @dataclass(frozen=True, slots=True)
 class _Inspected:
-    """A model, and the tensors of its files; None without files."""
+    """A model, and the tensors of its files; None without files. `measured` is None unless the model was run."""
 
     model: Architecture
     stored: list[StoredTensor] | None
+    measured: list[AttentionMeasurement] | None = None
 
     @property
     def tensors(self) -> list[Tensor] | None:
@@ -66,9 +72,11 @@ class _Inspected:
         return counted_parts(self.model) if tensors is None else stored_parts(tensors)
 
 
-def run_inspect(name: str, options: InspectOptions, console: Console) -> None:
+def run_inspect(name: str, options: InspectOptions, environment: Environment) -> None:
     """Run `gptoss inspect`."""
-    inspected = _open(name)
+    console, inspected = environment.console, _open(name)
+    if options.experiment is not None or (options.sinks and options.prompt is not None):
+        inspected = replace(inspected, measured=_measure(name, inspected, options, environment))
     if options.as_json:
         write_json(_inspection_json(inspected, options), console, indent=2)
         return
@@ -87,11 +95,17 @@ def _views(inspected: _Inspected, options: InspectOptions, columns: int) -> Iter
         yield tensors_lines(_tensors(inspected), columns)
     if options.sinks:
         yield sinks_lines(model, _read_sinks(inspected), columns)
+        if inspected.measured is not None:
+            yield sink_mass_lines(inspected.measured, len(_measured_prompt(options)), columns)
+    if options.experiment is not None:
+        assert inspected.measured is not None
+        yield key_bias_lines(inspected.measured, len(_measured_prompt(options)), columns)
     if options.rope:
         yield rope_lines(model, columns)
     if options.prompt is not None:
         yield prompt_lines(_prompt(options.prompt), columns)
-    if not (options.diagram or options.tensors or options.sinks or options.rope or options.prompt is not None):
+    views = options.diagram, options.tensors, options.sinks, options.rope, options.experiment, options.prompt
+    if all(view in (False, None) for view in views):
         source = model.source if inspected.stored is None else f"{len(inspected.stored)} tensors and {model.source}"
         yield parts_lines(model, inspected.parts, source, CONTEXTS, columns)
 
@@ -168,6 +182,21 @@ def _floats(tensor: StoredTensor) -> tuple[float, ...]:
     return values
 
 
+def _measure(
+    name: str, inspected: _Inspected, options: InspectOptions, environment: Environment
+) -> list[AttentionMeasurement]:
+    """Run the model on the prompt. Raises UsageError for a model that gptoss cannot run, and what opening raises."""
+    if inspected.model.model_type is not ModelType.GPT_OSS:
+        raise UsageError(f"{inspected.model.name} cannot be run. Measure gpt-oss: 20b, 120b, demo, or a folder")
+    opened = environment.open(ChatRequest(model=name, prefix_cache=False))
+    assert opened.measure_attention is not None, "a model on this machine can be measured"
+    return list(opened.measure_attention([token.id for token in _measured_prompt(options)]))
+
+
+def _measured_prompt(options: InspectOptions) -> list[PromptToken]:
+    return _prompt(_EXPERIMENT_PROMPT if options.prompt is None else options.prompt)
+
+
 def _prompt(text: str) -> list[PromptToken]:
     """Return the tokens of the prompt for a first message, as a new conversation of today begins."""
     conversation = Conversation(None, datetime.date.today(), ReasoningEffort.MEDIUM)
@@ -225,6 +254,12 @@ def _views_json(inspected: _Inspected, options: InspectOptions) -> dict[str, Any
             {"layer": sinks.layer, "window": sinks.window or None, "logits": list(sinks.logits)}
             for sinks in _read_sinks(inspected)
         ]
+        if inspected.measured is not None:
+            for entry, layer in zip(values["sinks"], inspected.measured, strict=True):
+                entry["mass"] = list(layer.sink_mass)
+    if options.experiment is not None:
+        assert inspected.measured is not None
+        values["key_bias"] = [_key_bias_json(layer) for layer in inspected.measured]
     if options.rope:
         values["rope"] = [
             {"pair": r.pair, "period_without_yarn": r.plain_period, "period": r.period}
@@ -236,3 +271,7 @@ def _views_json(inspected: _Inspected, options: InspectOptions) -> dict[str, Any
             for token in _prompt(options.prompt)
         ]
     return values
+
+
+def _key_bias_json(layer: AttentionMeasurement) -> dict[str, Any]:
+    return {name: value for name, value in asdict(layer).items() if name != "sink_mass"}

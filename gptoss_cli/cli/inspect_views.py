@@ -10,9 +10,11 @@ from gptoss_cli.architecture.figures import Unit, show
 from gptoss_cli.architecture.known import Architecture, Norm
 from gptoss_cli.architecture.rope import rotations
 from gptoss_cli.architecture.tensors import Part, PartSize, Tensor
+from gptoss_cli.generation import AttentionMeasurement
 from gptoss_cli.harmony.prompt_tokens import PromptToken
 from gptoss_cli.terminal.architecture_table import Diagram, Grid, Layer, bar, fits, grid_lines, sparkline
 from gptoss_cli.terminal.cells import Line, Role, Span, fold, wrap
+from gptoss_cli.terminal.turn_inspection import visible
 
 _BAR_COLUMNS = 10
 _WIDE_COLUMNS = 90
@@ -124,6 +126,46 @@ def sinks_lines(model: Architecture, layers: Sequence[Sinks], columns: int) -> l
     return lines
 
 
+def sink_mass_lines(measured: Sequence[AttentionMeasurement], tokens: int, columns: int) -> list[Line]:
+    """Return the mean share of the attention that the sinks took: a row per layer, and the heads as a line of marks."""
+    masses = [mass for layer in measured for mass in layer.sink_mass]
+    words = (
+        f"Attention taken by the sinks over the {tokens} tokens of the prompt: "
+        f"{sum(masses) / len(masses):.1%} on average. Heads from 0% to 100% as ▁ to █."
+    )
+    lines = wrap([Span(words)], columns)
+    for layer in measured:
+        mass = layer.sink_mass
+        text = f"layer {layer.layer}, {f'window {layer.window}' if layer.window else 'full'}: "
+        text += f"{min(mass):.0%} to {max(mass):.0%}, mean {sum(mass) / len(mass):.0%}"
+        lines += wrap([Span(text)], columns)
+        # The bounds make 0 and 1 the ends of the scale.
+        marks = fold([Span(sparkline([*mass, 0.0, 1.0])[:-2])], columns - 2)
+        lines += [[Span("  "), *line] for line in marks]
+    return lines
+
+
+def key_bias_lines(measured: Sequence[AttentionMeasurement], tokens: int, columns: int) -> list[Line]:
+    """Return how far attention moves without the bias of the keys, by layer."""
+    words = (
+        f"Attention that moves when the key bias is left out, over {tokens} tokens (total variation distance, 0 to 1). "
+        "Softmax cancels what all keys share, so the bias is redundant without RoPE and sinks. RoPE turns it."
+    )
+    rows = [
+        [
+            str(layer.layer),
+            f"{layer.window or 'full'}",
+            f"{layer.key_bias_norm:.2f}",
+            f"{layer.shift:.4f}",
+            f"{layer.shift_without_rope:.4f}",
+            f"{layer.shift_without_rope_and_sinks:.4f}",
+        ]
+        for layer in measured
+    ]
+    header = ["layer", "window", "bias norm", "as it is", "without RoPE", "nor sinks"]
+    return [*wrap([Span(words)], columns), [], *grid_lines(Grid(header, rows, frozenset()), columns)]
+
+
 def rope_lines(model: Architecture, columns: int) -> list[Line]:
     """Return the period of each rotating pair of dimensions, in positions."""
     rows = [[str(r.pair), f"{r.plain_period:,.1f}", f"{r.period:,.1f}", f"{r.stretch:.2f}"] for r in rotations(model)]
@@ -147,20 +189,13 @@ def prompt_lines(tokens: Sequence[PromptToken], columns: int) -> list[Line]:
     """Return the ids of a prompt with their text, role and channel."""
     header = ["position", "id", "text", "role", "channel"]
     rows = [
-        [str(number), str(token.id), _visible(token.text), token.role, token.channel]
+        [str(number), str(token.id), visible(token.text), token.role, token.channel]
         for number, token in enumerate(tokens)
     ]
     grid = Grid(header, rows, frozenset({2, 3, 4}))
     if not fits(grid, columns):
         grid = Grid(header[1:], [row[1:] for row in rows], frozenset({1, 2, 3}))
     return [*grid_lines(grid, columns), [], [Span(f"{len(tokens)} tokens")]]
-
-
-def _visible(text: str) -> str:
-    """Return the text of a token with its blanks and control characters visible."""
-    return "".join(
-        character if character.isprintable() else repr(character)[1:-1] for character in text.replace(" ", "·")
-    )
 
 
 def diagram_of(model: Architecture) -> Diagram:

@@ -13,7 +13,16 @@ from gptoss_cli.chat.stopping import Incomplete
 from gptoss_cli.cli.hints import sentence, unexpected
 from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.errors import ExitStatus, GptossError
-from gptoss_cli.harmony.events import AnswerDelta, Event, PreambleDelta, ReasoningCut, ReasoningDelta, TurnEnd
+from gptoss_cli.harmony.events import (
+    AnswerDelta,
+    Event,
+    PreambleDelta,
+    ReasoningCut,
+    ReasoningDelta,
+    Token,
+    TokenText,
+    TurnEnd,
+)
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.console import Console
 
@@ -35,6 +44,23 @@ def answer_record(
 ) -> dict[str, Any]:
     """Return the object of `ask --json` without the version."""
     return {"answer": answer, "reasoning": reasoning, **_beginning(info, effort, end.seed), **_ending(end)}
+
+
+def token_json(token: Token) -> dict[str, Any]:
+    """Return a token as a JSON value, with OpenAI's names for what its API has too."""
+    info = token.info
+    return {
+        **_token_text_json(token.token, info.logprob),
+        "rank": info.rank,
+        "channel": token.channel,
+        "forced": info.forced,
+        "restricted": info.restricted,
+        "top_logprobs": [_token_text_json(text, logprob) for text, logprob in token.top],
+    }
+
+
+def _token_text_json(token: TokenText, logprob: float) -> dict[str, Any]:
+    return {"token": token.text, "id": token.id, "logprob": logprob, "bytes": list(token.data)}
 
 
 class JsonLines:
@@ -72,6 +98,8 @@ class JsonLines:
                     self._write("reasoning", text=text)
                 case PreambleDelta(text):
                     self._write("notice", text=text)
+                case Token() if self._shows_reasoning or not event.is_reasoning:
+                    self._write("token", **token_json(event))
                 case ReasoningCut(cut, tokens):
                     self._write("notice", text=f"The reasoning was cut after {tokens} tokens: {cut}.")
             yield event

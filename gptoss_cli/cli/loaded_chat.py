@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
+from gptoss_cli.chat.inspection import DecodedTurn
 from gptoss_cli.chat.request import OpenedModel
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.chat.stopping import incompleteness
@@ -13,7 +14,7 @@ from gptoss_cli.cli.hints import with_hints
 from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import Hint, ResourceError
-from gptoss_cli.harmony.events import Event, TurnEnd
+from gptoss_cli.harmony.events import Event, Token, TurnEnd
 from gptoss_cli.settings import TRAINED_EFFORTS
 from gptoss_cli.terminal.prompt import ChatPrompt
 from gptoss_cli.terminal.turn_live import TurnView
@@ -45,6 +46,7 @@ class LoadedChat:
         self._commands = commands
         self._prompt = prompt
         self._open_other = open_other
+        self._inspected: tuple[DecodedTurn, list[Token]] | None = None
 
     def run(self, command: str, argument: str) -> None:
         """Run a slash command. Raises UsageError for a wrong argument, and what its turn or load raises."""
@@ -79,6 +81,27 @@ class LoadedChat:
             self.console.notice(incomplete_words(incomplete, in_chat=True))
         self._warn_of_context()
         self.console.err("\n")
+
+    def inspect_last_turn(self) -> list[Token]:
+        """Return the tokens of the last turn, which is read again unless it was before; after Ctrl-C, the first ones.
+
+        Returns nothing if there is no turn. Raises what the reading raises.
+        """
+        session, turn = self.session, self.session.last_turn
+        if turn is None or not turn.ids:
+            return []
+        if self._inspected is not None and self._inspected[0] is turn:
+            return self._inspected[1]
+        tokens = []
+        with self.console.activity() as activity, stopping(session.stop), closing(session.inspect_last_turn()) as read:
+            for token in read:
+                tokens.append(token)
+                activity.say(f"Reading the last turn again, {len(tokens):,} of {len(turn.ids):,} tokens")
+        if len(tokens) == len(turn.ids):
+            self._inspected = turn, tokens
+        else:
+            self.console.notice(f"Stopped. These are the first {len(tokens):,} of {len(turn.ids):,} tokens.")
+        return tokens
 
     def keep_messages(self, count: int) -> None:
         """Keep the first `count` messages of the conversation and remove the others."""

@@ -30,6 +30,12 @@ class CacheAction(StrEnum):
     CLEAR = "clear"
 
 
+class Experiment(StrEnum):
+    """The values of `inspect --experiment`."""
+
+    K_BIAS = "k-bias"
+
+
 class ConfigAction(StrEnum):
     """The actions of `gptoss config`."""
 
@@ -235,6 +241,12 @@ class AnswerOptions:
     choice: Annotated[
         str | None, typer.Option("--choice", metavar="A,B,...", help="The answer must be one of these.")
     ] = None
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", min=0, max=20, help="In JSON: log probability of each token, and the K likeliest ones."
+        ),
+    ] = None
     efforts: Annotated[
         str | None, typer.Option(metavar="LIST", help="Answer once at each effort, such as low,medium,high.")
     ] = None
@@ -298,13 +310,31 @@ class CompareOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """The options that `evaluate` alone has: how often to ask, and the form of the results."""
+
+    efforts: Annotated[str, typer.Option(metavar="LIST", help="Efforts to ask at.")] = "low,medium,high"
+    repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, max=1000, help="Answers to each question.")] = 1
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File of results; by default beside the questions."),
+    ] = None
+    as_json: JsonOption = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InspectOptions:
     """The options of `inspect`: the views to show instead of the table of parts."""
 
     diagram: Annotated[bool, typer.Option("--diagram", help="Draw the model as a diagram.")] = False
     tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors of the checkpoint.")] = False
-    sinks: Annotated[bool, typer.Option("--sinks", help="Show the learned sink logits by layer and head.")] = False
+    sinks: Annotated[
+        bool, typer.Option("--sinks", help="Show the sink logits; with --prompt also the mass they take.")
+    ] = False
     rope: Annotated[bool, typer.Option("--rope", help="Show the RoPE periods with and without YaRN.")] = False
+    experiment: Annotated[
+        Experiment | None, typer.Option(help="Measure whether the bias of the keys has an effect; runs the model.")
+    ] = None
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Show the token ids of the prompt that TEXT becomes.")
     ] = None

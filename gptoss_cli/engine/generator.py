@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from gptoss_cli.cache_files import PointKind
+from gptoss_cli.engine.experiments import measure_attention
 from gptoss_cli.engine.expert_offload import ExpertCache
-from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.model import Routing, Transformer
+from gptoss_cli.engine.observation import token_info
 from gptoss_cli.engine.prefix_cache import PrefixCache, StoredSequence
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.sequence import Sequence
 from gptoss_cli.engine.steppers import OverlappedStepper, PlainStepper, Stepper
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError
-from gptoss_cli.generation import Forced, Numerics, Sampling, TokenConstraint
+from gptoss_cli.generation import AttentionMeasurement, Forced, Numerics, Observer, Sampling, TokenConstraint
 from gptoss_cli.placement.model_config import ModelConfig
 
 
@@ -44,10 +46,9 @@ class Generator:
         self.sequence = Sequence(model, context_tokens=context_tokens, chunk_tokens=chunk_tokens)
         self._context_tokens = context_tokens
         self._experts = ExpertCache(model.weights.placed_experts())
+        self._plain_stepper = PlainStepper(model, self.sequence, self._experts)
         self.stepper: Stepper = (
-            OverlappedStepper(model, self.sequence, self._experts)
-            if overlapped
-            else PlainStepper(model, self.sequence, self._experts)
+            OverlappedStepper(model, self.sequence, self._experts) if overlapped else self._plain_stepper
         )
         self._stored = StoredSequence(prefix_cache, self.sequence) if prefix_cache is not None else None
         self._prefix: list[int] = []
@@ -120,15 +121,23 @@ class Generator:
         banned_ids: Collection[int],
         max_tokens: int | None,
         constraint: TokenConstraint | None = None,
+        observer: Observer | None = None,
+        top: int = 5,
     ) -> Iterator[int]:
-        """See TokenGenerator.decode."""
+        """See TokenGenerator.decode.
+
+        With an observer no step is overlapped, one operation runs after the other, and forced ids are read one by one.
+        """
         # Apple's GPUs have no float64, which a draw needs: there the logits are copied to the CPU.
         device = str(self.model.device) if self.model.device.type == "cuda" else "cpu"
         size = self.config.vocabulary_size
         sampler = Sampler(sampling, banned_ids=banned_ids, vocabulary_size=size, device=device)
         free_tokens = self._context_tokens - len(self.sequence)
         max_tokens = free_tokens if max_tokens is None else min(free_tokens, max_tokens)
-        return self._decode(sampler, constraint, frozenset(stop_ids), max_tokens)
+        if observer is None:
+            return self._decode(sampler, constraint, frozenset(stop_ids), max_tokens)
+        observed = self._observed(sampler, constraint, observer, top)
+        return self._until_stop(observed, frozenset(stop_ids), max_tokens)
 
     def _decode(
         self, sampler: Sampler, constraint: TokenConstraint | None, stop_ids: frozenset[int], max_tokens: int
@@ -144,6 +153,38 @@ class Generator:
                     return
             max_tokens -= len(ids)
 
+    def _observed(
+        self, sampler: Sampler, constraint: TokenConstraint | None, observer: Observer, top: int
+    ) -> Iterator[int]:
+        """Yield the next ids without end; the consumer appends each to the pending ids."""
+        self.stepper.settle()
+        while True:
+            rule = constraint.next() if constraint is not None else None
+            forced = rule.ids if isinstance(rule, Forced) else (None,)
+            for id_ in forced:
+                routing: Routing = []
+                logits = self._plain_stepper.next_logits(routing)
+                drawn = sampler.draw(logits, None if isinstance(rule, Forced) else rule) if id_ is None else id_
+                info = token_info(
+                    drawn,
+                    logits,
+                    routing,
+                    experts=self.config.experts,
+                    top=top,
+                    forced=id_ is not None,
+                    restricted=id_ is None and rule is not None,
+                )
+                observer(info)
+                yield drawn
+
+    def _until_stop(self, ids: Iterator[int], stop_ids: frozenset[int], max_tokens: int) -> Iterator[int]:
+        for _ in range(max_tokens):
+            id_ = next(ids)
+            self.sequence.pending.append(id_)
+            yield id_
+            if id_ in stop_ids:
+                return
+
     def logits(self, ids: abc.Sequence[int]) -> Tensor:
         """Return logits [T, V] float32 after each of `ids` [T], read from position 0. The sequence is not changed."""
         ids = list(ids)
@@ -151,6 +192,12 @@ class Generator:
         cache = self.model.new_cache(max(2, len(ids)))
         hidden = (self.model.forward(chunk, cache) for chunk in self.sequence.chunks(ids))
         return torch.cat([self.model.unembed(part) for part in hidden])
+
+    def measure_attention(self, ids: abc.Sequence[int]) -> Iterator[AttentionMeasurement]:
+        """Measure the attention of each layer over `ids`, read from position 0. The sequence is not changed."""
+        self._check_ids(list(ids), free_tokens=0)
+        with self.model.on_device():
+            yield from measure_attention(self.model, list(ids))
 
     def _unstored_prefix(self, ids: list[int]) -> int:
         """Return how many of the ids that are read next end the prefix, which is stored then; 0 if none do."""

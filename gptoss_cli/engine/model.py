@@ -15,6 +15,9 @@ from gptoss_cli.engine.rope import RotaryEmbedding
 from gptoss_cli.engine.weights import LayerWeights, ModelWeights
 from gptoss_cli.placement.model_config import ModelConfig
 
+# The experts [T, A] int64 of each layer and their weights [T, A] float32.
+Routing = list[tuple[Tensor, Tensor]]
+
 
 class Transformer:
     """Weights, and the kernels and dtype to compute with. The state of a sequence is in a KVCache.
@@ -45,15 +48,19 @@ class Transformer:
         """Return an empty cache for this model, on its device."""
         return KVCache(self.config, context_tokens=context_tokens, dtype=self.dtype, device=str(self.device))
 
-    def forward(self, ids: list[int], cache: KVCache) -> Tensor:
-        """Run tokens ids [T] after those in `cache`, and add them to it -> hidden states [T, C] float32."""
+    def forward(self, ids: list[int], cache: KVCache, *, routing: Routing | None = None) -> Tensor:
+        """Run tokens ids [T] after those in `cache`, and add them to it -> hidden states [T, C] float32.
+
+        The experts of each layer are added to `routing`. With it, one operation runs after the other: neither a CUDA
+        graph nor a kernel that runs all layers reports them.
+        """
         with self.on_device():
             embedding = self.weights.embedding  # may be in host memory when the layers are not
             x = self.kernels.embed(torch.tensor(ids, device=embedding.device), embedding).to(self.device)
             rotation = self.rope.of_range(cache.length, len(ids))
             cache.position.fill_(cache.length)
-            replays = self.use_cuda_graph and len(ids) == 1
-            x = self._graph.run(x, rotation, cache) if replays else self._run_layers(x, rotation, cache)
+            replays = self.use_cuda_graph and len(ids) == 1 and routing is None
+            x = self._graph.run(x, rotation, cache) if replays else self._run_layers(x, rotation, cache, routing)
             cache.advance(len(ids))
             return x
 
@@ -72,9 +79,19 @@ class Transformer:
             return self.kernels.unembed(hidden, weights.final_norm, weights.unembedding, eps=eps, dtype=self.dtype)
 
     def layer(
-        self, x: Tensor, weights: LayerWeights, cache: LayerCache, *, rotation: tuple[Tensor, Tensor], position: int
+        self,
+        x: Tensor,
+        weights: LayerWeights,
+        cache: LayerCache,
+        *,
+        rotation: tuple[Tensor, Tensor],
+        position: int,
+        routing: Routing | None = None,
     ) -> Tensor:
-        """Run one layer: x [T, C] float32 -> [T, C]. `rotation` is cos and sin [T, D/2], `position` the first one's."""
+        """Run one layer: x [T, C] float32 -> [T, C]. `rotation` is cos and sin [T, D/2], `position` the first one's.
+
+        The experts are added to `routing`.
+        """
         kernels, config, dtype = self.kernels, self.config, self.dtype
         # Attention: norm; queries [T, H*D], keys and values [T, K*D]; attended [T, H*D]; x + output.
         qkv = kernels.project_qkv(x, weights.attention, eps=config.norm_eps, dtype=dtype)
@@ -82,18 +99,22 @@ class Transformer:
         x = kernels.project_output(x, attended, weights.attention, dtype=dtype)
         # Experts: norm; normed [T, C], experts and their weights [T, A]; x + weighted sum.
         routed = kernels.route(x, weights.mlp, active=config.active_experts, eps=config.norm_eps)
+        if routing is not None:
+            routing.append(routed[1:])
         return kernels.mix_experts(x, routed, weights.mlp, limit=config.swiglu_limit, dtype=dtype)
 
     def on_device(self) -> AbstractContextManager[object]:
         """Return a context in which new CUDA graphs, streams and events belong to the model's device."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    def _run_layers(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache) -> Tensor:
+    def _run_layers(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KVCache, routing: Routing | None = None
+    ) -> Tensor:
         layers, position = self.weights.layers, cache.length
-        if self._decoder is not None and len(x) == 1:
+        if self._decoder is not None and len(x) == 1 and routing is None:
             return self._decoder.decode_layers(
                 x, layers, cache.layers, rotation, position=position, config=self.config, dtype=self.dtype
             )
         for weights, layer_cache in zip(layers, cache.layers, strict=True):
-            x = self.layer(x, weights, layer_cache, rotation=rotation, position=position)
+            x = self.layer(x, weights, layer_cache, rotation=rotation, position=position, routing=routing)
         return x

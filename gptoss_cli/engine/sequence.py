@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gptoss_cli.engine.kv_cache import CacheMark
-from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.model import Routing, Transformer
 from gptoss_cli.engine.weights import is_out_of_memory
 from gptoss_cli.errors import Hint, ResourceError, first_line
 from gptoss_cli.generation import common_prefix
@@ -66,11 +66,14 @@ class Sequence:
         for start in range(0, len(ids), self._chunk_tokens):
             yield ids[start : start + self._chunk_tokens]
 
-    def read(self, chunk: list[int]) -> None:
-        """Run the model on `chunk` after the cached ids. If that fails, return to a valid state and raise."""
+    def read(self, chunk: list[int], routing: Routing | None = None) -> None:
+        """Run the model on `chunk` after the cached ids. If that fails, return to a valid state and raise.
+
+        The experts of each layer are added to `routing`.
+        """
         try:
             with device_errors():
-                self.hidden = self._model.forward(chunk, self.cache)[-1:].clone()
+                self.hidden = self._model.forward(chunk, self.cache, routing=routing)[-1:].clone()
             self.cached += chunk
         except BaseException as exc:
             # Nothing can be restored on a device that has failed.
@@ -78,10 +81,10 @@ class Sequence:
                 self._recover()
             raise
 
-    def read_pending_chunk(self) -> None:
-        """Read the first pending ids, at most a chunk of them."""
+    def read_pending_chunk(self, routing: Routing | None = None) -> None:
+        """Read the first pending ids, at most a chunk of them. The experts of each layer are added to `routing`."""
         chunk = self.pending[: self._chunk_tokens]
-        self.read(chunk)
+        self.read(chunk, routing)
         del self.pending[: len(chunk)]
 
     def commit(self, hidden: Tensor) -> bool:

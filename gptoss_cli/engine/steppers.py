@@ -21,7 +21,7 @@ from torch import Tensor
 from gptoss_cli.engine.cuda_graph import CudaGraph
 from gptoss_cli.engine.expert_offload import ExpertCache
 from gptoss_cli.engine.kv_cache import KVCache
-from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.model import Routing, Transformer
 from gptoss_cli.engine.sampler import Sampler, checked_id
 from gptoss_cli.engine.sequence import Sequence, device_errors
 from gptoss_cli.generation import Restriction
@@ -58,11 +58,16 @@ class PlainStepper:
     def settle(self) -> None:
         """See Stepper.settle: nothing is ever in flight."""
 
-    def next_logits(self) -> Tensor:
-        """Read what is pending -> logits [V] after the last id of the sequence."""
+    def next_logits(self, routing: Routing | None = None) -> Tensor:
+        """Read what is pending -> logits [V] after the last id of the sequence.
+
+        `routing` gets the experts of each layer for the last chunk, and stays empty if nothing was pending.
+        """
         sequence = self._sequence
         while sequence.pending:
-            sequence.read_pending_chunk()
+            if routing is not None:
+                routing.clear()
+            sequence.read_pending_chunk(routing)
             if len(sequence.cached) % _TOKENS_BETWEEN_PROMOTIONS == 0:
                 self._experts.promote(_MAX_PROMOTED)
         assert sequence.hidden is not None, "prefill comes before decode"

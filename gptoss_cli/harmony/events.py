@@ -1,7 +1,9 @@
-"""Messages, and the events of a turn: plain values without token ids and without types of other libraries."""
+"""Messages, and the events of a turn: plain values without types of other libraries. Only Token has token ids."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from gptoss_cli.generation import TokenInfo
 
 
 class Role(StrEnum):
@@ -123,6 +125,37 @@ class Markup:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenText:
+    """A token id, its bytes, and its text. Bytes that are only a part of a character have the text U+FFFD.
+
+    A special token has its name as text, such as `<|end|>`.
+    """
+
+    id: int
+    text: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of the turn, before the events of its text. Only for turns whose log probabilities were requested.
+
+    `channel` is that of the content it belongs to, None for a token of Harmony itself. `top` are the likeliest tokens
+    with their log probabilities; see TokenInfo.
+    """
+
+    token: TokenText
+    channel: str | None
+    info: TokenInfo
+    top: tuple[tuple[TokenText, float], ...]
+
+    @property
+    def is_reasoning(self) -> bool:
+        """True for the content of a message of reasoning."""
+        return self.channel not in (None, Channel.COMMENTARY, Channel.FINAL)
+
+
+@dataclass(frozen=True, slots=True)
 class MessageEnd:
     """The end of an assistant message."""
 
@@ -177,4 +210,4 @@ def _rate(tokens: int, seconds: float | None) -> float | None:
 
 
 Delta = ReasoningDelta | PreambleDelta | CallDelta | AnswerDelta
-Event = PrefillProgress | Delta | Markup | MessageEnd | ReasoningCut | TurnEnd
+Event = PrefillProgress | Token | Delta | Markup | MessageEnd | ReasoningCut | TurnEnd

@@ -1,5 +1,6 @@
 """The Harmony vocabulary: shipped with the package, unpacked once, verified at every use; no network access."""
 
+import base64
 import hashlib
 import lzma
 import os
@@ -15,6 +16,7 @@ from openai_harmony import HarmonyEncoding, HarmonyEncodingName, HarmonyError, l
 
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
 from gptoss_cli.files import replace_file
+from gptoss_cli.harmony.events import TokenText
 from gptoss_cli.settings import cache_folder
 
 # Harmony guide, special tokens; the gaps are reserved.
@@ -92,6 +94,21 @@ def vocabulary_folder(temporary: ExitStack) -> Path:
 def read_vocabulary(temporary: ExitStack) -> bytes:
     """Return the vocabulary file: a line per ordinary id, in order, with its bytes in base64 and the id."""
     return (vocabulary_folder(temporary) / _FILE_NAME).read_bytes()
+
+
+def token_text(token: int) -> TokenText:
+    """Return the text and the bytes of an id. An id outside the vocabulary is shown as the first one after it."""
+    token = token if 0 <= token < VOCABULARY_SIZE else VOCABULARY_SIZE
+    text = load_encoding().decode([token])
+    # openai_harmony returns text alone, so the bytes of an incomplete character are read from the vocabulary.
+    data = text.encode() if "\ufffd" not in text else base64.b64decode(_vocabulary_lines()[token].split()[0])
+    return TokenText(token, text, data)
+
+
+@cache
+def _vocabulary_lines() -> list[bytes]:
+    with ExitStack() as temporary:
+        return read_vocabulary(temporary).splitlines()
 
 
 def _is_intact(path: Path) -> bool:

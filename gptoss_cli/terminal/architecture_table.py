@@ -4,13 +4,14 @@ Everything here is given as text. Lines are as wide as the terminal at most; a t
 column or row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gptoss_cli.errors import GptossError
 from gptoss_cli.settings import ColorChoice
 from gptoss_cli.terminal.cells import Line, Role, Span, cells, fold, style_line, text_of, wrap
-from gptoss_cli.terminal.console import Console
+from gptoss_cli.terminal.console import Console, Output
 from gptoss_cli.terminal.sanitize import neutralize
 
 _GAP = "  "
@@ -65,15 +66,30 @@ def show_lines(lines: Iterable[Line], console: Console) -> None:
 
     Text is neutralised. Raises what Console.out raises.
     """
-    encoding = getattr(console.stdout.stream, "encoding", None) or "utf-8"
-    is_unicode = encoding.lower().replace("-", "").startswith("utf")
     colored = has_colors(console)
-    for line in lines:
-        safe = [Span(_safe(span.text, is_unicode), span.sgr) for span in line]
+    for safe in _safe_lines(lines, console.stdout):
         if colored and any(span.sgr for span in safe):
             _write_painted(style_line(safe) + "\n", console)
         else:
             console.out(text_of(safe).rstrip() + "\n")
+
+
+def show_lines_on_stderr(lines: Iterable[Line], console: Console) -> None:
+    """Write lines on stderr as show_lines does on stdout. Failures are ignored, as in Console.err."""
+    for safe in _safe_lines(lines, console.stderr):
+        if console.colors and any(span.sgr for span in safe):
+            with suppress(OSError):
+                console.stderr.write(style_line(safe) + "\n")
+        else:
+            console.err(text_of(safe).rstrip() + "\n")
+
+
+def _safe_lines(lines: Iterable[Line], output: Output) -> Iterator[Line]:
+    """Yield lines without anything that controls a terminal, in ASCII if `output` cannot write more."""
+    encoding = getattr(output.stream, "encoding", None) or "utf-8"
+    is_unicode = encoding.lower().replace("-", "").startswith("utf")
+    for line in lines:
+        yield [Span(_safe(span.text, is_unicode), span.sgr) for span in line]
 
 
 def _write_painted(text: str, console: Console) -> None:

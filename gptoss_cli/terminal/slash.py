@@ -39,7 +39,8 @@ COMMANDS = {
         SlashCommand("/edit", "", "edit the last message and send it again"),
         SlashCommand("/copy", "[code]", "copy the last answer, or its last code block", ("code",)),
         SlashCommand("/save", "FILE", "save the last answer to a new file", takes_file=True),
-        SlashCommand("/tokens", "", "show the context usage"),
+        SlashCommand("/tokens", "[last]", "show context usage; last: the last answer's tokens *", ("last",)),
+        SlashCommand("/experts", "", "show which experts computed the last turn *"),
         SlashCommand("/raw", "", "show the last turn with its Harmony markup"),
         SlashCommand("/new", "", "start a new conversation"),
         SlashCommand("/exit", "", "leave the chat"),
@@ -83,7 +84,7 @@ def message_of(text: str) -> str:
 def help_lines() -> list[tuple[str, str]]:
     """Return every command and key with its help."""
     commands = [(f"{command.name} {command.arguments}".rstrip(), command.help) for command in COMMANDS.values()]
-    return [*commands, *KEYS.items()]
+    return [*commands, *KEYS.items(), ("*", "reads the last turn again, as slowly as it was made")]
 
 
 class SlashCompleter(Completer):

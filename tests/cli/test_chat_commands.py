@@ -292,3 +292,40 @@ def test_what_cannot_go_along_is_refused_by_name(tmp_path: Path) -> None:
     for name in ("binary", "nul", "large", "loop", "pipe", "missing", ""):
         assert f"gptoss: {tmp_path / name} " in talk.say(f"/file {tmp_path / name}")
     assert talk.chat.state.attached == []
+
+
+def test_tokens_last_shows_the_answer_and_reads_the_turn_once() -> None:
+    talk = begin("Blue.", reasoning="Hm.")
+    talk.say("Sky?")
+    before = talk.session.conversation.messages[:]
+    shown = talk.say("/tokens last")
+    assert "tokens of reasoning" in shown
+    assert "<|message|>Blue.<|return|>" in shown
+    assert "Hm" not in shown
+    assert talk.session.conversation.messages == before
+    prompts = len(talk.generator.prompts)
+    assert "layer  use" in talk.say("/experts")
+    assert len(talk.generator.prompts) == prompts
+
+
+def test_experts_shows_each_layer_and_the_switches() -> None:
+    talk = begin("Blue, of course, and at some length.")
+    talk.say("Sky?")
+    shown = talk.say("/experts").splitlines()
+    assert [line.split()[0] for line in shown[:4]] == ["layer", "0", "1", "2"]
+    assert "2 of 8 experts per layer" in shown[5]
+
+
+@pytest.mark.parametrize("command", ["/tokens last", "/experts"])
+def test_a_turn_that_is_not_there_cannot_be_inspected(command: str) -> None:
+    assert "There is no turn yet." in begin("Blue.").say(command)
+
+
+def test_a_turn_after_an_inspection_is_read_from_the_same_prefix() -> None:
+    talk = begin("Blue.", "Red.")
+    talk.say("Sky?", "/tokens last", "And at night?")
+    assert talk.said == ["Sky?", "Blue.", "And at night?", "Red."]
+
+
+def test_tokens_of_something_else_is_a_usage_error() -> None:
+    assert "Try: /tokens, or /tokens last" in begin("Blue.").say("/tokens first")

@@ -15,6 +15,8 @@ import pytest
 from gptoss_cli.architecture import count
 from gptoss_cli.architecture.config import read_architecture
 from gptoss_cli.architecture.known import GPT_OSS_20B, KNOWN
+from gptoss_cli.chat.opening import open_model
+from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.inspect import run_inspect
 from gptoss_cli.cli.options import InspectOptions
 from gptoss_cli.demo.unpack import demo_checkpoint
@@ -32,7 +34,7 @@ _EVEN_SHAPE = Shape(layer_types=("sliding_attention", "full_attention") * 2)
 
 def _screen(model: str, *, columns: int, **options: Any) -> Emulator:
     return run_on_screen(
-        lambda console: run_inspect(model, InspectOptions(**options), console),
+        lambda console: run_inspect(model, InspectOptions(**options), Environment(console, open_model)),
         columns=columns,
         environment={"NO_COLOR": "1"},
     )
@@ -213,7 +215,7 @@ def test_several_views_follow_each_other() -> None:
 def test_a_terminal_without_unicode_gets_ascii() -> None:
     stdout = KeptStream(terminal=True, encoding="ascii")
     console = Console(None, stdout, None, {"NO_COLOR": "1"})
-    run_inspect("demo", InspectOptions(diagram=True, sinks=True, prompt="Hi"), console)
+    run_inspect("demo", InspectOptions(diagram=True, sinks=True, prompt="Hi"), Environment(console, open_model))
     text = stdout.written.decode("ascii")
     assert "+---------+---------+" in text
     assert "?" not in text
@@ -244,3 +246,22 @@ def test_the_screen_looks_as_it_did(name: str, model: str, options: dict[str, An
     if os.environ.get("GOLDEN") == "write":
         file.write_text(seen, "utf-8")
     assert seen == file.read_text("utf-8")
+
+
+def test_sinks_with_a_prompt_have_the_mass_that_they_took(run: Run) -> None:
+    values = _json(run, "demo", "--sinks", "--prompt", "Hi.")
+    assert [len(layer["mass"]) for layer in values["sinks"]] == [len(layer["logits"]) for layer in values["sinks"]]
+    assert "mass" not in _json(run, "demo", "--sinks")["sinks"][0]
+    assert "Attention taken by the sinks" in run("inspect", "demo", "--sinks", "--prompt", "Hi.")[1]
+
+
+def test_the_key_bias_moves_attention_but_not_without_rope_and_sinks(run: Run) -> None:
+    layers = _json(run, "demo", "--experiment", "k-bias")["key_bias"]
+    assert [layer["layer"] for layer in layers] == [0, 1, 2, 3]
+    assert all(layer["shift_without_rope_and_sinks"] < 1e-4 for layer in layers)
+    assert all(layer["shift"] >= 0 for layer in layers)
+
+
+def test_a_model_that_cannot_be_run_has_no_experiment(run: Run) -> None:
+    status, _, asides = run("inspect", "gpt2-xl", "--experiment", "k-bias")
+    assert (status, "gpt2-xl cannot be run" in asides) == (ExitStatus.USAGE, True)

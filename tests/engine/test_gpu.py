@@ -15,7 +15,7 @@ from gptoss_cli.engine.kv_cache import FullLayer, SlidingLayer
 from gptoss_cli.engine.steppers import OverlappedStepper
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights
 from gptoss_cli.errors import Hint, ResourceError
-from gptoss_cli.generation import Allowed, Forced, Sampling, TokenConstraint
+from gptoss_cli.generation import Allowed, Forced, Sampling, TokenConstraint, TokenInfo
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
 from tests.engine.open_generator import on_gpu, open_generator
@@ -238,3 +238,15 @@ def test_a_full_gpu_is_a_resource_error(folder: Path) -> None:
     finally:
         del occupied
         torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("experts", [EXPERTS, EXPERTS // 2])
+def test_an_observer_changes_no_id_on_a_gpu(folder: Path, experts: int) -> None:
+    generator = _open(folder, experts)
+    before = _decoded(generator, 30)
+    seen: list[TokenInfo] = []
+    list(generator.prefill(PROMPT))
+    observed = generator.decode(Sampling(seed=3), stop_ids=(), banned_ids=(), max_tokens=30, observer=seen.append)
+    assert list(observed) == before == [info.id for info in seen]
+    assert all(info.experts is not None and len(info.experts) == 4 for info in seen[1:])
+    assert _decoded(generator, 30) == before

@@ -103,7 +103,7 @@ def test_a_sequence_keeps_only_its_last_marks(model: Transformer) -> None:
 
 
 def test_a_failed_device_is_not_touched_again(sequence: Sequence, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     sequence.mark()
