@@ -59,6 +59,7 @@ class Hint(Enum):
     RETRY_LATER = auto()
     ALLOW_NETWORK = auto()  # HF_HUB_OFFLINE unset
     START_AGAIN = auto()
+    LIST_CONVERSATIONS = auto()
     VERIFY = auto()  # check the files of the checkpoint
 
 
