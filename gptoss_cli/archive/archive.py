@@ -209,15 +209,10 @@ class Archive:
         with self.database.transaction() as connection:
             return fork_rows(connection, stored, tip, moment=self._clock())
 
-    def add(self, stored: Stored) -> ConversationRow:
-        """Add a conversation with all its branches under a new id and return it."""
-        row = replace(stored.row, id=new_id(stored.row.created), tip=None)
+    def add(self, conversations: Iterable[Stored]) -> list[ConversationRow]:
+        """Add conversations with all their branches under new ids, all or none, and return them."""
         with self.database.transaction() as connection:
-            insert_conversation(connection, row)
-            ids = copy_messages(connection, stored.messages, stored.turns, row.id)
-            tip = None if stored.row.tip is None else ids[stored.row.tip]
-            connection.execute("UPDATE conversation SET tip = ? WHERE id = ?", (tip, row.id))
-        return replace(row, tip=tip)
+            return [_add_rows(connection, each) for each in conversations]
 
     def rename(self, conversation: str, title: str) -> str:
         """Give a conversation another title, made one clean line, and return that. Raises UsageError."""
@@ -297,6 +292,15 @@ def fork_rows(connection: sqlite3.Connection, stored: Stored, tip: int | None, *
     new_tip = ids[path[-1].id] if path else None
     connection.execute("UPDATE conversation SET tip = ? WHERE id = ?", (new_tip, row.id))
     return replace(row, tip=new_tip)
+
+
+def _add_rows(connection: sqlite3.Connection, stored: Stored) -> ConversationRow:
+    row = replace(stored.row, id=new_id(stored.row.created), tip=None)
+    insert_conversation(connection, row)
+    ids = copy_messages(connection, stored.messages, stored.turns, row.id)
+    tip = None if stored.row.tip is None else ids[stored.row.tip]
+    connection.execute("UPDATE conversation SET tip = ? WHERE id = ?", (tip, row.id))
+    return replace(row, tip=tip)
 
 
 def _named(row: ConversationRow) -> str:
