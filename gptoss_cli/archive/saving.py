@@ -87,6 +87,7 @@ class ArchiveRecorder:
     overwrites nothing. A call after a failed one saves what that did not.
 
     `resumed` is the conversation to continue. Without `keep_reasoning` the reasoning of the model is left out.
+    `wait_seconds` is how long the beginning and the end of a turn wait for another program's transaction.
     `notice` gets one line when saving fails, again only after it succeeded, and one when the conversation had to be
     forked because another program continues it.
     """
@@ -99,12 +100,14 @@ class ArchiveRecorder:
         notice: Notice,
         resumed: Stored | None = None,
         keep_reasoning: bool = True,
+        wait_seconds: float = WAIT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._archive = archive
         self._origin = origin
         self._notice = notice
         self._keep_reasoning = keep_reasoning
+        self._wait_seconds = wait_seconds
         self._clock = clock
         self._state = _State(None, archive.database.generation)
         if resumed is not None:
@@ -146,7 +149,7 @@ class ArchiveRecorder:
         if self._given_up or not (messages or self._state.exists):
             return
         before = self._state
-        wait_seconds = _PARTIAL_WAIT_SECONDS if partial else WAIT_SECONDS
+        wait_seconds = _PARTIAL_WAIT_SECONDS if partial else self._wait_seconds
         try:
             with self._archive.database.transaction(wait_seconds=wait_seconds) as connection:
                 forked = self._ensure_conversation(connection)
