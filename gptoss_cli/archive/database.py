@@ -41,6 +41,11 @@ class Database:
         # Why nothing can be written, None if it can.
         self._refusal: GptossError | None = None
 
+    @property
+    def is_read_only(self) -> bool:
+        """True if nothing can be written, which is known once the file was opened."""
+        return self._refusal is not None
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection for queries. Raises GptossError, for errors of SQLite in the block too."""
@@ -134,6 +139,10 @@ class Database:
                 f"{len(self._migrations)}) and is read-only here"
             )
             return _connect_read_only(self.path)
+        tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
+        # The version is read again: another program may just have created the tables.
+        if version == 0 and tables and _version(connection) == 0:
+            raise _Foreign(self.path)
         _choose_journal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -144,9 +153,6 @@ class Database:
         return connection
 
     def _migrate(self, connection: sqlite3.Connection, version: int) -> None:
-        tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
-        if version == 0 and tables and _version(connection) == 0:
-            raise _Foreign(self.path)
         if version:
             target = _free_name(self.path.with_name(f"{self.path.name}.v{version}"))
             _vacuum_into(connection, target)
