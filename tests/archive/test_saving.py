@@ -152,6 +152,20 @@ def test_taking_messages_back_moves_the_tip_and_overwrites_nothing(tmp_path: Pat
     assert paths == [["a", "b", "d"], ["a", "b", "c"], ["x"], ["a", "b", "c"]]
 
 
+def test_partial_answer_of_a_turn_that_failed_is_kept_beside_the_next_one(tmp_path: Path) -> None:
+    archive, clock = open_archive(tmp_path), _Clock()
+    recorder = ArchiveRecorder(archive, ORIGIN, notice=complain, clock=clock)
+    recorder.record(snapshot(user("a")))
+    clock.now += PARTIAL_SECONDS
+    recorder.listen(AnswerDelta("One"))
+    recorder.record(snapshot(user("a"), answer("Other")))
+    recorder.record(snapshot(user("a"), user("b")))
+    assert recorder.conversation is not None
+    stored = archive.load(recorder.conversation)
+    assert texts([each.message for each in stored.messages]) == ["a", "One", "Other", "b"]
+    assert texts(stored.current) == ["a", "b"]
+
+
 def test_title_is_the_first_line_of_the_first_message_or_what_the_user_says(tmp_path: Path) -> None:
     archive = open_archive(tmp_path)
     save(archive, "\n\x1b]0;evil\x07  Sorting \u202ein\u2028Rust\nmore", "ok")

@@ -1,0 +1,53 @@
+"""Chats with a scripted model and saves it, until it is killed. Says on stdout what a user would have seen.
+
+Each line is JSON: {"question": ...} after the question was saved, {"shown": ...} before a piece of the answer is saved,
+{"finished": ...} after a turn was. A piece comes every 0.1 s of a clock that does not wait.
+"""
+
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+
+from gptoss_cli.archive.archive import Archive
+from gptoss_cli.archive.saving import ArchiveRecorder
+from gptoss_cli.harmony.events import AnswerDelta, MessageEnd, ReasoningDelta
+from tests.archive.conversations import ORIGIN, answer, complain, reasoning, snapshot, turn_end, user
+
+PIECE_SECONDS = 0.1
+_PIECES = 60
+
+
+def _say(**values: str) -> None:
+    # One write, so that a kill leaves no half a line before the last.
+    os.write(1, (json.dumps(values) + "\n").encode())
+
+
+def main(path: Path) -> None:
+    archive = Archive(path, notice=complain)
+    last = archive.last()
+    resumed = archive.load(last.id) if last else None
+    now = itertools.count()
+    recorder = ArchiveRecorder(
+        archive, ORIGIN, notice=complain, resumed=resumed, clock=lambda: next(now) * PIECE_SECONDS / 2
+    )
+    messages = [each.message for each in resumed.path] if resumed else []
+    for number in itertools.count(len(messages)):
+        messages.append(user(f"question {number}"))
+        recorder.record(snapshot(*messages))
+        _say(question=messages[-1].text)
+        thought = reasoning(f"thought {number}")
+        recorder.listen(ReasoningDelta(thought.text))
+        recorder.listen(MessageEnd(thought))
+        pieces = [f"{number}.{i} " for i in range(_PIECES)]
+        for piece in pieces:
+            _say(shown=piece)
+            recorder.listen(AnswerDelta(piece))
+        messages += [thought, answer("".join(pieces))]
+        recorder.finish(snapshot(*messages), turn_end())
+        _say(finished=messages[-1].text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
