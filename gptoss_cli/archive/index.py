@@ -75,7 +75,7 @@ def _is_in_order(connection: sqlite3.Connection) -> bool:
 
 def _repair(connection: sqlite3.Connection) -> None:
     if not _has_fts5(connection):
-        connection.execute(f"CREATE TABLE {_MARK} (nothing)")
+        connection.execute(f"CREATE TABLE {_MARK} (since REAL)")
         return
     if not _has_table(connection, "search"):
         connection.execute(_CREATE)

@@ -1,4 +1,4 @@
-"""Messages by words: a full-text index for words with spaces between them, a scan for everything else."""
+"""Messages by words: from the full-text index, or by a scan for scripts without spaces and for parts of words."""
 
 import re
 import sqlite3
@@ -55,15 +55,20 @@ def search(
 ) -> list[Hit]:
     """Return the messages that have all the words, the last of which may be the beginning of one.
 
-    The best come first, or the newest with `latest`. What a person reads is searched; with `reasoning` everything,
-    those other messages last. Raises GptossError.
+    If there is none, those that have them within other words are returned. The best come first, or the newest with
+    `latest`. What a person reads is searched; with `reasoning` everything, those other messages last. Raises
+    GptossError.
     """
     terms = storable(words).replace("\0", " ").split()
     if not terms:
         raise UsageError("a search needs a word")
     with archive.database.reading() as connection:
-        scan = not (_is_indexed(terms) and has_index(connection))
-        rows = _scan(connection, terms, limit) if scan else _look_up(connection, terms, limit, latest=latest)
+        rows: list[Sequence[object]] = []
+        if _is_indexed(terms) and has_index(connection):
+            rows = _look_up(connection, terms, limit, latest=latest)
+        scan = not rows
+        if scan:
+            rows = _scan(connection, terms, limit)
         if reasoning and len(rows) < limit:
             rows += _scan(connection, terms, limit - len(rows), readable=False)
         pattern = _pattern(terms, scan=scan)
@@ -80,11 +85,14 @@ def _look_up(
     # Quoted, no word of the user is an operator. A sign at the end ("C++") ends the word too.
     quoted = ['"' + term.replace('"', '""') + '"' for term in terms]
     prefix = "*" if terms[-1][-1].isalnum() else ""
-    order = "m.created DESC, m.id DESC" if latest else "bm25(search), m.id DESC"
-    query = (
-        f"SELECT {_FIELDS} FROM search JOIN {_JOIN} WHERE m.id = search.rowid AND search MATCH ? "
-        f"ORDER BY {order} LIMIT ?"
-    )
+    # Chosen before the texts are read: a common word is in thousands of messages.
+    chosen = "SELECT rowid AS id, rank AS place FROM search WHERE search MATCH ? ORDER BY rank LIMIT ?"
+    if latest:
+        chosen = (
+            "SELECT message.id, -message.created AS place FROM search JOIN message ON message.id = search.rowid "
+            "WHERE search MATCH ? ORDER BY place, message.id DESC LIMIT ?"
+        )
+    query = f"SELECT {_FIELDS} FROM ({chosen}) hit JOIN {_JOIN} WHERE m.id = hit.id ORDER BY hit.place, m.id DESC"
     return connection.execute(query, (" ".join(quoted) + prefix, limit)).fetchall()
 
 

@@ -28,10 +28,8 @@ def main(path: Path) -> None:
     archive = Archive(path, notice=complain)
     last = archive.last()
     resumed = archive.load(last.id) if last else None
-    now = itertools.count()
-    recorder = ArchiveRecorder(
-        archive, ORIGIN, notice=complain, resumed=resumed, clock=lambda: next(now) * PIECE_SECONDS / 2
-    )
+    shown = 0
+    recorder = ArchiveRecorder(archive, ORIGIN, notice=complain, resumed=resumed, clock=lambda: shown * PIECE_SECONDS)
     messages = [each.message for each in resumed.path] if resumed else []
     for number in itertools.count(len(messages)):
         messages.append(user(f"question {number}"))
@@ -43,6 +41,7 @@ def main(path: Path) -> None:
         pieces = [f"{number}.{i} " for i in range(_PIECES)]
         for piece in pieces:
             _say(shown=piece)
+            shown += 1
             recorder.listen(AnswerDelta(piece))
         messages += [thought, answer("".join(pieces))]
         recorder.finish(snapshot(*messages), turn_end())
