@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -49,7 +48,7 @@ def import_conversations(archive: Archive, data: bytes, *, source: str, now: flo
         raise UsageError(f"{source}: {exc}") from exc
     except (ValueError, RecursionError) as exc:
         raise UsageError(f"{source} is not JSON") from exc
-    return Imported(tuple(archive.add(stored)), sum(len(each.messages) for each in stored), dict(skipped))
+    return Imported(tuple(archive.add(stored)), sum(len(each.messages) for each in stored), dict(+skipped))
 
 
 def _parsed(document: object, skipped: Counter[str], now: float) -> list[Stored]:
@@ -274,8 +273,9 @@ def _member(kind: type[_T], value: str) -> _T:
 
 
 def _moment(value: object, otherwise: float) -> float:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known and 0 <= value <= _LATEST else otherwise  # type: ignore[arg-type,operator]
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LATEST:
+        return float(value)
+    return otherwise
 
 
 def _date(text: str) -> str:

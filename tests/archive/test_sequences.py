@@ -1,7 +1,7 @@
 """Whatever is said, taken back, forked and resumed, with a crash anywhere: the disk has what memory has."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -66,16 +66,15 @@ class _Turn:
 
 @st.composite
 def _turns(draw: st.DrawFn) -> _Turn:
-    messages = [
-        Message(Role.ASSISTANT, draw(_TEXT), channel, recipient)
-        for channel, recipient in draw(st.lists(st.sampled_from(_HEADERS), max_size=4))
-    ]
-    if messages and draw(st.booleans()):
-        last = messages[-1]
-        messages[-1] = Message(last.role, last.text, last.channel, last.recipient, complete=False)
+    headers = draw(st.lists(st.sampled_from(_HEADERS), max_size=4))
+    interrupted = draw(st.booleans())
+    messages = []
+    for i, (channel, recipient) in enumerate(headers):
+        complete = not interrupted or i < len(headers) - 1
+        messages.append(Message(Role.ASSISTANT, draw(_TEXT), channel, recipient, complete=complete))
     turn = _Turn(tuple(messages), None)
     killed_after = draw(st.none() | st.integers(0, len(turn.events)))
-    return _Turn(turn.messages, killed_after)
+    return replace(turn, killed_after=killed_after)
 
 
 @dataclass(frozen=True)
