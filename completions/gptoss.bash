@@ -8,7 +8,7 @@ _gptoss_files() {
     COMPREPLY=($(compgen -f -P "$1" -- "${current#"$1"}"))
 }
 
-# What may be given as a model: a name, an installed checkpoint, any other folder.
+# The values of a model: a name, an installed checkpoint, any other folder.
 _gptoss_models() {
     local IFS=$'\n' data=${XDG_DATA_HOME:-$HOME/.local/share}/gptoss names="20b 120b demo" installed
     if [[ -n $GPTOSS_HOME ]]; then
@@ -32,7 +32,7 @@ _gptoss() {
     local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
     local command="" word index
 
-    # --color=never arrives as three words.
+    # bash splits --color=never into three words.
     if [[ $current == "=" ]]; then
         current=""
     elif [[ $previous == "=" ]]; then

@@ -60,7 +60,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--generate' = @()
         '--repeat' = @()
     }
-    # What takes a file has no candidates here: PowerShell then offers its own.
+    # Options that take a file have no candidates here, so that PowerShell offers files.
     foreach ($option in '--file', '--output', '--schema') { $values[$option] = @() }
     $longForms = @{
         '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature'

@@ -1,10 +1,10 @@
-"""Starts the program, as `gptoss` or as `python -m gptoss_cli`. Imports nothing before the path is safe."""
+"""The start of the program, as `gptoss` or as `python -m gptoss_cli`. Imports nothing before the path is safe."""
 
 import sys
 
 
 def main() -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     try:
         from gptoss_cli.cli.main import run
 
@@ -14,7 +14,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # With -m Python puts the current folder first on the path: a torch.py lying there would be run.
+    # With -m Python puts the current folder first on the path: a torch.py in it would be imported.
     if not sys.flags.safe_path:
         del sys.path[0]
     sys.exit(main())

@@ -58,6 +58,9 @@ class Hint(Enum):
     RETRY = auto()  # the same command again
     RETRY_LATER = auto()
     ALLOW_NETWORK = auto()  # HF_HUB_OFFLINE unset
+    REINSTALL = auto()  # gptoss itself
+    DELETE_FOLDER = auto()  # `subject` is its path
+    SAVE_ANSWER = auto()  # to a file, since there is no clipboard
     START_AGAIN = auto()
     LIST_CONVERSATIONS = auto()
     VERIFY = auto()  # check the files of the checkpoint

@@ -1,6 +1,6 @@
 """The interface between a model and everything that talks to it: token ids in, token ids out. Imports no torch."""
 
-import secrets
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -10,7 +10,7 @@ LARGEST_SEED: Final = 2**32 - 1
 
 def random_seed() -> int:
     """Return a seed, from 0 to LARGEST_SEED, that nobody can predict."""
-    return secrets.randbelow(LARGEST_SEED + 1)
+    return int.from_bytes(os.urandom(4))
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

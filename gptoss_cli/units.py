@@ -1,10 +1,10 @@
-"""Sizes and times in words, as every message says them. Memory is told in GiB elsewhere; these are downloads."""
+"""Download sizes and durations in words. Sizes of memory are in GiB: see placement.reasons.gib."""
 
 _STEPS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
 
 def size_words(count_bytes: int) -> str:
-    """Decimal units, three digits or so: 13.8 GB, 27.9 MB, 1.8 kB, 12 B."""
+    """Return a size in decimal units with about three digits: 13.8 GB, 27.9 MB, 1.8 kB, 12 B."""
     for unit, step in _STEPS:
         if count_bytes >= step:
             value = count_bytes / step
@@ -13,7 +13,7 @@ def size_words(count_bytes: int) -> str:
 
 
 def duration_words(seconds: float) -> str:
-    """45 s, 3 min 20 s, 2 h 5 min."""
+    """Return a duration such as 45 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

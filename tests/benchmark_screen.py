@@ -1,4 +1,4 @@
-"""What the screen costs: `python -m tests.benchmark_screen`. CPU time, on 120 columns, of 500 tokens a second."""
+"""CPU time of live output, in 120 columns at 500 tokens/s: `python -m tests.benchmark_screen`."""
 
 import io
 import statistics
@@ -9,14 +9,14 @@ from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.live_region import LiveRegion
 from gptoss_cli.terminal.turn_live import TurnView
 
-TOKENS_A_FRAME = 42  # 500 tokens a second, twelve frames
+TOKENS_A_FRAME = 42  # 500 tokens and 12 frames per second
 TOKEN_CHARACTERS = 4
 PARAGRAPH = "Some **words** of an answer that `goes` on, and a [link](http://a.b) in it. " * 6
 ITEMS = "- a point\n- another *point*\n\n```py\ndef f(x):\n    return x + 1\n```\n\n"
 
 
 class WideScreen(LiveRegion):
-    """Writes what a terminal of 120 columns would get."""
+    """A live region on a terminal of 120 columns."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -38,10 +38,10 @@ def seconds_per_token(size: int) -> float:
 
 
 def main() -> None:
-    """Print the median of seven answers of 20 kB, and of four times as much."""
+    """Print the medians of seven answers of 20 kB and of 80 kB."""
     for size in (20_000, 80_000):
         median = statistics.median(seconds_per_token(size) for _ in range(7))
-        print(f"{size:6} characters: {median * 1e6:.1f} us a token")
+        print(f"{size:6} characters: {median * 1e6:.1f} us per token")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a token costs beside the model: `python -m tests.benchmark_turn`. Parser, automaton and guards together."""
+"""CPU time per token of parser, grammar and repetition detector: `python -m tests.benchmark_turn`."""
 
 import statistics
 import time
@@ -15,12 +15,12 @@ PONDER = "Let me think about what the letters are, and how many of them went to 
 def seconds_per_token(ids: list[int]) -> float:
     """CPU seconds per id of one turn of `ids`, from the question what may come next to its events."""
     parser = TurnParser()
-    steering = TurnConstraint(parser, Grammar(["functions.look"]), think_budget=1_000_000)
+    constraint = TurnConstraint(parser, Grammar(["functions.look"]), think_budget=1_000_000)
     began = time.process_time()
     for token in ids:
-        steering.next()
+        constraint.next()
         parser.feed(token)
-        steering.see(token)
+        constraint.feed(token)
     return (time.process_time() - began) / len(ids)
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     for sentences in (60, 600):
         ids = [*ids_of(ANALYSIS), *ids_of(PONDER.join(str(n * n) for n in range(sentences))), *STOP_IDS]
         median = statistics.median(seconds_per_token(ids) for _ in range(9))
-        print(f"{len(ids):6} tokens: {median * 1e6:.1f} us a token")
+        print(f"{len(ids):6} tokens: {median * 1e6:.1f} us per token")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Who imports whom: the drawing in gptoss_cli/__init__.py, and the promise that --help stays light."""
+"""The structure of the package: the import table of gptoss_cli/README.md, no cycles, short files, a light start."""
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,43 +14,26 @@ import pytest
 import gptoss_cli
 
 _PACKAGE = Path(gptoss_cli.__file__).parent
-_BASE = {"errors", "settings", "units", "__init__"}
-# What each part of the package may import. A part is a top-level module or folder; some modules are their own.
-_MAY_IMPORT = {
-    "__init__": set[str](),
-    "errors": set[str](),
-    "settings": {"errors"},
-    "units": set[str](),
-    "checkpoint": _BASE,
-    "engine": _BASE | {"checkpoint"},
-    "harmony": _BASE | {"harmony.events"},
-    "harmony.events": _BASE,
-    "session": _BASE | {"engine", "harmony", "harmony.events", "steering"},
-    "steering": _BASE | {"engine", "harmony", "harmony.events"},
-    "archive": _BASE | {"harmony.events"},
-    "terminal": _BASE | {"harmony.events"},
-    "demo": _BASE,
-    "cli": _BASE | {"archive", "checkpoint", "demo", "engine", "harmony", "harmony.events", "session", "terminal"},
-    "__main__": {"cli"},
+_README = _PACKAGE / "README.md"
+# Modules that may import within functions, and why. No other may.
+_LATE_IMPORTS = {
+    "__main__": "the folder of the user must leave the path before anything is imported",
+    "cli.chat": "the prompt is shown before the modules that answer are imported",
+    "cli.definition": "each command imports only what it needs",
+    "cli.main": "--version does not wait for Typer",
+    "cli.output": "only --extract needs the Markdown parser, which an answer does not wait for",
+    "cli.plan": "only the demo needs numpy, which takes longer to import than a plan to make",
+    "engine.loader": "Triton exists on Linux only",
+    "harmony.structured_output": "llguidance is optional",
+    "placement.hardware": "torch is asked only if there is a GPU",
+    "terminal.typeahead": "termios does not exist on Windows",
 }
-_PARTS_OF_THEIR_OWN = ("harmony.events",)
-_ONLY_IN = {
-    "torch": {"engine"},
-    "safetensors": {"engine", "demo"},
-    "openai_harmony": {"harmony"},
-    "llguidance": {"harmony"},
-    "huggingface_hub": {"checkpoint"},
-    "markdown_it": {"terminal"},
-    "prompt_toolkit": {"terminal"},
-    "pygments": {"terminal"},
-    "rich": {"terminal"},
-    "triton": {"engine"},
-    "typer": {"cli"},
-}
-_STDLIB_AT_TOP = {"checkpoint"}
-_TOP_OF_CLI = ("typer", "gptoss_cli.errors", "gptoss_cli.settings", "gptoss_cli.cli", "gptoss_cli.terminal.console")
+_LONGEST_FILE = 400
+_LONGEST_FUNCTION = 60
 _HEAVY = (
+    "httpx2",
     "huggingface_hub",
+    "llguidance",
     "numpy",
     "openai_harmony",
     "prompt_toolkit",
@@ -63,164 +47,272 @@ _HEAVY = (
 
 @dataclass(frozen=True)
 class _Import:
-    """One imported name, where it stands, and whether running the file imports it."""
+    """One imported name, its position, and True if it is within a function."""
 
     file: Path
     line: int
     target: str
-    at_top: bool
-    typing_only: bool
+    late: bool
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: imports {self.target}"
 
 
+@dataclass
+class _Rule:
+    """One line of the table: the modules that a package may import, and the libraries that it knows."""
+
+    allowed: set[str]
+    exceptions: dict[str, set[str]] = field(default_factory=dict)
+    libraries: set[str] = field(default_factory=set)
+
+    def allows(self, module: str) -> set[str]:
+        """Return the entries for `module` of this package."""
+        return self.allowed | self.exceptions.get(module, set())
+
+
+def _table(readme: str) -> dict[str, _Rule]:
+    """Return package -> its rule; all leaves share one."""
+    rules = {}
+    for line in readme.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) == 5 and "`" in cells[1]:
+            clauses = cells[2].split(";")
+            rule = _Rule(_quoted(clauses[0]), libraries=_quoted(cells[3]))
+            for clause in clauses[1:]:
+                module, *more = re.findall(r"`([\w.]+)`", clause)
+                rule.exceptions[module] = set(more)
+            rules.update(dict.fromkeys(_quoted(cells[1]), rule))
+    return rules
+
+
+def _quoted(cell: str) -> set[str]:
+    return set(re.findall(r"`([\w.]+)`", cell))
+
+
+def _files(package: Path) -> dict[str, Path]:
+    """Return module -> its file. Names are without `gptoss_cli.`; the package itself is the leaf `__init__`."""
+    modules = {}
+    for file in sorted(package.rglob("*.py")):
+        parts = file.relative_to(package).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)] = file
+    return modules
+
+
 def _imports(file: Path) -> Iterator[_Import]:
-    tree = ast.parse(file.read_text("utf-8"))
-    yield from _of_body(tree, file, at_top=True, typing_only=False)
+    yield from _of_body(ast.parse(file.read_text("utf-8")), file, late=False)
 
 
-def _of_body(node: ast.AST, file: Path, *, at_top: bool, typing_only: bool) -> Iterator[_Import]:
+def _of_body(node: ast.AST, file: Path, *, late: bool) -> Iterator[_Import]:
     for child in ast.iter_child_nodes(node):
-        typing = typing_only or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
-        inside = not isinstance(child, ast.FunctionDef | ast.Lambda) and at_top
         for target in _targets(child):
-            yield _Import(file, getattr(child, "lineno", 0), target, at_top and not typing, typing)
-        yield from _of_body(child, file, at_top=inside, typing_only=typing)
+            yield _Import(file, getattr(child, "lineno", 0), target, late)
+        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _of_body(child, file, late=late or inside)
 
 
 def _targets(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        assert node.level == 0, "imports inside the package are written in full"
-        assert node.module is not None
+        assert node.level == 0, "imports within the package are written in full"
         return [f"{node.module}.{alias.name}" for alias in node.names]
     return []
 
 
-def _module(target: str, modules: set[str]) -> str | None:
-    """The package's module that `target` is, or is a name in."""
-    if target in modules:
-        return target
-    parent = target.rpartition(".")[0]
-    return parent if parent in modules else None
+def _module(target: str, modules: dict[str, Path]) -> str | None:
+    """Return the module of the package that `target` is, or is a name in."""
+    head, _, name = target.partition(".")
+    if head != "gptoss_cli":
+        return None
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name or "__init__"
 
 
-def _part(module: str) -> str:
-    inside = module.partition(".")[2] or "__init__"
-    own = next((part for part in _PARTS_OF_THEIR_OWN if inside == part), None)
-    return own or inside.split(".")[0]
-
-
-def _files(package: Path) -> dict[str, Path]:
-    modules = {}
-    for file in sorted(package.rglob("*.py")):
-        parts = ("gptoss_cli", *file.relative_to(package).with_suffix("").parts)
-        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    return modules
-
-
-def _upward_edges(package: Path) -> list[str]:
+def _edges(package: Path) -> Iterator[tuple[str, str, _Import]]:
+    """Yield every import of a module by another: both names, and the import."""
     files = _files(package)
-    found = []
     for module, file in files.items():
-        part = _part(module)
         for each in _imports(file):
-            target = _module(each.target, set(files))
-            if target is not None and _part(target) not in _MAY_IMPORT[part] | {part}:
-                found.append(f"{each}, which {part} may not")
+            target = _module(each.target, files)
+            if target is not None and target != module:
+                yield module, target, each
+
+
+def _forbidden_imports(package: Path) -> list[str]:
+    rules = _table(_README.read_text("utf-8"))
+    found = []
+    for module, target, each in _edges(package):
+        part = module.partition(".")[0]
+        if module == "__main__" or target.partition(".")[0] in {part, "__init__", *_leaves(rules)}:
+            continue
+        if not any(_is_within(target, entry) for entry in rules[part].allows(module)):
+            found.append(f"{each}, which {module} may not")
     return found
 
 
+def _leaves(rules: dict[str, _Rule]) -> set[str]:
+    return {package for package, rule in rules.items() if rule is rules["errors"]}
+
+
+def _is_within(module: str, entry: str) -> bool:
+    return f"{module}.".startswith(f"{entry}.")
+
+
 def _cycles(package: Path) -> list[str]:
-    files = _files(package)
-    imports = {module: [each for each in _imports(file) if not each.typing_only] for module, file in files.items()}
-    graph = {
-        module: {target for each in found if (target := _module(each.target, set(files))) and target != module}
-        for module, found in imports.items()
-    }
+    imports: dict[tuple[str, str], _Import] = {}
+    graph: dict[str, set[str]] = {}
+    for module, target, each in _edges(package):
+        imports[module, target] = each
+        graph.setdefault(module, set()).add(target)
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as exc:
-        cycle = exc.args[1]
-        return [str(each) for each in imports[cycle[1]] if _module(each.target, set(files)) == cycle[0]]
+        # Each module of the cycle is imported by the next one.
+        return [str(imports[after, before]) for before, after in zip(exc.args[1], exc.args[1][1:], strict=False)]
     return []
 
 
 def _misplaced_libraries(package: Path) -> list[str]:
+    rules = _table(_README.read_text("utf-8"))
+    known = {library for rule in rules.values() for library in rule.libraries}
     found = []
     for module, file in _files(package).items():
-        part = _part(module)
+        rule = rules.get(module.partition(".")[0], _Rule(set()))
         for each in _imports(file):
-            library = each.target.split(".")[0]
-            if part not in _ONLY_IN.get(library, {part}):
-                found.append(f"{each}, which only {', '.join(sorted(_ONLY_IN[library]))} may")
-            outside = library not in sys.stdlib_module_names and library != "gptoss_cli"
-            if each.at_top and outside and part in _STDLIB_AT_TOP:
-                found.append(f"{each} at the top, where {part} has only the standard library")
+            library = each.target.partition(".")[0]
+            if library in known - rule.libraries:
+                found.append(f"{each}, which another package alone knows")
     return found
 
 
-def _eager_commands(package: Path) -> list[str]:
-    found = []
-    for module, file in _files(package).items():
-        for each in _imports(file) if _part(module) == "cli" else ():
-            allowed = each.target == "gptoss_cli.__version__" or each.target.startswith(_TOP_OF_CLI)
-            if each.at_top and not allowed and each.target.split(".")[0] not in sys.stdlib_module_names:
-                found.append(f"{each} at the top, which belongs into the body of a command")
-    return found
+def _late_imports(package: Path) -> dict[str, list[_Import]]:
+    """Return module -> its imports within functions."""
+    late = {module: [each for each in _imports(file) if each.late] for module, file in _files(package).items()}
+    return {module: imports for module, imports in late.items() if imports}
 
 
-def test_no_part_imports_what_lies_above_it() -> None:
-    assert _upward_edges(_PACKAGE) == []
+def _unexpected_late_imports(package: Path) -> list[str]:
+    late = _late_imports(package)
+    return [f"{each} within a function" for module in late.keys() - _LATE_IMPORTS.keys() for each in late[module]]
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def _long_functions(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > _LONGEST_FUNCTION:
+                yield f"{file}:{node.lineno}: {node.name} has {lines} lines"
+
+
+def test_every_import_is_in_the_table() -> None:
+    assert _forbidden_imports(_PACKAGE) == []
+
+
+def test_every_line_of_the_table_is_needed() -> None:
+    rules = _table(_README.read_text("utf-8"))
+    folders = {module.partition(".")[0] for module in _files(_PACKAGE)} - {"__init__", "__main__"}
+    assert rules.keys() == folders
+    edges = list(_edges(_PACKAGE))
+    unused = []
+    for package in rules.keys() - _leaves(rules):
+        rule = rules[package]
+        entries = [(package, rule.allowed), *rule.exceptions.items()]
+        for importer, allowed in entries:
+            used = [target for module, target, _ in edges if _is_within(module, importer)]
+            unused += [(importer, entry) for entry in allowed if not any(_is_within(each, entry) for each in used)]
+    assert unused == []
+
+
+def test_there_is_no_import_cycle() -> None:
     assert _cycles(_PACKAGE) == []
 
 
-def test_each_library_is_known_to_one_part() -> None:
+def test_each_library_is_known_to_one_package() -> None:
     assert _misplaced_libraries(_PACKAGE) == []
 
 
-def test_a_command_imports_heavy_modules_in_its_body() -> None:
-    assert _eager_commands(_PACKAGE) == []
+def test_only_listed_modules_import_within_functions() -> None:
+    assert _unexpected_late_imports(_PACKAGE) == []
+
+
+def test_every_listed_module_imports_within_functions() -> None:
+    assert _LATE_IMPORTS.keys() - _late_imports(_PACKAGE).keys() == set()
+
+
+def test_no_file_is_too_long() -> None:
+    native = _PACKAGE / "engine" / "kernels" / "native"
+    files = [*_PACKAGE.rglob("*.py"), *native.rglob("*.c"), *native.rglob("*.h")]
+    lengths = {str(file.relative_to(_PACKAGE)): len(file.read_text("utf-8").splitlines()) for file in files}
+    assert {name: lines for name, lines in lengths.items() if lines > _LONGEST_FILE} == {}
+
+
+def test_no_function_is_too_long() -> None:
+    assert [problem for file in _PACKAGE.rglob("*.py") for problem in _long_functions(file)] == []
 
 
 @pytest.mark.parametrize(
-    ("check", "source"),
+    ("check", "sources"),
     [
-        (_upward_edges, {"harmony/parser.py": "x = 1\nfrom gptoss_cli.engine import model", "engine/model.py": ""}),
-        (_upward_edges, {"engine/model.py": "def f():\n    import gptoss_cli.chat.session", "session.py": ""}),
-        (_upward_edges, {"terminal/turn.py": "\nfrom gptoss_cli.harmony import parser", "harmony/parser.py": ""}),
+        (_forbidden_imports, {"harmony/a.py": "x = 1\nfrom gptoss_cli.engine import model", "engine/model.py": ""}),
+        (_forbidden_imports, {"engine/a.py": "def f():\n    import gptoss_cli.chat.b", "chat/b.py": ""}),
+        (_forbidden_imports, {"terminal/a.py": "\nfrom gptoss_cli.harmony.parser import B", "harmony/parser.py": ""}),
+        (_forbidden_imports, {"chat/a.py": "\nfrom gptoss_cli.engine.loader import load", "engine/loader.py": ""}),
+        (_forbidden_imports, {"errors.py": "\nfrom gptoss_cli.checkpoint.store import a", "checkpoint/store.py": ""}),
         (
-            _cycles,
-            {
-                "engine/a.py": "\nfrom gptoss_cli.engine.b import B",
-                "engine/b.py": "\nfrom gptoss_cli.engine.a import A",
-            },
+            _forbidden_imports,
+            {"demo/a.py": "if TYPE_CHECKING:\n    from gptoss_cli.checkpoint.b import B", "checkpoint/b.py": ""},
         ),
-        (_misplaced_libraries, {"harmony/parser.py": "\nimport torch.nn"}),
-        (_misplaced_libraries, {"checkpoint/store.py": "\nimport huggingface_hub"}),
-        (_eager_commands, {"cli/ask.py": "\nfrom gptoss_cli.chat.session import ChatSession", "session.py": ""}),
+        (_misplaced_libraries, {"harmony/a.py": "\nimport torch.nn"}),
+        (_misplaced_libraries, {"engine/a.py": "def f():\n    import huggingface_hub"}),
+        (_misplaced_libraries, {"units.py": "\nfrom rich.console import Console"}),
+        (_unexpected_late_imports, {"cli/a.py": "def f():\n    from gptoss_cli.chat import opening"}),
     ],
 )
 def test_a_wrong_import_is_found_with_file_and_line(
-    check: Callable[[Path], list[str]], source: dict[str, str], tmp_path: Path
+    check: Callable[[Path], list[str]], sources: dict[str, str], tmp_path: Path
 ) -> None:
-    for name, text in source.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text, "utf-8")
+    _write(tmp_path, sources)
     (report,) = check(tmp_path)
     assert ".py:2: imports " in report
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version", "ask --help"])
-def test_help_and_version_import_nothing_heavy(argument: str, tmp_path: Path) -> None:
+def test_a_cycle_is_found_even_if_one_import_is_for_annotations(tmp_path: Path) -> None:
+    annotations = "if TYPE_CHECKING:\n    from gptoss_cli.engine.b import B"
+    _write(tmp_path, {"engine/a.py": annotations, "engine/b.py": "\nfrom gptoss_cli.engine.a import A"})
+    assert len(_cycles(tmp_path)) == 2
+    assert all(".py:2: imports gptoss_cli.engine." in report for report in _cycles(tmp_path))
+
+
+def test_a_long_function_is_found_with_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\ndef f():\n" + "    pass\n" * _LONGEST_FUNCTION, "utf-8")
+    assert list(_long_functions(tmp_path / "a.py")) == [f"{tmp_path / 'a.py'}:2: f has 61 lines"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "--version", "ask --help", "chat --help", "list", "list --json", "config path", "completions bash"],
+)
+def test_a_light_command_imports_nothing_heavy(arguments: str, tmp_path: Path) -> None:
+    assert _imported_by(arguments.split(), tmp_path).isdisjoint(_HEAVY)
+
+
+def test_an_answer_to_a_pipe_does_not_wait_for_the_screen(tmp_path: Path) -> None:
+    screen = {"markdown_it", "prompt_toolkit", "pygments", "rich"}
+    assert _imported_by(["ask", "-m", "demo", "Hello"], tmp_path).isdisjoint(screen)
+
+
+def _imported_by(arguments: list[str], folder: Path) -> set[str]:
+    """Return the modules that a command line imports."""
     program = "import sys; from gptoss_cli.cli.main import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *argument.split()], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert "gptoss" in done.stdout
-    assert [name for name in _HEAVY if name in done.stderr.split()] == []
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, cwd=folder)
+    assert done.stdout
+    return set(done.stderr.split())
+
+
+def _write(package: Path, sources: dict[str, str]) -> None:
+    for name, text in sources.items():
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text(text, "utf-8")

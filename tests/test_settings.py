@@ -1,4 +1,4 @@
-"""Where files live."""
+"""The folders of files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from gptoss_cli import settings
 
 
-def test_gptoss_home_holds_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_gptoss_home_has_every_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
     folders = [settings.data_folder(), settings.cache_folder(), settings.state_folder(), settings.config_folder()]
     assert folders == [tmp_path / kind for kind in ("data", "cache", "state", "config")]
@@ -29,7 +29,7 @@ def test_a_tilde_in_gptoss_home_is_the_home_folder(monkeypatch: pytest.MonkeyPat
         ("XDG_CONFIG_HOME", settings.config_folder),
     ],
 )
-def test_without_it_the_xdg_folders_are_used(
+def test_without_gptoss_home_the_xdg_folders_are_used(
     variable: str, find: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("GPTOSS_HOME")
@@ -37,7 +37,7 @@ def test_without_it_the_xdg_folders_are_used(
     assert find() == tmp_path / "gptoss"
 
 
-def test_looking_for_a_folder_makes_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_finding_a_folder_creates_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path / "absent"))
     settings.state_folder()
     assert not (tmp_path / "absent").exists()

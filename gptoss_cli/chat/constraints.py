@@ -1,8 +1,7 @@
-"""Steers one turn: what a header may say, when the reasoning has to end, and what form the answer has."""
+"""The token constraint of a turn: well-formed message headers, a limit to the reasoning, and the answer's format."""
 
+import re
 from typing import Final
-
-import numpy as np
 
 from gptoss_cli.generation import Allowed, Banned, Forced
 from gptoss_cli.harmony.events import Cut, ReasoningCut
@@ -12,18 +11,24 @@ from gptoss_cli.harmony.repetition import RepetitionDetector
 from gptoss_cli.harmony.structured_output import OutputMatcher
 from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, ANSWER_NOW, VOCABULARY_SIZE
 
-# Measured on honest texts (tests/harmony/test_loops.py): none comes near it.
+# No text without a loop comes near it (tests/harmony/test_repetition.py).
 LONGEST_LOOP_TOKENS: Final = 360
-# Someone may have asked for a text that repeats itself. No one reads more of it than this.
+# A user may ask for a text that repeats itself, but nobody reads more of it than this.
 LONGEST_ANSWER_LOOP_TOKENS: Final = 4_096
+_ALL_BITS: Final = (1 << VOCABULARY_SIZE) - 1
+_MASK_BYTES: Final = -(-VOCABULARY_SIZE // 8)
+_NON_ZERO: Final = re.compile(rb"[^\0]")
+_BITS_OF_BYTE: Final = tuple(tuple(bit for bit in range(8) if value >> bit & 1) for value in range(256))
+
+_Constraint = Forced | Allowed | Banned
 
 
 class TurnConstraint:
-    """The Steering of one turn, which `parser` reads.
+    """The TokenConstraint of one turn, whose ids `parser` reads.
 
-    Whoever runs the turn feeds each id to the parser, and then to `see`. `think_budget` is the most ids of reasoning,
-    headers and ends of its messages included, as TurnEnd counts them. With `free_headers` nothing restricts a draw but
-    `guide`, which holds the text of the answer to a form.
+    Whoever runs the turn feeds each id to the parser first and then to `feed`. `think_budget` is the most ids of
+    reasoning, headers and ends of its messages included, as TurnEnd counts them. With `free_headers` only `matcher`,
+    which makes the text of the answer match a format, restricts the draws.
     """
 
     def __init__(
@@ -33,62 +38,60 @@ class TurnConstraint:
         *,
         think_budget: int | None = None,
         free_headers: bool = False,
-        guide: OutputMatcher | None = None,
+        matcher: OutputMatcher | None = None,
     ) -> None:
         self._parser = parser
         self._think_budget = think_budget
         self._free_headers = free_headers
+        self._matcher = matcher
         self._state = grammar.start if parser.open_message is None else grammar.answer
-        self._wishes: dict[State, Forced | Allowed | Banned] = {}
-        self._guard = RepetitionDetector()
+        self._repetition = RepetitionDetector()
         self._loop_tokens = 0
         self._wants_answer = False
         self._cuts: list[ReasoningCut] = []
-        self._guide = guide
-        self._guided = False
-        self._masks: dict[bytes, Forced | Allowed | Banned] = {}
+        self._uses_matcher = False
+        # A sampler keeps the mask that it builds for an instance, so equal constraints are the same instance.
+        self._of_state: dict[State, _Constraint] = {}
+        self._of_mask: dict[bytes, _Constraint] = {}
 
     @property
     def cuts(self) -> tuple[ReasoningCut, ...]:
-        """What was done to the reasoning so far. One that was just done precedes its ids."""
+        """The cuts of the reasoning so far. A new one is here before the ids that it forces."""
         return tuple(self._cuts)
 
     @property
     def is_repeating(self) -> bool:
-        """Whether what is said to the user, or to a tool, has gone round in circles for too long."""
+        """True if the text for the user, or for a tool, has repeated itself for too long."""
         return self._loop_tokens >= LONGEST_ANSWER_LOOP_TOKENS
 
     def answer_now(self) -> None:
         """Force the answer as soon as the model reasons. Only sets a flag, so any thread may call it."""
         self._wants_answer = True
 
-    def see(self, token: int) -> None:
-        """Take notice of `token`; the parser was fed it."""
+    def feed(self, token: int) -> None:
+        """Take the next id of the turn. The parser must have been fed it before."""
         self._state = self._state.after(token)
-        if self._guide is not None and self._guided:
-            self._guide.feed(token)
-        self._loop_tokens = self._guard.feed(token)
+        if self._matcher is not None and self._uses_matcher:
+            self._matcher.feed(token)
+        self._loop_tokens = self._repetition.feed(token)
 
-    def next(self) -> Forced | Allowed | Banned | None:
-        """See Steering.next."""
+    def next(self) -> _Constraint | None:
+        """See TokenConstraint.next."""
         way = self._way_to_answer()
         if way:
             cut = self._reason_to_cut(way)
             if cut is not None:
-                self._note(cut)
-                self._guided = False
+                self._record(cut)
+                self._uses_matcher = False
                 return Forced(way)
-        guided = self._guided_wish()
-        self._guided = guided is not None
-        if guided is not None:
-            return guided
-        if self._free_headers:
-            return None
-        state = self._state
-        return self._wishes.get(state) or self._wish(state)
+        constraint = self._from_matcher()
+        self._uses_matcher = constraint is not None
+        if constraint is not None:
+            return constraint
+        return None if self._free_headers else self._from_grammar(self._state)
 
     def _way_to_answer(self) -> tuple[int, ...]:
-        """The ids that lead into the final channel; none where an answer, a preamble or a call is under way."""
+        """Return the ids that lead into the final channel, none inside an answer, a preamble or a call."""
         if self._state.to_answer is not None:
             return self._state.to_answer
         message = self._parser.open_message
@@ -103,46 +106,52 @@ class TurnConstraint:
             return Cut.LOOP
         if self._think_budget is None:
             return None
-        spent = self._parser.reasoning_tokens + self._parser.header_tokens
+        used = self._parser.reasoning_tokens + self._parser.header_tokens
         header = 0 if self._parser.open_message else len(way)
-        # One id of content and the message's end must still fit.
-        return Cut.BUDGET if spent + header + 2 > self._think_budget else None
+        # One id of content and the end of the message must still fit.
+        return Cut.BUDGET if used + header + 2 > self._think_budget else None
 
-    def _note(self, cut: Cut) -> None:
-        # A model that goes on reasoning after its answer is cut again, but that is no news.
+    def _record(self, cut: Cut) -> None:
+        # A model that reasons again after its answer is cut again, but the user has been told already.
         if all(made.cut is not cut for made in self._cuts):
             self._cuts.append(ReasoningCut(cut, self._parser.reasoning_tokens))
 
-    def _wish(self, state: State) -> Forced | Allowed | Banned | None:
-        if state.forced:
-            wish: Forced | Allowed | Banned = Forced(state.forced)
-        elif state.allowed is not None:
-            wish = Allowed(state.allowed)
-        elif state.barred:
-            wish = Banned(state.barred)
-        else:
-            return None
-        self._wishes[state] = wish
-        return wish
+    def _from_grammar(self, state: State) -> _Constraint | None:
+        if state not in self._of_state:
+            if state.forced:
+                self._of_state[state] = Forced(state.forced)
+            elif state.allowed is not None:
+                self._of_state[state] = Allowed(state.allowed)
+            elif state.banned:
+                self._of_state[state] = Banned(state.banned)
+            else:
+                return None
+        return self._of_state[state]
 
-    def _guided_wish(self) -> Forced | Allowed | Banned | None:
-        """What the form of the answer leaves, while the answer is under way."""
+    def _from_matcher(self) -> _Constraint | None:
+        """Return the constraint of the answer's format inside the answer, else None."""
         message = self._parser.open_message
-        mask = self._guide.mask() if self._guide and message is not None and message.is_answer else None
+        mask = self._matcher.mask() if self._matcher and message is not None and message.is_answer else None
         if mask is None:
             return None
-        # The inside of a string comes again and again: its wish is kept, and so is what the sampler makes of it.
-        if mask not in self._masks:
-            self._masks[mask] = _wish_of(mask)
-        return self._masks[mask]
+        if mask not in self._of_mask:
+            self._of_mask[mask] = _constraint_of(mask)
+        return self._of_mask[mask]
 
 
-def _wish_of(mask: bytes) -> Forced | Allowed | Banned:
-    """The wish that leaves the ids whose bits are set in `mask`, the lowest first."""
-    bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little", count=VOCABULARY_SIZE)
-    ids = np.flatnonzero(bits)
-    if len(ids) == 1:
-        return Forced((int(ids[0]),))
-    if len(ids) * 2 < VOCABULARY_SIZE:
-        return Allowed(frozenset(ids.tolist()))
-    return Banned(frozenset(np.flatnonzero(bits == 0).tolist()))
+def _constraint_of(mask: bytes) -> _Constraint:
+    """Return the constraint that leaves the ids whose bits are set in `mask`, lowest bit first."""
+    bits = int.from_bytes(mask, "little") & _ALL_BITS
+    count = bits.bit_count()
+    if count == 1:
+        return Forced((bits.bit_length() - 1,))
+    if count * 2 < VOCABULARY_SIZE:
+        return Allowed(_ids(bits))
+    return Banned(_ids(bits ^ _ALL_BITS))
+
+
+def _ids(bits: int) -> frozenset[int]:
+    """Return the positions of the bits that are set. The fewer bytes are not 0, the faster."""
+    data = bits.to_bytes(_MASK_BYTES, "little")
+    starts = (match.start() for match in _NON_ZERO.finditer(data))
+    return frozenset(start * 8 + bit for start in starts for bit in _BITS_OF_BYTE[data[start]])

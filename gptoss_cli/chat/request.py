@@ -1,23 +1,41 @@
-"""Descriptions of a chat to open and of what was opened. Imports no torch: the command line builds them at once."""
+"""Descriptions of a chat to open and of an opened one.
+
+Imports neither torch nor openai_harmony: the command line needs these before it shows anything.
+"""
+
+from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gptoss_cli.chat.session import ChatSession, TurnSettings
+from gptoss_cli.chat.turn_settings import TurnSettings
+from gptoss_cli.errors import Hint
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import ReasoningEffort
 
+# For an annotation alone: it imports openai_harmony, which takes longer than the prompt of a chat may.
+if TYPE_CHECKING:
+    from gptoss_cli.chat.session import ChatSession
+
 Say = Callable[[str], None]
+
+
+class Notify(Protocol):
+    """A function that shows a line the user should know."""
+
+    def __call__(self, text: str, *hints: Hint, subject: str = "") -> None:
+        """Show `text`, without a final full stop if hints follow. See GptossError for `hints` and `subject`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """A model and a conversation to begin with it.
 
-    `model` None is the first real one that is installed, else the demo. `instructions` is the text itself. With
-    `prefix_cache` the KV cache of the messages that every chat begins with is kept on disk.
+    `model` None is the first published one that is installed, else the demo. `instructions` is the text itself.
+    `date` None is today. With `prefix_cache` the KV cache of the messages that every chat begins with is kept on disk.
+    With `every_reason` the notices explain the whole placement, otherwise they are its warnings alone.
     """
 
     model: str | None = None
@@ -27,6 +45,7 @@ class ChatRequest:
     date: datetime.date | None = None
     settings: TurnSettings = field(default_factory=TurnSettings)
     prefix_cache: bool = True
+    every_reason: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +70,8 @@ class OpenedModel:
 class OpenModel(Protocol):
     """A function that opens models: `chat.opening.open_model`, or a fake of it."""
 
-    def __call__(self, request: ChatRequest, *, progress: Say, notice: Say) -> OpenedModel:
+    def __call__(self, request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
         """Find the model, load it and begin a conversation.
 
-        `progress` is told what takes long, `notice` what the user should know. Raises GptossError.
+        `progress` is called with a line about each step that takes long. Raises GptossError.
         """

@@ -1,163 +1,158 @@
 """`gptoss ask`: one turn, from words or a pipe to an answer on stdout."""
 
-import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
 
 import typer
 
-from gptoss_cli.chat.stopping import limited
-from gptoss_cli.cli.definition import AnswerOptions, TurnOptions, command
-from gptoss_cli.cli.efforts import ask_at_efforts, parse_efforts
-from gptoss_cli.cli.json_output import JsonLines, answer_record, json_line
-from gptoss_cli.cli.output import Transcript, code_block, refuse_unwritable, without_answer, write_whole
-from gptoss_cli.cli.prompt_input import answer_form, prompt_text, whole_characters
+from gptoss_cli.chat.request import ChatRequest, OpenedModel
+from gptoss_cli.chat.stopping import Incomplete, Problem, apply_stop_conditions, incompleteness
+from gptoss_cli.chat.transcript import Transcript
+from gptoss_cli.cli.environment import Environment
+from gptoss_cli.cli.incomplete import incomplete_words
+from gptoss_cli.cli.json_output import JsonLines, answer_record, json_text
+from gptoss_cli.cli.options import AnswerOptions, TurnOptions
+from gptoss_cli.cli.output import check_output, code_block, output_format, without_answer, write_answer
+from gptoss_cli.cli.prompt_input import chat_request, prompt_text
+from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import ExitStatus, UsageError
+from gptoss_cli.generation import random_seed
+from gptoss_cli.harmony.events import Event, TurnEnd
+from gptoss_cli.harmony.structured_output import OutputFormat
 from gptoss_cli.settings import ReasoningDisplay
-from gptoss_cli.terminal.console import Console
-
-if TYPE_CHECKING:
-    from gptoss_cli.chat.opening import Incomplete, OpenedModel
-    from gptoss_cli.harmony.events import Event, TurnEnd
-    from gptoss_cli.harmony.structured_output import OutputFormat
-
-__all__ = ["ask", "whole_characters"]
+from gptoss_cli.terminal.turn_plain import show_turn
 
 
-@command
-def ask(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT", help="The words of the prompt.", show_default=False)
-    ] = None,
-    *,
-    console: Console,
-    form: AnswerOptions,
-    options: TurnOptions,
-) -> None:
-    """Ask one thing. The answer goes to stdout, all else to stderr.
+def run_ask(words: Sequence[str], options: TurnOptions, answer: AnswerOptions, environment: Environment) -> None:
+    """Ask once and write the answer.
 
-    Without a PROMPT, or with - for one, the prompt is read from stdin; with both, the piped text follows the PROMPT.
-    A prompt that begins with a dash goes after --.
+    Everything that is wrong with the input is raised before the model is opened. Raises typer.Exit if the answer is
+    incomplete.
     """
     began = time.monotonic()
-    lines = JsonLines(console, shows_reasoning=_keeps_reasoning(options)) if form.stream_json else None
+    console = environment.console
+    lines = JsonLines(console, shows_reasoning=_keeps_reasoning(options)) if answer.stream_json else None
     with nullcontext() if lines is None else lines.closing():
-        _refuse_contradictions(form)
-        refuse_unwritable(form.output)
-        efforts = [] if form.efforts is None else parse_efforts(form.efforts)
-        text = prompt_text(words or [], console, files=form.files or ())
-        if efforts:
-            ask_at_efforts(text, efforts, as_json=form.as_json, options=options, console=console)
-        else:
-            held_to = answer_form(form.schema, form.choice, console)
-            _Reply(form, options, console, lines).give(text, held_to, began=began)
+        check_combination(answer)
+        check_output(answer.output)
+        text = prompt_text(words, console, files=answer.files or ())
+        output = output_format(answer.schema, answer.choice, console)
+        request = chat_request(options, console)
+        _Turn(options, answer, environment, lines).run(text, request, output, began=began)
 
 
-class _Reply:
-    """One answer, in the form that was asked for."""
+class _Turn:
+    """The only turn of an `ask`, and the ways in which its answer is written."""
 
-    def __init__(self, form: AnswerOptions, options: TurnOptions, console: Console, lines: JsonLines | None) -> None:
-        self._form = form
+    def __init__(
+        self, options: TurnOptions, answer: AnswerOptions, environment: Environment, lines: JsonLines | None
+    ) -> None:
         self._options = options
-        self._console = console
+        self._answer = answer
+        self._environment = environment
+        self._console = environment.console
         self._lines = lines
-        self._said = Transcript()
+        self._transcript = Transcript()
 
-    def give(self, text: str, held_to: "OutputFormat | None", *, began: float) -> None:
-        """Ask and answer. Raises typer.Exit if the answer is not whole."""
-        from gptoss_cli.chat import opening
-
-        opened = opening.open_model(self._options, self._console)
-        if held_to is not None:
-            opened.session.form = held_to
-            conversation = opened.session.conversation
-            told = (conversation.instructions, held_to.description)
-            conversation.instructions = "\n\n".join(each for each in told if each)
-        end = self._turn(opened, text, began)
-        shortfall = opening.incompleteness(end) or self._misshapen(held_to)
+    def run(self, text: str, request: ChatRequest, output: OutputFormat | None, *, began: float) -> None:
+        """Open the model, ask, and write the answer. Raises typer.Exit if the answer is incomplete."""
+        opened = self._environment.open(request)
+        _require_format(opened, output)
+        end = self._show(opened, text, began)
+        incomplete = incompleteness(end) or self._wrong_format(output)
         if self._lines:
-            self._lines.end(end, shortfall)
-        elif self._form.is_buffered and (shortfall is None or shortfall.status is ExitStatus.CUT_SHORT):
-            self._deliver(opened, end)
-        if shortfall is not None:
-            if shortfall.status is not ExitStatus.INTERRUPTED:
-                self._console.error(shortfall.message)
-            raise typer.Exit(shortfall.status)
+            self._lines.end(end, incomplete)
+        elif self._answer.is_buffered and (incomplete is None or incomplete.status is ExitStatus.CUT_SHORT):
+            self._write(opened, end)
+        if incomplete is not None:
+            if incomplete.status is not ExitStatus.INTERRUPTED:
+                self._console.error(incomplete_words(incomplete))
+            raise typer.Exit(incomplete.status)
 
-    def _misshapen(self, held_to: "OutputFormat | None") -> "Incomplete | None":
-        """What a whole answer lacks that was to have a form: one may be lost to a header that was left free."""
-        from gptoss_cli.chat.opening import Incomplete
-
-        if held_to is None or held_to.accepts(self._said.answer):
-            return None
-        return Incomplete(ExitStatus.FAILED, "The answer has not the form that was asked for. Ask again.")
-
-    def _turn(self, opened: "OpenedModel", text: str, began: float) -> "TurnEnd":
-        from gptoss_cli.chat import opening
-        from gptoss_cli.terminal.turn_plain import show_turn
-
+    def _show(self, opened: OpenedModel, text: str, began: float) -> TurnEnd:
         session = opened.session
-        if session.seed is None:
-            session.seed = secrets.randbits(32)
+        seed = random_seed() if session.settings.seed is None else session.settings.seed
+        session.settings = replace(session.settings, seed=seed)
         if self._lines:
-            self._lines.start(opened.running, self._options.effort, session.seed)
-        deadline = None if self._form.timeout is None else began + self._form.timeout
-        with opening.stops(session), closing(session.turn(text)) as turn:
-            events = limited(turn, session.stop, stop_texts=self._form.stop or (), deadline=deadline)
-            return show_turn(self._shown(events), self._console, reasoning=self._display)
+            self._lines.start(opened.info, self._options.effort, seed)
+        deadline = None if self._answer.timeout is None else began + self._answer.timeout
+        with stopping(session.stop), closing(session.turn(text)) as turn:
+            events = apply_stop_conditions(turn, session.stop, stop_texts=self._answer.stop or (), deadline=deadline)
+            return show_turn(self._visible(events), self._console, reasoning=self._display)
 
-    def _shown(self, events: Iterable["Event"]) -> Iterable["Event"]:
-        """What of `events` is for the screen; the rest is kept or told in lines."""
-        events = self._said.watch(events)
+    def _visible(self, events: Iterable[Event]) -> Iterable[Event]:
+        """Return the events for the screen; the transcript and the JSON lines take all of them."""
+        events = self._transcript.record(events)
         if self._lines:
-            return without_answer(self._lines.tell(events))
-        return without_answer(events) if self._form.is_buffered else events
+            return without_answer(self._lines.record(events))
+        return without_answer(events) if self._answer.is_buffered else events
 
     @property
     def _display(self) -> ReasoningDisplay:
-        in_json = self._form.as_json or self._form.stream_json
+        in_json = self._answer.as_json or self._answer.stream_json
         return ReasoningDisplay.HIDE if in_json else self._options.reasoning or ReasoningDisplay.SHOW
 
-    def _deliver(self, opened: "OpenedModel", end: "TurnEnd") -> None:
-        form, said = self._form, self._said
-        if form.as_json:
-            reasoning = said.reasoning if _keeps_reasoning(self._options) else None
-            record = answer_record(opened.running, self._options.effort, end, answer=said.answer, reasoning=reasoning)
-            write_whole(json_line(record), form.output, self._console)
-        elif said.answer:
-            text = f"{said.answer}\n" if form.extract is None else code_block(said.answer, form.extract)
-            write_whole(text, form.output, self._console)
+    def _wrong_format(self, output: OutputFormat | None) -> Incomplete | None:
+        """Return the problem of a complete answer in another format: free headers may have let it pass."""
+        if output is None or output.accepts(self._transcript.answer):
+            return None
+        return Incomplete(Problem.WRONG_FORMAT, ExitStatus.FAILED, answered=True)
+
+    def _write(self, opened: OpenedModel, end: TurnEnd) -> None:
+        answer, text = self._answer, self._transcript.answer
+        if answer.as_json:
+            reasoning = self._transcript.reasoning if _keeps_reasoning(self._options) else None
+            record = answer_record(opened.info, self._options.effort, end, answer=text, reasoning=reasoning)
+            write_answer(json_text(record), answer.output, self._console)
+        elif text:
+            extracted = f"{text}\n" if answer.extract is None else code_block(text, answer.extract)
+            write_answer(extracted, answer.output, self._console)
+
+
+def _require_format(opened: OpenedModel, output: OutputFormat | None) -> None:
+    """Constrain the answer to `output` and describe the format in the instructions.
+
+    Only after the model was opened: the prefix that is kept on disk is that of the instructions alone.
+    """
+    if output is None:
+        return
+    session = opened.session
+    session.settings = replace(session.settings, output=output)
+    parts = (session.conversation.instructions, output.description)
+    session.conversation.instructions = "\n\n".join(part for part in parts if part)
 
 
 def _keeps_reasoning(options: TurnOptions) -> bool:
     return options.reasoning is not ReasoningDisplay.HIDE
 
 
-def _refuse_contradictions(form: AnswerOptions) -> None:
+def check_combination(answer: AnswerOptions) -> None:
+    """Raise UsageError for options that contradict each other."""
+    """Raise UsageError for options that do not go together."""
     given = {
-        "--json": form.as_json,
-        "--stream-json": form.stream_json,
-        "--no-stream": form.no_stream,
-        "--extract": form.extract is not None,
-        "--output": form.output is not None,
-        "--efforts": form.efforts is not None,
-        "--timeout": form.timeout is not None,
-        "--stop": bool(form.stop),
-        "--schema": form.schema is not None,
-        "--choice": form.choice is not None,
+        "--json": answer.as_json,
+        "--stream-json": answer.stream_json,
+        "--no-stream": answer.no_stream,
+        "--extract": answer.extract is not None,
+        "--output": answer.output is not None,
+        "--efforts": answer.efforts is not None,
+        "--timeout": answer.timeout is not None,
+        "--stop": bool(answer.stop),
+        "--schema": answer.schema is not None,
+        "--choice": answer.choice is not None,
     }
-    alone = {
+    excluded = {
         "--stream-json": ("--json", "--no-stream", "--extract", "--output", "--efforts"),
         "--extract": ("--json", "--efforts"),
         "--efforts": ("--no-stream", "--output", "--timeout", "--stop", "--schema", "--choice"),
         "--schema": ("--choice", "--extract", "--stop"),
         "--choice": ("--extract", "--stop"),
     }
-    for option, others in alone.items():
+    for option, others in excluded.items():
         clash = next((other for other in others if given[option] and given[other]), None)
         if clash is not None:
             raise UsageError(f"{option} and {clash} do not go together. Leave one of them out.")
-    if form.stop and not all(form.stop):
+    if answer.stop and not all(answer.stop):
         raise UsageError("--stop needs a text that is not empty.")

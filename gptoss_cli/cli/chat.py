@@ -1,41 +1,278 @@
-"""`gptoss chat`: a conversation at the terminal."""
+"""`gptoss chat`: a conversation at the terminal. The prompt is shown while the model loads in a thread."""
 
-from typing import Annotated
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-import typer
+from gptoss_cli import settings
+from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel
+from gptoss_cli.checkpoint import catalog
+from gptoss_cli.cli.chat_state import ChatState
+from gptoss_cli.cli.environment import Environment
+from gptoss_cli.cli.hints import sentence, unexpected, with_hints
+from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
+from gptoss_cli.cli.signals import stopping
+from gptoss_cli.errors import GptossError, Hint, UsageError
+from gptoss_cli.terminal import slash
+from gptoss_cli.terminal.console import Style
+from gptoss_cli.terminal.live_region import open_screen
+from gptoss_cli.terminal.prompt import ChatPrompt, open_history
 
-from gptoss_cli.cli.definition import TurnOptions, command
-from gptoss_cli.cli.prompt_input import whole_characters
-from gptoss_cli.errors import UsageError
-from gptoss_cli.terminal.console import Console
+_Loaded = TypeVar("_Loaded")
 
 
-@command
-def chat(
-    words: Annotated[
-        list[str] | None, typer.Argument(metavar="PROMPT", help="The first message.", show_default=False)
-    ] = None,
-    *,
-    files: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--file", "-f", metavar="PATH", help="A text file that goes along; repeatable.", show_default=False
-        ),
-    ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="The answer's own text: no Markdown, no redrawing.")] = False,
-    vi: Annotated[bool, typer.Option("--vi", help="Edit messages with vi's keys.")] = False,
-    console: Console,
+def run_chat(
+    words: Sequence[str],
+    files: Sequence[str | Path],
     options: TurnOptions,
+    environment: Environment,
+    *,
+    plain: bool,
+    vi: bool,
 ) -> None:
-    """Talk with the model. A PROMPT given here is sent first.
-
-    Enter sends, Alt-Enter makes a new line, Ctrl-C stops an answer and keeps it, Ctrl-D leaves; /help tells the rest.
-    """
-    if not console.reads_terminal:
+    """Talk until the user leaves; `words` are the first message, `files` go along with it. Raises GptossError."""
+    if not environment.console.reads_terminal:
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
-    from gptoss_cli.cli.conversing import Chat
+    chat = Chat(chat_request(options, environment.console), environment, plain=plain, vi=vi)
+    if options.reasoning is not None:
+        chat.state.reasoning = options.reasoning
+    for file in files:
+        chat.state.attached.append(attachment(Path(file), environment.console))
+    chat.run(valid_text(" ".join(words)))
 
-    talk = Chat(options, console, plain=plain, vi=vi)
-    for file in files or []:
-        talk.attach(file)
-    talk.run(whole_characters(" ".join(words or [])))
+
+class Loading(Generic[_Loaded]):
+    """Something that is loaded in a thread by calling `load`; `on_done` is called there when it ends.
+
+    `notices` are those of the load so far. `error` is the exception that ended it.
+    """
+
+    def __init__(self, load: Callable[[Notify], _Loaded], on_done: Callable[[], None] | None = None) -> None:
+        self.notices: list[str] = []
+        self.error: BaseException | None = None
+        self._load = load
+        self._on_done = on_done
+        self._loaded: _Loaded | None = None
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread unless it has started."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
+            self._thread.start()
+
+    @property
+    def is_done(self) -> bool:
+        """True after the load, failed or not."""
+        return self._done.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for at most `seconds`; return True if the load is done."""
+        return self._done.wait(seconds)
+
+    def result(self) -> _Loaded:
+        """Return what was loaded, or raise the error. Only after the load."""
+        assert self.is_done
+        if self.error is not None:
+            raise self.error
+        assert self._loaded is not None
+        return self._loaded
+
+    def _run(self) -> None:
+        try:
+            self._loaded = self._load(self._notice)
+        except BaseException as exc:  # noqa: BLE001  raised again in the thread that asks for the result
+            self.error = exc
+        self._done.set()
+        if self._on_done is not None:
+            self._on_done()
+
+    def _notice(self, text: str, *hints: Hint, subject: str = "") -> None:
+        # Kept, because the terminal belongs to the prompt during the load.
+        self.notices.append(with_hints(text, *hints, subject=subject))
+
+
+class TurnRunner(Protocol):
+    """The part of LoadedChat that the prompt needs."""
+
+    def send(self, text: str) -> None:
+        """Send a message and show the answer."""
+
+    def run(self, command: str, argument: str) -> None:
+        """Run a slash command."""
+
+    def next_effort(self) -> None:
+        """Change to the next effort."""
+
+    def status(self) -> list[str]:
+        """Return the parts of the toolbar after the name of the model."""
+
+
+class Chat:
+    """One run of `gptoss chat`: the prompt, and the model that loads behind it."""
+
+    def __init__(self, request: ChatRequest, environment: Environment, *, plain: bool, vi: bool) -> None:
+        self._environment = environment
+        self._console = console = environment.console
+        self._request = request
+        self.state = ChatState(
+            console=console,
+            screen=None if plain else open_screen(console),
+            reasoning=settings.ReasoningDisplay.COLLAPSE,
+            model=request.model or "gptoss",
+        )
+        history, problem = open_history(settings.state_folder() / "history")
+        if problem is not None:
+            console.notice(problem)
+        self._prompt = ChatPrompt(
+            history,
+            toolbar=self._toolbar,
+            shortcuts={"c-o": self._show_reasoning, "s-tab": self._next_effort},
+            completer=slash.SlashCompleter(lambda: [model.short_name for model in catalog.MODELS]),
+            # Not before: the imports of the load would delay the prompt.
+            on_shown=lambda: self._loading.start(),
+            vi=vi,
+            colored=console.colors,
+        )
+        self._loading: Loading[TurnRunner] = Loading(self._load, self._on_loaded)
+
+    def run(self, text: str | None) -> None:
+        """Talk until the user leaves. `text`, unless it is blank, is sent first. Raises the error of the load."""
+        # A Ctrl-C between the end of an answer and the prompt must not end the chat.
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+        while text is not None:
+            if text.strip():
+                self.take(text)
+            if self.state.is_leaving:
+                return
+            draft, self.state.draft = self.state.draft, ""
+            text = self._prompt.read(draft)
+            if self._prompt.was_cleared:
+                self.state.edited_from = None
+
+    def take(self, text: str) -> None:
+        """Run a command or send a message. An error is shown in one line, and the chat goes on.
+
+        Raises the error of the load: without a model there is no chat.
+        """
+        try:
+            command = slash.parse(text)
+            if command is None:
+                self._send(slash.message_of(text))
+            else:
+                self.state.edited_from = None
+                self._run_command(*command)
+        except BrokenPipeError:
+            raise
+        except Exception as exc:
+            if exc is self._loading.error:
+                raise
+            self._console.error(sentence(exc, in_chat=True) if isinstance(exc, GptossError) else unexpected(exc))
+
+    def loaded(self) -> TurnRunner | None:
+        """Wait for the load; None if the user does not wait. Raises the error of the load."""
+        self._wait_for(self._loading)
+        if not self._loading.is_done:
+            return None
+        self._show_notices(self._loading)
+        return self._loading.result()
+
+    def _send(self, text: str) -> None:
+        loaded = self.loaded()
+        if loaded is None:
+            self.state.draft = text
+        else:
+            loaded.send(text)
+
+    def _run_command(self, command: str, argument: str) -> None:
+        match command:
+            case "/help":
+                self._help()
+            case "/exit":
+                self.state.is_leaving = True
+            case "/reasoning":
+                self._set_reasoning(argument)
+            case _:
+                loaded = self.loaded()
+                if loaded is not None:
+                    loaded.run(command, argument)
+
+    def _help(self) -> None:
+        for typed, meaning in slash.help_lines():
+            self._console.err(f"  {typed:<23}")
+            self._console.err(f"{meaning}\n", Style.DIM)
+
+    def _set_reasoning(self, argument: str) -> None:
+        if argument not in list(settings.ReasoningDisplay):
+            current = self.state.reasoning
+            raise UsageError(f"The reasoning display is {current}. To change it: /reasoning show|collapse|hide")
+        self.state.reasoning = settings.ReasoningDisplay(argument)
+        self._console.notice(f"The reasoning display is {argument} from now on.")
+
+    def _load(self, notice: Notify) -> TurnRunner:
+        """Import what answers and open the model, in the thread of the load."""
+        # Here and not at the top: these import openai_harmony and rich, and the prompt does not wait for them.
+        from gptoss_cli.cli.chat_commands import COMMANDS
+        from gptoss_cli.cli.loaded_chat import LoadedChat
+
+        opened = self._open(self._request, notice)
+        return LoadedChat(opened, self.state, COMMANDS, prompt=self._prompt, open_other=self._open_other)
+
+    def _open(self, request: ChatRequest, notice: Notify) -> OpenedModel:
+        return self._environment.open_model(request, progress=lambda text: None, notice=notice)
+
+    def _open_other(self, model: str) -> OpenedModel | None:
+        """Open another model while the user waits; None if the user does not wait. Raises what opening it raises."""
+        loading = Loading(lambda notice: self._open(replace(self._request, model=model), notice))
+        self._wait_for(loading)
+        if not loading.is_done:
+            return None
+        opened = loading.result()
+        self._show_notices(loading)
+        return opened
+
+    def _wait_for(self, loading: Loading[_Loaded]) -> None:
+        """Wait until the load is done or the user presses Ctrl-C."""
+        loading.start()
+        if loading.is_done:
+            return
+        interrupted = threading.Event()
+        with self._console.activity() as activity, stopping(interrupted.set):
+            activity.say("Loading the model. Ctrl-C goes back to the prompt.")
+            while not interrupted.is_set() and not loading.wait(0.05):
+                pass
+
+    def _on_loaded(self) -> None:
+        if self._loading.error is not None:
+            self._prompt.interrupt(self._loading.error)
+        else:
+            self._prompt.above(lambda: self._show_notices(self._loading))
+
+    def _show_notices(self, loading: Loading[_Loaded]) -> None:
+        notices, loading.notices = loading.notices, []
+        for notice in notices:
+            self._console.notice(notice)
+
+    def _show_reasoning(self) -> None:
+        reasoning = self.state.last_reasoning.strip() or "There is no reasoning to show."
+        self._prompt.above(lambda: self._console.err(f"{reasoning}\n", Style.DIM))
+
+    def _next_effort(self) -> None:
+        if self._is_ready:
+            self._loading.result().next_effort()
+
+    @property
+    def _is_ready(self) -> bool:
+        return self._loading.is_done and self._loading.error is None
+
+    def _toolbar(self) -> str:
+        parts = [self.state.model]
+        parts += self._loading.result().status() if self._is_ready else ["loading"]
+        if self.state.attached and self._is_ready:
+            parts.append(f"{len(self.state.attached)} files go with the message")
+        return " · ".join(parts)

@@ -1,160 +1,142 @@
-"""Carries out the slash commands of a chat. What one is given wrongly is a UsageError, and changes nothing."""
+"""The slash commands of a chat that need the model. A wrong argument is a UsageError and changes nothing."""
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Final
 
-from gptoss_cli.chat import opening
+from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.cli.loaded_chat import LoadedChat
+from gptoss_cli.cli.prompt_input import attachment, instructions_text
 from gptoss_cli.errors import UsageError
-from gptoss_cli.settings import ReasoningDisplay, ReasoningEffort
-from gptoss_cli.terminal.console import Style
+from gptoss_cli.generation import LARGEST_SEED
+from gptoss_cli.harmony.events import Message, Role
+from gptoss_cli.settings import ReasoningEffort
+from gptoss_cli.terminal.clipboard import copy
+from gptoss_cli.terminal.markdown.parse import code_blocks
+from gptoss_cli.terminal.slash import SETTINGS
+from gptoss_cli.terminal.turn_plain import raw_pieces
 
-if TYPE_CHECKING:
-    from gptoss_cli.chat.session import ChatSession
-    from gptoss_cli.cli.conversing import Chat
-    from gptoss_cli.harmony.events import Message
-
-# The least, the most, and what they count in.
-_BOUNDS: dict[str, tuple[int, int | None, type[float] | type[int]]] = {
+# Minimum, maximum and type of a setting.
+_BOUNDS: Final[dict[str, tuple[int, int | None, type[float] | type[int]]]] = {
     "temperature": (0, 10, float),
     "top-p": (0, 1, float),
     "top-k": (1, None, int),
-    "seed": (0, 2**32 - 1, int),
+    "seed": (0, LARGEST_SEED, int),
     "max-tokens": (1, None, int),
     "think-budget": (0, None, int),
 }
 
 
-def obey(chat: "Chat", name: str, argument: str) -> None:
-    """Carry out the command `name`. Raises UsageError, or what the turn or the load it asks for raises."""
-    if name in _WITHOUT_SESSION:
-        _WITHOUT_SESSION[name](chat, argument)
-        return
-    session = chat.session()
-    if session is not None:
-        _WITH_SESSION[name](chat, session, argument)
-
-
-def _help(chat: "Chat", argument: str) -> None:
-    from gptoss_cli.terminal.slash import help_lines
-
-    for typed, meaning in help_lines():
-        chat.console.aside(f"  {typed:<23}")
-        chat.console.aside(f"{meaning}\n", Style.DIM)
-
-
-def _exit(chat: "Chat", argument: str) -> None:
-    chat.leaving = True
-
-
-def _reasoning(chat: "Chat", argument: str) -> None:
-    if argument not in list(ReasoningDisplay):
-        raise UsageError(f"The reasoning is set to {chat.reasoning}. To change it: /reasoning show|collapse|hide")
-    chat.reasoning = ReasoningDisplay(argument)
-    chat.console.notice(f"The reasoning is set to {argument} from now on.")
-
-
-def _effort(chat: "Chat", session: "ChatSession", argument: str) -> None:
+def _effort(chat: LoadedChat, argument: str) -> None:
     if argument not in list(ReasoningEffort):
-        raise UsageError(f"The effort is {session.conversation.effort}. To change it: /effort none|low|medium|high")
+        current = chat.session.conversation.effort
+        raise UsageError(f"The effort is {current}. To change it: /effort none|low|medium|high")
     effort = ReasoningEffort(argument)
-    cost = session.set_effort(effort)
-    price = f" The next turn reads {cost:,} tokens of the conversation again for it." if cost else ""
-    chat.console.notice(f"The effort is {effort} from now on.{price}")
+    cost = chat.session.set_effort(effort)
+    note = f" The next turn reads {cost:,} tokens of the conversation again because of it." if cost else ""
+    chat.console.notice(f"The effort is {effort} from now on.{note}")
 
 
-def _model(chat: "Chat", session: "ChatSession", argument: str) -> None:
+def _model(chat: LoadedChat, argument: str) -> None:
     if not argument:
-        raise UsageError("Which model goes on? Try: /model 20b, /model 120b, /model demo, or a checkpoint's folder")
-    chat.change_model(argument)
-    chat.console.notice(f"{argument} answers from now on, and knows the conversation.")
+        raise UsageError("Name a model: /model 20b, /model 120b, /model demo, or the folder of a checkpoint")
+    if chat.change_model(argument):
+        chat.console.notice(f"{argument} answers from now on, with the conversation so far.")
+    else:
+        chat.console.notice("The model stays as it is.")
 
 
-def _instructions(chat: "Chat", session: "ChatSession", argument: str) -> None:
+def _instructions(chat: LoadedChat, argument: str) -> None:
+    conversation = chat.session.conversation
     if not argument:
-        current = session.conversation.instructions
-        chat.console.aside(
-            f"{current}\n" if current else "There are no instructions. To give some: /instructions TEXT\n"
-        )
+        current = conversation.instructions or "There are no instructions. To give some: /instructions TEXT"
+        chat.console.err(f"{current}\n")
         return
-    session.conversation.instructions = None if argument == "off" else opening.instructions_text(argument)
-    chat.console.notice("The instructions hold from the next turn on." if argument != "off" else "No instructions.")
+    conversation.instructions = None if argument == "off" else instructions_text(argument)
+    chat.console.notice("The instructions apply from the next turn on." if argument != "off" else "No instructions.")
 
 
-def _set(chat: "Chat", session: "ChatSession", argument: str) -> None:
-    from gptoss_cli.terminal.slash import SETTINGS
-
+def _set(chat: LoadedChat, argument: str) -> None:
     words = argument.split()
     if not words:
         for name in SETTINGS:
-            value = getattr(session, name.replace("-", "_"))
-            chat.console.aside(f"  {name:<14}{'off' if value is None else value}\n")
+            value = getattr(chat.session.settings, _field(name))
+            chat.console.err(f"  {name:<14}{'off' if value is None else value}\n")
         return
     if len(words) != 2 or words[0] not in SETTINGS:
-        raise UsageError(f"That cannot be set. Try: /set temperature 0.7, or one of {', '.join(SETTINGS)}")
-    name, value = words
-    setattr(session, name.replace("-", "_"), _value(name, value))
-    chat.console.notice(f"{name} is {value} from now on.")
+        raise UsageError(f"Name a setting and its value, as in: /set temperature 0.7. Settings: {', '.join(SETTINGS)}")
+    name, text = words
+    change: dict[str, Any] = {_field(name): _value(name, text)}
+    chat.session.settings = replace(chat.session.settings, **change)
+    chat.console.notice(f"{name} is {text} from now on.")
 
 
-def _value(name: str, value: str) -> float | int | None:
-    """What `value` stands for. Raises UsageError."""
+def _field(setting: str) -> str:
+    """Return the attribute of TurnSettings for a setting."""
+    return setting.replace("-", "_")
+
+
+def _value(name: str, text: str) -> float | int | None:
+    """Return the value of a setting. Raises UsageError."""
     least, most, kind = _BOUNDS[name]
-    if value == "off" and kind is int:
+    if text == "off" and kind is int:
         return None
-    bounds = f"from {least} to {most}" if most is not None else f"from {least} on, or off"
+    bounds = f"from {least} to {most}" if most is not None else f"of at least {least}, or off"
     try:
-        number = kind(value)
+        number = kind(text)
     except ValueError:
-        raise UsageError(f"{name} cannot be {value}. It is a number {bounds}.") from None
-    # Written so that what is no number at all is refused too.
+        raise UsageError(f"{name} cannot be {text}. It is a number {bounds}.") from None
+    # Written so that NaN is refused too.
     if not (least <= number and (most is None or number <= most)) or (name == "top-p" and number == 0):
-        raise UsageError(f"{name} cannot be {value}. It is a number {bounds}.")
+        raise UsageError(f"{name} cannot be {text}. It is a number {bounds}.")
     return number
 
 
-def _file(chat: "Chat", session: "ChatSession", argument: str) -> None:
+def _file(chat: LoadedChat, argument: str) -> None:
     if not argument:
-        raise UsageError("Which file goes along? Try: /file PATH")
-    before = len(session.conversation.render())
-    chat.attach(argument)
-    # Counted as the next turn would read it, without sending it.
-    conversation = session.conversation
-    count = len(conversation.messages)
-    conversation.add_user(chat.attached[-1])
-    tokens = len(conversation.render()) - before
-    conversation.truncate(count)
+        raise UsageError("Name a file to send along: /file PATH")
+    text = attachment(Path(argument), chat.console)
+    chat.state.attached.append(text)
+    tokens = _message_tokens(chat.session, text)
     chat.console.notice(f"{argument} goes along with the next message: about {tokens:,} tokens.")
 
 
-def _retry(chat: "Chat", session: "ChatSession", argument: str) -> None:
+def _message_tokens(session: ChatSession, text: str) -> int:
+    """Return how many tokens a message adds to the next turn, without sending it."""
+    before, conversation = session.used_tokens, session.conversation
+    count = len(conversation.messages)
+    conversation.add_user(text)
+    tokens = session.used_tokens - before
+    conversation.truncate(count)
+    return tokens
+
+
+def _retry(chat: LoadedChat, argument: str) -> None:
     if argument:
-        _effort(chat, session, argument)
-    asked = _last_user(session, "answer again")
-    chat.forget(asked + 1)
-    chat.answer(lambda session: session.answer())
+        _effort(chat, argument)
+    last = _last_user_message(chat.session, "answer again")
+    chat.keep_messages(last + 1)
+    chat.show(chat.session.answer())
 
 
-def _undo(chat: "Chat", session: "ChatSession", argument: str) -> None:
-    asked = _last_user(session, "take back")
-    text = session.conversation.messages[asked].text
-    chat.forget(asked)
-    chat.console.notice(f"Taken back: {_short(text)}")
+def _undo(chat: LoadedChat, argument: str) -> None:
+    last = _last_user_message(chat.session, "take back")
+    text = chat.session.conversation.messages[last].text
+    chat.keep_messages(last)
+    chat.console.notice(f"Taken back: {_shortened(text)}")
 
 
-def _edit(chat: "Chat", session: "ChatSession", argument: str) -> None:
-    asked = _last_user(session, "change")
-    chat.draft = session.conversation.messages[asked].text
-    chat.edited_from = asked
-    chat.console.notice("Sent, it takes the place of your last message. Ctrl-C leaves everything as it is.")
+def _edit(chat: LoadedChat, argument: str) -> None:
+    last = _last_user_message(chat.session, "change")
+    chat.state.draft = chat.session.conversation.messages[last].text
+    chat.state.edited_from = last
+    chat.console.notice("When you send it, it replaces your last message. Ctrl-C leaves everything as it is.")
 
 
-def _copy(chat: "Chat", session: "ChatSession", argument: str) -> None:
-    from gptoss_cli.terminal.clipboard import copy
-    from gptoss_cli.terminal.markdown.parse import code_blocks
-
-    text = _last_answer(session).text
+def _copy(chat: LoadedChat, argument: str) -> None:
+    text = _last_answer(chat.session).text
     if argument == "code":
         blocks = code_blocks(text)
         if not blocks:
@@ -166,10 +148,10 @@ def _copy(chat: "Chat", session: "ChatSession", argument: str) -> None:
     chat.console.notice(f"Copied {len(text):,} characters.")
 
 
-def _save(chat: "Chat", session: "ChatSession", argument: str) -> None:
+def _save(chat: LoadedChat, argument: str) -> None:
     if not argument:
-        raise UsageError("Where to? Try: /save FILE")
-    text = _last_answer(session).text
+        raise UsageError("Name a new file: /save FILE")
+    text = _last_answer(chat.session).text
     file = Path(argument).expanduser()
     try:
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as stream:
@@ -181,59 +163,55 @@ def _save(chat: "Chat", session: "ChatSession", argument: str) -> None:
     chat.console.notice(f"The last answer is in {file}.")
 
 
-def _tokens(chat: "Chat", session: "ChatSession", argument: str) -> None:
-    used, most = len(session.conversation.render()), session.context_tokens
+def _tokens(chat: LoadedChat, argument: str) -> None:
+    used, most = chat.session.used_tokens, chat.session.context_tokens
     lines = [f"  {used:>9,} of {most:,} tokens: the conversation as the next turn reads it ({used / most:.0%})"]
-    end = session.last_end
+    end = chat.session.last_end
     if end is not None:
         lines += [
             f"  {end.reasoning_tokens:>9,} of the last turn's reasoning, which the next turn does not read",
             f"  {end.answer_tokens:>9,} of the last answer",
-            f"  {end.prefilled_tokens:>9,} were read for it, all others were known already",
+            f"  {end.prefilled_tokens:>9,} were read for it; all others were cached",
         ]
-    chat.console.aside("\n".join(lines) + "\n")
+    chat.console.err("\n".join(lines) + "\n")
 
 
-def _raw(chat: "Chat", session: "ChatSession", argument: str) -> None:
-    from gptoss_cli.terminal.raw import by_channel
-
-    if not session.last_raw:
+def _raw(chat: LoadedChat, argument: str) -> None:
+    if not chat.session.last_raw:
         raise UsageError("There is no turn yet. Send a message first.")
-    for text, style in by_channel(session.last_raw):
-        chat.console.aside(text, style)
-    chat.console.aside("\n")
+    for text, style in raw_pieces(chat.session.last_raw):
+        chat.console.err(text, style)
+    chat.console.err("\n")
 
 
-def _new(chat: "Chat", session: "ChatSession", argument: str) -> None:
-    chat.forget(0)
-    chat.attached = []
+def _new(chat: LoadedChat, argument: str) -> None:
+    chat.keep_messages(0)
+    chat.state.attached = []
     chat.console.notice("A new conversation.")
 
 
-def _last_user(session: "ChatSession", wish: str) -> int:
-    from gptoss_cli.harmony.events import Role
-
+def _last_user_message(session: ChatSession, purpose: str) -> int:
+    """Return the index of the user's last message. Raises UsageError."""
     messages = session.conversation.messages
-    asked = [i for i, message in enumerate(messages) if message.role is Role.USER]
-    if not asked:
-        raise UsageError(f"There is no message to {wish} yet.")
-    return asked[-1]
+    indices = [i for i, message in enumerate(messages) if message.role is Role.USER]
+    if not indices:
+        raise UsageError(f"There is no message to {purpose} yet.")
+    return indices[-1]
 
 
-def _last_answer(session: "ChatSession") -> "Message":
+def _last_answer(session: ChatSession) -> Message:
     answers = [message for message in session.conversation.messages if message.is_answer]
     if not answers:
         raise UsageError("There is no answer yet.")
     return answers[-1]
 
 
-def _short(text: str) -> str:
+def _shortened(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 60 else f"{line[:59]}…"
 
 
-_WITHOUT_SESSION: "dict[str, Callable[[Chat, str], None]]" = {"/help": _help, "/exit": _exit, "/reasoning": _reasoning}
-_WITH_SESSION: "dict[str, Callable[[Chat, ChatSession, str], None]]" = {
+COMMANDS: Final[dict[str, Callable[[LoadedChat, str], None]]] = {
     "/effort": _effort,
     "/model": _model,
     "/instructions": _instructions,

@@ -1,26 +1,13 @@
-"""`gptoss completions`: prints the script that completes gptoss in a shell."""
+"""`gptoss completions`: print the completion script of a shell."""
 
-from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from gptoss_cli.cli.definition import command
+from gptoss_cli.cli.options import Shell
 from gptoss_cli.errors import GptossError
 from gptoss_cli.terminal.console import Console
 
-
-class Shell(StrEnum):
-    """A shell that there is a script for."""
-
-    BASH = "bash"
-    ZSH = "zsh"
-    FISH = "fish"
-    POWERSHELL = "powershell"
-
-
-_SCRIPTS = {
+SCRIPTS = {
     Shell.BASH: "gptoss.bash",
     Shell.ZSH: "_gptoss",
     Shell.FISH: "gptoss.fish",
@@ -28,24 +15,19 @@ _SCRIPTS = {
 }
 
 
-@command
-def completions(
-    shell: Annotated[Shell, typer.Argument(help="The shell to complete in.", show_default=False)], *, console: Console
-) -> None:
-    """Print the completion script of a shell. For bash: gptoss completions bash > ~/.bash_completion"""
-    console.answer(find_script(_SCRIPTS[shell]).read_text("utf-8"))
+def run_completions(shell: Shell, console: Console) -> None:
+    """Run `gptoss completions`."""
+    console.out(find_script(SCRIPTS[shell]).read_text("utf-8"))
 
 
 def find_script(name: str) -> Path:
-    """The script of that name: beside the package in a copy of the repository, else where installing put it.
+    """Return the script of that name: beside the package in a copy of the repository, else as installed.
 
     Raises GptossError if it is in neither place.
     """
     script = Path(__file__).parents[2] / "completions" / name
     if script.is_file():
         return script
-    from importlib import metadata
-
     for file in metadata.files("gptoss") or ():
         if file.name == name and (installed := Path(str(file.locate()))).is_file():
             return installed

@@ -1,55 +1,49 @@
-"""`gptoss download`: gets a checkpoint, after saying what, how large and where."""
+"""`gptoss download`: show what would be downloaded and where, then download and verify it."""
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Annotated
+from functools import cache
 
 import typer
 
-from gptoss_cli.cli.checkpoints import confirm, stopping, write_json
-from gptoss_cli.cli.definition import command
+from gptoss_cli import settings
+from gptoss_cli.checkpoint import store
+from gptoss_cli.checkpoint.download import DownloadPlan, Outcome, carry_out, choose_files, known_files, make_plan
+from gptoss_cli.checkpoint.hub import Hub, is_offline
+from gptoss_cli.checkpoint.lock import locked
+from gptoss_cli.checkpoint.partial import writing
+from gptoss_cli.checkpoint.store import ModelLocation, find_location
+from gptoss_cli.checkpoint.transfer import RetryPolicy
+from gptoss_cli.cli.confirmation import confirm
+from gptoss_cli.cli.json_output import write_json
+from gptoss_cli.cli.plan import PlannedModel, published_plans
+from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import ExitStatus
+from gptoss_cli.placement import hardware
 from gptoss_cli.terminal.console import Console
-
-if TYPE_CHECKING:
-    from gptoss_cli.checkpoint.download import DownloadPlan, Outcome
-    from gptoss_cli.checkpoint.hub import Hub
-    from gptoss_cli.checkpoint.manifest import Manifest
-    from gptoss_cli.checkpoint.store import ModelLocation
-    from gptoss_cli.checkpoint.transfer import RetryPolicy
-    from gptoss_cli.cli.outlook import PlannedModel
+from gptoss_cli.terminal.progress import FileProgress
+from gptoss_cli.units import size_words
 
 
-@command
-def download(
-    model: Annotated[str, typer.Argument(metavar="[20b|120b|OWNER/NAME]", help="What to get.")] = "20b",
-    *,
-    revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of the repository.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and fetch nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    console: Console,
+def run_download(
+    model: str, revision: str | None, console: Console, *, dry_run: bool, as_json: bool, yes: bool
 ) -> None:
-    """Get a model's checkpoint and prove it.
-
-    Interrupted at any moment, it goes on from there when it is run again; what is here already is checked and kept, and
-    a wrong file is fetched anew.
-    """
-    from gptoss_cli.checkpoint.store import find_location
-
-    place = find_location(model)
-    if revision is None and _is_cached(place, console, as_json=as_json):
+    """Run `gptoss download`. With `as_json` nothing is asked."""
+    location = find_location(model)
+    if revision is None and _is_cached(location, console, as_json=as_json):
         return
-    _Download(place, revision, console, as_json=as_json).run(dry_run=dry_run, yes=yes or as_json)
+    _Download(location, revision, console, as_json=as_json).run(dry_run=dry_run, yes=yes or as_json)
 
 
 class _Download:
     """One run of the command."""
 
-    def __init__(self, place: "ModelLocation", revision: str | None, console: Console, *, as_json: bool) -> None:
-        self._place, self._revision, self._console, self._as_json = place, revision, console, as_json
+    def __init__(self, location: ModelLocation, revision: str | None, console: Console, *, as_json: bool) -> None:
+        self._location = location
+        self._revision = revision
+        self._console = console
+        self._as_json = as_json
         self._hub: Hub | None = None
 
     def run(self, *, dry_run: bool, yes: bool) -> None:
@@ -58,168 +52,137 @@ class _Download:
             return
         with self._lock():
             plan = self._plan()
-            self._say(plan)
+            self._announce(plan)
             plan.check_space()
-            if plan.missing and not confirm("Fetch it?", self._console, yes=yes, needs_yes=False):
+            if plan.missing and not confirm("Download it?", self._console, yes=yes, needs_yes=False):
                 raise typer.Exit(ExitStatus.INTERRUPTED)
-            self._finish(plan, self._carry_out(plan))
+            self._report(plan, self._carry_out(plan))
 
     def _lock(self) -> AbstractContextManager[None]:
-        from gptoss_cli.checkpoint.lock import locked
-        from gptoss_cli.checkpoint.partial import writing
-
-        lock = self._place.lock_path
+        lock = self._location.lock_path
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             lock.touch()
         except OSError:
-            if self._place.manifest_path.is_file():
-                return nullcontext()  # a disk that can only be read is no reason not to prove what is on it
+            if self._location.manifest_path.is_file():
+                return nullcontext()  # a model on a read-only disk can be verified all the same
             with writing(lock):
                 raise
         return locked(lock, waiting=self._waiting())
 
-    def _plan(self) -> "DownloadPlan":
-        from gptoss_cli.checkpoint.download import choose_files, known_files, make_plan
-
-        known = known_files(self._place)
-        manifest = choose_files(self._place, self._revision, self._connect, patience())
+    def _plan(self) -> DownloadPlan:
+        known = known_files(self._location)
+        manifest = choose_files(self._location, self._revision, self._connect, retry_policy())
         if known is not None and known.commit != manifest.commit:
-            asked, here = manifest.commit[:12], known.commit[:12]
-            self._console.notice(f"{manifest.revision} is revision {asked} now; what is here is {here}.")
-        return make_plan(self._place, manifest)
+            wanted, here = manifest.commit[:12], known.commit[:12]
+            self._console.notice(f"{manifest.revision} is now revision {wanted}; the files here are of {here}.")
+        return make_plan(self._location, manifest)
 
-    def _carry_out(self, plan: "DownloadPlan") -> "Outcome":
-        from gptoss_cli.checkpoint.download import carry_out
-        from gptoss_cli.terminal.progress import FileProgress
-
+    def _carry_out(self, plan: DownloadPlan) -> Outcome:
+        stop = threading.Event()
         try:
-            with stopping() as stop, FileProgress(self._console, plan.manifest.size_bytes, done="right") as watcher:
-                return carry_out(plan, connect=self._connect, retry_policy=patience(), progress=watcher, stop=stop)
+            with stopping(stop.set), FileProgress(self._console, plan.manifest.size_bytes, done="right") as progress:
+                return carry_out(plan, connect=self._connect, retry_policy=retry_policy(), progress=progress, stop=stop)
         except KeyboardInterrupt:
-            self._console.notice("Stopped. What has arrived is kept: the same command goes on from there.")
+            self._console.notice("Stopped. The downloaded part is kept: run the same command to continue.")
             raise
 
-    def _connect(self) -> "Hub":
-        from gptoss_cli.checkpoint.hub import Hub
-
+    def _connect(self) -> Hub:
         if self._hub is None:
-            wait = patience()
+            policy = retry_policy()
             self._hub = Hub(
-                connect_seconds=wait.connect_seconds, stall_seconds=wait.stall_seconds, notice=self._console.notice
+                connect_seconds=policy.connect_seconds, stall_seconds=policy.stall_seconds, notice=self._console.notice
             )
         return self._hub
 
     def _waiting(self) -> Callable[[], None]:
-        told: list[bool] = []
+        """Return a function that gives the notice at its first call only."""
 
+        @cache
         def wait() -> None:
-            if not told:
-                told.append(True)
-                self._console.notice(f"Another gptoss is downloading {self._place.name}: waiting for it.")
+            self._console.notice(f"Another gptoss is downloading {self._location.name}: waiting for it.")
 
         return wait
 
-    def _say(self, plan: "DownloadPlan") -> None:
-        from gptoss_cli.units import size_words
-
-        what = f"{plan.manifest.repository} at {plan.manifest.commit[:12]}"
+    def _announce(self, plan: DownloadPlan) -> None:
+        source = f"{plan.manifest.repository} at {plan.manifest.commit[:12]}"
+        total = size_words(plan.manifest.size_bytes)
         if not plan.missing:
-            self._console.notice(
-                f"{what} is in {plan.location.folder}: checking {size_words(plan.manifest.size_bytes)}."
-            )
+            self._console.notice(f"{source} is in {plan.location.folder}: verifying {total}.")
             return
         arrived = plan.manifest.size_bytes - plan.needed_bytes
-        rest = f", {size_words(arrived)} of it here already" if arrived else ""
-        count = f"{len(plan.manifest.files)} files, {size_words(plan.manifest.size_bytes)}{rest}"
-        self._console.notice(f"{what}: {count}")
-        self._console.notice(f"into {plan.location.folder}, where {size_words(plan.free_bytes)} are free")
-        self._foretell()
+        rest = f", {size_words(arrived)} of it already here" if arrived else ""
+        self._console.notice(f"{source}: {len(plan.manifest.files)} files, {total}{rest}")
+        self._console.notice(f"into {plan.location.folder}, with {size_words(plan.free_bytes)} free")
+        self._predict()
 
-    def _foretell(self) -> None:
-        """Say how a published model will run here, and what is amiss with that."""
-        outlook = _outlook(self._place)
-        if outlook is None:
+    def _predict(self) -> None:
+        """Show how a published model will run here, with warnings."""
+        planned = _planned(self._location)
+        if planned is None:
             return
-        if outlook.placement is not None:
-            summary, more = outlook.placement.summary, f"gptoss plan {self._place.short_name}"
+        if planned.placement is not None:
+            summary, more = planned.placement.summary, f"gptoss plan {self._location.short_name}"
             self._console.notice(f"It will run {summary}. To see why: {more}")
-        for text, is_warning in outlook.reasons():
+        for text, is_warning in planned.reasons():
             if is_warning:
                 self._console.notice(text)
 
-    def _show(self, plan: "DownloadPlan") -> None:
-        """What --dry-run answers. Raises ResourceError if it would not fit."""
-        from gptoss_cli.units import size_words
-
+    def _show(self, plan: DownloadPlan) -> None:
+        """Print the result of --dry-run. Raises ResourceError if the disk is too small."""
         plan.check_space()
         if self._as_json:
-            outlook = _outlook(self._place)
-            facts = {"missing": [file.name for file in plan.missing], "outlook": outlook and outlook.to_json()}
-            write_json({**_facts(plan), **facts}, self._console)
+            planned = _planned(self._location)
+            facts = {"missing": [file.name for file in plan.missing], "outlook": planned and planned.to_json()}
+            write_json({**_facts(plan), **facts}, self._console, indent=2)
             return
-        self._say(plan)
+        self._announce(plan)
         for file in plan.missing:
-            self._console.answer(f"{size_words(file.size_bytes):>9}  {file.name}\n")
-        self._console.answer(f"{size_words(plan.needed_bytes):>9}  to fetch in all\n")
+            self._console.out(f"{size_words(file.size_bytes):>9}  {file.name}\n")
+        self._console.out(f"{size_words(plan.needed_bytes):>9}  to download in total\n")
 
-    def _finish(self, plan: "DownloadPlan", outcome: "Outcome") -> None:
+    def _report(self, plan: DownloadPlan, outcome: Outcome) -> None:
         if self._as_json:
             facts = {"fetched": list(outcome.fetched), "repaired": list(outcome.repaired)}
-            write_json({**_facts(plan), **facts}, self._console)
+            write_json({**_facts(plan), **facts}, self._console, indent=2)
             return
         for name in outcome.repaired:
-            self._console.notice(f"{name} was wrong and is fetched anew.")
-        done = "is complete, and every digest is right" if outcome.fetched else f"was already complete{_offline()}"
+            self._console.notice(f"{name} was wrong and has been downloaded again.")
+        offline = " (offline)" if is_offline() else ""
+        done = "is complete, and every digest is right" if outcome.fetched else f"was already complete{offline}"
         self._console.notice(f"{plan.location.name} {done}. Try: gptoss chat -m {plan.location.short_name}")
 
 
-def patience() -> "RetryPolicy":
-    """How long the Hub is waited for."""
-    from gptoss_cli.checkpoint.transfer import RetryPolicy
-
+def retry_policy() -> RetryPolicy:
+    """Return how long and how often the Hub is tried."""
     return RetryPolicy()
 
 
-def _is_cached(place: "ModelLocation", console: Console, *, as_json: bool) -> bool:
-    """Whether a complete copy in the Hugging Face cache makes a download needless; says so."""
-    from gptoss_cli.checkpoint import store
-    from gptoss_cli.checkpoint.download import known_files
-
-    folder = store.cached(place.name)
-    if folder is None or known_files(place) is not None:
+def _is_cached(location: ModelLocation, console: Console, *, as_json: bool) -> bool:
+    """Return True, and say so, if a complete copy in the Hugging Face cache makes a download unnecessary."""
+    folder = store.cached(location.name)
+    if folder is None or known_files(location) is not None:
         return False
     if as_json:
-        write_json({"model": place.name, "folder": str(folder), "fetched": []}, console)
+        write_json({"model": location.name, "folder": str(folder), "fetched": []}, console, indent=2)
     else:
-        console.notice(f"{place.name} is complete in the Hugging Face cache, and is used where it lies: {folder}")
+        console.notice(f"{location.name} is complete in the Hugging Face cache and is used from there: {folder}")
     return True
 
 
-def _outlook(place: "ModelLocation") -> "PlannedModel | None":
-    """How the model will run here; None if it is none of the published ones."""
-    from gptoss_cli import settings
-    from gptoss_cli.cli.outlook import outlooks
-    from gptoss_cli.placement.hardware import detect
-
-    machine = detect(settings.data_folder())
-    return next((outlook for outlook in outlooks(machine) if outlook.name == place.name), None)
+def _planned(location: ModelLocation) -> PlannedModel | None:
+    """Return how the model will run here; None if it is not a published one."""
+    machine = hardware.detect(settings.data_folder())
+    return next((planned for planned in published_plans(machine) if planned.name == location.name), None)
 
 
-def _facts(plan: "DownloadPlan") -> dict[str, object]:
-    manifest: Manifest = plan.manifest
+def _facts(plan: DownloadPlan) -> dict[str, object]:
     return {
         "model": plan.location.name,
-        "repository": manifest.repository,
-        "commit": manifest.commit,
+        "repository": plan.manifest.repository,
+        "commit": plan.manifest.commit,
         "folder": str(plan.location.folder),
-        "bytes": manifest.size_bytes,
+        "bytes": plan.manifest.size_bytes,
         "bytes_to_fetch": plan.needed_bytes,
         "bytes_free": plan.free_bytes,
     }
-
-
-def _offline() -> str:
-    from gptoss_cli.checkpoint.hub import is_offline
-
-    return " (offline)" if is_offline() else ""

@@ -1,106 +1,109 @@
 """`gptoss ask --efforts`: one question answered at several efforts, one after the other and with the same seed."""
 
-import json
-import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import typer
 
-from gptoss_cli.cli.definition import TurnOptions
+from gptoss_cli.chat.request import ChatRequest
+from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.stopping import incompleteness
+from gptoss_cli.chat.transcript import Transcript
+from gptoss_cli.cli.ask import check_combination
+from gptoss_cli.cli.environment import Environment
+from gptoss_cli.cli.incomplete import incomplete_words
+from gptoss_cli.cli.json_output import cuts_json, write_json
+from gptoss_cli.cli.options import AnswerOptions, TurnOptions
+from gptoss_cli.cli.prompt_input import chat_request, prompt_text
+from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import ExitStatus, UsageError
+from gptoss_cli.generation import random_seed
+from gptoss_cli.harmony.events import AnswerDelta, ReasoningDelta
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.console import Console
+from gptoss_cli.terminal.tables import EffortAnswer, show_answers
 
-if TYPE_CHECKING:
-    from gptoss_cli.chat.session import ChatSession
-    from gptoss_cli.terminal.efforts import EffortAnswer
 
-_JSON_VERSION = 1
+def run_efforts(words: Sequence[str], options: TurnOptions, answer: AnswerOptions, environment: Environment) -> None:
+    """Run `gptoss ask --efforts`. Everything that is wrong with the input is raised before the model is opened."""
+    assert answer.efforts is not None
+    check_combination(answer)
+    efforts = parse_efforts(answer.efforts)
+    text = prompt_text(words, environment.console, files=answer.files or ())
+    request = chat_request(options, environment.console)
+    ask_at_efforts(text, efforts, request, environment, as_json=answer.as_json)
 
 
 def parse_efforts(value: str) -> list[ReasoningEffort]:
-    """The efforts named in `value`, each once, in order. Raises UsageError."""
+    """Return the efforts named in `value`, each once, in order. Raises UsageError."""
     names = [name.strip().lower() for name in value.split(",")]
     unknown = [name for name in names if name not in list(ReasoningEffort)]
     if unknown:
         known = ",".join(ReasoningEffort)
-        raise UsageError(f"There is no effort {unknown[0]!r}. Name some of these, with commas: --efforts {known}")
+        raise UsageError(f"There is no effort {unknown[0]!r}. Choose from: --efforts {known}")
     return [ReasoningEffort(name) for name in dict.fromkeys(names)]
 
 
 def ask_at_efforts(
-    text: str, efforts: Iterable[ReasoningEffort], *, as_json: bool, options: TurnOptions, console: Console
+    text: str, efforts: Iterable[ReasoningEffort], request: ChatRequest, environment: Environment, *, as_json: bool
 ) -> None:
-    """Ask `text` at each of `efforts`: a table on a terminal, else one JSON object.
+    """Ask `text` at each of `efforts` and write a table on a terminal, else one JSON object.
 
-    Exits with the status of the first answer that is not whole. What was answered before a stop is shown.
+    After Ctrl-C the answers so far are written. Raises typer.Exit with the status of the first incomplete answer.
     """
-    from gptoss_cli.chat import opening
-
-    session = opening.open_session(options, console)
+    console, session = environment.console, environment.open(request).session
+    if session.settings.seed is None:
+        session.settings = replace(session.settings, seed=random_seed())
     answers = []
     for effort in efforts:
         answers.append(_answer(session, text, effort, console))
-        if answers[-1].shortfall is ExitStatus.INTERRUPTED:
+        if answers[-1].exit_status is ExitStatus.INTERRUPTED:
             break
     if as_json or not console.stdout.is_terminal:
-        console.answer(json.dumps(_described(text, answers), ensure_ascii=False) + "\n")
+        write_json({"question": text, "answers": [_answer_json(answer) for answer in answers]}, console)
     else:
-        from gptoss_cli.terminal.efforts import show_answers
-
         show_answers(answers, console)
-    status = next((answer.shortfall for answer in answers if answer.shortfall is not None), None)
+    status = next((answer.exit_status for answer in answers if answer.exit_status is not None), None)
     if status is not None:
         raise typer.Exit(status)
 
 
-def _answer(session: "ChatSession", text: str, effort: ReasoningEffort, console: Console) -> "EffortAnswer":
-    from gptoss_cli.chat import opening
-    from gptoss_cli.harmony.events import AnswerDelta, ReasoningDelta
-    from gptoss_cli.terminal.efforts import EffortAnswer
-
+def _answer(session: ChatSession, text: str, effort: ReasoningEffort, console: Console) -> EffortAnswer:
     session.conversation.truncate(0)
     session.set_effort(effort)
-    if session.seed is None:
-        session.seed = secrets.randbits(32)
-    said: dict[type, list[str]] = {AnswerDelta: [], ReasoningDelta: []}
-    with console.activity() as activity, opening.stops(session), closing(session.turn(text)) as events:
-        for event in events:
-            if isinstance(event, AnswerDelta | ReasoningDelta):
-                said[type(event)].append(event.text)
-                activity.say(f"Effort {effort}: {'answering' if said[AnswerDelta] else 'reasoning'}")
+    transcript = Transcript()
+    with console.activity() as activity, stopping(session.stop), closing(session.turn(text)) as turn:
+        for event in transcript.record(turn):
+            match event:
+                case AnswerDelta():
+                    activity.say(f"Effort {effort}: answering")
+                case ReasoningDelta():
+                    activity.say(f"Effort {effort}: reasoning")
     assert session.last_end is not None
-    shortfall = opening.incompleteness(session.last_end)
+    incomplete = incompleteness(session.last_end)
     return EffortAnswer(
         effort=effort,
-        text="".join(said[AnswerDelta]),
-        reasoning="".join(said[ReasoningDelta]),
+        text=transcript.answer,
+        reasoning=transcript.reasoning,
         end=session.last_end,
-        shortfall=None if shortfall is None else shortfall.status,
-        remark="" if shortfall is None else shortfall.message,
+        exit_status=None if incomplete is None else incomplete.status,
+        note="" if incomplete is None else incomplete_words(incomplete),
     )
 
 
-def _described(question: str, answers: Iterable["EffortAnswer"]) -> dict[str, Any]:
+def _answer_json(answer: EffortAnswer) -> dict[str, Any]:
     return {
-        "version": _JSON_VERSION,
-        "question": question,
-        "answers": [
-            {
-                "effort": answer.effort,
-                "answer": answer.text,
-                "reasoning": answer.reasoning,
-                "ended": answer.end.reason,
-                "cuts": [{"cut": cut.cut, "reasoning_tokens": cut.reasoning_tokens} for cut in answer.end.cuts],
-                "prompt_tokens": answer.end.prompt_tokens,
-                "reasoning_tokens": answer.end.reasoning_tokens,
-                "answer_tokens": answer.end.answer_tokens,
-                "first_token_seconds": answer.end.first_token_seconds,
-                "seconds": answer.end.total_seconds,
-                "seed": answer.end.seed,
-            }
-            for answer in answers
-        ],
+        "effort": answer.effort,
+        "answer": answer.text,
+        "reasoning": answer.reasoning,
+        "ended": answer.end.reason,
+        "cuts": cuts_json(answer.end),
+        "prompt_tokens": answer.end.prompt_tokens,
+        "reasoning_tokens": answer.end.reasoning_tokens,
+        "answer_tokens": answer.end.answer_tokens,
+        "first_token_seconds": answer.end.first_token_seconds,
+        "seconds": answer.end.total_seconds,
+        "seed": answer.end.seed,
     }

@@ -1,130 +1,217 @@
-"""The program as Typer knows it. A command's module is imported when that command is needed, not to list them all."""
+"""The parts that make Typer read definition.py: commands that are built when needed, and groups of options as values.
 
-from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
+Typer takes tens of milliseconds to build all commands, so each is built when it is first looked up. A command function
+gets every group of options (a dataclass of options.py) as one value, and the Environment as `environment`.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from gptoss_cli.cli.definition import OptionalValueCommand, command
+from gptoss_cli.cli.config_file import ConfigFile
+from gptoss_cli.cli.environment import Environment
+from gptoss_cli.cli.options import CommonOptions
+from gptoss_cli.cli.refusals import option_name, refusal
 from gptoss_cli.errors import ExitStatus, UsageError
-from gptoss_cli.terminal.console import Console
 
-_PREFERENCES = (
-    "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or for good"
-    " in a file: gptoss config"
-)
-_LOOKS: dict[str, Any] = {
+_EXTRACT = ("-x", "--extract")
+_APPEARANCE: dict[str, Any] = {
     "add_completion": False,  # the scripts in completions/ are written by hand and start no Python
     "rich_markup_mode": None,  # plain help imports nothing heavy
     "pretty_exceptions_enable": False,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 
+_Function = TypeVar("_Function", bound=Callable[..., None])
+_Group = TypeVar("_Group")
+
+
+class OptionalValueCommand(TyperCommand):
+    """A command whose `-x` and `--extract` may stand without a value or with one in the same word (`-xpython`).
+
+    Typer has no such options.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse `args`; a bare `-x` gets an empty value."""
+        takes_value = {flag for p in self.params if not getattr(p, "is_flag", True) for flag in p.opts}
+        given: list[str] = []
+        before = ""
+        for i, word in enumerate(args):
+            if word == "--":
+                given += args[i:]
+                break
+            bare = word in _EXTRACT and (before in _EXTRACT or before not in takes_value)
+            given.append("--extract=" if bare else word)
+            before = "" if before in takes_value and before not in _EXTRACT else word
+        return super().parse_args(ctx, given)
+
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a command is (`module:function` of this package) and the words for it in the list of all."""
+class _Definition:
+    """A command before Typer has built it."""
 
-    function: str
-    summary: str
-    epilog: str | None = None
-    kind: type[OptionalValueCommand] | None = None
+    function: Callable[..., None]
+    epilog: str | None
+    kind: type[TyperCommand] | None
 
-    def load(self, name: str) -> Any:
-        module, function = self.function.split(":")
-        alone = typer.Typer(**_LOOKS)
-        alone.command(name, epilog=self.epilog, cls=self.kind)(
-            getattr(import_module(f"gptoss_cli.cli.{module}"), function)
-        )
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").partition("\n")[0]
+
+    def build(self, name: str) -> Any:
+        alone = typer.Typer(**_APPEARANCE)
+        alone.command(name, epilog=self.epilog, cls=self.kind)(_with_groups(self.function))
         return typer.main.get_command(alone)
 
 
-_COMMANDS = {
-    "chat": _Place("chat:chat", "Talk with a model.", _PREFERENCES),
-    "ask": _Place("ask:ask", "Ask one thing; the answer goes to stdout.", _PREFERENCES, OptionalValueCommand),
-    "download": _Place("download:download", "Fetch a model and prove what came."),
-    "list": _Place("models:list_models", "List the models, known and installed."),
-    "verify": _Place("verify:verify", "Prove an installed model, without the network."),
-    "remove": _Place("models:remove", "Delete an installed model."),
-    "plan": _Place("plan:plan", "Tell how a model would run, here or elsewhere.", _PREFERENCES),
-    "doctor": _Place("doctor:doctor", "Say what this machine lacks, and what to do.", _PREFERENCES),
-    "bench": _Place("bench:bench", "Measure how fast a model is here.", _PREFERENCES),
-    "config": _Place("config:config", "Show the standing preferences, or edit them.", _PREFERENCES),
-    "completions": _Place("completions:completions", "Print a shell's completion script.", _PREFERENCES),
-}
-
-
-class _Commands(MutableMapping[str, Any]):
-    """Name -> command, made when it is first looked up."""
+class Commands(MutableMapping[str, Any]):
+    """Command name -> Typer command, built when it is first looked up."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
+        self._definitions: dict[str, _Definition] = {}
+        self._built: dict[str, Any] = {}
+
+    def command(
+        self, name: str, *, epilog: str | None = None, kind: type[TyperCommand] | None = None
+    ) -> Callable[[_Function], _Function]:
+        """Return a decorator that adds a function as the command `name`."""
+
+        def add(function: _Function) -> _Function:
+            self._definitions[name] = _Definition(function, epilog, kind)
+            return function
+
+        return add
+
+    def summaries(self) -> list[tuple[str, str]]:
+        """Return each command's name and the first line of its help. Builds none."""
+        return [(name, definition.summary) for name, definition in self._definitions.items()]
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._made:
-            self._made[name] = _COMMANDS[name].load(name)
-        return self._made[name]
+        if name not in self._built:
+            self._built[name] = self._definitions[name].build(name)
+        return self._built[name]
 
-    def __setitem__(self, name: str, made: Any) -> None:
-        self._made[name] = made
+    def __setitem__(self, name: str, built: Any) -> None:
+        self._built[name] = built
 
     def __delitem__(self, name: str) -> None:
-        del self._made[name]
+        del self._built[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_COMMANDS)
+        return iter(self._definitions)
 
     def __len__(self) -> int:
-        return len(_COMMANDS)
+        return len(self._definitions)
 
 
 class _Program(TyperGroup):
     """`gptoss` itself."""
 
-    def __init__(self, **details: Any) -> None:
-        super().__init__(**details)
-        self.commands = _Commands()
+    commands: Any
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands without importing any."""
+        """List the commands without building any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, place.summary) for name, place in _COMMANDS.items()])
+            formatter.write_dl(self.commands.summaries())
 
 
-_app = typer.Typer(cls=_Program, **_LOOKS)
+def build_program(function: Callable[..., None], commands: Commands) -> Any:
+    """Return the Typer group `gptoss`: `function` has its help and runs before every command."""
+    app = typer.Typer(cls=_Program, **_APPEARANCE)
+    app.callback(invoke_without_command=True)(_with_groups(function))
+    program: Any = typer.main.get_command(app)
+    program.commands = commands
+    return program
 
 
-@_app.callback(invoke_without_command=True)
-@command
-def gptoss(*, invocation: typer.Context, console: Console) -> None:
-    """Chat with OpenAI's open-weight gpt-oss models on this machine."""
-    if invocation.invoked_subcommand is None:
-        typer.echo(invocation.get_help())
-
-
-def program() -> Any:
-    """The command `gptoss` with all of its own in `commands`."""
-    return typer.main.get_command(_app)
-
-
-def invoke(argv: Sequence[str], console: Console) -> int:
-    """Run one command line; returns the exit status. Raises what the command raises, and UsageError."""
-    from gptoss_cli.cli.config import ConfigFile
-
-    gptoss = program()
+def invoke(program: Any, argv: Sequence[str], environment: Environment) -> int:
+    """Run one command line; return the exit status. Raises what the command raises, and UsageError."""
     try:
-        # Not `gptoss.main`: it has statuses of its own for Ctrl-C and for a broken pipe.
-        defaults = ConfigFile(gptoss, console).of_commands()
-        with gptoss.make_context("gptoss", list(argv), obj=console, default_map=defaults) as context:
-            gptoss.invoke(context)
+        # Not `program.main`: it has exit statuses of its own for Ctrl-C and for a broken pipe.
+        defaults = ConfigFile(program, environment.console).of_commands()
+        with program.make_context("gptoss", list(argv), obj=environment, default_map=defaults) as context:
+            program.invoke(context)
         return ExitStatus.DONE
     except typer.Exit as exc:
         return exc.exit_code
     except typer.TyperException as exc:
-        context = getattr(exc, "ctx", None)
-        path = context.command_path if context else "gptoss"
-        message = exc.format_message()
-        raise UsageError(f"{message}{'' if message.endswith(('.', '?')) else '.'} Try: {path} --help") from exc
+        raise _usage_error(exc) from exc
+
+
+def _usage_error(exc: typer.TyperException) -> UsageError:
+    context = getattr(exc, "ctx", None)
+    if type(exc) is typer.BadParameter and exc.param is not None:
+        return UsageError(refusal(exc, _origin(exc.param, context), verb="is"))
+    path = context.command_path if context else "gptoss"
+    message = exc.format_message()
+    return UsageError(f"{message}{'' if message.endswith(('.', '?')) else '.'} Try: {path} --help")
+
+
+def _origin(parameter: Any, context: Any) -> str:
+    """Return the option, or the environment variable that set it."""
+    source = context.get_parameter_source(parameter.name) if context else None
+    by_variable = source is not None and source.name == "ENVIRONMENT"
+    return str(parameter.envvar) if by_variable else option_name(parameter)
+
+
+def _with_groups(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that Typer can read and that calls `function`.
+
+    Its parameter `environment` gets the Environment with CommonOptions applied, a parameter whose type is a group of
+    options that group, and `invocation` (if it has one) Typer's context; the others are its own arguments.
+    """
+    parameters = inspect.signature(function).parameters
+    annotations = {name: parameter.annotation for name, parameter in parameters.items() if name != "environment"}
+    groups = {name: kind for name, kind in annotations.items() if isinstance(kind, type) and is_dataclass(kind)}
+    injected = [name for name in ("environment", "invocation") if name in parameters]
+
+    def invoke_with_groups(invocation: typer.Context, **values: Any) -> None:
+        environment: Environment = invocation.obj
+        _apply(_collect(CommonOptions, values), invocation, environment)
+        # Only now is it known whether --quiet silences the warnings.
+        report = getattr(invocation.default_map, "report", None)
+        if report is not None:
+            report()
+        for name, group in groups.items():
+            values[name] = _collect(group, values)
+        available = {"environment": environment, "invocation": invocation}
+        function(**values, **{name: available[name] for name in injected})
+
+    own = [parameter for name, parameter in parameters.items() if name not in (*injected, *groups)]
+    first = inspect.Parameter("invocation", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    flags = (parameter for group in (*groups.values(), CommonOptions) for parameter in _parameters(group))
+    everything = [first, *own, *flags]
+    invoke_with_groups.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
+    invoke_with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in everything}
+    invoke_with_groups.__name__, invoke_with_groups.__doc__ = function.__name__, function.__doc__
+    return invoke_with_groups
+
+
+def _parameters(group: type[Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(f.name, keyword, default=f.default, annotation=hints[f.name]) for f in fields(group)]
+
+
+def _collect(group: type[_Group], values: dict[str, Any]) -> _Group:
+    return group(**{field.name: values.pop(field.name) for field in fields(group)})  # type: ignore[arg-type]
+
+
+def _apply(common: CommonOptions, invocation: typer.Context, environment: Environment) -> None:
+    console = environment.console
+    console.quiet |= common.quiet
+    console.debug |= common.debug
+    source = invocation.get_parameter_source("color")
+    # The variable is read for `gptoss` and again for its command: there it must not undo a flag given before.
+    if console.color is None or (source is not None and source.name == "COMMANDLINE"):
+        console.color = common.color
+    if common.verbose or common.debug:
+        level = logging.DEBUG if common.debug else logging.INFO
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("gptoss_cli").setLevel(level)

@@ -1,66 +1,69 @@
-"""The JSON of `ask`: one object, or lines while the answer is made. schemas/ says what both are."""
+"""The JSON of the commands: the version, one object, and the lines of `ask --stream-json`. See schemas/."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import typer
 
-from gptoss_cli.chat.opening import Incomplete, ModelInfo
+from gptoss_cli.chat.request import ModelInfo
+from gptoss_cli.chat.stopping import Incomplete
+from gptoss_cli.cli.hints import sentence, unexpected
+from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.errors import ExitStatus, GptossError
+from gptoss_cli.harmony.events import AnswerDelta, Event, PreambleDelta, ReasoningCut, ReasoningDelta, TurnEnd
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.console import Console
 
-if TYPE_CHECKING:
-    from gptoss_cli.harmony.events import Event, TurnEnd
+JSON_VERSION: Final = 1  # of every command's JSON
 
-JSON_VERSION = 1  # of every command's JSON
+
+def write_json(values: Mapping[str, object], console: Console, *, indent: int | None = None) -> None:
+    """Write one object with the version on stdout."""
+    console.out(json_text(values, indent=indent))
+
+
+def json_text(values: Mapping[str, object], *, indent: int | None = None) -> str:
+    """Return one object with the version, and a newline."""
+    return json.dumps({"version": JSON_VERSION, **values}, ensure_ascii=False, indent=indent) + "\n"
 
 
 def answer_record(
-    running: ModelInfo, effort: ReasoningEffort, end: "TurnEnd", *, answer: str, reasoning: str | None
+    info: ModelInfo, effort: ReasoningEffort, end: TurnEnd, *, answer: str, reasoning: str | None
 ) -> dict[str, Any]:
-    """The object of `--json`."""
-    return {
-        "version": JSON_VERSION,
-        "answer": answer,
-        "reasoning": reasoning,
-        **_setting(running, effort, end.seed),
-        **_ending(end),
-    }
+    """Return the object of `ask --json` without the version."""
+    return {"answer": answer, "reasoning": reasoning, **_beginning(info, effort, end.seed), **_ending(end)}
 
 
 class JsonLines:
-    """The lines of `--stream-json` on stdout: a start, what is said, notices, and an end or an error."""
+    """The lines of `--stream-json` on stdout: a start, text, notices, and an end or an error."""
 
     def __init__(self, console: Console, *, shows_reasoning: bool) -> None:
         self._console = console
         self._shows_reasoning = shows_reasoning
-        self._over = False
+        self._ended = False
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Within the block whatever ends the program is told in a last line."""
+        """Within the block, write a last line for any exception that ends the program."""
         try:
             yield
         except BrokenPipeError:
             raise
         except BaseException as exc:
-            if not self._over:
+            if not self._ended:
                 status, message = _failure(exc)
                 self.fail(status, message)
             raise
 
-    def start(self, running: ModelInfo, effort: ReasoningEffort, seed: int) -> None:
-        """Who answers, before the prompt is read."""
-        self._write("start", version=JSON_VERSION, **_setting(running, effort, seed))
+    def start(self, info: ModelInfo, effort: ReasoningEffort, seed: int) -> None:
+        """Write the first line, before the prompt is read."""
+        self._write("start", version=JSON_VERSION, **_beginning(info, effort, seed))
 
-    def tell(self, events: Iterable["Event"]) -> Iterator["Event"]:
-        """Pass `events` on, and write a line for each that says something."""
-        from gptoss_cli.harmony.events import AnswerDelta, PreambleDelta, ReasoningCut, ReasoningDelta
-
+    def record(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Pass `events` on, and write a line for each that has text."""
         for event in events:
             match event:
                 case AnswerDelta(text):
@@ -73,63 +76,57 @@ class JsonLines:
                     self._write("notice", text=f"The reasoning was cut after {tokens} tokens: {cut}.")
             yield event
 
-    def end(self, end: "TurnEnd", shortfall: Incomplete | None) -> None:
-        """The last line of a turn: an end, or an error if there is no answer to speak of."""
-        if shortfall is None or shortfall.status is ExitStatus.CUT_SHORT:
-            self._over = True
+    def end(self, end: TurnEnd, incomplete: Incomplete | None) -> None:
+        """Write the last line of a turn: an end, or an error if there is no usable answer."""
+        if incomplete is None or incomplete.status is ExitStatus.CUT_SHORT:
+            self._ended = True
             self._write("end", **_ending(end))
         else:
-            self.fail(shortfall.status, shortfall.message)
+            self.fail(incomplete.status, incomplete_words(incomplete))
 
     def fail(self, status: int, message: str) -> None:
-        """The last line of what went wrong."""
-        self._over = True
+        """Write an error as the last line."""
+        self._ended = True
         self._write("error", status=status, message=message)
 
     def _write(self, kind: str, **values: Any) -> None:
-        self._console.answer(json_line({"type": kind, **values}))
+        self._console.out(json.dumps({"type": kind, **values}, ensure_ascii=False) + "\n")
 
 
-def write_json(values: Mapping[str, object], console: Console, *, indent: int | None = None) -> None:
-    """Write one object, with the version, on stdout."""
-    console.answer(json.dumps({"version": JSON_VERSION, **values}, ensure_ascii=False, indent=indent) + "\n")
+def cuts_json(end: TurnEnd) -> list[dict[str, Any]]:
+    """Return the cuts of the reasoning as JSON values."""
+    return [{"cut": cut.cut, "reasoning_tokens": cut.reasoning_tokens} for cut in end.cuts]
 
 
-def json_line(value: dict[str, Any]) -> str:
-    """`value` on one line, with its newline."""
-    return json.dumps(value, ensure_ascii=False) + "\n"
+def _beginning(info: ModelInfo, effort: ReasoningEffort, seed: int) -> dict[str, Any]:
+    return {**asdict(info), "effort": effort, "seed": seed}
 
 
-def _setting(running: ModelInfo, effort: ReasoningEffort, seed: int) -> dict[str, Any]:
-    return {**asdict(running), "effort": effort, "seed": seed}
-
-
-def _ending(end: "TurnEnd") -> dict[str, Any]:
-    tokens = end.reasoning_tokens + end.answer_tokens
-    first, total = end.first_token_seconds, end.total_seconds
+def _ending(end: TurnEnd) -> dict[str, Any]:
     return {
         "ended": end.reason,
-        "cuts": [{"cut": cut.cut, "reasoning_tokens": cut.reasoning_tokens} for cut in end.cuts],
+        "cuts": cuts_json(end),
         "prompt_tokens": end.prompt_tokens,
         "prefilled_tokens": end.prefilled_tokens,
         "reasoning_tokens": end.reasoning_tokens,
         "answer_tokens": end.answer_tokens,
-        "first_token_seconds": first,
-        "seconds": total,
-        "prefill_rate": _rate(end.prefilled_tokens, first),
-        "decode_rate": None if first is None else _rate(tokens - 1, total - first),
+        "first_token_seconds": end.first_token_seconds,
+        "seconds": end.total_seconds,
+        "prefill_rate": _rounded(end.prefill_rate),
+        "decode_rate": _rounded(end.decode_rate),
         "expert_hit_rate": end.expert_hit_rate,
     }
 
 
-def _rate(tokens: int, seconds: float | None) -> float | None:
-    return round(tokens / seconds, 3) if seconds and tokens > 0 else None
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 3)
 
 
 def _failure(exc: BaseException) -> tuple[int, str]:
+    """Return the exit status of an exception, and words for it."""
     match exc:
         case GptossError():
-            return exc.exit_status, str(exc)
+            return exc.exit_status, sentence(exc)
         case KeyboardInterrupt():
             return ExitStatus.INTERRUPTED, "Interrupted."
         case SystemExit(code=int(status)):
@@ -139,4 +136,4 @@ def _failure(exc: BaseException) -> tuple[int, str]:
         case MemoryError():
             return ExitStatus.RESOURCES, "There is not enough memory."
         case _:
-            return ExitStatus.FAILED, f"An error in gptoss itself, {type(exc).__name__}: {exc}"
+            return ExitStatus.FAILED, unexpected(exc)

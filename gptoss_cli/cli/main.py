@@ -1,26 +1,37 @@
-"""The program: argv in, exit status out. The one place where an error becomes one line and an exit status."""
+"""The program: argv in, exit status out. The one place where an exception becomes one line and an exit status."""
+
+from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from gptoss_cli import __version__
 from gptoss_cli.errors import ExitStatus, GptossError
 from gptoss_cli.terminal.console import Console
 
+if TYPE_CHECKING:
+    from gptoss_cli.chat.request import OpenModel
 
-def run(argv: Sequence[str]) -> int:
-    """Run one command line on this process's streams; returns the exit status and raises nothing."""
+
+def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
+    """Run one command line on the streams of this process; return the exit status and raise nothing.
+
+    `open_model` opens the model that answers, by default with the engine.
+    """
     console = Console.of_process()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        if list(argv) in (["--version"], ["-V"]):  # scripts ask often, and Typer alone takes a tenth of a second
-            console.answer(f"gptoss {__version__}\n")
+        if list(argv) in (["--version"], ["-V"]):
+            console.out(f"gptoss {__version__}\n")
             return ExitStatus.DONE
+        # Scripts often ask for the version: it must not wait for Typer.
+        from gptoss_cli.cli import definition
+        from gptoss_cli.cli.environment import Environment
         from gptoss_cli.cli.framework import invoke
 
-        return invoke(argv, console)
+        return invoke(definition.PROGRAM, argv, Environment(console, open_model or definition.open_model))
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else ExitStatus.DONE
     except KeyboardInterrupt:
@@ -37,17 +48,17 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _report(exc: Exception, console: Console) -> int:
-    if console.debug:
-        import traceback
+    import traceback
 
-        console.aside("".join(traceback.format_exception(exc)))
-    match exc:
-        case GptossError():
-            console.error(str(exc))
-            return exc.exit_status
-        case MemoryError():
-            console.error("There is not enough memory. Try a smaller --context or a smaller model.")
-            return ExitStatus.RESOURCES
-        case _:
-            console.error(f"An error in gptoss itself, {type(exc).__name__}: {exc}. To see where: gptoss --debug ...")
-            return ExitStatus.FAILED
+    from gptoss_cli.cli.hints import sentence, unexpected
+
+    if console.debug:
+        console.err("".join(traceback.format_exception(exc)))
+    if isinstance(exc, GptossError):
+        console.error(sentence(exc))
+        return exc.exit_status
+    if isinstance(exc, MemoryError):
+        console.error(unexpected(exc))
+        return ExitStatus.RESOURCES
+    console.error(f"{unexpected(exc)}. To see where: gptoss --debug ...")
+    return ExitStatus.FAILED

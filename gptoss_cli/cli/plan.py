@@ -1,93 +1,97 @@
-"""`gptoss plan`: how a model would run on this machine, or on another, before anything is downloaded."""
+"""`gptoss plan`: how a model would run on this machine or on another one, before anything is downloaded."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import Any
 
 from gptoss_cli import settings
-from gptoss_cli.cli.definition import (
-    ActivationsOption,
-    ContextOption,
-    DenseOption,
-    DeviceOption,
-    ExecutionOption,
-    command,
-)
-from gptoss_cli.cli.sizes import parse_size
-from gptoss_cli.settings import Activations, Dense, Execution
+from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.cli.hints import sentence
+from gptoss_cli.cli.json_output import write_json
+from gptoss_cli.cli.options import PlanOptions
+from gptoss_cli.errors import GptossError
+from gptoss_cli.placement import hardware
+from gptoss_cli.placement.choose import choose
+from gptoss_cli.placement.hardware import Cuda, Gpu, Hardware
+from gptoss_cli.placement.model_config import ModelConfig, load_config, published_config
+from gptoss_cli.placement.placement import MemoryUse, Placement
+from gptoss_cli.placement.reasons import Code, gib
+from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
-
-if TYPE_CHECKING:
-    from gptoss_cli.checkpoint.catalog import Model
-    from gptoss_cli.placement.hardware import Hardware
-    from gptoss_cli.placement.model_config import ModelConfig
-    from gptoss_cli.placement.placement import MemoryUse, Placement
-    from gptoss_cli.placement.request import PlacementRequest
-
-_JSON_VERSION = 1
+from gptoss_cli.terminal.tables import MemoryPart, memory_bar
 
 
-@command
-def plan(
-    model: Annotated[
-        str | None, typer.Argument(metavar="20b|120b|PATH", help="Which model to plan for.", show_default=False)
-    ] = None,
-    *,
-    gpu_memory: Annotated[
-        int | None,
-        typer.Option(metavar="SIZE", parser=parse_size, help="As if a GPU had so much to give, 0 for none."),
-    ] = None,
-    ram: Annotated[
-        int | None, typer.Option(metavar="SIZE", parser=parse_size, help="As if the machine had so much memory.")
-    ] = None,
-    execution: ExecutionOption = Execution.AUTO,
-    device: DeviceOption = "auto",
-    context: ContextOption = None,
-    dense: DenseOption = Dense.BF16,
-    activations: ActivationsOption = Activations.INT16,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, on a terminal too.")] = False,
-    console: Console,
-) -> None:
-    """Tell how a model would run: where its weights go, how long a context fits, how fast it can be, and why.
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """The placement of one published model on a machine; None, and the `problem` in words, if it cannot run there."""
 
-    Nothing has to be downloaded for it. --gpu-memory 24GiB --ram 64GiB describes another machine.
-    """
-    from gptoss_cli.placement import choose
-    from gptoss_cli.placement.hardware import detect
-    from gptoss_cli.placement.request import PlacementRequest
+    name: str
+    placement: Placement | None
+    problem: str = ""
 
-    wishes = PlacementRequest(
-        execution=execution, device=device, context_tokens=context, dense=dense, activations=activations
+    def to_json(self) -> dict[str, Any]:
+        """Return the placement or the problem as JSON values."""
+        return {"problem": self.problem} if self.placement is None else self.placement.to_json()
+
+    def reasons(self) -> Iterator[tuple[str, bool]]:
+        """Yield each reason in words, and True if it is a warning."""
+        if self.placement is None:
+            yield self.problem, True
+        else:
+            yield from ((reason.text, reason.is_warning) for reason in self.placement.reasons)
+
+
+def published_plans(machine: Hardware) -> Iterator[PlannedModel]:
+    """Plan every published model for `machine`."""
+    for model in catalog.MODELS:
+        if model.published is not None:
+            config = published_config(layers=model.published.layers, experts=model.published.experts)
+            try:
+                yield PlannedModel(model.name, choose(config, machine))
+            except GptossError as exc:
+                yield PlannedModel(model.name, None, sentence(exc))
+
+
+def run_plan(model: str | None, options: PlanOptions, console: Console) -> None:
+    """Run `gptoss plan`; without a name, for the model that would answer."""
+    request = PlacementRequest(
+        execution=options.execution,
+        device=options.device,
+        context_tokens=options.context,
+        dense=options.dense,
+        activations=options.activations,
     )
-    name, config, download_bytes = planned_model(model)
-    machine, wishes = to_json(detect(settings.data_folder()), wishes, gpu_bytes=gpu_memory, ram_bytes=ram)
-    placed = choose.choose(config, machine, wishes)
-    missing = disk_problem(machine, download_bytes)
-    if as_json:
-        told = _told(name, placed, machine, download_bytes) | ({"disk_problem": missing} if missing else {})
-        console.answer(json.dumps(told, ensure_ascii=False) + "\n")
+    name, config, download_bytes = planned_config(model)
+    detected = hardware.detect(settings.data_folder())
+    machine, request = described_machine(detected, request, gpu_bytes=options.gpu_memory, ram_bytes=options.ram)
+    placement = choose(config, machine, request)
+    problem = disk_problem(machine, download_bytes)
+    if options.as_json:
+        values = {
+            "model": name,
+            **placement.to_json(),
+            "download_bytes": download_bytes,
+            "disk_bytes": machine.disk_bytes,
+        }
+        write_json(values | ({"disk_problem": problem} if problem else {}), console)
     else:
-        console.answer(_drawn(name, placed, console.stdout.columns) + _about_disk(machine, download_bytes, missing))
+        console.out(_drawn(name, placement, console.stdout.columns) + _about_disk(machine, download_bytes, problem))
 
 
-def planned_model(wanted: str | None) -> tuple[str, "ModelConfig", int]:
-    """Name, config and what is still to be downloaded of it, in bytes; without a wish the one that would answer.
+def planned_config(wanted: str | None) -> tuple[str, ModelConfig, int]:
+    """Return the name of a model, its config, and how many bytes must still be downloaded.
 
-    A published model needs no files. Raises what is wrong with a name, a folder or its config.
+    None is the model that would answer. A published model needs no files. Raises UsageError, NotInstalledError or
+    IntegrityError for a wrong name, folder or config.
     """
-    from gptoss_cli.checkpoint import catalog, store
-    from gptoss_cli.placement.model_config import load_config, published_config
-
     installed = store.installed()
     model = catalog.find_model(wanted) if wanted else _default_model(installed)
     if model is not None and model.published is not None:
         size = 0 if model.name in installed else model.published.download_bytes
         return model.name, published_config(layers=model.published.layers, experts=model.published.experts), size
     if model is not None:
+        # Only here: unpacking needs numpy, which takes longer to import than a plan to make.
         from gptoss_cli.demo.unpack import demo_checkpoint
 
         return model.name, load_config(demo_checkpoint() / "config.json"), 0
@@ -96,107 +100,87 @@ def planned_model(wanted: str | None) -> tuple[str, "ModelConfig", int]:
 
 
 def _config_file(folder: Path, wanted: str) -> Path:
-    """The config of a folder that may lack the weights; for anything else the error that `ask -m` gives."""
-    from gptoss_cli.checkpoint.store import find_checkpoint
-
-    places = (folder / "config.json", folder / "original" / "config.json")
-    found = next((place for place in places if place.is_file()), None)
-    return found or find_checkpoint(wanted) / "config.json"
+    """Return the config of a folder, which may lack the weights. Raises what `ask -m` raises for anything else."""
+    files = (folder / "config.json", folder / "original" / "config.json")
+    found = next((file for file in files if file.is_file()), None)
+    return found or store.find_checkpoint(wanted) / "config.json"
 
 
-def _default_model(installed: dict[str, Any]) -> "Model":
-    from gptoss_cli.checkpoint import catalog
-
+def _default_model(installed: dict[str, Path]) -> catalog.Model:
     return next((model for model in catalog.MODELS if model.name in installed), catalog.MODELS[0])
 
 
-def to_json(
-    machine: "Hardware", wishes: "PlacementRequest", *, gpu_bytes: int | None, ram_bytes: int | None
-) -> tuple["Hardware", "PlacementRequest"]:
-    """The machine that is meant. A GPU of this one that has `gpu_bytes` to give is taken with that much of it."""
-    from gptoss_cli.placement.hardware import Cuda, Gpu
-
+def described_machine(
+    machine: Hardware, request: PlacementRequest, *, gpu_bytes: int | None, ram_bytes: int | None
+) -> tuple[Hardware, PlacementRequest]:
+    """Return the machine that --gpu-memory and --ram describe. A real GPU with `gpu_bytes` free is limited to that."""
     if ram_bytes is not None:
-        # A system takes some of it for itself; a tenth is what is left out here.
+        # The operating system uses part of it: a tenth is assumed.
         available = ram_bytes - ram_bytes // 10
         machine = replace(machine, memory_bytes=ram_bytes, available_bytes=available, group_limit_bytes=None)
     if gpu_bytes is None:
-        return machine, wishes
+        return machine, request
     if gpu_bytes == 0:
-        return replace(machine, gpus=(), apple_gpu=None, cuda=Cuda.ABSENT), wishes
+        return replace(machine, gpus=(), apple_gpu=None, cuda=Cuda.ABSENT), request
     if machine.cuda is Cuda.USABLE and max(gpu.free_bytes for gpu in machine.gpus) >= gpu_bytes:
-        return machine, replace(wishes, gpu_memory_bytes=gpu_bytes)
-    gpu = Gpu(name="as to_json", total_bytes=gpu_bytes, free_bytes=gpu_bytes)
+        return machine, replace(request, gpu_memory_bytes=gpu_bytes)
+    gpu = Gpu(name="as described", total_bytes=gpu_bytes, free_bytes=gpu_bytes)
     imagined = replace(
         machine, gpus=(gpu,), apple_gpu=None, cuda=Cuda.USABLE, triton=True, compiler=True, lockable_bytes=None
     )
-    return imagined, wishes
+    return imagined, request
 
 
-def disk_problem(machine: "Hardware", download_bytes: int) -> str | None:
-    """That a download does not fit where checkpoints go."""
+def disk_problem(machine: Hardware, download_bytes: int) -> str | None:
+    """Return a sentence if the download does not fit on the disk of the checkpoints, else None."""
     if machine.disk_bytes is None or machine.disk_bytes >= download_bytes:
         return None
     missing = (download_bytes - machine.disk_bytes) / 1e9
-    return f"The disk of {settings.data_folder()} is {missing:.1f} GB short of the download."
+    return f"The disk of {settings.data_folder()} is {missing:.1f} GB too small for the download."
 
 
-def _told(name: str, placed: "Placement", machine: "Hardware", download_bytes: int) -> dict[str, Any]:
-    return {
-        "version": _JSON_VERSION,
-        "model": name,
-        **placed.to_json(),
-        "download_bytes": download_bytes,
-        "disk_bytes": machine.disk_bytes,
-    }
-
-
-def _drawn(name: str, placed: "Placement", columns: int) -> str:
-    lines = [f"{name}: {placed.summary}", ""]
-    if placed.gpu is not None:
-        lines += [_pictured(placed.device, placed.gpu, columns), ""]
-    lines += [_pictured("Host memory", placed.host, columns), ""]
-    lines += [*_bound_lines(placed), "", "Why:"]
-    lines += [f"{'!' if reason.is_warning else '-'} {reason.text}" for reason in placed.reasons]
+def _drawn(name: str, placement: Placement, columns: int) -> str:
+    lines = [f"{name}: {placement.summary}", ""]
+    if placement.gpu is not None:
+        lines += [_drawn_memory(placement.device, placement.gpu, columns), ""]
+    lines += [_drawn_memory("Host memory", placement.host, columns), ""]
+    lines += [*_bound_lines(placement), "", "Why:"]
+    lines += [f"{'!' if reason.is_warning else '-'} {reason.text}" for reason in placement.reasons]
     return "\n".join(lines) + "\n"
 
 
-def _pictured(title: str, share: "MemoryUse", columns: int) -> str:
-    from gptoss_cli.placement.reasons import gib
-    from gptoss_cli.terminal.memory import Part, picture
-
+def _drawn_memory(title: str, use: MemoryUse, columns: int) -> str:
     sizes = {
-        "dense": share.dense_bytes,
-        "experts": share.experts_bytes,
-        "KV cache": share.cache_bytes,
-        "working memory": share.work_bytes,
-        "free": share.free_bytes,
+        "dense": use.dense_bytes,
+        "experts": use.experts_bytes,
+        "KV cache": use.cache_bytes,
+        "working memory": use.work_bytes,
+        "free": use.free_bytes,
     }
-    parts = [Part(name, size, gib(size)) for name, size in sizes.items()]
-    room = "unknown room" if share.room_bytes is None else gib(share.room_bytes)
-    return picture(f"{title}: {gib(share.used_bytes)} of {room}", parts, columns)
+    parts = [MemoryPart(name, size, gib(size)) for name, size in sizes.items()]
+    room = "an unknown amount" if use.room_bytes is None else gib(use.room_bytes)
+    return memory_bar(f"{title}: {gib(use.used_bytes)} of {room}", parts, columns)
 
 
-def _bound_lines(placed: "Placement") -> Iterator[str]:
-    from gptoss_cli.placement.reasons import Code
-
-    bound = placed.bound
+def _bound_lines(placement: Placement) -> Iterator[str]:
+    bound = placement.bound
     reads = (
         (bound.gpu_bytes, bound.gpu_bytes_per_second, "of GPU memory"),
         (bound.link_bytes, bound.link_bytes_per_second, "over PCIe"),
         (bound.host_bytes, bound.host_bytes_per_second, "of host memory"),
     )
     slower = ", far fewer while weights come from the disk"
-    beyond = slower if any(reason.code is Code.FROM_DISK for reason in placed.reasons) else ""
-    yield f"At most {bound.tokens_per_second:.1f} tokens/s{beyond}. A token reads, dense weights in {placed.dense}:"
-    for size, speed, where in reads:
+    beyond = slower if any(reason.code is Code.FROM_DISK for reason in placement.reasons) else ""
+    dense = f"Each token reads, with dense weights in {placement.dense}:"
+    yield f"At most {bound.tokens_per_second:.1f} tokens/s{beyond}. {dense}"
+    for size, speed, memory in reads:
         if size:
-            yield f"  {size / 1e9:.2f} GB {where}, {speed / 1e9:.0f} GB/s assumed"
+            yield f"  {size / 1e9:.2f} GB {memory}, {speed / 1e9:.0f} GB/s assumed"
 
 
-def _about_disk(machine: "Hardware", download_bytes: int, problem: str | None) -> str:
+def _about_disk(machine: Hardware, download_bytes: int, problem: str | None) -> str:
     if not download_bytes:
         return ""
-    free = "" if machine.disk_bytes is None else f"; {machine.disk_bytes / 1e9:.1f} GB of disk are free"
+    free = "" if machine.disk_bytes is None else f"; {machine.disk_bytes / 1e9:.1f} GB of disk space are free"
     warning = f"! {problem}\n" if problem else ""
-    return f"\nTo be downloaded: {download_bytes / 1e9:.1f} GB{free}.\n{warning}"
+    return f"\nTo download: {download_bytes / 1e9:.1f} GB{free}.\n{warning}"

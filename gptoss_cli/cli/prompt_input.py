@@ -1,104 +1,138 @@
-"""Makes the prompt from words, files and a pipe. Reads no more of anything than some context could hold."""
+"""The input of a turn: a prompt from words, files and a pipe, instructions, and the request made from options.
+
+Reads no more of anything than some context could hold.
+"""
 
 import codecs
-import json
 import os
 import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, Final
 
-from gptoss_cli.cli.definition import LONGEST_CONTEXT_TOKENS
+from gptoss_cli.chat.request import ChatRequest
+from gptoss_cli.chat.turn_settings import TurnSettings
+from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
 from gptoss_cli.errors import ResourceError, UsageError
+from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
 
-if TYPE_CHECKING:
-    from gptoss_cli.harmony.structured_output import OutputFormat
+# A token has up to 128 bytes, but text averages four per token: more than this fits no context.
+_LARGEST_INPUT_BYTES: Final = LONGEST_CONTEXT_TOKENS * 32
+_LARGEST_INSTRUCTIONS_BYTES: Final = 1 << 20
+# Input with more undecodable characters than this, per thousand, is binary.
+_BINARY_PER_MILLE: Final = 100
+_BYTE_ORDER_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# Surrogates, except those that Python makes of bytes it cannot decode.
+_SURROGATES: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+# Paths of pipes that a shell has opened: they have a writer, while any other pipe may never get one.
+_OPEN_PIPES: Final = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
-# No token of the vocabulary is longer than 128 bytes, but text averages four: what is over this fits no context.
-_LARGEST_INPUT_BYTES = LONGEST_CONTEXT_TOKENS * 32
-# Bytes that are no text, of a thousand, from which a pipe is taken for binary.
-_BINARY_PER_MILLE = 100
-_BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-# Surrogates but those that Python makes of bytes it cannot decode.
-_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
-# A shell hands these over for a pipe that has a writer; any other pipe might never get one.
-_OPEN_ALREADY = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
+def prompt_text(words: Sequence[str], console: Console, *, files: Sequence[Path] = ()) -> str:
+    """Return the prompt: the words, then each file and the piped text in a code fence that they cannot close.
 
-def prompt_text(words: list[str], console: Console, *, files: Sequence[Path] = ()) -> str:
-    """The prompt: the words, then each file and the piped text in a fence it cannot close.
-
-    Piped text alone is the prompt as it is. Raises UsageError if there is nothing to ask, a file cannot be read or
-    what was read is no text; ResourceError if it fits no context.
+    Piped text alone is the prompt as it is. Raises UsageError if there is no prompt, a file cannot be read or input is
+    not text; ResourceError if input fits no context.
     """
-    asked = "" if words == ["-"] else whole_characters(" ".join(words))
+    asked = "" if list(words) == ["-"] else valid_text(" ".join(words))
     attached = [attachment(file, console) for file in files]
-    piped = _piped_text(console) if words == ["-"] or not console.reads_terminal else ""
+    piped = _piped_text(console) if list(words) == ["-"] or not console.reads_terminal else ""
     asked, piped = (text if text.strip() else "" for text in (asked, piped))
     if not (asked or attached or piped):
-        raise UsageError('There is no prompt. Try: gptoss ask "Why is the sky blue?", or pipe a text into it.')
+        raise UsageError('There is no prompt. Try: gptoss ask "Why is the sky blue?", or pipe text into it.')
     if not (asked or attached):
         return piped
     return "\n\n".join(part for part in (asked, *attached, _fenced(piped) if piped else "") if part)
 
 
 def attachment(file: Path, console: Console) -> str:
-    """The text in `file`, under its name and in a fence it cannot close. Raises what read_text_file raises."""
-    return f"{_shown(file)}:\n{_fenced(read_text_file(file, console))}"
+    """Return the text of `file` below its name, in a code fence that it cannot close. Raises as `read_text_file`."""
+    return f"{printable_path(file)}:\n{_fenced(read_text_file(file, console))}"
 
 
 def read_text_file(file: Path, console: Console) -> str:
-    """The text in `file`. Raises UsageError naming it, also for a folder, a device, or a pipe without a writer."""
+    """Return the text of `file`.
+
+    Raises UsageError that names it, also for a folder, a device, or a pipe without a writer.
+    """
     try:
         with _open_regular(file) as stream:
             data = stream.read(_LARGEST_INPUT_BYTES + 1)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        raise UsageError(f"{_shown(file)} cannot be read: {reason}.") from exc
-    return _text(data, _shown(file), console)
+        raise UsageError(f"{printable_path(file)} cannot be read: {reason}.") from exc
+    return _decoded(data, printable_path(file), console)
 
 
-def answer_form(schema: str | None, choice: str | None, console: Console) -> "OutputFormat | None":
-    """The form that --schema (JSON, or a file of it) or --choice (words between commas) demands; None without either.
-
-    Raises UsageError for what is no schema or no choice, or cannot be held to.
-    """
-    if schema is not None:
-        text = schema if schema.lstrip().startswith("{") else read_text_file(Path(schema), console)
-        try:
-            wanted = json.loads(whole_characters(text))
-        except (ValueError, RecursionError) as exc:
-            raise UsageError(f"--schema is not JSON: {exc}. Give a JSON Schema, or a file with one.") from exc
-        if not isinstance(wanted, dict):
-            raise UsageError("--schema should be a JSON object. Give a JSON Schema, or a file with one.")
-        from gptoss_cli.harmony.structured_output import OutputFormat
-
-        return OutputFormat.of_schema(wanted)
-    if choice is not None:
-        choices = list(dict.fromkeys(whole_characters(each.strip()) for each in choice.split(",")))
-        if not all(choices):
-            raise UsageError("--choice has an empty choice. Write them with commas between: --choice yes,no")
-        from gptoss_cli.harmony.structured_output import OutputFormat
-
-        return OutputFormat.of_choices(choices)
-    return None
+def instructions_text(value: str | None) -> str | None:
+    """Return instructions: the text `value` itself, or the content of FILE for `@FILE`. Raises UsageError."""
+    if value is None or not value.startswith("@"):
+        return value
+    file = Path(value[1:]).expanduser()
+    try:
+        if not file.is_file():
+            raise UsageError(f"There is no file {printable_path(file)} to read instructions from. Check @FILE.")
+        if file.stat().st_size > _LARGEST_INSTRUCTIONS_BYTES:
+            raise UsageError(f"{printable_path(file)} is over 1 MiB, which is too long for instructions. Shorten it.")
+        return file.read_text("utf-8", "replace")
+    except OSError as exc:
+        raise UsageError(f"{printable_path(file)} cannot be read: {exc.strerror}. Check @FILE.") from exc
 
 
-def whole_characters(text: str) -> str:
-    """`text` with what is no character replaced: bytes that were no UTF-8, and halves that Windows may give."""
-    text = _HALVES.sub("\ufffd", text)
+def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
+    """Return the request that the options describe. Raises UsageError for options that contradict each other."""
+    return ChatRequest(
+        model=options.model,
+        placement=PlacementRequest(
+            execution=options.execution,
+            device=options.device,
+            gpu_memory_bytes=options.gpu_memory,
+            context_tokens=options.context,
+            dtype=options.dtype,
+            dense=options.dense,
+            activations=options.activations,
+            threads=options.threads,
+        ),
+        instructions=instructions_text(options.instructions),
+        effort=options.effort,
+        settings=TurnSettings(
+            seed=options.seed,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
+            max_tokens=options.max_tokens,
+            think_budget=options.think_budget,
+            free_headers=options.free_headers,
+        ),
+        prefix_cache=not options.no_prefix_cache,
+        every_reason=console.reads_terminal,
+    )
+
+
+def valid_text(text: str) -> str:
+    """Return `text` with U+FFFD for each surrogate: bytes that are not UTF-8, and halves that Windows may pass."""
+    text = _SURROGATES.sub("\ufffd", text)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def printable_path(file: Path) -> str:
+    """Return the path as text that can be encoded."""
+    return valid_text(os.fspath(file))
 
 
 def _open_regular(file: Path) -> BinaryIO:
     path = os.fspath(file.expanduser())
-    # Without O_NONBLOCK opening a pipe waits for its writer. Windows has neither the flag nor such pipes.
+    # Without O_NONBLOCK, opening a pipe waits for its writer. Windows has neither the flag nor such pipes.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         kind = os.fstat(handle).st_mode
-        if stat.S_ISFIFO(kind) and path.startswith(_OPEN_ALREADY):
+        if stat.S_ISFIFO(kind) and path.startswith(_OPEN_PIPES):
             os.set_blocking(handle, True)
         elif not stat.S_ISREG(kind):
             raise OSError(0, "it is a folder" if stat.S_ISDIR(kind) else "it is not a regular file")
@@ -113,13 +147,13 @@ def _piped_text(console: Console) -> str:
         data = console.stdin.buffer.read(_LARGEST_INPUT_BYTES + 1) if console.stdin else b""
     except OSError as exc:
         raise UsageError(f"stdin cannot be read: {exc.strerror or exc}.") from exc
-    return _text(data, "What was piped in", console)
+    return _decoded(data, "The piped input", console)
 
 
-def _text(data: bytes, name: str, console: Console) -> str:
+def _decoded(data: bytes, name: str, console: Console) -> str:
     if len(data) > _LARGEST_INPUT_BYTES:
         limit = f"{_LARGEST_INPUT_BYTES // 2**20} MiB"
-        raise ResourceError(f"{name} is over {limit}: more than any model's context holds. Give less of it.")
+        raise ResourceError(f"{name} is over {limit}, more than the context of any model holds. Shorten it.")
     encoding = "utf-8"
     for mark, marked in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
@@ -128,9 +162,9 @@ def _text(data: bytes, name: str, console: Console) -> str:
     text = data.decode(encoding, "replace")
     broken = text.count("\ufffd") + text.count("\0")
     if broken * 1000 > len(text) * _BINARY_PER_MILLE:
-        raise UsageError(f"{name} is not text. Give UTF-8 or UTF-16 text to gptoss ask.")
+        raise UsageError(f"{name} is not text. Give gptoss UTF-8 or UTF-16 text.")
     if broken:
-        console.notice(f"{name} is not all UTF-8: {broken} characters of it may be wrong.")
+        console.notice(f"{name} is not all UTF-8: {broken} of its characters may be wrong.")
     return text
 
 
@@ -138,7 +172,3 @@ def _fenced(text: str) -> str:
     longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join((fence, text.rstrip("\n"), fence))
-
-
-def _shown(file: Path) -> str:
-    return whole_characters(os.fspath(file))

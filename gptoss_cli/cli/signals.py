@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as requests to stop in order. An exception could strike in the middle of a cache update."""
+"""Ctrl-C and SIGTERM as requests to stop. An exception of them could come in the middle of a cache update."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from gptoss_cli.errors import ExitStatus
 def stopping(stop: Callable[[], None]) -> Iterator[None]:
     """Within the block, call `stop` for each Ctrl-C and SIGTERM instead of raising.
 
-    `stop` may only set a flag. When the block is left after a SIGTERM the program ends: SystemExit is raised.
+    `stop` may only set a flag. After a SIGTERM the end of the block raises SystemExit, which ends the program.
     """
     received = set[int]()
 

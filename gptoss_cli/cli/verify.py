@@ -1,158 +1,136 @@
-"""`gptoss verify`: proves a checkpoint again, offline."""
+"""`gptoss verify`: check the files of installed models, offline."""
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from gptoss_cli.cli.checkpoints import stopping, write_json
-from gptoss_cli.cli.definition import command
-from gptoss_cli.errors import IntegrityError, NotInstalledError
+from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.checkpoint.folder import weights_folder
+from gptoss_cli.checkpoint.header import check_tensors
+from gptoss_cli.checkpoint.manifest import CheckpointFile, now, write_manifest
+from gptoss_cli.checkpoint.store import ModelLocation, find_location, locations
+from gptoss_cli.checkpoint.verify import cached_files, find_wrong_files
+from gptoss_cli.cli.json_output import write_json
+from gptoss_cli.cli.signals import stopping
+from gptoss_cli.demo.unpack import demo_checkpoint
+from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
+from gptoss_cli.placement.model_config import load_config
+from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from gptoss_cli.terminal.console import Console
-
-if TYPE_CHECKING:
-    from gptoss_cli.checkpoint.manifest import CheckpointFile
-    from gptoss_cli.checkpoint.store import ModelLocation
-
-
-@command
-def verify(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="[20b|120b|OWNER/NAME|PATH]", help="What to prove; all that is installed."),
-    ] = None,
-    *,
-    quick: Annotated[bool, typer.Option("--quick", help="Sizes, headers and shapes only: no digests.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    console: Console,
-) -> None:
-    """Prove a checkpoint, without the network.
-
-    Every file's digest, then headers, index and shapes against what the config demands. A bit flipped in a weight is
-    found by its digest only, so --quick does not see it.
-    """
-    subjects = [_find(model)] if model is not None else _installed()
-    reports = []
-    for subject in subjects:
-        proven = 0 if quick else _check_digests(subject, console)
-        tensors = _check_shapes(subject, console)
-        if proven and subject.place is not None:
-            _record(subject.place)
-        reports.append(_report(subject, proven, tensors))
-        if not as_json:
-            _say(subject, proven, tensors, console)
-    if as_json:
-        write_json({"models": reports}, console)
+from gptoss_cli.terminal.progress import FileProgress
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
-    """A checkpoint to prove; `files` is empty where nobody recorded what its files should be."""
+class _Checkpoint:
+    """A checkpoint to verify; `files` is empty if the digests of its files are unknown."""
 
     name: str
     folder: Path
-    files: "tuple[CheckpointFile, ...]"
-    place: "ModelLocation | None"
+    files: tuple[CheckpointFile, ...]
+    location: ModelLocation | None
     remedy: str
 
 
-def _find(name: str) -> _Subject:
-    """Raises UsageError, NotInstalledError, or IntegrityError if its records or sizes are wrong."""
-    from gptoss_cli.checkpoint import catalog, store
-    from gptoss_cli.checkpoint.store import find_location
-    from gptoss_cli.checkpoint.verify import cached_files
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """The counts of a verified checkpoint; `verified_files` is 0 if digests were not checked."""
 
+    checkpoint: _Checkpoint
+    verified_files: int
+    tensors: int
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "model": self.checkpoint.name,
+            "folder": str(self.checkpoint.folder),
+            "files_proven": self.verified_files,
+            "bytes_proven": sum(file.size_bytes for file in self.checkpoint.files) if self.verified_files else 0,
+            "tensors": self.tensors,
+        }
+
+    def line(self, *, quick: bool) -> str:
+        shapes = f"names and shapes of {self.tensors} tensors are right"
+        if self.verified_files:
+            words = f"{self.verified_files} files have the right digest; {shapes}"
+        else:
+            words = f"{shapes}; their digests {'were not checked' if quick else 'are not known'}"
+        return f"{self.checkpoint.name}: {words}. {self.checkpoint.folder}\n"
+
+
+def run_verify(model: str | None, console: Console, *, quick: bool, as_json: bool) -> None:
+    """Run `gptoss verify`; None verifies every installed model. Raises IntegrityError for the first wrong file."""
+    reports = []
+    for checkpoint in [_find(model)] if model is not None else _installed():
+        verified_files = 0 if quick else _check_digests(checkpoint, console)
+        report = _Report(checkpoint, verified_files, _check_shapes(checkpoint, console))
+        if verified_files and checkpoint.location is not None:
+            _record_time(checkpoint.location)
+        reports.append(report)
+        if not as_json:
+            console.out(report.line(quick=quick))
+    if as_json:
+        write_json({"models": [report.to_json() for report in reports]}, console, indent=2)
+
+
+def _find(name: str) -> _Checkpoint:
+    """Raise UsageError, NotInstalledError, or IntegrityError if its records or sizes are wrong."""
     if catalog.find_model(name) is catalog.DEMO:
-        from gptoss_cli.demo.unpack import demo_checkpoint
-
-        return _Subject(name, demo_checkpoint(), (), None, "Delete that folder: it is made again")
+        return _Checkpoint(name, demo_checkpoint(), (), None, "Delete that folder: it is made again")
     folder = store.find_checkpoint(name)
     remedy = "Get it again from where it came"
     if not Path(name).expanduser().is_dir():
-        place = find_location(name)
-        if folder == place.folder:
-            manifest = place.manifest()
-            assert manifest is not None, "what is installed has a manifest"
-            return _Subject(place.name, folder, manifest.files, place, f"Run: gptoss download {place.short_name}")
-        name, remedy = place.name, f"Delete it, and run: gptoss download {place.short_name}"
-    files = tuple(cached_files(folder))
-    return _Subject(name, folder, files, None, remedy)
+        location = find_location(name)
+        if folder == location.folder:
+            manifest = location.manifest()
+            assert manifest is not None, "an installed model has a manifest"
+            remedy = f"Run: gptoss download {location.short_name}"
+            return _Checkpoint(location.name, folder, manifest.files, location, remedy)
+        name, remedy = location.name, f"Delete it, and run: gptoss download {location.short_name}"
+    return _Checkpoint(name, folder, tuple(cached_files(folder)), None, remedy)
 
 
-def _installed() -> list[_Subject]:
-    from gptoss_cli.checkpoint import store
-    from gptoss_cli.checkpoint.store import locations
-
-    names = dict.fromkeys([*store.installed(), *(place.short_name for place in locations() if place.manifest())])
-    subjects = {subject.folder: subject for subject in map(_find, names)}
-    if not subjects:
-        raise NotInstalledError("No model is downloaded. Run: gptoss download 20b")
-    return list(subjects.values())
+def _installed() -> Iterator[_Checkpoint]:
+    names = dict.fromkeys([*store.installed(), *(each.short_name for each in locations() if each.manifest())])
+    checkpoints = {checkpoint.folder: checkpoint for checkpoint in map(_find, names)}
+    if not checkpoints:
+        raise NotInstalledError("No model is downloaded", Hint.DOWNLOAD, subject="20b")
+    yield from checkpoints.values()
 
 
-def _check_digests(subject: _Subject, console: Console) -> int:
-    """How many files have the right digest. Raises IntegrityError naming one that has not."""
-    from gptoss_cli.checkpoint.verify import find_wrong_files
-    from gptoss_cli.terminal.progress import FileProgress
-
-    if not subject.files:
-        console.notice(f"Nobody recorded the digests of {subject.folder}: headers and shapes are checked only.")
+def _check_digests(checkpoint: _Checkpoint, console: Console) -> int:
+    """Return the number of files with the right digest. Raises IntegrityError that names one with a wrong digest."""
+    if not checkpoint.files:
+        console.notice(f"The digests of {checkpoint.folder} are not known: only headers and shapes are checked.")
         return 0
-    total_bytes = sum(file.size_bytes for file in subject.files)
-    with stopping() as stop, FileProgress(console, total_bytes, done="read") as watcher:
-        wrong = find_wrong_files(subject.folder, subject.files, watcher, stop)
+    stop, total_bytes = threading.Event(), sum(file.size_bytes for file in checkpoint.files)
+    with stopping(stop.set), FileProgress(console, total_bytes, done="read") as progress:
+        wrong = find_wrong_files(checkpoint.folder, checkpoint.files, progress, stop)
     if wrong:
         name, digest = next(iter(wrong.items()))
-        owner = next((file.name for file in subject.files if file.digest.hex == digest), None)
-        what = f"is really {owner}" if owner else "has the wrong digest"
+        owner = next((file.name for file in checkpoint.files if file.digest.hex == digest), None)
+        problem = f"is really {owner}" if owner else "has the wrong digest"
         others = f", and {len(wrong) - 1} more are wrong" if len(wrong) > 1 else ""
-        raise IntegrityError(f"{subject.folder / name} {what}{others}. {subject.remedy}")
-    return len(subject.files)
+        raise IntegrityError(f"{checkpoint.folder / name} {problem}{others}. {checkpoint.remedy}")
+    return len(checkpoint.files)
 
 
-def _check_shapes(subject: _Subject, console: Console) -> int:
-    """How many tensors there are, all as the config demands. Raises IntegrityError, or NotInstalledError."""
-    from gptoss_cli.checkpoint.folder import weights_folder
-    from gptoss_cli.checkpoint.header import check_tensors
-    from gptoss_cli.placement.model_config import load_config
-    from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
-
-    folder = weights_folder(subject.folder)
+def _check_shapes(checkpoint: _Checkpoint, console: Console) -> int:
+    """Return the number of tensors, all as the config requires. Raises IntegrityError or NotInstalledError."""
+    folder = weights_folder(checkpoint.folder)
     config = load_config(folder / "config.json")
-    layouts = [
-        {name: (spec.dtype, spec.shape) for name, spec in expected_tensors(config, layout).items()} for layout in Layout
-    ]
-    tensors, unexpected = check_tensors(folder, layouts)
-    if unexpected:
-        first = ascii(unexpected[0])[:80]
-        console.notice(f"{folder}: {len(unexpected)} tensors are not gpt-oss's and will be ignored, first {first}.")
-    return tensors
+    checked = check_tensors(folder, [expected_tensors(config, layout) for layout in Layout])
+    if checked.unexpected:
+        first = ascii(checked.unexpected[0])[:80]
+        count = len(checked.unexpected)
+        console.notice(f"{folder}: {count} tensors are not part of gpt-oss and are ignored, first {first}.")
+    return len(checked.files)
 
 
-def _record(place: "ModelLocation") -> None:
-    """When it was proven; a folder that cannot be written stays as it is."""
-    from contextlib import suppress
-    from dataclasses import replace
-
-    from gptoss_cli.checkpoint.manifest import now, write_manifest
-
-    manifest = place.manifest()
+def _record_time(location: ModelLocation) -> None:
+    """Write the time of verification to the manifest. A folder that cannot be written stays as it is."""
+    manifest = location.manifest()
     if manifest is not None:
         with suppress(OSError):
-            write_manifest(place.manifest_path, replace(manifest, verified=now()))
-
-
-def _report(subject: _Subject, proven: int, tensors: int) -> dict[str, object]:
-    return {
-        "model": subject.name,
-        "folder": str(subject.folder),
-        "files_proven": proven,
-        "bytes_proven": sum(file.size_bytes for file in subject.files) if proven else 0,
-        "tensors": tensors,
-    }
-
-
-def _say(subject: _Subject, proven: int, tensors: int, console: Console) -> None:
-    digests = f"{proven} files have the right digest" if proven else "no digest was looked at"
-    console.answer(f"{subject.name}: {digests}; {tensors} tensors have the right shape. {subject.folder}\n")
+            write_manifest(location.manifest_path, replace(manifest, verified=now()))

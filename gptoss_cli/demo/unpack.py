@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors import deserialize
 
 from gptoss_cli.errors import ResourceError
+from gptoss_cli.files import safetensors_header
 from gptoss_cli.settings import cache_folder
 
 WEIGHTS = "model.safetensors"
@@ -143,14 +144,7 @@ def _from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 def _write_safetensors(tensors: dict[str, Any], path: Path) -> None:
     """Write a safetensors file. The library writes bfloat16 only through torch, which this module does without."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in tensors.items():
-        start, end = end, end + len(tensor["data"])
-        header[name] = {"dtype": tensor["dtype"], "shape": tensor["shape"], "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            file.write(tensor["data"])
+        file.write(safetensors_header({name: (part["dtype"], tuple(part["shape"])) for name, part in tensors.items()}))
+        for part in tensors.values():
+            file.write(part["data"])

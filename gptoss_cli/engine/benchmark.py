@@ -1,4 +1,7 @@
-"""How fast a generator is here, against how fast this machine reads memory in the same minutes."""
+"""The benchmark of a generator: prefill and decode rates, and the memory bandwidth that limits decode.
+
+The bandwidth is measured after each decode, because other programs change it from minute to minute.
+"""
 
 import os
 import statistics
@@ -6,45 +9,49 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels.cpu import CpuKernels
-from gptoss_cli.engine.kernels.native_library import WatchedNative
+from gptoss_cli.engine.kernels.native_library import TimedNative
 from gptoss_cli.engine.profiling import OperationTime, calls_for_token, decode_bytes, time_operations
 from gptoss_cli.generation import Sampling
 
-_BUFFER_BYTES = 512 * 2**20  # far more than any cache holds
+_BUFFER_BYTES = 512 * 2**20  # larger than any processor's cache
 _READS = 3
-_ORDINARY_IDS = 199_998
-_WARM_TOKENS = 8
+_WARM_UP_TOKENS = 8
 _CHUNK_TOKENS = 512
 _GREEDY = Sampling(seed=0, temperature=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Several measurements of one thing."""
+    """The median and range of several measurements."""
 
     median: float
     lowest: float
     highest: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
+    def of(cls, values: Sequence[float]) -> Self:
+        """Summarize `values`."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Rates in tokens a second, bandwidth in bytes a second, shares of 1.
+    """The results of a benchmark. Rates are in tokens per second, bandwidth in bytes per second.
 
-    `bandwidth_share` is of the bandwidth that was measured right after each decode. `outside_share` is how much of
-    decoding is not spent in the native kernels, None without them. `process_age_seconds` at the first token, and
-    `anonymous_bytes`, memory that is no mapped file, are None where the system does not tell; so is `gpu_bytes`, the
-    most that was allocated, without a GPU, and `expert_hit_rate` where all experts are in its memory. `operations` are
-    those of a token after the prompt, None if they were not wanted.
+    - `bandwidth_share`: the fraction of the bandwidth, measured after each decode, that the decode reached
+    - `token_bytes`: the bytes of weights that one token reads
+    - `outside_share`: the fraction of decode time outside the native kernels; None without native kernels
+    - `process_age_seconds`: the age of the process at its first token; None if the system does not report it
+    - `anonymous_bytes`: memory other than mapped files; None if the system does not report it
+    - `gpu_bytes`: the largest allocation on the GPU; None without a GPU
+    - `expert_hit_rate`: see TokenGenerator.expert_hit_rate
+    - `operations`: the times of a token after the prompt; None if they were not requested
     """
 
     prompt_tokens: int
@@ -70,18 +77,18 @@ def measure(
     generated_tokens: int,
     repetitions: int,
     operations: bool,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> Benchmark:
-    """Measure `generator`; `say` is told what is being done. Raises ResourceError if the context is too short."""
-    say("Reading a first prompt")
+    """Measure `generator`. `progress` is called with each step. Raises ResourceError if the context is too short."""
+    progress("Reading a first prompt")
     _decode_seconds(generator, _prompt(generator, 10, 0), 1)
     age = _process_age_seconds()
-    _decode_seconds(generator, _prompt(generator, prompt_tokens, 1), _WARM_TOKENS)
+    _decode_seconds(generator, _prompt(generator, prompt_tokens, 1), _WARM_UP_TOKENS)
     memory = _anonymous_bytes()
     buffer = torch.ones(_BUFFER_BYTES // 8, dtype=torch.int64, device=generator.model.device)
     prefill, decode, bandwidth = [], [], []
     for number in range(repetitions):
-        say(f"Measuring, {number + 1} of {repetitions}")
+        progress(f"Measuring, {number + 1} of {repetitions}")
         read_seconds, seconds = _decode_seconds(
             generator, _prompt(generator, prompt_tokens, number + 2), generated_tokens
         )
@@ -108,60 +115,61 @@ def measure(
 
 
 def _prompt(generator: Generator, tokens: int, number: int) -> list[int]:
-    """Ids of which no two prompts begin alike."""
-    most = min(generator.config.vocabulary_size, _ORDINARY_IDS)
-    return [(number * 7919 + index * 104_729) % most for index in range(tokens)]
+    """Return prompt `number`. No two prompts have a common prefix, which would not be read again."""
+    size = generator.config.vocabulary_size
+    return [(number * 7919 + index * 104_729) % size for index in range(tokens)]
 
 
 def _decode_seconds(generator: Generator, ids: list[int], tokens: int) -> tuple[float, float]:
-    """How long it takes to read `ids`, and then to run `tokens` new ones."""
-    began = time.perf_counter()
+    """Return the seconds for reading `ids`, and for decoding `tokens` tokens after them."""
+    start = time.perf_counter()
     list(generator.prefill(ids))
     if generator.model.device.type == "cuda":
         torch.cuda.synchronize(generator.model.device)
-    read = time.perf_counter()
+    prefilled = time.perf_counter()
     new = generator.decode(_GREEDY, stop_ids=(), banned_ids=(), max_tokens=tokens + 1)
-    next(new)  # drawn from what prefill left
+    next(new)  # drawn from the logits of the prefill
     first = time.perf_counter()
     for _ in new:
         pass
-    return read - began, time.perf_counter() - first
+    return prefilled - start, time.perf_counter() - first
 
 
 def _bandwidth(generator: Generator, buffer: torch.Tensor) -> float:
-    """Bytes a second, the best of a few reads of `buffer`."""
+    """Return the bytes per second of the fastest of a few reads of `buffer`."""
     kernels = generator.model.kernels
 
     def read() -> None:
         if isinstance(kernels, CpuKernels):
-            kernels.native.read(buffer.data_ptr(), buffer.numel(), torch.get_num_threads())
+            kernels.native.read(buffer.data_ptr(), buffer.numel(), kernels.threads)
         else:
-            buffer.sum().item()  # which waits for a GPU
+            buffer.sum().item()  # waits for a GPU
 
     seconds = []
     for _ in range(_READS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         read()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return buffer.nbytes / min(seconds)
 
 
 def _outside_share(generator: Generator, tokens: int) -> float | None:
+    """Decode once more with a library that times its functions."""
     kernels = generator.model.kernels
     if not isinstance(kernels, CpuKernels):
         return None
     native = kernels.native
-    watched = WatchedNative(native.path)
+    timed = TimedNative(native.path)
     ids = _prompt(generator, 10, 0)
     list(generator.prefill(ids))
     try:
         new = generator.decode(_GREEDY, stop_ids=(), banned_ids=(), max_tokens=tokens + 1)
         next(new)
-        kernels.native = watched
-        began = time.perf_counter()
+        kernels.native = timed
+        start = time.perf_counter()
         for _ in new:
             pass
-        return 1 - watched.seconds / (time.perf_counter() - began)
+        return 1 - timed.seconds / (time.perf_counter() - start)
     finally:
         kernels.native = native
 
@@ -175,7 +183,7 @@ def _operations(generator: Generator, prompt_tokens: int) -> list[OperationTime]
 
 
 def _process_age_seconds() -> float | None:
-    """Since when this process runs (Linux, proc(5): field 22 of stat, in clock ticks after the boot)."""
+    """Return the age of this process (Linux, proc(5): field 22 of stat is its start in clock ticks after boot)."""
     try:
         fields = Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()
         up = float(Path("/proc/uptime").read_text("utf-8").split()[0])
@@ -185,7 +193,7 @@ def _process_age_seconds() -> float | None:
 
 
 def _anonymous_bytes() -> int | None:
-    """This process's memory that is no mapped file (Linux, proc(5): RssAnon)."""
+    """Return the memory of this process other than mapped files (Linux, proc(5): RssAnon)."""
     try:
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     except OSError:

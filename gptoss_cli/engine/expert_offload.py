@@ -1,7 +1,14 @@
-"""The experts' weights: as a checkpoint holds them, and where they lie for a GPU.
+"""The weights of experts: packed as in a checkpoint, or placed for a GPU, in its memory and in pinned host memory.
 
-What does not fit on the GPU is pinned in host memory, where the GPU's kernels read it over the link. An expert that is
-used much changes places with one that is used little.
+Kernels read experts in host memory over PCIe. `ExpertCache` moves the experts that are used most to the GPU.
+
+    6 experts, 2 of them resident, after expert 4 was swapped with expert 1:
+
+    expert               0   1   2   3   4   5
+    row in GPU's half    0               1
+    row in host's half       2   0   1       3
+
+Kernels find either half through a table of offsets from the start of the GPU's half.
 """
 
 import ctypes
@@ -9,21 +16,22 @@ import sys
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from gptoss_cli.errors import ResourceError
+from gptoss_cli.errors import Hint, ResourceError
+from gptoss_cli.placement.model_config import BLOCK_BYTES
 
-_BLOCK_BYTES = 16
 _PORTABLE_AND_MAPPED = 1 | 2  # flags of cudaHostRegister
-# An expert on the host must be wanted this much more often than one on the GPU to take its place.
-_WORTH_A_SWAP = 2
+# An expert on the host must be used this many times as often as one on the GPU to replace it.
+_MIN_GAIN = 2
 
 
 @dataclass(frozen=True, slots=True)
 class PackedExperts:
-    """One matrix per expert in MXFP4 (OCP MX v1.0): element j of a block is the low nibble of byte j // 2 if j is even.
+    """One MXFP4 matrix per expert (OCP MX v1.0): element j of a block is the low nibble of byte j // 2 if j is even.
 
     blocks [E, rows, G, 16] u8, scales [E, rows, G] u8 (E8M0, bias 127), bias [E, rows] bf16.
     """
@@ -34,19 +42,50 @@ class PackedExperts:
 
     @property
     def nbytes(self) -> int:
-        """Of blocks and scales."""
+        """The bytes of blocks and scales."""
         return self.blocks.nbytes + self.scales.nbytes
 
-    def some(self, which: Tensor | slice) -> "PackedExperts":
-        """Those experts alone."""
-        return PackedExperts(self.blocks[which], self.scales[which], self.bias[which])
+    def select(self, experts: Tensor | slice) -> Self:
+        """Return only `experts`."""
+        return type(self)(self.blocks[experts], self.scales[experts], self.bias[experts])
+
+
+class _SplitTensor:
+    """A tensor [E, ...] u8 in two halves: the first rows on the device, the rest in pinned host memory."""
+
+    def __init__(self, whole: Tensor, device: torch.device, resident: int, *, unit: int) -> None:
+        """Split after `resident` rows. Offsets are multiples of `unit` bytes."""
+        self._device = whole[:resident].to(device, copy=True)
+        self._host = _pinned(whole[resident:], device)
+        self._unit = unit
+        self._host_address = _device_address(self._host, device)
+        # An empty tensor has no address to count from.
+        self.base = self._device if resident else torch.zeros(BLOCK_BYTES, dtype=torch.uint8, device=device)
+
+    def half(self, on_device: bool) -> Tensor:
+        return self._device if on_device else self._host
+
+    def offset(self, on_device: bool, slot: int) -> int:
+        """Return the distance of a row from `base` in units, as a GPU sees the addresses."""
+        half = self.half(on_device)
+        first = half.data_ptr() if on_device else self._host_address
+        distance = first + slot * half.stride(0) - self.base.data_ptr()
+        assert distance % self._unit == 0, "allocations are aligned to more than a block"
+        return distance // self._unit
+
+    def swap(self, device_slot: int, host_slot: int) -> None:
+        """Exchange a row on the device with one in host memory, after everything that was queued before."""
+        outgoing = self._device[device_slot].clone()
+        self._device[device_slot].copy_(self._host[host_slot])
+        self._host[host_slot].copy_(outgoing)
 
 
 class PlacedExperts:
-    """PackedExperts of a GPU: those in its memory, and the others pinned in the host's. The bias [E, rows] is there.
+    """PackedExperts for a GPU: some in its memory, the others pinned in host memory. The bias [E, rows] is on the GPU.
 
-    Kernels find expert e's blocks `block_places[e]` times 16 bytes after the first of the GPU's own, and its scales
-    `scale_places[e]` bytes after the first of those [E] int64; `uses` [E] int32 is counted by the kernels.
+    Kernels read the blocks of expert e `block_offsets[e]` times 16 bytes after the start of the GPU's half, and its
+    scales at `scale_offsets[e]` bytes from the start of theirs, both [E] int64. They count in `uses` [E] int32 how
+    often each expert was chosen.
     """
 
     def __init__(self, packed: PackedExperts, device: torch.device, resident: int) -> None:
@@ -54,86 +93,53 @@ class PlacedExperts:
         self.device = device
         self.bias = packed.bias.to(device)
         self.uses = torch.zeros(len(packed.bias), dtype=torch.int32, device=device)
-        self._blocks = _Halves(packed.blocks, device, resident, unit=_BLOCK_BYTES)
-        self._scales = _Halves(packed.scales, device, resident, unit=1)
-        # On which side each expert is, and in which of its slots.
+        self._blocks = _SplitTensor(packed.blocks, device, resident, unit=BLOCK_BYTES)
+        self._scales = _SplitTensor(packed.scales, device, resident, unit=1)
+        # For each expert: whether it is on the device, and its slot in that half.
         self._slots = [(e < resident, e if e < resident else e - resident) for e in range(len(packed.bias))]
-        self._tables = [self._table(part) for part in (self._blocks, self._scales)]
+        self._offsets = [self._offset_table(part) for part in (self._blocks, self._scales)]
         self.nbytes = packed.nbytes
 
     @property
-    def device_bytes(self) -> int:
-        """Of `nbytes`, what is in the GPU's memory; and the bias."""
-        return self._blocks.side(True).nbytes + self._scales.side(True).nbytes + self.bias.nbytes
-
-    @property
     def addresses(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """block_places, scale_places, and what they count from: blocks as int32 words, scales as bytes."""
-        return *self._tables, self._blocks.base.view(torch.int32), self._scales.base  # type: ignore[return-value]
+        """block_offsets, scale_offsets, and the tensors that they count from: blocks as int32 words, scales as u8."""
+        return *self._offsets, self._blocks.base.view(torch.int32), self._scales.base  # type: ignore[return-value]
 
     @property
     def resident(self) -> list[bool]:
-        """Of each expert whether it is in the GPU's memory."""
+        """For each expert whether it is in the GPU's memory."""
         return [on_device for on_device, _ in self._slots]
 
-    def on_device(self, expert: int, stream: "torch.cuda.Stream | None" = None) -> PackedExperts:
-        """One expert [1, ...] in the GPU's memory; if it is not there, a copy that is made on `stream`."""
+    def on_device(self, expert: int, stream: torch.cuda.Stream | None = None) -> PackedExperts:
+        """Return one expert [1, ...] in the GPU's memory. If it is in host memory, this is a copy made on `stream`."""
         on_device, slot = self._slots[expert]
         bias = self.bias[expert : expert + 1]
-        blocks, scales = (part.side(on_device)[slot : slot + 1] for part in (self._blocks, self._scales))
+        blocks, scales = (part.half(on_device)[slot : slot + 1] for part in (self._blocks, self._scales))
         if not on_device:
             with torch.cuda.stream(stream):
                 blocks, scales = (part.to(self.device, non_blocking=True) for part in (blocks, scales))
         return PackedExperts(blocks, scales, bias)
 
-    def swap(self, inward: int, outward: int) -> None:
-        """Exchange expert `inward` of the host with `outward` of the GPU; later kernels read them where they are."""
-        (_, from_slot), (_, to_slot) = self._slots[inward], self._slots[outward]
-        for part, table in zip((self._blocks, self._scales), self._tables, strict=True):
-            part.exchange(to_slot, from_slot)
-            table[[inward, outward]] = table[[outward, inward]]
-        self._slots[inward], self._slots[outward] = self._slots[outward], self._slots[inward]
+    def swap(self, incoming: int, outgoing: int) -> None:
+        """Move expert `incoming` to the GPU and `outgoing` to the host. Kernels launched later use the new offsets."""
+        (_, host_slot), (_, device_slot) = self._slots[incoming], self._slots[outgoing]
+        for part, offsets in zip((self._blocks, self._scales), self._offsets, strict=True):
+            part.swap(device_slot, host_slot)
+            offsets[[incoming, outgoing]] = offsets[[outgoing, incoming]]
+        self._slots[incoming], self._slots[outgoing] = self._slots[outgoing], self._slots[incoming]
 
-    def _table(self, part: "_Halves") -> Tensor:
-        return torch.tensor([part.place(*slot) for slot in self._slots], dtype=torch.int64, device=self.device)
+    def _offset_table(self, part: _SplitTensor) -> Tensor:
+        return torch.tensor([part.offset(*slot) for slot in self._slots], dtype=torch.int64, device=self.device)
 
 
 def packed_only(experts: PackedExperts | PlacedExperts) -> PackedExperts:
-    """`experts`, which were not placed."""
-    assert isinstance(experts, PackedExperts), "only a GPU's kernels take placed experts"
+    """Return `experts`, which must not be placed."""
+    assert isinstance(experts, PackedExperts), "only the kernels of a GPU can read placed experts"
     return experts
 
 
-class _Halves:
-    """A tensor [E, ...] u8, its first rows on the device and the rest pinned; places count in units of bytes."""
-
-    def __init__(self, whole: Tensor, device: torch.device, resident: int, *, unit: int) -> None:
-        self._device = whole[:resident].to(device, copy=True)
-        self._host = _pinned(whole[resident:], device)
-        self._unit = unit
-        self._host_address = _device_address(self._host, device)
-        # An empty tensor has no address to count from.
-        self.base = self._device if resident else torch.zeros(_BLOCK_BYTES, dtype=torch.uint8, device=device)
-
-    def side(self, on_device: bool) -> Tensor:
-        return self._device if on_device else self._host
-
-    def place(self, on_device: bool, slot: int) -> int:
-        side = self.side(on_device)
-        first = side.data_ptr() if on_device else self._host_address
-        distance = first + slot * side.stride(0) - self.base.data_ptr()
-        assert distance % self._unit == 0, "allocations are aligned to more than a block"
-        return distance // self._unit
-
-    def exchange(self, slot: int, host_slot: int) -> None:
-        """Device row `slot` and host row `host_slot` change places, after all that was queued before."""
-        leaving = self._device[slot].clone()
-        self._device[slot].copy_(self._host[host_slot])
-        self._host[host_slot].copy_(leaving)
-
-
 def _pinned(part: Tensor, device: torch.device) -> Tensor:
-    """A copy of `part` that a GPU can read where it is. pin_memory() would round its size up to a power of two."""
+    """Return a copy of `part` that a GPU can read in place. pin_memory() would round its size up to a power of two."""
     copied = torch.empty_like(part).copy_(part)
     if device.type != "cuda" or not copied.nbytes:
         return copied
@@ -142,8 +148,7 @@ def _pinned(part: Tensor, device: torch.device) -> Tensor:
         failure = int(runtime.cudaHostRegister(address, copied.nbytes, _PORTABLE_AND_MAPPED))
     if failure:
         raise ResourceError(
-            f"Pinning {copied.nbytes / 2**30:.1f} GiB of host memory fails (CUDA error {failure}). "
-            "Raise the limit with ulimit -l, or use --device cpu"
+            f"Pinning {copied.nbytes / 2**30:.1f} GiB of host memory failed (CUDA error {failure})", Hint.CPU
         )
     weakref.finalize(copied, runtime.cudaHostUnregister, address)
     return copied
@@ -163,10 +168,7 @@ def _device_address(pinned: Tensor, device: torch.device) -> int:
     with torch.cuda.device(device):
         failure = _driver().cuMemHostGetDevicePointer_v2(ctypes.byref(found), ctypes.c_void_p(address), 0)
     if failure:
-        raise ResourceError(
-            f"The GPU does not reach pinned host memory (CUDA driver error {failure}). "
-            "Use --execution mxfp4, or --device cpu"
-        )
+        raise ResourceError(f"The GPU cannot read pinned host memory (CUDA driver error {failure})", Hint.CPU)
     return found.value
 
 
@@ -176,48 +178,48 @@ def _driver() -> ctypes.CDLL:
 
 
 class ExpertCache:
-    """Brings the experts that are used most to the GPU, a few at a time. One per model."""
+    """Keeps the experts that are used most in the GPU's memory. One per model."""
 
     def __init__(self, layers: Sequence[tuple[PlacedExperts, PlacedExperts]]) -> None:
-        """`layers` are the two matrices of each layer, of which the first counts the uses."""
+        """`layers` are gate_up and down of each layer. Uses are counted in gate_up."""
         self._layers = [pair for pair in layers if not all(pair[0].resident)]
-        self._weights = [[0.0] * len(gate_up.bias) for gate_up, _ in self._layers]
+        self._frequencies = [[0.0] * len(gate_up.bias) for gate_up, _ in self._layers]
         self._hits, self._reads = 0, 0
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of the experts read so far that were in the GPU's memory; None before any was counted."""
+        """The fraction of expert reads that found the expert in the GPU's memory; None before any was counted."""
         return self._hits / self._reads if self._reads else None
 
-    def promote(self, most: int) -> int:
-        """Take in the uses since the last call, and swap up to `most` pairs where it pays -> how many were swapped."""
+    def promote(self, limit: int) -> int:
+        """Count the uses since the last call, make up to `limit` swaps, and return how many were made."""
         if not self._layers:
             return 0
         uses = torch.stack([gate_up.uses for gate_up, _ in self._layers]).tolist()
-        gains = []
+        swaps = []
         for number, ((gate_up, down), counts) in enumerate(zip(self._layers, uses, strict=True)):
             gate_up.uses.zero_()
-            self._hits += sum(count for count, here in zip(counts, gate_up.resident, strict=True) if here)
+            self._hits += sum(count for count, resident in zip(counts, gate_up.resident, strict=True) if resident)
             self._reads += sum(counts)
-            # What was long ago counts less.
-            weights = [old / 2 + new for old, new in zip(self._weights[number], counts, strict=True)]
-            self._weights[number] = weights
-            for gain, inward, outward in _worthwhile(weights, gate_up.resident):
-                gains.append((gain, inward, outward, gate_up, down))
-        gains.sort(key=lambda found: found[0], reverse=True)
-        for _, inward, outward, gate_up, down in gains[:most]:
-            gate_up.swap(inward, outward)
-            down.swap(inward, outward)
-        return min(most, len(gains))
+            # Each call halves the weight of earlier uses.
+            frequencies = [old / 2 + new for old, new in zip(self._frequencies[number], counts, strict=True)]
+            self._frequencies[number] = frequencies
+            for gain, incoming, outgoing in _useful_swaps(frequencies, gate_up.resident):
+                swaps.append((gain, incoming, outgoing, gate_up, down))
+        swaps.sort(key=lambda swap: swap[0], reverse=True)
+        for _, incoming, outgoing, gate_up, down in swaps[:limit]:
+            gate_up.swap(incoming, outgoing)
+            down.swap(incoming, outgoing)
+        return min(limit, len(swaps))
 
 
-def _worthwhile(counts: list[float], resident: list[bool]) -> list[tuple[float, int, int]]:
-    """(gain, inward, outward): the most used experts of the host, each with one of the least used of the GPU."""
-    order = sorted(range(len(counts)), key=counts.__getitem__)
-    outward = [expert for expert in order if resident[expert]]
-    inward = [expert for expert in reversed(order) if not resident[expert]]
+def _useful_swaps(frequencies: list[float], resident: list[bool]) -> list[tuple[float, int, int]]:
+    """Return (gain, incoming, outgoing): the host's most used experts, each with one of the GPU's least used."""
+    order = sorted(range(len(frequencies)), key=frequencies.__getitem__)
+    outgoing = [expert for expert in order if resident[expert]]
+    incoming = [expert for expert in reversed(order) if not resident[expert]]
     return [
-        (counts[new] - counts[old], new, old)
-        for new, old in zip(inward, outward, strict=False)
-        if counts[new] > _WORTH_A_SWAP * counts[old]
+        (frequencies[new] - frequencies[old], new, old)
+        for new, old in zip(incoming, outgoing, strict=False)
+        if frequencies[new] > _MIN_GAIN * frequencies[old]
     ]

@@ -50,8 +50,6 @@ def load(
             f"The context must be 2 to {config.max_context_tokens} tokens, not {placement.context_tokens}",
             Hint.VALID_CONTEXT,
         )
-    if placement.threads is not None:
-        torch.set_num_threads(placement.threads)
     weights, identity = load_weights(home, config, placement), fingerprint(home)
     kernels, numerics = _choose_kernels(placement)
     if placement.dense is Dense.INT8:
@@ -95,7 +93,15 @@ def _prefix_cache(identity: str, placement: Placement, numerics: Numerics) -> Pr
 
 
 def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
-    """Return the kernels of a placement, and the numerics that they give."""
+    """Return the kernels of a placement, and the numerics to report. Sets torch's number of threads."""
+    found = find_kernels(placement.activations, placement.threads) if placement.kernels is KernelSet.NATIVE else None
+    if isinstance(found, CpuKernels):
+        used = Dtype.FLOAT32 if placement.dtype is Dtype.FLOAT32 else placement.activations
+        return found, Numerics(
+            found.native.instructions, used, placement.dense, found.threads, shortcoming=found.shortcoming
+        )
+    if placement.threads is not None:
+        torch.set_num_threads(placement.threads)
     numerics = Numerics(placement.kernels, placement.dtype, placement.dense, torch.get_num_threads())
     if placement.kernels is KernelSet.TRITON:
         # Imported here because triton is an optional package: it is only installed for NVIDIA GPUs.
@@ -103,10 +109,4 @@ def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
 
         capability = None if placement.device == "cpu" else torch.cuda.get_device_capability(placement.device)
         return CudaKernels(tuning_for(capability)), replace(numerics, dense=Dense.BF16)
-    if placement.kernels is KernelSet.REFERENCE:
-        return reference, numerics
-    found = find_kernels(placement.activations)
-    if isinstance(found, CpuKernels):
-        used = Dtype.FLOAT32 if placement.dtype is Dtype.FLOAT32 else placement.activations
-        return found, replace(numerics, kernels=found.native.instructions, activations=used)
     return reference, replace(numerics, kernels="reference", shortcoming=found)

@@ -1,4 +1,7 @@
-"""How long each operation of one token takes, over all layers: what limits a decode, one kernel at a time."""
+"""A profiler for decode: the time and the bytes that each operation of one token takes, summed over all layers.
+
+The kernel calls of one token are recorded and then repeated, one operation at a time.
+"""
 
 import statistics
 import time
@@ -16,7 +19,7 @@ from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.kv_cache import KVCache
 from gptoss_cli.engine.model import Transformer
 
-_RUNS = 7
+_REPETITIONS = 7
 _NAMES = {
     "project_qkv": "qkv",
     "attend": "attention",
@@ -30,7 +33,7 @@ KernelCall = partial[Any]
 
 @dataclass(frozen=True, slots=True)
 class OperationTime:
-    """One token's time in an operation, and the bytes of weights, keys and values that it read."""
+    """The time of an operation for one token, and the bytes of weights, keys and values that it read."""
 
     name: str
     seconds: float
@@ -38,7 +41,7 @@ class OperationTime:
 
 
 class CallRecorder:
-    """Kernels that note every call, for it to be made again. Not a LayerDecoder, whatever it stands before."""
+    """A wrapper of kernels that records every call. It is not a LayerDecoder, so every operation is called."""
 
     _OPERATIONS = frozenset({"embed", *_NAMES})
 
@@ -79,14 +82,14 @@ def calls_for_token(model: Transformer, id_: int, cache: KVCache) -> dict[str, l
 
 
 def time_operations(calls: dict[str, list[KernelCall]], device: torch.device) -> list[OperationTime]:
-    """Make the calls of one token again, an operation at a time in all its layers; medians of several runs.
+    """Repeat the calls of one token, one operation after the other, and return the median time of each.
 
-    By going through all layers, no weights are found in a processor's cache that a decode would not find there. On a
-    GPU each operation is a graph of its own, so that nothing waits for the host.
+    An operation runs in all layers before it is repeated, so that the processor's cache holds no more weights than in a
+    real decode. On a GPU each operation is a CUDA graph, so that nothing waits for the host.
     """
     return [
-        OperationTime(shown, _seconds(calls[name], device), sum(map(_bytes, calls[name])))
-        for name, shown in _NAMES.items()
+        OperationTime(label, _seconds(calls[name], device), sum(map(_bytes, calls[name])))
+        for name, label in _NAMES.items()
     ]
 
 
@@ -94,29 +97,29 @@ def _seconds(calls: list[KernelCall], device: torch.device) -> float:
     if device.type == "cuda":
         return _graph_seconds(calls, device)
     seconds = []
-    for _ in range(_RUNS):
-        began = time.perf_counter()
+    for _ in range(_REPETITIONS):
+        start = time.perf_counter()
         for call in calls:
             call()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
 def _graph_seconds(calls: list[KernelCall], device: torch.device) -> float:
-    nothing = torch.zeros(1, device=device)
+    unused = torch.zeros(1, device=device)
 
-    def everything() -> Tensor:
+    def run_all() -> Tensor:
         for call in calls:
             call()
-        return nothing
+        return unused
 
     with torch.cuda.device(device):
-        recording = CudaGraph(everything, [])
+        graph = CudaGraph(run_all, [])
         seconds = list[float]()
-        for _ in range(_RUNS):
+        for _ in range(_REPETITIONS):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             begin.record()
-            recording.replay([])
+            graph.replay([])
             end.record()
             end.synchronize()
             seconds.append(float(begin.elapsed_time(end)) / 1000)
@@ -124,13 +127,13 @@ def _graph_seconds(calls: list[KernelCall], device: torch.device) -> float:
 
 
 def _bytes(call: KernelCall) -> int:
-    """What a call for one token reads; next to that its inputs are nothing."""
+    """Return the bytes of weights and cache that a call for one token reads. Its inputs are small against them."""
     name, arguments, options = call.func.__name__, call.args, call.keywords
     if name == "attend":
         _, _, _, cache = arguments
         keys, values = cache.buffers()
-        seen = min(options["position"] + 1, len(keys))
-        return int(seen * (keys[0].nbytes + values[0].nbytes))
+        cached = min(options["position"] + 1, len(keys))
+        return int(cached * (keys[0].nbytes + values[0].nbytes))
     if name == "unembed":
         return int(arguments[2].nbytes)
     weights = arguments[-1]

@@ -1,12 +1,10 @@
-"""Attention projections and unembedding with 8 bits a weight and a bf16 factor for each 32, converted once and kept.
+"""Attention projections and unembedding with 8 bits per weight and a bf16 scale per 32 weights.
 
-The file is mapped like a checkpoint. Its name is the fingerprint of the checkpoint it was made from.
+They are converted once, into a cache file that is mapped like a checkpoint. Its name is the fingerprint of the
+checkpoint. It holds two tensors per matrix, NAME.values and NAME.factors; the factors are the scales.
 """
 
-import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,21 +15,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptoss_cli.engine.weights import Int8Matrix, LayerWeights, Linear, ModelWeights
-from gptoss_cli.errors import ResourceError
+from gptoss_cli.errors import Hint, ResourceError, first_line
+from gptoss_cli.files import replacing, safetensors_header
 from gptoss_cli.placement.model_config import BLOCK_VALUES
 
-_FORMAT = 1
-_LARGEST = 127
-_ROWS = 4096  # converted at once
-_KEPT_FILES = 2  # as many as there are published models
+_FORMAT = 1  # a new number makes all cache files invalid
+_MAX_VALUE = 127
+_CHUNK_ROWS = 4096  # rows converted at once
+_KEPT_FILES = 2  # one for each published model
 _SPARE_BYTES = 1_000_000_000
-_KINDS = (("values", "I8", 1), ("factors", "BF16", 2))  # with bytes an element
 
 
 def int8_weights(weights: ModelWeights, folder: Path, fingerprint: str) -> ModelWeights:
-    """`weights` with the dense matrices mapped from a file in `folder`, which is made first where it is missing.
+    """Return `weights` with 8-bit dense matrices, mapped from a file in `folder` that is created if necessary.
 
-    Raises ResourceError if it cannot be written.
+    Raises ResourceError if the file cannot be written.
     """
     path = folder / f"{fingerprint}-{_FORMAT}.safetensors"
     matrices = dict(_matrices(weights))
@@ -40,26 +38,29 @@ def int8_weights(weights: ModelWeights, folder: Path, fingerprint: str) -> Model
         _convert(matrices, path)
         mapped = _mapped(path, matrices)
     if mapped is None:
-        raise ResourceError(f"{path} cannot be read right after it was written. Use --dense bf16")
+        raise ResourceError(f"{path} cannot be read back after it was written", Hint.BF16_DENSE)
     layers = tuple(_layer(mapped, index, layer) for index, layer in enumerate(weights.layers))
     return replace(weights, layers=layers, unembedding=mapped["unembedding"])
 
 
 def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [N, C] -> values [N, G * 32] i8 and factors [N, G] bf16. A block's largest value is within its 127 steps."""
+    """Convert rows [N, C] -> values [N, G * 32] i8 and scales [N, G] bf16.
+
+    A scale is the largest absolute value of its block divided by 127, rounded up, so that no value is clipped.
+    """
     groups = -(-rows.shape[1] // BLOCK_VALUES)
     padded = torch.nn.functional.pad(rows.float(), (0, groups * BLOCK_VALUES - rows.shape[1]))
     blocks = padded.view(len(rows), groups, BLOCK_VALUES)
-    exact = blocks.abs().amax(-1) / _LARGEST
-    factors = exact.bfloat16()
-    # bf16 rounds to the nearest: where that is too small, the next one.
-    factors = torch.where(factors.float() < exact, (factors.view(torch.int16) + 1).view(torch.bfloat16), factors)
-    steps = blocks / factors.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
-    return steps.round().clamp(-_LARGEST, _LARGEST).to(torch.int8).flatten(1), factors
+    exact = blocks.abs().amax(-1) / _MAX_VALUE
+    scales = exact.bfloat16()
+    # bfloat16() rounds to the nearest. Where that is too small, take the next larger one.
+    scales = torch.where(scales.float() < exact, (scales.view(torch.int16) + 1).view(torch.bfloat16), scales)
+    quotients = blocks / scales.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
+    return quotients.round().clamp(-_MAX_VALUE, _MAX_VALUE).to(torch.int8).flatten(1), scales
 
 
 def _matrices(weights: ModelWeights) -> Iterator[tuple[str, Tensor]]:
-    """What is converted, by its name in the file."""
+    """Yield the matrices to convert, with their names in the file."""
     for index, layer in enumerate(weights.layers):
         attention = layer.attention
         for part in ("query", "key", "value", "output"):
@@ -83,12 +84,13 @@ def _layer(mapped: dict[str, Int8Matrix], index: int, layer: LayerWeights) -> La
 
 
 def _shapes(matrix: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the shapes of the values and scales of a matrix."""
     rows, groups = len(matrix), -(-matrix.shape[1] // BLOCK_VALUES)
     return (rows, groups * BLOCK_VALUES), (rows, groups)
 
 
 def _mapped(path: Path, matrices: dict[str, Tensor]) -> dict[str, Int8Matrix] | None:
-    """The file's matrices, or None if it is missing, cut short or of another shape."""
+    """Return the matrices in the file, or None if it is missing, incomplete or of another shape."""
     try:
         with safe_open(path, framework="pt") as file:
             mapped = {
@@ -99,50 +101,40 @@ def _mapped(path: Path, matrices: dict[str, Tensor]) -> dict[str, Int8Matrix] | 
         return None
     for name, matrix in matrices.items():
         found = mapped[name]
-        kinds = (found.values.dtype, found.factors.dtype)
-        if (found.values.shape, found.factors.shape) != _shapes(matrix) or kinds != (torch.int8, torch.bfloat16):
+        dtypes = (found.values.dtype, found.scales.dtype)
+        if (found.values.shape, found.scales.shape) != _shapes(matrix) or dtypes != (torch.int8, torch.bfloat16):
             return None
     return mapped
 
 
 def _convert(matrices: dict[str, Tensor], path: Path) -> None:
-    """Write the file, matrix by matrix; it gets its name when it is whole. Raises ResourceError."""
-    temporary = None
+    """Write the file, one matrix after the other. Raises ResourceError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         needed = sum(matrix.numel() for matrix in matrices.values()) * 17 // 16 + _SPARE_BYTES
         if shutil.disk_usage(path.parent).free < needed:
-            raise ResourceError(f"{path.parent} has no {needed / 1e9:.1f} GB for 8-bit weights. Use --dense bf16")
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            temporary = Path(file.name)
+            raise ResourceError(f"8-bit weights need {needed / 1e9:.1f} GB free in {path.parent}", Hint.BF16_DENSE)
+        with replacing(path) as file:
             _write(file, matrices)
-        os.replace(temporary, path)
         _keep_newest(path.parent)
     except OSError as exc:
-        raise ResourceError(f"8-bit weights cannot be kept in {path.parent}: {exc}. Use --dense bf16") from exc
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        message = f"8-bit weights cannot be written to {path.parent}: {first_line(exc)}"
+        raise ResourceError(message, Hint.BF16_DENSE) from exc
 
 
 def _write(file: IO[bytes], matrices: dict[str, Tensor]) -> None:
-    """The safetensors format: 8 bytes of header length, a JSON header, the data."""
-    header, offset = {}, 0
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, matrix in matrices.items():
-        for (kind, dtype, size), shape in zip(_KINDS, _shapes(matrix), strict=True):
-            end = offset + shape[0] * shape[1] * size
-            header[f"{name}.{kind}"] = {"dtype": dtype, "shape": shape, "data_offsets": (offset, end)}
-            offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+        values_shape, scales_shape = _shapes(matrix)
+        tensors |= {f"{name}.values": ("I8", values_shape), f"{name}.factors": ("BF16", scales_shape)}
+    file.write(safetensors_header(tensors))
     for matrix in matrices.values():
-        factors = []
-        for start in range(0, len(matrix), _ROWS):
-            values, some = quantize(matrix[start : start + _ROWS])
+        all_scales = []
+        for start in range(0, len(matrix), _CHUNK_ROWS):
+            values, scales = quantize(matrix[start : start + _CHUNK_ROWS])
             file.write(values.numpy().tobytes())
-            factors.append(some)
-        file.write(torch.cat(factors).view(torch.uint8).numpy().tobytes())
+            all_scales.append(scales)
+        file.write(torch.cat(all_scales).view(torch.uint8).numpy().tobytes())
 
 
 def _keep_newest(folder: Path) -> None:

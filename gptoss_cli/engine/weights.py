@@ -1,10 +1,11 @@
-"""The tensors of a checkpoint, mapped from its files. Every name, shape and dtype is checked before any is touched.
+"""The weights of a model, mapped from the files of a checkpoint once all names, shapes and dtypes have been checked.
 
-On the CPU a tensor is a view of the file's pages: nothing is copied, converted or rearranged.
+On the CPU a tensor is a view of its file's pages: nothing is copied, converted or rearranged. Letters in shapes: C
+hidden, F intermediate, H query heads, K kv heads, D head dim, E experts, V vocabulary, G blocks per row.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,29 +15,33 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gptoss_cli.checkpoint.folder import INDEX, read_index, safetensors_files, what_it_is
+from gptoss_cli.checkpoint.header import check_tensors
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
-from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError, ResourceError
+from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
 from gptoss_cli.placement.model_config import BLOCK_VALUES, ModelConfig
 from gptoss_cli.placement.placement import KernelSet, Placement
-from gptoss_cli.placement.tensor_specs import Layout, Names, TensorSpec, expected_tensors, names
+from gptoss_cli.placement.tensor_specs import Layout, Names, expected_tensors, names
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Matrix:
-    """values [rows, G * 32] i8 times factors [rows, G] bf16, one for each 32; columns past the matrix's own are 0."""
+    """A matrix with 8 bits per weight: values [rows, G * 32] i8 times scales [rows, G] bf16, one per 32 values.
+
+    Columns beyond those of the matrix are 0.
+    """
 
     values: Tensor
-    factors: Tensor
+    scales: Tensor
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def nbytes(self) -> int:
-        return self.values.nbytes + self.factors.nbytes
+        """The bytes of values and scales."""
+        return self.values.nbytes + self.scales.nbytes
 
 
 Rows = Tensor | Int8Matrix  # a matrix [rows, columns], bf16 or int8
@@ -45,7 +50,7 @@ Experts = PackedExperts | PlacedExperts
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x @ weight.T + bias; weight [rows, columns] and bias [rows] bf16."""
+    """A dense layer, y = x @ weight.T + bias, with weight [rows, columns] and bias [rows] bf16."""
 
     weight: Rows
     bias: Tensor
@@ -53,7 +58,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class AttentionWeights:
-    """norm [C]; query [H*D, C]; key and value [K*D, C]; output [C, H*D]; sinks [H]. All bf16."""
+    """The attention of a layer: norm [C], query [H*D, C], key and value [K*D, C], output [C, H*D], sinks [H]; bf16."""
 
     norm: Tensor
     query: Linear
@@ -65,7 +70,7 @@ class AttentionWeights:
 
 @dataclass(frozen=True, slots=True)
 class MlpWeights:
-    """norm [C]; router [E, C]; gate_up, 2F rows of which even ones are gate and odd ones up; down, C rows."""
+    """The experts of a layer: norm [C]; router [E, C]; gate_up, 2F rows, gate in even rows, up in odd; down, C rows."""
 
     norm: Tensor
     router: Linear
@@ -75,7 +80,7 @@ class MlpWeights:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer."""
+    """The weights of one layer."""
 
     attention: AttentionWeights
     mlp: MlpWeights
@@ -83,7 +88,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
-    """embedding and unembedding [V, C], final_norm [C]; and the layers."""
+    """The weights of a model: embedding and unembedding [V, C], final_norm [C], and the layers."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
@@ -97,129 +102,62 @@ class ModelWeights:
 
 
 def float_rows(matrix: Rows, start: int, end: int, *, columns: int) -> Tensor:
-    """Rows `start` to `end` of a matrix of so many columns, as float32."""
+    """Return rows `start` to `end` of a matrix with `columns` columns, as float32."""
     if isinstance(matrix, Tensor):
         return matrix[start:end].float()
-    factors = matrix.factors[start:end].float()
-    blocks = matrix.values[start:end].view(*factors.shape, BLOCK_VALUES)
-    return (blocks * factors.unsqueeze(-1)).flatten(1)[:, :columns]
+    scales = matrix.scales[start:end].float()
+    blocks = matrix.values[start:end].view(*scales.shape, BLOCK_VALUES)
+    return (blocks * scales.unsqueeze(-1)).flatten(1)[:, :columns]
 
 
 def load_weights(folder: Path, config: ModelConfig, placement: Placement | None = None) -> ModelWeights:
-    """Map the tensors of `folder`, in whichever layout its names are; on another device than the CPU, copy them there.
+    """Map the tensors of `folder`, which may have either layout, and copy them to the device of `placement`.
 
-    Raises NotInstalledError if a shard is missing, IntegrityError if a file contradicts `config`, ResourceError if
-    the device is too small.
+    Without a placement, or on the CPU, they stay mapped. Raises NotInstalledError if a shard is missing,
+    IntegrityError if a file contradicts `config`, and ResourceError if the device has too little memory.
     """
-    found = _open_all(folder)
-    layout = Layout.ORIGINAL if names(Layout.ORIGINAL).embedding in found else Layout.HUGGING_FACE
-    _check(folder, found, expected_tensors(config, layout))
-    name = names(layout)
+    layouts = list(Layout)
+    checked = check_tensors(folder, [expected_tensors(config, layout) for layout in layouts])
+    if checked.unexpected:
+        first = ascii(checked.unexpected[0])
+        _log.warning("%s: ignored %d unexpected tensors, first %s", folder, len(checked.unexpected), first)
+    files = _MappedFiles(checked.files)
     try:
-        return _assemble(config, name, lambda key: found[key].mapped(), placement)
+        return _assemble(config, names(layouts[checked.layout]), files.tensor, placement)
     except RuntimeError as exc:
         if not is_out_of_memory(exc):
             raise
         raise ResourceError(f"The weights in {folder} do not fit on the GPU", Hint.CPU) from exc
 
 
-def is_out_of_memory(failure: RuntimeError) -> bool:
-    """Whether a device had no room. Apple's has no class of its own for it."""
-    return isinstance(failure, torch.OutOfMemoryError) or "MPS backend out of memory" in str(failure)
-
-
-class _Slice(Protocol):
-    """What safetensors says of one tensor without reading it."""
-
-    def get_shape(self) -> list[int]: ...
-    def get_dtype(self) -> str: ...
+def is_out_of_memory(exc: RuntimeError) -> bool:
+    """Return True if a device ran out of memory. For Apple GPUs torch has no exception class of its own."""
+    return isinstance(exc, torch.OutOfMemoryError) or "MPS backend out of memory" in str(exc)
 
 
 class _File(Protocol):
-    """What is used of safetensors' untyped `safe_open`."""
+    """The part of safetensors' untyped `safe_open` that is used."""
 
-    def keys(self) -> list[str]: ...
-    def get_slice(self, name: str) -> _Slice: ...
     def get_tensor(self, name: str) -> Tensor: ...
 
 
-class _Found:
-    """A tensor in an opened file."""
+class _MappedFiles:
+    """Tensors by name in mapped files. Headers have been checked before."""
 
-    def __init__(self, path: Path, file: _File, name: str) -> None:
-        part = file.get_slice(name)
-        self.path = path
-        self.spec = TensorSpec(tuple(part.get_shape()), str(part.get_dtype()))
-        self._file, self._name = file, name
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        """`files` has the file of each tensor."""
+        self.files = files
+        self._opened: dict[Path, _File] = {}
 
-    def mapped(self) -> Tensor:
-        return self._file.get_tensor(self._name)
-
-
-def _open_all(folder: Path) -> dict[str, _Found]:
-    index = folder / INDEX
-    if not index.exists():
-        return _open_files(safetensors_files(folder))
-    shard_of = read_index(index)
-    found = _open_files([folder / shard for shard in sorted(set(shard_of.values()))])
-    for name, shard in shard_of.items():
-        if name not in found:
-            raise IntegrityError(f"{folder / shard}: tensor {name!a} is missing, though {INDEX} promises it")
-        if found[name].path.name != shard:
-            raise IntegrityError(f"{index}: tensor {name!a} is in {found[name].path.name}, not in {shard}")
-    return found
-
-
-def _open_files(paths: list[Path]) -> dict[str, _Found]:
-    found: dict[str, _Found] = {}
-    for path in paths:
-        for name, tensor in _open(path):
-            if name in found:
-                first = found[name].path.name
-                raise IntegrityError(f"{path}: tensor {name!a} is also in {first}. Get both files again")
-            found[name] = tensor
-    return found
-
-
-def _open(path: Path) -> Iterator[tuple[str, _Found]]:
-    try:
-        file: _File = safe_open(path, framework="pt")
-        for name in list(file.keys()):
-            yield name, _Found(path, file, name)
-    except SafetensorError as exc:
-        raise IntegrityError(f"{path} {what_it_is(path)}: {ascii(str(exc))[1:-1]}. Get it again") from exc
-    except FileNotFoundError as exc:
-        raise NotInstalledError(f"{path} is missing. Run: gptoss download") from exc
-    except (OSError, RuntimeError) as exc:
-        raise IntegrityError(f"{path} cannot be mapped: {ascii(str(exc))[1:-1]}. Check the file") from exc
-
-
-def _check(folder: Path, found: dict[str, _Found], expected: dict[str, TensorSpec]) -> None:
-    for name, spec in expected.items():
-        if name not in found:
-            raise IntegrityError(_missing(folder, found, name))
-        actual = found[name].spec
-        if actual != spec:
-            raise IntegrityError(
-                f"{found[name].path}: tensor {name} should be {_words(spec)} by config.json, but is {_words(actual)}"
-            )
-    extra = [name for name in found if name not in expected]
-    if extra:
-        _log.warning("%s: %d tensors are not gpt-oss's and are ignored, first %s", folder, len(extra), ascii(extra[0]))
-
-
-def _missing(folder: Path, found: dict[str, _Found], name: str) -> str:
-    unpacked = name.removesuffix(names(Layout.HUGGING_FACE).blocks)
-    if unpacked in found:
-        return (
-            f"{found[unpacked].path}: tensor {unpacked} is {_words(found[unpacked].spec)}, a bf16 re-save; "
-            "only MXFP4 checkpoints (gate_up_proj_blocks and _scales) can be run"
-        )
-    return f"{folder}: tensor {name} is missing. Get the checkpoint again"
-
-
-def _words(spec: TensorSpec) -> str:
-    return f"{ascii(spec.dtype)[1:-1]} {list(spec.shape)}"
+    def tensor(self, name: str) -> Tensor:
+        """Return the tensor as a view of its file's pages. Raises IntegrityError if the file cannot be mapped."""
+        path = self.files[name]
+        if path not in self._opened:
+            try:
+                self._opened[path] = safe_open(path, framework="pt")
+            except (SafetensorError, OSError, RuntimeError) as exc:
+                raise IntegrityError(f"{path} cannot be mapped: {ascii(first_line(exc))[1:-1]}") from exc
+        return self._opened[path].get_tensor(name)
 
 
 def _device(placement: Placement | None) -> str:
@@ -293,7 +231,7 @@ def _linear(load: Callable[[str], Tensor], name: str, layer: int) -> Linear:
 
 
 def _split_qkv(config: ModelConfig, parts: list[Linear]) -> list[Linear]:
-    """q, k and v apart; of a fused matrix they are views."""
+    """Return q, k and v, as views if the checkpoint has them in one matrix."""
     if len(parts) == 3:
         return parts
     (fused,) = parts

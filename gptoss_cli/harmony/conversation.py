@@ -1,4 +1,4 @@
-"""A conversation as messages, and the prompt it makes. Finished turns' reasoning is kept here but never prompted."""
+"""A conversation as messages, and its prompt. Reasoning of finished turns is kept but is not part of the prompt."""
 
 import datetime
 from collections.abc import Iterator
@@ -14,12 +14,13 @@ from gptoss_cli.settings import ReasoningEffort
 
 
 class Conversation:
-    """All messages of one conversation, in order, and how they are rendered.
+    """The messages of a conversation in order, rendered to a prompt.
 
-    The date is fixed: another one would change the system message near its front and void every cached token after
-    it. `effort` may be changed between turns at that price, save to NONE and back: the model was not trained on that
-    word, so the system message goes on naming the effort before it, or medium. The system and developer messages are
-    made from `instructions`, `date` and `effort`; they are not in `messages`.
+    The system and developer messages are made of `instructions`, `date` and `effort`; they are not in `messages`.
+
+    The date is fixed, since another one would change the system message and invalidate every cached token after it.
+    A change of `effort` between turns does that. NONE is the exception: the model was not trained on that word, so
+    the system message keeps the previous effort, or medium.
     """
 
     def __init__(self, instructions: str | None, date: datetime.date, effort: ReasoningEffort) -> None:
@@ -33,12 +34,12 @@ class Conversation:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """Every message that was added, reasoning and partial ones included."""
+        """All messages, reasoning and partial ones included."""
         return tuple(self._messages)
 
     @property
     def effort(self) -> ReasoningEffort:
-        """How long the next turn reasons."""
+        """The reasoning effort of the next turn."""
         return self._effort
 
     @effort.setter
@@ -48,11 +49,11 @@ class Conversation:
             self._written_effort = effort
 
     def add(self, message: Message) -> None:
-        """Append a message; what cannot be written as UTF-8 in it (a lone surrogate) becomes U+FFFD."""
+        """Append a message, with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
         self._messages.append(_clean(message))
 
     def add_user(self, text: str) -> None:
-        """Append what the user says. Text that looks like a control token stays text."""
+        """Append a message of the user. Text that looks like a special token stays text."""
         self.add(Message(Role.USER, text))
 
     def truncate(self, count: int) -> None:
@@ -61,13 +62,13 @@ class Conversation:
         del self._messages[count:]
 
     def render(self) -> list[int]:
-        """The ids of the prompt for the next assistant message; they end with `<|start|>assistant`.
+        """Return the ids of the prompt for the next assistant message, which end with `<|start|>assistant`.
 
-        With effort NONE the header of the answer follows that, so that the model begins in its content.
+        With effort NONE the header of the answer follows, so that the model starts with its content. Otherwise the
+        prompt equals openai_harmony's `render_conversation_for_completion` of the messages that `prompted` yields.
 
-        Otherwise equal to `render_conversation_for_completion` of the library on the messages that `prompted` yields. A
-        turn that was cut before it said anything but reasoning leaves no message: the user's messages then follow each
-        other, since an empty answer would teach the model to answer nothing. Each message is encoded once.
+        A turn that was cut off during its reasoning leaves no message, so two messages of the user follow each other:
+        an empty answer would be an example to the model. Each message is encoded once.
         """
         ids = self._preface()
         for message in self.prompted():
@@ -79,15 +80,15 @@ class Conversation:
         return ids
 
     def prompted(self) -> Iterator[Message]:
-        """The messages the model is shown again.
+        """Yield the messages that are part of the prompt.
 
-        Reasoning is shown only while a tool call of the current turn is under way, that is when a call stands after
-        the last user message or answer. The library itself drops only what precedes the first answer of all.
+        Reasoning is part of it only during a tool call of the current turn: if there is a call after the last user
+        message or answer. openai_harmony itself drops only the reasoning before the first answer.
         """
         turn_start = 1 + max((i for i, message in enumerate(self._messages) if _ends_reasoning(message)), default=-1)
-        under_way = any(message.is_call for message in self._messages[turn_start:])
+        in_call = any(message.is_call for message in self._messages[turn_start:])
         for i, message in enumerate(self._messages):
-            if not message.is_reasoning or (under_way and i >= turn_start):
+            if not message.is_reasoning or (in_call and i >= turn_start):
                 yield message
 
     def _preface(self) -> list[int]:
@@ -95,7 +96,7 @@ class Conversation:
         contents: list[tuple[Role, SystemContent | DeveloperContent]] = [
             (Role.SYSTEM, system.with_conversation_start_date(self.date.isoformat()))
         ]
-        # The library renders an empty developer message, which the model was not trained on.
+        # openai_harmony would render an empty developer message, which the model was not trained on.
         if self.instructions and self.instructions.strip():
             instructions = without_surrogates(self.instructions)
             contents.append((Role.DEVELOPER, DeveloperContent.new().with_instructions(instructions)))
@@ -107,7 +108,7 @@ class Conversation:
 
 
 def without_surrogates(text: str) -> str:
-    """`text` with surrogate pairs joined and lone surrogates replaced by U+FFFD: the library refuses them."""
+    """Return `text` with surrogate pairs joined and lone surrogates replaced by U+FFFD, as openai_harmony requires."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -126,8 +127,8 @@ def _clean(message: Message) -> Message:
 
 def _to_library(message: Message) -> openai_harmony.Message:
     author = Author(role=openai_harmony.Role(message.role), name=message.name)
-    made = openai_harmony.Message.from_author_and_content(author, message.text)
-    made.channel = message.channel
-    made.recipient = message.recipient
-    made.content_type = message.content_type
-    return made
+    converted = openai_harmony.Message.from_author_and_content(author, message.text)
+    converted.channel = message.channel
+    converted.recipient = message.recipient
+    converted.content_type = message.content_type
+    return converted

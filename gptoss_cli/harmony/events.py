@@ -1,11 +1,11 @@
-"""The data that passes between a turn and whoever shows it. Plain values: no ids, no library types."""
+"""Messages, and the events of a turn: plain values without token ids and without types of other libraries."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Role(StrEnum):
-    """Who speaks."""
+    """The author of a message."""
 
     SYSTEM = "system"
     DEVELOPER = "developer"
@@ -15,7 +15,7 @@ class Role(StrEnum):
 
 
 class Channel(StrEnum):
-    """The channels gpt-oss was trained on. A message may carry another one, so messages keep a plain string."""
+    """The channels gpt-oss was trained on. A model may write another one, so `Message.channel` is a string."""
 
     ANALYSIS = "analysis"
     COMMENTARY = "commentary"
@@ -24,7 +24,7 @@ class Channel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One Harmony message. `channel` None is an answer without a channel; `complete` False was cut off."""
+    """A Harmony message. `channel` None is an answer without a channel; `complete` is False if it was cut off."""
 
     role: Role
     text: str
@@ -36,24 +36,24 @@ class Message:
 
     @property
     def is_reasoning(self) -> bool:
-        """On the analysis channel, calls and tool output there included, or on a channel nobody knows."""
+        """True on the analysis channel, including calls and tool output there, and on an unknown channel."""
         return self.channel not in (None, Channel.COMMENTARY, Channel.FINAL)
 
     @property
     def is_call(self) -> bool:
-        """From the assistant to a tool. Whatever stands on the final channel is for the user."""
+        """True from the assistant to a tool. The final channel is always for the user."""
         return self.role is Role.ASSISTANT and self.recipient is not None and self.channel != Channel.FINAL
 
     @property
     def is_answer(self) -> bool:
-        """From the assistant to the user, on the final channel or on none."""
+        """True from the assistant to the user, on the final channel or without a channel."""
         return self.role is Role.ASSISTANT and self.channel in (None, Channel.FINAL) and not self.is_call
 
 
 class EndReason(StrEnum):
-    """Why a turn ended. LOOP: what it said to the user went round in circles.
+    """The reason why a turn ended. LOOP: the text to the user repeated itself.
 
-    STOP_TEXT and TIMEOUT are an interruption that was ordered beforehand.
+    STOP_TEXT and TIMEOUT are interruptions that were requested before the turn.
     """
 
     COMPLETE = "complete"
@@ -68,7 +68,7 @@ class EndReason(StrEnum):
 
 
 class Cut(StrEnum):
-    """Why the reasoning was cut short and the answer begun."""
+    """The reason why the reasoning was ended and the answer started."""
 
     ANSWER_NOW = "answer now"
     BUDGET = "budget"
@@ -77,7 +77,7 @@ class Cut(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """`done_tokens` of `total_tokens` of the prompt have been read; cached tokens are in neither."""
+    """Prefill progress: `done_tokens` of `total_tokens`. Cached tokens count in neither."""
 
     done_tokens: int
     total_tokens: int
@@ -85,21 +85,21 @@ class PrefillProgress:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """Text of the analysis channel, or of a channel nobody knows."""
+    """Text of the analysis channel, or of an unknown channel."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class PreambleDelta:
-    """Text of the commentary channel that is addressed to the user."""
+    """Text of the commentary channel for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """Text of a message addressed to a tool."""
+    """Text of a message to a tool."""
 
     recipient: str
     text: str
@@ -114,9 +114,9 @@ class AnswerDelta:
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """Harmony's own text: headers and the ends of messages. A screen shows none of it.
+    """Text of Harmony itself: headers and end tokens, which no screen shows.
 
-    With it, the texts of a turn's events are all that was decoded, in order.
+    The texts of all events of a turn, in order and with these, are the decoded turn.
     """
 
     text: str
@@ -124,14 +124,14 @@ class Markup:
 
 @dataclass(frozen=True, slots=True)
 class MessageEnd:
-    """One message of the assistant is over."""
+    """The end of an assistant message."""
 
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningCut:
-    """The reasoning ends here, after `reasoning_tokens`: the ids that open the answer are being forced."""
+    """The end of the reasoning after `reasoning_tokens`: the header of the answer is forced next."""
 
     cut: Cut
     reasoning_tokens: int
@@ -139,11 +139,11 @@ class ReasoningCut:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The turn is over. Seconds are wall time since the turn began.
+    """The end of a turn. Seconds are wall time since the turn started.
 
-    `answered`: there is an answer, and not a blank one. `cuts`: what was done to the reasoning, in order.
-    `expert_hit_rate`: the share of the experts decoded with since the model was loaded that lay in the GPU's memory,
-    None where all of them do.
+    `answered`: there is an answer that is not blank. `cuts`: the cuts of the reasoning, in order. `expert_hit_rate`:
+    the fraction of the active experts, since the model was loaded, that were found in GPU memory; None if all of the
+    experts are there.
     """
 
     reason: EndReason
@@ -160,12 +160,12 @@ class TurnEnd:
 
     @property
     def prefill_rate(self) -> float | None:
-        """Tokens per second of the prefill, None if nothing was prefilled or no token came."""
+        """Prefill tokens per second; None if nothing was prefilled or no token was generated."""
         return _rate(self.prefilled_tokens, self.first_token_seconds)
 
     @property
     def decode_rate(self) -> float | None:
-        """Tokens per second after the first one, None if there is no second."""
+        """Decoded tokens per second after the first token; None if there is no second token."""
         if self.first_token_seconds is None:
             return None
         tokens = self.reasoning_tokens + self.answer_tokens - 1

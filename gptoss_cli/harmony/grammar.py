@@ -1,8 +1,8 @@
-"""What may come next in a turn: a small automaton over ids. It constrains headers and ends, never the words."""
+"""The Harmony format as an automaton over token ids: it constrains headers and end tokens, never content."""
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Final
+from typing import Final, Self
 
 from gptoss_cli.harmony.events import Channel
 from gptoss_cli.harmony.vocabulary import (
@@ -24,32 +24,33 @@ from gptoss_cli.harmony.vocabulary import (
 )
 
 _CHANNEL_IDS: Final = {Channel.ANALYSIS: ANALYSIS, Channel.COMMENTARY: COMMENTARY, Channel.FINAL: FINAL}
-_HEADER_MARKS: Final = frozenset({START, CHANNEL, MESSAGE, CONSTRAIN})
-_ENDS: Final = frozenset({END, RETURN, CALL, END_OF_TEXT})
-_FUNCTIONS: Final = "functions."
+_HEADER_TOKENS: Final = frozenset({START, CHANNEL, MESSAGE, CONSTRAIN})
+_END_TOKENS: Final = frozenset({END, RETURN, CALL, END_OF_TEXT})
+_FUNCTION_PREFIX: Final = "functions."
 
 
 class State:
-    """A place in a turn: what may come, and where each id leads.
+    """A position in a turn: the ids that may come next, and the state that each id leads to.
 
-    `allowed` None: anything but what is `barred`. `to_answer` are the ids that lead from here into the final channel;
-    none where an answer or a call is under way; None where the automaton has lost the thread.
+    Any id but the `banned` ones may come next if `allowed` is None. `to_answer` are the ids that lead from here to the
+    content of the final channel: empty inside an answer or a call, None in a malformed part of the turn. For an id that
+    is not in `next`, the transition of `fallback` applies; if that has none either, `fallback` is the next state.
     """
 
-    def __init__(self, *, otherwise: "State | None" = None, to_answer: tuple[int, ...] | None = ()) -> None:
-        self.next: dict[int, State] = {}
-        self.otherwise = otherwise or self
+    def __init__(self, *, fallback: Self | None = None, to_answer: tuple[int, ...] | None = ()) -> None:
+        self.next: dict[int, Self] = {}
+        self.fallback: Self = fallback or self
         self.allowed: frozenset[int] | None = None
-        self.barred: frozenset[int] = frozenset()
+        self.banned: frozenset[int] = frozenset()
         self.to_answer = to_answer
 
-    def after(self, token: int) -> "State":
-        """Where `token` leads; every id leads somewhere."""
-        return self.next.get(token) or self.otherwise.next.get(token, self.otherwise)
+    def after(self, token: int) -> Self:
+        """Return the state after `token`. Every id has one, malformed turns included."""
+        return self.next.get(token) or self.fallback.next.get(token, self.fallback)
 
     @cached_property
     def forced(self) -> tuple[int, ...]:
-        """The ids that come next without a choice."""
+        """The ids that must come next: all of them until the model has a choice."""
         ids: list[int] = []
         state = self
         while state.allowed is not None and len(state.allowed) == 1:
@@ -59,46 +60,46 @@ class State:
 
 
 class Grammar:
-    """The headers a model was trained to write, given the tools it was told of.
+    """The headers that gpt-oss was trained to write, for the tools that the prompt declares.
 
-    - reasoning, a preamble and an answer: a channel, nothing else
-    - a call: a recipient in the role part or in the channel part; `functions.` on commentary, built-in tools on
-      analysis too; a content type, with or without `<|constrain|>`, or none
+    - Reasoning, a preamble, an answer: a channel and nothing else.
+    - A call: a recipient in the role part or in the channel part, then a content type, with or without
+      `<|constrain|>`, or none. `functions.*` are called on commentary, built-in tools on analysis too.
 
-    A message ends with `<|end|>`; an answer with `<|return|>`, a call with `<|call|>`, since these end the turn. Where
-    the model ends one of these with `<|end|>` nevertheless, the token that ends the turn must follow.
+    A message ends with `<|end|>`. An answer ends with `<|return|>` and a call with `<|call|>`, which end the turn; if
+    the model ends one of them with `<|end|>`, the token that ends the turn is forced next.
     """
 
     def __init__(self, recipients: Iterable[str] = ()) -> None:
-        self._lost = State(to_answer=None)
-        self._started = State(otherwise=self._lost, to_answer=ANSWER_HEADER[1:])
-        self._between = State(otherwise=self._lost, to_answer=ANSWER_HEADER)
-        self.start = State(otherwise=self._lost, to_answer=ANSWER_HEADER[2:])
-        self.answer = self._content(self._over(RETURN), barred=_ENDS - {END, RETURN, END_OF_TEXT})
-        self._reasoning = self._content(self._between, barred=_ENDS - {END}, to_answer=ANSWER_NOW)
-        self._preamble = self._content(self._between, barred=_ENDS - {END})
-        self._call = self._content(self._over(CALL), barred=_ENDS - {END, CALL})
-        self._lost.next = {START: self._started} | dict.fromkeys(_ENDS, self._between)
-        self._lead(self._between, START, self._started)
-        self._lead(self._started, ASSISTANT, self.start)
+        self._malformed = State(to_answer=None)
+        self._started = State(fallback=self._malformed, to_answer=ANSWER_HEADER[1:])
+        self._between_messages = State(fallback=self._malformed, to_answer=ANSWER_HEADER)
+        self.start = State(fallback=self._malformed, to_answer=ANSWER_HEADER[2:])
+        self.answer = self._content(self._ended(RETURN), banned=_END_TOKENS - {END, RETURN, END_OF_TEXT})
+        self._reasoning = self._content(self._between_messages, banned=_END_TOKENS - {END}, to_answer=ANSWER_NOW)
+        self._preamble = self._content(self._between_messages, banned=_END_TOKENS - {END})
+        self._call = self._content(self._ended(CALL), banned=_END_TOKENS - {END, CALL})
+        self._malformed.next = {START: self._started} | dict.fromkeys(_END_TOKENS, self._between_messages)
+        self._add_edge(self._between_messages, START, self._started)
+        self._add_edge(self._started, ASSISTANT, self.start)
         self._add_messages()
         for recipient in recipients:
             self._add_calls(recipient)
 
-    def _content(self, end: State, *, barred: frozenset[int], to_answer: tuple[int, ...] = ()) -> State:
-        """The content of a message. A mark that is barred still leads where it leads the parser."""
+    def _content(self, end: State, *, banned: frozenset[int], to_answer: tuple[int, ...] = ()) -> State:
+        """Return the state of a message's content. Banned special tokens lead where the parser continues."""
         state = State(to_answer=to_answer)
-        state.barred = _HEADER_MARKS | barred
-        state.next = {START: self._started, CHANNEL: self._lost} | dict.fromkeys(_ENDS, end)
+        state.banned = _HEADER_TOKENS | banned
+        state.next = {START: self._started, CHANNEL: self._malformed} | dict.fromkeys(_END_TOKENS, end)
         return state
 
-    def _over(self, end: int) -> State:
-        """After an `<|end|>` where `end` was due."""
-        state = State(otherwise=self._lost)
-        self._lead(state, end, self._lost)
+    def _ended(self, end: int) -> State:
+        """Return the state after an `<|end|>` in the place of `end`."""
+        state = State(fallback=self._malformed)
+        self._add_edge(state, end, self._malformed)
         return state
 
-    def _lead(self, state: State, token: int, to: State) -> None:
+    def _add_edge(self, state: State, token: int, to: State) -> None:
         state.next[token] = to
         state.allowed = (state.allowed or frozenset()) | {token}
 
@@ -109,34 +110,34 @@ class Grammar:
             Channel.FINAL: self.answer,
         }
         for channel, content in contents.items():
-            self._add((CHANNEL, *_CHANNEL_IDS[channel]), content)
+            self._add_header((CHANNEL, *_CHANNEL_IDS[channel]), content)
         state = self.start
         for i, token in enumerate(ANSWER_HEADER[2:-1], start=3):
             state = state.next[token]
             state.to_answer = ANSWER_HEADER[i:]
 
     def _add_calls(self, recipient: str) -> None:
-        to = _plain(f" to={recipient}")
-        json, code = _plain("json"), _plain(" code")
-        types = ((), _plain(" json"), (*_plain(" "), CONSTRAIN, *json), (CONSTRAIN, *json), code)
+        to = _encode(f" to={recipient}")
+        json, code = _encode("json"), _encode(" code")
+        types = ((), _encode(" json"), (*_encode(" "), CONSTRAIN, *json), (CONSTRAIN, *json), code)
         channels = [Channel.COMMENTARY]
-        if not recipient.startswith(_FUNCTIONS):
+        if not recipient.startswith(_FUNCTION_PREFIX):
             channels.append(Channel.ANALYSIS)
         for channel in channels:
             name = (CHANNEL, *_CHANNEL_IDS[channel])
             for content_type in types:
-                self._add((*to, *name, *content_type), self._call)
-                self._add((*name, *to, *content_type), self._call)
+                self._add_header((*to, *name, *content_type), self._call)
+                self._add_header((*name, *to, *content_type), self._call)
 
-    def _add(self, header: Iterable[int], content: State) -> None:
-        """Make `header` legal after `<|start|>assistant`."""
+    def _add_header(self, header: Iterable[int], content: State) -> None:
+        """Allow `header` after `<|start|>assistant`."""
         state = self.start
         for token in header:
             if token not in state.next:
-                self._lead(state, token, State(otherwise=self._lost))
+                self._add_edge(state, token, State(fallback=self._malformed))
             state = state.next[token]
-        self._lead(state, MESSAGE, content)
+        self._add_edge(state, MESSAGE, content)
 
 
-def _plain(text: str) -> tuple[int, ...]:
+def _encode(text: str) -> tuple[int, ...]:
     return tuple(load_encoding().encode(text, disallowed_special=()))

@@ -1,4 +1,4 @@
-"""What a message header says, read leniently: every text is some header, and what has no place in one is told."""
+"""Lenient parsing of message headers: every text is a header, and one with unexpected parts is marked malformed."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,16 +8,16 @@ from typing import Final
 from gptoss_cli.harmony.events import Channel, Message, Role
 from gptoss_cli.harmony.vocabulary import ANALYSIS, ASSISTANT, CHANNEL, COMMENTARY, FINAL
 
-_CHANNEL_MARK: Final = "<|channel|>"
-_CONSTRAIN_MARK: Final = "<|constrain|>"
+_CHANNEL_TEXT: Final = "<|channel|>"
+_CONSTRAIN_TEXT: Final = "<|constrain|>"
 _CHANNEL_IDS: Final = ((Channel.ANALYSIS, ANALYSIS), (Channel.COMMENTARY, COMMENTARY), (Channel.FINAL, FINAL))
 _CHANNELS: Final = frozenset(Channel)
-_BEGINNING: Final = re.compile(
+_HEADER_PREFIX: Final = re.compile(
     r"(assistant)?( to(=[^\s<]*)?)?"
     r"(<\|channel\|>(?P<channel>\w*)( to(=[^\s<]*)?)?(?P<type> ?(<\|constrain\|>)?\w*))?"
 )
-_EVERYBODY: Final = frozenset({"user", "all"})
-_TYPE_OF_ANSWER: Final = re.compile(r"<\|constrain\|>\w+|json|code|text")
+_USER_RECIPIENTS: Final = frozenset({"user", "all"})
+_ANSWER_TYPE: Final = re.compile(r"<\|constrain\|>\w+|json|code|text")
 _OTHER_ROLES: Final = frozenset(Role) - {Role.ASSISTANT}
 
 ANSWER: Final = Message(Role.ASSISTANT, "")
@@ -26,89 +26,89 @@ REASONING: Final = Message(Role.ASSISTANT, "", channel=Channel.ANALYSIS)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The message that follows, its text still empty; `stray` if the header held more than a header may."""
+    """The message that a header opens, its text still empty; `malformed` if the header has unexpected parts."""
 
     message: Message
-    stray: bool
+    malformed: bool
 
 
-def read_header(text: str, *, names_role: bool, otherwise: Message) -> Header:
-    """Read the decoded text between `<|start|>` (or the prompt's end) and `<|message|>`.
+def read_header(text: str, *, has_role: bool, default: Message) -> Header:
+    """Parse the decoded text between `<|start|>` (or the end of the prompt) and `<|message|>`.
 
-    On well-formed headers this agrees with the library, which raises on many malformed ones and takes any
-    single word for a recipient. `names_role`: a `<|start|>` was seen, so the first word is the role. `otherwise` is
-    the message meant when no channel is named. A header of another role is stray, and its message is reasoning: the
-    model plays somebody else.
+    Well-formed headers are read as openai_harmony reads them, which raises on many malformed ones and takes any single
+    word for a recipient. `has_role`: the first word is the role, since `<|start|>` came before it. `default` is the
+    message if no channel is named. A header of another role than the assistant is malformed, and its message is
+    reasoning, since the model only imitates that role.
     """
-    head, *named = text.replace(_CONSTRAIN_MARK, f" {_CONSTRAIN_MARK}").split(_CHANNEL_MARK)
+    head, *named = text.replace(_CONSTRAIN_TEXT, f" {_CONSTRAIN_TEXT}").split(_CHANNEL_TEXT)
     words = head.split()
-    role = _take_role(words, names_role=names_role)
+    role = _take_role(words, has_role=has_role)
     if role in _OTHER_ROLES or (role is not None and any(word.startswith("to=") for word in words)):
-        return Header(REASONING, stray=True)
+        return Header(REASONING, malformed=True)
     channels = []
     for part in named:
         name = re.match(r"\s*[^\s<]*", part)
         assert name is not None
         channels.append(name[0].strip())
         words += part[name.end() :].split()
-    message, rest = _sort_words(words, _choose_channel(channels, words, otherwise))
-    return Header(message, stray=bool(rest) or role is not None or len(channels) > 1)
+    message, rest = _take_recipient_and_type(words, _choose_channel(channels, words, default))
+    return Header(message, malformed=bool(rest) or role is not None or len(channels) > 1)
 
 
-def may_become_header(text: str) -> bool:
-    """Whether a well-formed header on a known channel can begin with `text`: nothing is said if it is cut there."""
-    found = _BEGINNING.fullmatch(text)
+def is_header_prefix(text: str) -> bool:
+    """Return True if a well-formed header on a known channel can begin with `text`, which is then no content."""
+    found = _HEADER_PREFIX.fullmatch(text)
     if found is None or ((found["type"] or "").strip() and " to=" not in text):
         return False
     return any(channel.startswith(found["channel"] or "") for channel in Channel)
 
 
-def split_unfinished(ids: Sequence[int], otherwise: Message) -> tuple[Message, Sequence[int]]:
-    """Of a header that never came to `<|message|>`: the message meant, and the ids that are its content.
+def split_unfinished(ids: Sequence[int], default: Message) -> tuple[Message, Sequence[int]]:
+    """Split a header without `<|message|>` into the message that it opens and the ids of the content.
 
-    Works on ids, so that a character split over two tokens stays whole.
+    It is split by ids, so that a character of two tokens stays whole.
     """
     if ids and ids[0] == ASSISTANT:
         ids = ids[1:]
     if not ids or ids[0] != CHANNEL:
-        return otherwise, ids
+        return default, ids
     for channel, name in _CHANNEL_IDS:
         if tuple(ids[1 : 1 + len(name)]) == name:
             return Message(Role.ASSISTANT, "", channel=channel), ids[1 + len(name) :]
-    return otherwise, ids[1:]
+    return default, ids[1:]
 
 
-def _take_role(words: list[str], *, names_role: bool) -> str | None:
-    """Remove the role from the front of `words`; return it if it is not the assistant's."""
+def _take_role(words: list[str], *, has_role: bool) -> str | None:
+    """Remove the role from the front of `words`. Return it unless it is the assistant."""
     if not words or words[0].startswith("to=") or words[0] in _CHANNELS:
         return None
     if words[0].startswith(Role.ASSISTANT):
-        # "assistantfinal": the channel marker is missing.
-        glued = words[0].removeprefix(Role.ASSISTANT)
-        words[:1] = [glued] if glued else []
+        # "assistantfinal": <|channel|> is missing.
+        joined = words[0].removeprefix(Role.ASSISTANT)
+        words[:1] = [joined] if joined else []
         return None
-    return words.pop(0) if names_role else None
+    return words.pop(0) if has_role else None
 
 
-def _choose_channel(channels: Iterable[str], words: list[str], otherwise: Message) -> Message:
+def _choose_channel(channels: Iterable[str], words: list[str], default: Message) -> Message:
     named = [name for name in channels if name]
     if not named:
-        # "assistant final": the marker is missing.
+        # "assistant final": <|channel|> is missing.
         named = [word for word in words if word in _CHANNELS][:1]
         for word in named:
             words.remove(word)
     if not named:
-        return otherwise
+        return default
     known = [name for name in named if name in _CHANNELS]
     return Message(Role.ASSISTANT, "", channel=(known or named)[-1])
 
 
-def _sort_words(words: Iterable[str], message: Message) -> tuple[Message, list[str]]:
-    """Give `message` its recipient and content type; return the words that are neither."""
+def _take_recipient_and_type(words: Iterable[str], message: Message) -> tuple[Message, list[str]]:
+    """Return `message` with its recipient and content type, and the words that are neither."""
     recipient, content_type = message.recipient, message.content_type
     rest = []
     for word in words:
-        if word in ("to=", _CONSTRAIN_MARK):
+        if word in ("to=", _CONSTRAIN_TEXT):
             continue
         if word.startswith("to="):
             if recipient is None:
@@ -121,9 +121,9 @@ def _sort_words(words: Iterable[str], message: Message) -> tuple[Message, list[s
             content_type = word
         else:
             rest.append(word)
-    if recipient in _EVERYBODY:
+    if recipient in _USER_RECIPIENTS:
         recipient = None
-    if recipient is None and content_type and not _TYPE_OF_ANSWER.fullmatch(content_type):
+    if recipient is None and content_type and not _ANSWER_TYPE.fullmatch(content_type):
         rest.append(content_type)
         content_type = None
     return replace(message, recipient=recipient, content_type=content_type), rest

@@ -1,11 +1,11 @@
-"""The Harmony vocabulary: shipped with the program, unpacked once, checked at every use. Never touches the network."""
+"""The Harmony vocabulary: shipped with the package, unpacked once, verified at every use; no network access."""
 
 import hashlib
 import lzma
 import os
 import tempfile
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Final
 
 from openai_harmony import HarmonyEncoding, HarmonyEncodingName, HarmonyError, load_harmony_encoding
 
-from gptoss_cli.errors import IntegrityError, ResourceError
+from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
+from gptoss_cli.files import replace_file
 from gptoss_cli.settings import cache_folder
 
 # Harmony guide, special tokens; the gaps are reserved.
@@ -27,14 +28,14 @@ END: Final = 200007
 MESSAGE: Final = 200008
 CALL: Final = 200012
 
-# The ordinary ids that headers are made of.
+# The ordinary ids of which headers consist.
 ASSISTANT: Final = 173781
 ANALYSIS: Final = (35644,)
 COMMENTARY: Final = (12606, 815)
 FINAL: Final = (17196,)
 
 ANSWER_HEADER: Final = (START, ASSISTANT, CHANNEL, *FINAL, MESSAGE)
-# Harmony guide; after a mere `<|end|>` the model opens analysis again.
+# Harmony guide. After `<|end|>` alone the model would start another analysis message.
 ANSWER_NOW: Final = (END, *ANSWER_HEADER)
 
 FIRST_SPECIAL_ID: Final = 199998
@@ -42,52 +43,54 @@ VOCABULARY_SIZE: Final = 201088
 
 STOP_IDS: Final = frozenset({RETURN, CALL, END_OF_TEXT})
 _FORMAT_IDS: Final = frozenset({END_OF_TEXT, RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL})
-# The model has rows for these but was never trained to say them; sampling masks them.
+# The model has logits for these ids but was not trained on them; they are banned in sampling.
 RESERVED_IDS: Final = frozenset(range(FIRST_SPECIAL_ID, VOCABULARY_SIZE)) - _FORMAT_IDS
 
 _FILE_NAME: Final = "o200k_base.tiktoken"
 _FILE_BYTES: Final = 3_613_922
 _FILE_SHA256: Final = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 _BASE_VARIABLE: Final = "TIKTOKEN_ENCODINGS_BASE"
-_LOADING = threading.Lock()
+_LOAD_LOCK = threading.Lock()
 
 
 @cache
 def load_encoding() -> HarmonyEncoding:
-    """The encoding of gpt-oss, loaded once per process.
+    """Return the encoding of gpt-oss, loaded once per process.
 
-    Sets TIKTOKEN_ENCODINGS_BASE in this process, over whatever the user had there: with it the library reads our
-    file, checks its digest again and makes no request. Raises IntegrityError when the shipped vocabulary is damaged,
-    ResourceError when it can be unpacked nowhere.
+    Sets TIKTOKEN_ENCODINGS_BASE in this process, in place of any value from the user: with it openai_harmony reads
+    our file, verifies its digest and makes no request. Raises IntegrityError if the shipped vocabulary is damaged,
+    ResourceError if it cannot be unpacked.
     """
-    with _LOADING, ExitStack() as temporary:
+    with _LOAD_LOCK, ExitStack() as temporary:
         folder = vocabulary_folder(temporary)
         os.environ[_BASE_VARIABLE] = str(folder)
         try:
             return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
         except HarmonyError as exc:
-            message = f"The vocabulary in {folder} cannot be loaded ({exc}). Delete it and try again."
-            raise IntegrityError(message) from exc
+            message = f"{folder}: the vocabulary cannot be loaded ({first_line(exc)})"
+            raise IntegrityError(message, Hint.DELETE_FOLDER, subject=str(folder)) from exc
 
 
 def vocabulary_folder(temporary: ExitStack) -> Path:
-    """A folder with an intact vocabulary file: in the cache, or private and gone when `temporary` closes.
+    """Return a folder with an intact vocabulary file: in the cache, or a private one that `temporary` deletes.
 
-    A file that is missing or wrong is written again, complete or not at all, so two processes may do it at once.
+    A missing or damaged file is replaced atomically, so several processes may do it at once. Raises IntegrityError if
+    the shipped vocabulary is damaged, ResourceError if it cannot be unpacked.
     """
     folder = cache_folder() / "vocabulary"
     if _is_intact(folder / _FILE_NAME):
         return folder
     content = _unpack()
     try:
-        _write(folder, content)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / _FILE_NAME, content)
     except OSError as cache_error:
         return _write_privately(content, temporary, folder, cache_error)
     return folder
 
 
 def read_vocabulary(temporary: ExitStack) -> bytes:
-    """The vocabulary file: a line for each ordinary id, in order, with its bytes in base64 and the id."""
+    """Return the vocabulary file: a line per ordinary id, in order, with its bytes in base64 and the id."""
     return (vocabulary_folder(temporary) / _FILE_NAME).read_bytes()
 
 
@@ -105,32 +108,21 @@ def _unpack() -> bytes:
     try:
         content = lzma.decompress(shipped.read_bytes())
     except (OSError, lzma.LZMAError) as exc:
-        raise IntegrityError(f"The vocabulary shipped with gptoss cannot be read ({exc}). Reinstall gptoss.") from exc
+        raise IntegrityError(f"The vocabulary in the package cannot be read ({exc})", Hint.REINSTALL) from exc
     if hashlib.sha256(content).hexdigest() != _FILE_SHA256:
-        raise IntegrityError("The vocabulary shipped with gptoss is damaged. Reinstall gptoss.")
+        raise IntegrityError("The vocabulary in the package is damaged", Hint.REINSTALL)
     return content
-
-
-def _write(folder: Path, content: bytes) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{_FILE_NAME}.", dir=folder)
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, folder / _FILE_NAME)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 def _write_privately(content: bytes, temporary: ExitStack, folder: Path, cache_error: OSError) -> Path:
     try:
         private = Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="gptoss-vocabulary-")))
-        _write(private, content)
+        replace_file(private / _FILE_NAME, content)
     except OSError as exc:
         raise ResourceError(
-            f"The vocabulary ({_FILE_BYTES / 1e6:.1f} MB) can be written neither to {folder} ({cache_error.strerror}) "
-            f"nor to a temporary folder ({exc.strerror}). Free some space or set GPTOSS_HOME to a folder with room."
+            f"The vocabulary ({_FILE_BYTES / 1e6:.1f} MB) cannot be written to {folder} ({cache_error.strerror}) "
+            f"or to a temporary folder ({exc.strerror})",
+            Hint.FREE_DISK_SPACE,
+            Hint.ANOTHER_DATA_FOLDER,
         ) from exc
     return private

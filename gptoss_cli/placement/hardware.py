@@ -273,15 +273,28 @@ def _group_memory(root: Path) -> tuple[int | None, int]:
     return lowest, used
 
 
-def _group_folders(root: Path) -> Iterator[Path]:
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may keep busy: its affinity, within the quotas of its control groups."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in _group_folders(root, "cpu"):
+        quota, period = [*" ".join(_lines(folder / "cpu.max")).split(), "max", ""][:2]
+        if quota == "max":
+            quota = "".join(_lines(folder / "cpu.cfs_quota_us"))
+            period = "".join(_lines(folder / "cpu.cfs_period_us"))
+        if quota.isdecimal() and period.isdecimal() and int(period):
+            cores = min(cores, int(quota) // int(period))
+    return max(1, cores)
+
+
+def _group_folders(root: Path, controller: str = "memory") -> Iterator[Path]:
     """Yield the folders of the process's control group and its parents, for versions 2 and 1 (cgroups(7)).
 
     In a container the path may be that of the host, of which only the top is mounted: then only the top exists.
     """
     for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if number == "0" or "memory" in controllers.split(","):
-            top = root / "sys/fs/cgroup" / ("" if number == "0" else "memory")
+        if number == "0" or controller in controllers.split(","):
+            top = root / "sys/fs/cgroup" / ("" if number == "0" else controller)
             parts = [part for part in path.split("/") if part not in ("", "..")]
             for depth in range(len(parts), -1, -1):
                 yield top.joinpath(*parts[:depth])

@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from gptoss_cli.checkpoint.header import TensorSpec
 from gptoss_cli.placement.model_config import BLOCK_VALUES, LayerKind, ModelConfig
-from gptoss_cli.placement.tensor_specs import Layout, TensorSpec, expected_tensors, names
+from gptoss_cli.placement.tensor_specs import Layout, expected_tensors, names
 from gptoss_cli.settings import Dtype
 
 _TENSOR_BYTES = {"BF16": 2, "U8": 1}

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gptoss_cli.checkpoint.header import TensorSpec
 from gptoss_cli.placement.model_config import BLOCK_BYTES, BLOCK_VALUES, ModelConfig
 
 
@@ -12,14 +13,6 @@ class Layout(StrEnum):
 
     HUGGING_FACE = "Hugging Face"
     ORIGINAL = "original"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """The expected shape and dtype of a tensor. `dtype` is a safetensors name, BF16 or U8."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,43 @@
-"""How many columns text takes, and where it is broken into lines. Counts too many columns rather than too few."""
+"""Styled text, its width in terminal columns, and breaking it into lines. Widths are never underestimated."""
 
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
 
 from rich.cells import get_character_cell_size
 
-from gptoss_cli.terminal.theme import paint
-
 _JOINERS = "\u200d\ufe0f"
-# Chinese, Japanese and Korean may be broken between any two characters, but not before a closing mark.
-_UNSPACED = "\u1100-\u115f\u2e80-\u3000\u3003-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fffd"
+# Chinese, Japanese and Korean break between any two characters, but not before closing punctuation.
+_CJK = "\u1100-\u115f\u2e80-\u3000\u3003-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fffd"
 _CLOSING = "\u3001\u3002\uff0c\uff0e\uff01\uff1f\uff1a\uff1b\uff09\u300d\u300f\u3011\u3009\u300b"
-_ATOM = re.compile(rf"\n| +|[{_UNSPACED}][{_CLOSING}]*|[^ \n{_UNSPACED}]+")
+_ATOM = re.compile(rf"\n| +|[{_CJK}][{_CLOSING}]*|[^ \n{_CJK}]+")
+_CJK_ATOM = re.compile(f"[{_CJK}]")
+
+
+class Role(StrEnum):
+    """The role of a piece of text on the screen. The value is its SGR parameters: 16 colours, so palettes apply."""
+
+    PLAIN = ""
+    TITLE = "1;4"
+    HEADING = "1"
+    STRONG = "1"
+    EMPHASIS = "3"
+    STRUCK = "9"
+    CODE = "36"
+    LINK = "34"
+    MARK = "90"  # bullets, quote bars, rules: what the layout adds
+    DIM = "2"
+    KEYWORD = "35"
+    STRING = "32"
+    NUMBER = "36"
+    NAME = "34"
+    COMMENT = "90"
 
 
 class Span(NamedTuple):
-    """Text in one style; `sgr` are the parameters of the code that begins it."""
+    """Text in one style, whose SGR parameters are `sgr`."""
 
     text: str
     sgr: str = ""
@@ -27,36 +47,36 @@ Line = list[Span]
 
 
 def cells(text: str) -> int:
-    """Columns that `text` takes at most.
+    """Return the most columns that `text` takes on any terminal.
 
-    Terminals disagree about joined emoji: each part is counted, so that no terminal breaks a line we think fits.
+    Terminals disagree about joined emoji. Each part is counted, so that no terminal wraps a line that is to fit.
     """
     if text.isascii():
         return len(text)
     return sum(get_character_cell_size(character) for character in text) + text.count("\ufe0f")
 
 
-def paint_line(line: Line) -> str:
-    """The line with its styles, as the terminal gets it."""
+def style_line(line: Line) -> str:
+    """Return the text of the line with escape sequences for its styles."""
     same = groupby(line, key=lambda span: span.sgr)
-    return "".join(paint(sgr, "".join(span.text for span in spans)) for sgr, spans in same)
+    return "".join(_style(sgr, "".join(span.text for span in spans)) for sgr, spans in same)
 
 
 def text_of(line: Line) -> str:
-    """The line without its styles."""
+    """Return the text of the line without styles."""
     return "".join(span.text for span in line)
 
 
 def wrap(spans: Line, width: int) -> list[Line]:
-    """`spans` as lines of at most `width` columns, broken at spaces, at every newline, and inside a word too long."""
-    filler = _Filler(max(2, width))
+    """Break `spans` into lines of at most `width` columns: at newlines, at spaces, and in words that are too long."""
+    wrapper = _Wrapper(max(2, width))
     for word in _words(spans):
-        filler.add(word)
-    return filler.close()
+        wrapper.add(word)
+    return wrapper.finish()
 
 
 def fold(spans: Line, width: int) -> list[Line]:
-    """`spans` as lines of at most `width` columns, broken wherever the column is reached, as a terminal does."""
+    """Break `spans` into lines of at most `width` columns, anywhere, as a terminal does."""
     width = max(2, width)
     if cells(text_of(spans)) <= width:
         return [spans]
@@ -75,7 +95,7 @@ def fold(spans: Line, width: int) -> list[Line]:
     return lines
 
 
-class _Filler:
+class _Wrapper:
     def __init__(self, width: int) -> None:
         self._width = width
         self._lines: list[Line] = []
@@ -90,14 +110,14 @@ class _Filler:
         elif text.isspace():
             self._spaces = word
         else:
-            self._place(word, cells(text))
+            self._append(word, cells(text))
 
-    def close(self) -> list[Line]:
+    def finish(self) -> list[Line]:
         if self._line:
             self._break()
         return self._lines or [[]]
 
-    def _place(self, word: Line, size: int) -> None:
+    def _append(self, word: Line, size: int) -> None:
         gap = cells(text_of(self._spaces))
         if self._used and self._used + gap + size > self._width:
             self._break()
@@ -118,15 +138,15 @@ class _Filler:
 
 
 def _words(spans: Line) -> Iterator[Line]:
-    """What may not be broken, spaces and newlines, in order; a word may change its style within."""
+    """Yield words, runs of spaces and newlines, in order. A word may consist of several styles."""
     word: Line = []
     for span in spans:
         for atom in _ATOM.findall(span.text):
-            breaks = atom[0] in " \n" or _ATOM_IS_UNSPACED.match(atom) is not None
-            if breaks and word:
+            is_whole = atom[0] in " \n" or _CJK_ATOM.match(atom) is not None
+            if is_whole and word:
                 yield word
                 word = []
-            if breaks:
+            if is_whole:
                 yield [Span(atom, span.sgr)]
             else:
                 word.append(Span(atom, span.sgr))
@@ -134,9 +154,10 @@ def _words(spans: Line) -> Iterator[Line]:
         yield word
 
 
-_ATOM_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
-
-
 def _continues(text: str, i: int) -> bool:
-    """Whether the character at `i` belongs to the one before it on the screen."""
+    """Return True if the character at `i` shares the cells of the one before it."""
     return text[i] in _JOINERS or (i > 0 and text[i - 1] == "\u200d") or get_character_cell_size(text[i]) == 0
+
+
+def _style(sgr: str, text: str) -> str:
+    return f"\x1b[{sgr}m{text}\x1b[0m" if sgr and text else text

@@ -1,13 +1,13 @@
-"""Puts text on the clipboard, when the user asks for it."""
+"""Copying text to the clipboard."""
 
 import base64
 import shutil
 import subprocess
 
-from gptoss_cli.errors import UsageError
+from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.terminal.console import Console
 
-# Each works only where its variable is set, if it has one.
+# A program with a variable works only if that is set.
 _PROGRAMS = (
     ("WAYLAND_DISPLAY", ("wl-copy",)),
     ("DISPLAY", ("xclip", "-selection", "clipboard")),
@@ -15,11 +15,14 @@ _PROGRAMS = (
     (None, ("pbcopy",)),
     (None, ("clip.exe",)),
 )
-_PATIENCE_SECONDS = 5
+_TIMEOUT_SECONDS = 5
 
 
 def copy(text: str, console: Console) -> None:
-    """By a program where there is one, else by asking the terminal. Raises UsageError where neither can be."""
+    """Copy `text` to the clipboard by a program, or else by an escape sequence of the terminal (OSC 52).
+
+    Raises UsageError if there is neither.
+    """
     for variable, command in _PROGRAMS:
         found = shutil.which(command[0])
         if found is None or (variable is not None and not console.environment.get(variable)):
@@ -30,13 +33,13 @@ def copy(text: str, console: Console) -> None:
                 input=text.encode(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=_PATIENCE_SECONDS,
+                timeout=_TIMEOUT_SECONDS,
                 check=True,
             )
         except (OSError, subprocess.SubprocessError):
             continue
         return
     if not console.draws:
-        raise UsageError("There is no clipboard here. Try: /save FILE")
-    # In base64, so nothing of the text itself reaches the terminal.
+        raise UsageError("There is no clipboard here", Hint.SAVE_ANSWER)
+    # In base64, so that the text cannot control the terminal.
     console.stderr.write(f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\x07")

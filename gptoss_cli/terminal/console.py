@@ -1,6 +1,6 @@
-"""The streams of one run of the program. stdout carries the answer and nothing else; all the rest goes to stderr.
+"""The streams of the process: the answer goes to stdout, everything else to stderr.
 
-Whether a stream is a terminal is asked of the stream and of nothing else: no variable makes a pipe one.
+Only isatty() decides if a stream is a terminal; no environment variable makes a pipe one.
 """
 
 import io
@@ -18,7 +18,7 @@ from gptoss_cli.terminal.sanitize import neutralize, one_line
 
 
 class Style(Enum):
-    """What a piece of text on stderr is; the value is the SGR code that starts it."""
+    """A style of text on stderr. The value is its SGR parameter."""
 
     PLAIN = ""
     DIM = "2"
@@ -28,18 +28,18 @@ class Style(Enum):
 
 
 class Output:
-    """One of the two output streams; None stands for a closed one."""
+    """An output stream; `stream` is None if it is closed."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self.is_terminal = stream is not None and stream.isatty()
         self.stream = stream
         if isinstance(stream, io.TextIOWrapper):
-            # A pipe gets the answer's own bytes; a terminal that lacks a character gets a question mark.
+            # A pipe gets the exact text as UTF-8; a terminal gets a question mark for what its encoding lacks.
             encoding = None if self.is_terminal else "utf-8"
             stream.reconfigure(encoding=encoding, errors="replace", newline="\n")
 
     def write(self, text: str) -> None:
-        """Write and flush. Raises OSError; writing to a closed stream is one."""
+        """Write `text` and flush. Raises OSError, also if the stream is closed."""
         if self.stream is None:
             raise OSError("it is closed")
         self.stream.write(text)
@@ -47,23 +47,23 @@ class Output:
 
     @property
     def columns(self) -> int:
-        """The terminal's width, 80 where it tells none."""
+        """The width of the terminal, 80 if it is unknown."""
         with suppress(OSError, ValueError):
             if self.stream is not None:
                 return os.get_terminal_size(self.stream.fileno()).columns or 80
         return 80
 
     def abandon(self) -> None:
-        """Let what is still buffered go nowhere, so that the interpreter's last flush cannot fail."""
+        """Discard buffered text, so that the interpreter's last flush cannot fail."""
         if self.stream is not None:
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class Activity:
-    """A line on the terminal that says what is being waited for, after a short while and until it is closed.
+    """A spinner with a text on the terminal. It appears after a short delay and disappears when it is closed.
 
-    Lives in a thread of its own: the work it speaks of may hold the main thread for seconds.
+    It is drawn by its own thread, since the work it is about may block the main thread for seconds.
     """
 
     _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -77,14 +77,14 @@ class Activity:
         self._thread: threading.Thread | None = None
 
     def say(self, text: str) -> None:
-        """Show `text` from now on."""
+        """Show `text` until the next one."""
         self._text = one_line(text)
         if self._thread is None and self._output.is_terminal:
             self._thread = threading.Thread(target=self._draw, daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Take the line away. May be called twice."""
+        """Remove the line. May be called twice."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
@@ -96,7 +96,7 @@ class Activity:
         with suppress(OSError):
             for number in self._numbers():
                 frame = self._FRAMES[number % len(self._FRAMES)]
-                # One column stays free: a full line would wrap and could not be taken away.
+                # One column stays free: a full line would wrap and could not be removed.
                 line = f"{frame} {self._text}"[: self._output.columns - 1]
                 self._output.write(f"\r\x1b[K{line}")
             self._output.write("\r\x1b[K")
@@ -111,7 +111,7 @@ class Activity:
 
 
 class Console:
-    """stdin, stdout and stderr of one run, with what the user said about colour and quiet."""
+    """stdin, stdout and stderr of the process, and the user's options about output."""
 
     def __init__(
         self, stdin: TextIO | None, stdout: TextIO | None, stderr: TextIO | None, environment: Mapping[str, str]
@@ -126,45 +126,45 @@ class Console:
 
     @classmethod
     def of_process(cls) -> Self:
-        """The console of this process."""
+        """Return the console of this process."""
         return cls(sys.stdin, sys.stdout, sys.stderr, os.environ)
 
     @property
     def reads_terminal(self) -> bool:
-        """Whether a person types on stdin."""
+        """True if stdin is a terminal."""
         return self.stdin is not None and self.stdin.isatty()
 
     @property
     def draws(self) -> bool:
-        """Whether what was written on stderr may be drawn over."""
+        """True if text on stderr can be overwritten."""
         return self.stderr.is_terminal and self.environment.get("TERM") != "dumb"
 
     @property
     def draws_progress(self) -> bool:
-        """Whether lines that move are wanted on stderr."""
+        """True if progress is shown on stderr."""
         return self.draws and not self.quiet
 
     @property
     def colors(self) -> bool:
-        """Whether there is colour on stderr."""
+        """True if stderr is coloured."""
         if self.color in (None, ColorChoice.AUTO):
             return self.draws and not self.environment.get("NO_COLOR")
         return self.color is ColorChoice.ALWAYS
 
-    def answer(self, text: str) -> None:
-        """A piece of the answer, on stdout: as it is in a pipe or file, neutralised on a terminal.
+    def out(self, text: str) -> None:
+        """Write `text` to stdout: unchanged to a pipe or a file, neutralised on a terminal.
 
-        Raises BrokenPipeError when the reader has gone, GptossError for any other failure.
+        Raises BrokenPipeError when the reader is gone, GptossError for any other failure.
         """
         try:
             self.stdout.write(neutralize(text) if self.stdout.is_terminal else text)
         except BrokenPipeError:
             raise
         except OSError as exc:
-            raise GptossError(f"stdout cannot be written: {exc.strerror or exc}. The answer is not complete.") from exc
+            raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the answer is incomplete") from exc
 
-    def aside(self, text: str, style: Style = Style.PLAIN) -> None:
-        """A piece of anything that is not the answer, on stderr. The answer must go on where stderr cannot."""
+    def err(self, text: str, style: Style = Style.PLAIN) -> None:
+        """Write `text` to stderr. Failures are ignored, since the answer does not depend on stderr."""
         shown = neutralize(text) if self.stderr.is_terminal else text
         if style.value and self.colors and shown:
             shown = f"\x1b[{style.value}m{shown}\x1b[0m"
@@ -172,18 +172,18 @@ class Console:
             self.stderr.write(shown)
 
     def notice(self, text: str) -> None:
-        """One line the user may want to know; `--quiet` drops it."""
+        """Write a line of information to stderr unless the console is quiet."""
         if not self.quiet:
-            self.aside(f"{one_line(text)}\n", Style.DIM)
+            self.err(f"{one_line(text)}\n", Style.DIM)
 
     def error(self, text: str) -> None:
-        """One line that says what went wrong."""
-        self.aside("gptoss: ", Style.ERROR)
-        self.aside(f"{one_line(text)}\n")
+        """Write an error as one line to stderr."""
+        self.err("gptoss: ", Style.ERROR)
+        self.err(f"{one_line(text)}\n")
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:
-        """An Activity that is gone when the block ends; one that shows nothing unless stderr is a terminal."""
+        """Return an Activity that is closed when the block ends. It shows nothing unless stderr is a terminal."""
         activity = Activity(self.stderr if self.draws_progress else Output(None))
         try:
             yield activity
@@ -191,6 +191,6 @@ class Console:
             activity.close()
 
     def abandon(self) -> None:
-        """Nothing more will be read of what is still buffered."""
+        """Discard what both streams have buffered."""
         self.stdout.abandon()
         self.stderr.abandon()

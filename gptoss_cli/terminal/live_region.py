@@ -1,15 +1,15 @@
-"""The end of the screen: lines that stay, and below them a few that are drawn again. Nothing else moves the cursor."""
+"""Live output at the bottom of the terminal: final lines, and below them a few that are redrawn."""
 
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from gptoss_cli.terminal.cells import Line, cells, fold, paint_line, text_of
+from gptoss_cli.terminal.cells import Line, cells, fold, style_line, text_of
 from gptoss_cli.terminal.console import Console
 
-_MOST_ROWS = 12
-# These re-wrap what is on the screen when their width changes; of another terminal it must not be assumed.
+_MAX_ROWS = 12
+# Set by terminals that re-wrap lines when their width changes. Others are assumed not to.
 _REWRAPPING = (
     "TMUX",
     "VTE_VERSION",
@@ -22,9 +22,9 @@ _REWRAPPING = (
 
 
 class LiveRegion:
-    """Writes to a terminal that nobody else writes to meanwhile. Text must be neutralised already.
+    """The only writer to a terminal while it is in use. Its text must be neutralised.
 
-    May be used from several threads. Raises OSError where the terminal cannot be written.
+    Its methods may be called from any thread. They raise OSError if the terminal cannot be written.
     """
 
     def __init__(self, stream: TextIO, environment: Mapping[str, str], *, colored: bool) -> None:
@@ -37,37 +37,37 @@ class LiveRegion:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows, 80 by 24 where the terminal tells none."""
+        """Columns and rows of the terminal, 80 and 24 if they are unknown."""
         try:
             columns, rows = os.get_terminal_size(self._stream.fileno())
         except (OSError, ValueError):
             return 80, 24
         return columns or 80, rows or 24
 
-    def show(self, stay: Sequence[Line], tail: Sequence[Line] = ()) -> None:
-        """Write the lines that `stay`, each once, and below them the end of `tail` in place of the last one."""
+    def show(self, final: Sequence[Line], tail: Sequence[Line] = ()) -> None:
+        """Print the `final` lines, and below them the end of `tail` in place of the previous tail."""
         with self._lock:
             columns, rows = self.size
-            most = max(1, min(_MOST_ROWS, rows - 1))
-            folded = [row for line in tail for row in fold(line, columns)][-most:]
-            text = self._change(self._tail or [[]], [*stay, *(folded or [[]])], columns)
+            limit = max(1, min(_MAX_ROWS, rows - 1))
+            folded = [row for line in tail for row in fold(line, columns)][-limit:]
+            text = self._update(self._tail or [[]], [*final, *(folded or [[]])], columns)
             self._tail, self._columns = folded, columns
             if text:
                 self._stream.write(text)
                 self._stream.flush()
 
-    def _change(self, old: Sequence[Line], new: Sequence[Line], columns: int) -> str:
-        """What turns the rows `old` into `new`, from the end of the last to the end of the last."""
-        same = self._same(old, new, columns)
+    def _update(self, old: Sequence[Line], new: Sequence[Line], columns: int) -> str:
+        """Return the text that turns the rows `old` into `new`; the cursor is at the end of the last row."""
+        same = self._common_rows(old, new, columns)
         if same == len(old):
-            return "".join(f"\n{self._painted(line)}" for line in new[same:])
+            return "".join(f"\n{self._styled(line)}" for line in new[same:])
         same = min(same, len(new) - 1)
         up = sum(self._rows(line, columns) for line in old[same:]) - 1
         back = "\r" + (f"\x1b[{up}A" if up else "") + "\x1b[J" if self._tail else ""
-        return back + "\n".join(map(self._painted, new[same:]))
+        return back + "\n".join(map(self._styled, new[same:]))
 
-    def _same(self, old: Sequence[Line], new: Sequence[Line], columns: int) -> int:
-        """How many rows can be left as they are: a line that stays may be one that was drawn."""
+    def _common_rows(self, old: Sequence[Line], new: Sequence[Line], columns: int) -> int:
+        """Return how many rows are the same: a final line may already have been drawn as part of the tail."""
         count = 0
         for before, now in zip(old, new, strict=False):
             if columns != self._columns or before != now or cells(text_of(now)) > columns:
@@ -80,12 +80,12 @@ class LiveRegion:
             return 1
         return max(1, -(-cells(text_of(line)) // columns))
 
-    def _painted(self, line: Line) -> str:
-        return paint_line(line) if self._colored else text_of(line)
+    def _styled(self, line: Line) -> str:
+        return style_line(line) if self._colored else text_of(line)
 
 
 def open_screen(console: Console) -> LiveRegion | None:
-    """The terminal that stdout and stderr are; None where nothing can be drawn over."""
+    """Return a live region on the terminal of stdout and stderr; None if text on it cannot be overwritten."""
     stream = console.stdout.stream
     if stream is None or not console.stdout.is_terminal or not console.draws:
         return None

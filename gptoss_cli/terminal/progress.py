@@ -1,4 +1,4 @@
-"""Shows files that are fetched or read: one line for each under way, one for all. Calm, and only on a terminal."""
+"""Progress of files that are downloaded or read: a line per file, and one for the total."""
 
 import threading
 import time
@@ -12,15 +12,15 @@ from gptoss_cli.terminal.sanitize import one_line
 from gptoss_cli.units import duration_words, size_words
 
 _FRAME_SECONDS = 0.25
-# The speed that is shown is the mean over this time.
+# The speed is the mean over this time.
 _SPEED_SECONDS = 8.0
 _BAR_COLUMNS = 20
 
 
 class FileProgress:
-    """Progress of several files of `total_bytes` together, for the `with` block in which they are worked on.
+    """Progress of files of `total_bytes` together, drawn on a terminal during a `with` block.
 
-    `done` is the word for a file that is finished. Its methods may be called from any thread.
+    `done` is the word for a finished file, such as "verified". The methods may be called from any thread.
     """
 
     def __init__(self, console: Console, total_bytes: int, *, done: str) -> None:
@@ -47,9 +47,8 @@ class FileProgress:
         self._report()
 
     def begin(self, name: str, done_bytes: int, total_bytes: int) -> None:
-        """A file, of which `done_bytes` are there already."""
+        """Start a file, of which `done_bytes` exist already, or start it again."""
         with self._lock:
-            # A file that is begun anew takes back what it had brought.
             earlier = self._files.get(name, [0])[0]
             self._files[name] = [done_bytes, total_bytes]
             self._all_bytes += done_bytes - earlier
@@ -57,11 +56,13 @@ class FileProgress:
                 self._speeds.clear()
 
     def advance(self, name: str, count_bytes: int) -> None:
+        """Add `count_bytes` to a file."""
         with self._lock:
             self._files[name][0] += count_bytes
             self._all_bytes += count_bytes
 
     def end(self, name: str) -> None:
+        """Finish a file."""
         with self._lock:
             _, total_bytes = self._files.pop(name)
             self._finished.append(f"{one_line(name)}: {size_words(total_bytes)}, {self._done}")
@@ -69,7 +70,7 @@ class FileProgress:
             self._report()
 
     def _report(self) -> None:
-        """Lines that stay, one for each file that is finished."""
+        """Print a permanent line for each file that has finished."""
         with self._lock:
             finished, self._finished = self._finished, []
         for line in finished:
@@ -81,12 +82,12 @@ class FileProgress:
         self._frame([])
 
     def _frame(self, lines: list[str]) -> None:
-        """Take the last frame away, print what is finished, and draw `lines` below it."""
+        """Remove the last frame, print the finished files, and draw `lines` below them."""
         with suppress(OSError):
             if self._drawn_lines:
                 self._console.stderr.write(f"\x1b[{self._drawn_lines}F\x1b[J")
             self._report()
-            # One column stays free: a full line would wrap and could not be taken away.
+            # One column stays free: a full line would wrap and could not be removed.
             room = max(1, self._console.stderr.columns - 1)
             self._console.stderr.write("".join(f"{line[:room]}\n" for line in lines))
             self._drawn_lines = len(lines)
@@ -99,10 +100,10 @@ class FileProgress:
         lines = [f"{name:{width}}  {_bar(done, total)}  {_of(done, total)}" for name, done, total in files]
         left_bytes = max(0, self._total_bytes - all_bytes)
         left = f", {duration_words(left_bytes / speed)} left" if speed >= 1 else ""
-        return [*lines, f"In all {_of(all_bytes, self._total_bytes)}, {size_words(int(speed))}/s{left}"]
+        return [*lines, f"Total: {_of(all_bytes, self._total_bytes)}, {size_words(int(speed))}/s{left}"]
 
     def _speed(self, now: float) -> float:
-        """Bytes a second, lately."""
+        """Return the recent bytes per second."""
         self._speeds.append((now, self._all_bytes))
         while now - self._speeds[0][0] > _SPEED_SECONDS:
             self._speeds.popleft()

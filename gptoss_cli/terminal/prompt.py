@@ -1,4 +1,4 @@
-"""Asks for the user's next message. Needs a terminal; knows nothing of models."""
+"""The input line of a chat, and its history."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,6 +17,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.styles import Style
 
+from gptoss_cli.files import replace_file
+
 _BLOCK = '"""'
 _LARGEST_HISTORY_BYTES = 4 << 20
 _KEPT_HISTORY_BYTES = 1 << 20
@@ -24,12 +26,13 @@ _STYLE = Style.from_dict({"prompt": "ansigreen bold", "bottom-toolbar": "norever
 
 
 class ChatPrompt:
-    """The lines a message is typed on.
+    """An input field of several lines on the terminal.
 
-    Enter sends; Alt-Enter, Ctrl-J and a backslash at the end make a newline, and within three double quotes Enter does
-    too. Ctrl-C clears; Ctrl-D on an empty line leaves. Pasted text keeps its newlines and does not send itself.
-    `toolbar` gives the text of the line below; `shortcuts` are keys that do something without ending the line.
-    `on_shown` is called whenever it has been drawn. `was_cleared`: Ctrl-C was pressed during the last `read`.
+    Enter sends. Alt-Enter, Ctrl-J and Enter after a backslash insert a newline, and so does Enter within three double
+    quotes. Ctrl-C clears the input; Ctrl-D leaves if it is empty. Pasted text keeps its newlines and is not sent.
+
+    `toolbar` returns the text of the line below. `shortcuts` are called for their keys, and the input stays open.
+    `on_shown` is called each time the prompt has been drawn. `was_cleared`: Ctrl-C was pressed in the last `read`.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class ChatPrompt:
             history=history,
             auto_suggest=AutoSuggestFromHistory(),
             completer=completer,
-            # A list of commands is welcome; one of files, in the middle of a sentence, is not.
+            # Commands are completed while typing; file names in the middle of a sentence are not.
             complete_while_typing=Condition(lambda: self._document.text.startswith("/")),
             reserve_space_for_menu=6,
             enable_suspend=True,
@@ -65,14 +68,14 @@ class ChatPrompt:
             bottom_toolbar=toolbar,
             key_bindings=self._keys(shortcuts or {}),
             input=input,
-            # The prompt must not land in a file that stdout is sent to.
+            # Not stdout, which may be redirected to a file.
             output=output or create_output(always_prefer_tty=True),
         )
         if on_shown is not None:
             self._session.app.after_render += lambda app: on_shown()
 
     def read(self, draft: str = "") -> str | None:
-        """The next message, begun as `draft`; None when the user leaves. Never empty."""
+        """Read a message, with `draft` as the initial input. Never empty; None if the user leaves."""
         self.was_cleared = False
         try:
             return without_block(self._session.prompt(default=draft))
@@ -80,17 +83,17 @@ class ChatPrompt:
             return None
 
     def type_ahead(self, keys: Sequence[KeyPress]) -> None:
-        """Take `keys`, typed before the prompt was there, when it next reads."""
+        """Use `keys`, typed before the prompt appeared, as the first input of the next `read`."""
         store_typeahead(self._session.app.input, list(keys))
 
     def above(self, show: Callable[[], None]) -> None:
-        """Call `show`, which writes to the terminal, above the prompt; not at all if none is read. For any thread."""
+        """Call `show`, which writes to the terminal, above the prompt, if it is being read. For any thread."""
         app = self._session.app
         if app.is_running and app.loop is not None:
             app.loop.call_soon_threadsafe(lambda: run_in_terminal(show), context=app.context)
 
     def interrupt(self, reason: BaseException) -> None:
-        """Make a prompt that is being read end with `reason`. For any thread."""
+        """Make `read`, if it is active, raise `reason`. For any thread."""
         app = self._session.app
         if app.is_running and app.loop is not None:
             app.loop.call_soon_threadsafe(lambda: app.exit(exception=reason), context=app.context)
@@ -136,9 +139,9 @@ class ChatPrompt:
 
 
 def open_history(file: Path) -> tuple[History, str | None]:
-    """The history kept in `file`, readable by its owner only; of one that has grown large, only the end is kept.
+    """Open the input history in `file`, readable by its owner only. A large one is cut to its newest entries.
 
-    Where it cannot be kept: a history that is forgotten at the end, and the reason in one line.
+    If it cannot be opened: a history in memory, and the problem in one line.
     """
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -148,12 +151,12 @@ def open_history(file: Path) -> tuple[History, str | None]:
         if file.stat().st_size > _LARGEST_HISTORY_BYTES:
             _shorten(file)
     except OSError as exc:
-        return InMemoryHistory(), f"The input history is not kept: {file}: {exc.strerror}."
+        return InMemoryHistory(), f"The input history will not be saved: {file}: {exc.strerror}"
     return FileHistory(file), None
 
 
 def without_block(text: str) -> str:
-    """The text within three double quotes, if it stands in them; else `text`."""
+    """Return the text within three double quotes, or `text` if it is not in quotes."""
     inner = text.strip()
     if len(inner) >= 2 * len(_BLOCK) and inner.startswith(_BLOCK) and inner.endswith(_BLOCK):
         return inner[len(_BLOCK) : -len(_BLOCK)].strip("\n") or text
@@ -161,11 +164,8 @@ def without_block(text: str) -> str:
 
 
 def _shorten(file: Path) -> None:
-    """Keep the newest entries; an entry begins with an empty line."""
+    """Keep the newest entries. An entry begins with an empty line."""
     with file.open("rb") as stream:
         stream.seek(-_KEPT_HISTORY_BYTES, os.SEEK_END)
         kept = stream.read()
-    shorter = file.with_name(f"{file.name}.new")
-    with open(os.open(shorter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-        stream.write(kept[max(0, kept.find(b"\n\n")) :])
-    shorter.replace(file)
+    replace_file(file, kept[max(0, kept.find(b"\n\n")) :])

@@ -1,4 +1,4 @@
-"""Makes untrusted text safe to show. One character at a time: a sequence cut anywhere is harmless too."""
+"""Neutralising control characters in untrusted text, one by one, so that a split sequence is harmless too."""
 
 _BIDI_CONTROLS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 
@@ -8,7 +8,7 @@ def _replacements() -> dict[int, str | None]:
     table |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
     table |= {code: f"\\u{code:04x}" for code in _BIDI_CONTROLS}
     table[0x7F] = "\u2421"
-    # A carriage return before a newline is no attack, and which of them it is is unknown until the next piece.
+    # Dropped, since a carriage return before a newline is harmless and the next character may be in the next piece.
     table[ord("\r")] = None
     del table[ord("\n")], table[ord("\t")]
     return table
@@ -18,7 +18,7 @@ _TABLE = _replacements()
 
 
 def neutralize(text: str) -> str:
-    """`text` with every control character made visible: C0 but newline and tab, DEL, C1, and bidi controls.
+    """Return `text` with control characters made visible: C0 except newline and tab, DEL, C1, and bidi controls.
 
     Carriage returns are dropped. neutralize(a) + neutralize(b) == neutralize(a + b).
     """
@@ -26,5 +26,5 @@ def neutralize(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` neutralised and on one line, for messages."""
+    """Return `text` neutralised and on one line, for messages."""
     return neutralize(" ".join(text.split()))

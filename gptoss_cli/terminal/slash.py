@@ -1,4 +1,4 @@
-"""The slash commands: their names, what they take, and how they are completed. Carries none of them out."""
+"""Slash commands: their names, arguments, help and completion. They are run elsewhere."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -15,11 +15,11 @@ SETTINGS = ("temperature", "top-p", "top-k", "seed", "max-tokens", "think-budget
 
 @dataclass(frozen=True, slots=True)
 class SlashCommand:
-    """`arguments` as help shows them; `values` and `takes_file` are what completion offers."""
+    """A slash command. Completion offers `values`, or files if `takes_file`."""
 
     name: str
     arguments: str
-    meaning: str
+    help: str
     values: tuple[str, ...] = ()
     takes_file: bool = False
 
@@ -27,42 +27,42 @@ class SlashCommand:
 COMMANDS = {
     command.name: command
     for command in (
-        SlashCommand("/help", "", "this list"),
-        SlashCommand("/effort", "LEVEL", "how long it reasons from now on", tuple(ReasoningEffort)),
-        SlashCommand("/reasoning", "HOW", "whether its reasoning is seen", tuple(ReasoningDisplay)),
-        SlashCommand("/model", "NAME", "another model goes on with the conversation", ("20b", "120b", "demo")),
-        SlashCommand("/instructions", "TEXT|@FILE", "what it is told to heed; off for nothing"),
-        SlashCommand("/set", "NAME VALUE", "change how it answers; without a name, show it", SETTINGS),
-        SlashCommand("/file", "PATH", "send a text file along with the next message", takes_file=True),
+        SlashCommand("/help", "", "show this list"),
+        SlashCommand("/effort", "LEVEL", "set the reasoning effort", tuple(ReasoningEffort)),
+        SlashCommand("/reasoning", "MODE", "show, collapse or hide the reasoning", tuple(ReasoningDisplay)),
+        SlashCommand("/model", "NAME", "continue the conversation with another model", ("20b", "120b", "demo")),
+        SlashCommand("/instructions", "TEXT|@FILE", "set the instructions for the model; off removes them"),
+        SlashCommand("/set", "NAME VALUE", "change a setting; without arguments, list them", SETTINGS),
+        SlashCommand("/file", "PATH", "attach a text file to the next message", takes_file=True),
         SlashCommand("/retry", "[LEVEL]", "answer the last message again", tuple(ReasoningEffort)),
-        SlashCommand("/undo", "", "take the last message and its answer back"),
-        SlashCommand("/edit", "", "change the last message and send it again"),
-        SlashCommand("/copy", "[code]", "the last answer, or its last code, to the clipboard", ("code",)),
-        SlashCommand("/save", "FILE", "the last answer into a new file", takes_file=True),
-        SlashCommand("/tokens", "", "how full the context is"),
-        SlashCommand("/raw", "", "the last turn as the model wrote it, markup and all"),
-        SlashCommand("/new", "", "a new conversation"),
-        SlashCommand("/exit", "", "leave, as Ctrl-D does"),
+        SlashCommand("/undo", "", "remove the last message and its answer"),
+        SlashCommand("/edit", "", "edit the last message and send it again"),
+        SlashCommand("/copy", "[code]", "copy the last answer, or its last code block", ("code",)),
+        SlashCommand("/save", "FILE", "save the last answer to a new file", takes_file=True),
+        SlashCommand("/tokens", "", "show the context usage"),
+        SlashCommand("/raw", "", "show the last turn with its Harmony markup"),
+        SlashCommand("/new", "", "start a new conversation"),
+        SlashCommand("/exit", "", "leave the chat"),
     )
 }
 KEYS = {
     "Enter": "send",
-    "Alt-Enter, Ctrl-J": 'a new line; so does Enter after \\ or within """',
-    "Ctrl-C": "stop the answer; at the prompt, clear the line",
-    "Ctrl-O": "show the reasoning; once more folds it",
-    "Ctrl-N": "while it reasons: answer now",
-    "Shift-Tab": "the next effort",
-    "Ctrl-R, Up": "search the history; the message before",
-    "Ctrl-X Ctrl-E": "write the message in $EDITOR",
-    "Ctrl-D": "leave",
-    "//...": "send a line that begins with a slash",
+    "Alt-Enter, Ctrl-J": 'insert a newline, like Enter after \\ or within """',
+    "Ctrl-C": "stop the answer; at the prompt, clear the input",
+    "Ctrl-O": "show or collapse the reasoning",
+    "Ctrl-N": "while the model reasons: answer now",
+    "Shift-Tab": "switch to the next reasoning effort",
+    "Ctrl-R, Up": "search the history; recall the previous message",
+    "Ctrl-X Ctrl-E": "edit the message in $EDITOR",
+    "Ctrl-D": "leave the chat",
+    "//...": "send a message that begins with a slash",
 }
 
 
 def parse(text: str) -> tuple[str, str] | None:
-    """The command in `text` and what follows it; None if `text` is a message.
+    """Return the command in `text` and its arguments, or None if `text` is a message.
 
-    Raises UsageError for a command that does not exist: what was meant as one is never sent.
+    Raises UsageError for an unknown command, so that a misspelt command is never sent to the model.
     """
     text = text.strip()
     if not text.startswith("/") or text.startswith("//"):
@@ -70,31 +70,31 @@ def parse(text: str) -> tuple[str, str] | None:
     word, *rest = text.split(maxsplit=1)
     if word not in COMMANDS:
         close = difflib.get_close_matches(word, COMMANDS, n=1) or ["/help"]
-        raise UsageError(f"There is no command {word}. Did you mean {close[0]}? // sends a line that begins with /")
+        raise UsageError(f"There is no command {word}. Did you mean {close[0]}? To send it as a message, begin with //")
     return word, rest[0] if rest else ""
 
 
 def message_of(text: str) -> str:
-    """What is sent for `text`: the second of two slashes at its beginning is the message's own."""
-    said = text.lstrip()
-    return said[1:] if said.startswith("//") else text
+    """Return the message in `text`: of two slashes at its beginning, the first is removed."""
+    stripped = text.lstrip()
+    return stripped[1:] if stripped.startswith("//") else text
 
 
 def help_lines() -> list[tuple[str, str]]:
-    """What can be typed, and what it means."""
-    commands = [(f"{command.name} {command.arguments}".rstrip(), command.meaning) for command in COMMANDS.values()]
+    """Return every command and key with its help."""
+    commands = [(f"{command.name} {command.arguments}".rstrip(), command.help) for command in COMMANDS.values()]
     return [*commands, *KEYS.items()]
 
 
 class SlashCompleter(Completer):
-    """Completes commands, what they take, and file names; `models` are the names that can be loaded."""
+    """Completion of commands, their arguments and file names. `models` returns the names for /model."""
 
     def __init__(self, models: Callable[[], Iterable[str]]) -> None:
         self._models = models
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """See Completer."""
+        """Yield completions of the text before the cursor; see Completer."""
         text = document.text_before_cursor
         if not text.startswith("/") or "\n" in text:
             return
@@ -102,7 +102,7 @@ class SlashCompleter(Completer):
         if not space:
             for command in COMMANDS.values():
                 if command.name.startswith(name):
-                    yield Completion(command.name, -len(name), display_meta=command.meaning)
+                    yield Completion(command.name, -len(name), display_meta=command.help)
             return
         known = COMMANDS.get(name)
         if known is None:

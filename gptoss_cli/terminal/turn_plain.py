@@ -1,11 +1,13 @@
-"""Shows a turn while it is made: the answer on stdout, everything else on stderr."""
+"""Plain output of a turn, also in pipes: the answer on stdout, everything else on stderr."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from enum import Enum, auto
 
 from gptoss_cli.harmony.events import (
     AnswerDelta,
     CallDelta,
+    Channel,
     Cut,
     Event,
     MessageEnd,
@@ -19,35 +21,60 @@ from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Activity, Console, Style
 
 NOTICES = {
-    Cut.ANSWER_NOW: "The reasoning ends here: the answer follows.",
+    Cut.ANSWER_NOW: "The reasoning was stopped: the answer follows.",
     Cut.BUDGET: "The reasoning has used up its budget: the answer follows.",
-    Cut.LOOP: "The reasoning went round in circles: the answer follows.",
+    Cut.LOOP: "The reasoning repeated itself: the answer follows.",
 }
+_SPECIAL_TOKEN = re.compile(r"(<\|[a-z_]+\|>)")
 
 
 def show_turn(events: Iterable[Event], console: Console, *, reasoning: ReasoningDisplay) -> TurnEnd:
-    """Show the events of one turn; returns the last of them.
+    """Show the events of a turn and return the last one.
 
-    Every message ends with one newline on its own stream, a cut one too. Closing `events` is the caller's part. Raises
-    what `events` raises, and what Console.answer raises.
+    Every message, also one that is cut off, ends with a newline on its stream. The caller closes `events`. Raises what
+    `events` raises, and what Console.out raises.
     """
     event: Event | None = None
     with console.activity() as activity:
-        screen = _Screen(console, activity, reasoning)
+        view = _PlainView(console, activity, reasoning)
         try:
             for event in events:
-                screen.show(event)
+                view.show(event)
         except BrokenPipeError:
             raise
         except BaseException:
-            screen.end_part()
+            view.end_part()
             raise
-    assert isinstance(event, TurnEnd), "a turn that ends without an error says how"
+    assert isinstance(event, TurnEnd), "a turn without an error ends with TurnEnd"
     return event
 
 
+def raw_pieces(raw: str) -> Iterator[tuple[str, Style]]:
+    """Split a turn as the model generated it into pieces with a style for each: markup, reasoning, calls, the rest."""
+    header, style = "", Style.PLAIN
+    # Without reasoning the first header is part of the prompt.
+    in_header = "<|message|>" in raw
+    for piece in _SPECIAL_TOKEN.split(raw):
+        if _SPECIAL_TOKEN.fullmatch(piece):
+            in_header = piece != "<|message|>"
+            style = _style(header) if not in_header else Style.PLAIN
+            header = "" if not in_header else header
+            yield piece, Style.MARKUP
+        elif in_header:
+            header += f" {piece}"
+            yield piece, Style.MARKUP
+        else:
+            yield piece, style
+
+
+def _style(header: str) -> Style:
+    if " to=" in header:
+        return Style.CALL
+    return Style.DIM if Channel.ANALYSIS in header.split() else Style.PLAIN
+
+
 class _Part(Enum):
-    """What is being written; a change of part begins a new line."""
+    """The parts of a turn. Each starts on a new line."""
 
     REASONING = auto()
     PREAMBLE = auto()
@@ -55,13 +82,13 @@ class _Part(Enum):
     ANSWER = auto()
 
 
-class _Screen:
+class _PlainView:
     def __init__(self, console: Console, activity: Activity, reasoning: ReasoningDisplay) -> None:
         self._console = console
         self._activity = activity
         self._reasoning = reasoning
         self._part: _Part | None = None
-        self._asides = False
+        self._wrote_err = False
 
     def show(self, event: Event) -> None:
         match event:
@@ -70,15 +97,15 @@ class _Screen:
             case ReasoningDelta() if self._reasoning is not ReasoningDisplay.SHOW:
                 self._activity.say("Reasoning")
             case ReasoningDelta(text):
-                self._aside(_Part.REASONING, text)
+                self._err(_Part.REASONING, text)
             case PreambleDelta(text):
-                self._aside(_Part.PREAMBLE, text)
+                self._err(_Part.PREAMBLE, text)
             case CallDelta(recipient, text):
-                self._begin(_Part.CALL, heading=f"call of {recipient}: ")
-                self._aside(_Part.CALL, text)
+                self._begin(_Part.CALL, heading=f"call to {recipient}: ")
+                self._err(_Part.CALL, text)
             case AnswerDelta(text):
                 self._begin(_Part.ANSWER)
-                self._console.answer(text)
+                self._console.out(text)
             case ReasoningCut(cut):
                 self._activity.close()
                 self.end_part()
@@ -87,24 +114,24 @@ class _Screen:
                 self.end_part()
 
     def end_part(self) -> None:
-        """Finish the line of what is being written, if anything is."""
+        """End the line of the current part, if there is one."""
         part, self._part = self._part, None
         if part is _Part.ANSWER:
-            self._console.answer("\n")
+            self._console.out("\n")
         elif part is not None:
-            self._console.aside("\n")
+            self._console.err("\n")
 
-    def _aside(self, part: _Part, text: str) -> None:
+    def _err(self, part: _Part, text: str) -> None:
         self._begin(part)
-        self._asides = True
-        self._console.aside(text, Style.PLAIN if part is _Part.PREAMBLE else Style.DIM)
+        self._wrote_err = True
+        self._console.err(text, Style.PLAIN if part is _Part.PREAMBLE else Style.DIM)
 
     def _begin(self, part: _Part, *, heading: str = "") -> None:
         if part is self._part:
             return
         self._activity.close()
         self.end_part()
-        if part is _Part.ANSWER and self._asides and self._console.stdout.is_terminal:
-            self._console.aside("\n")  # sets the answer apart from what it came from
+        if part is _Part.ANSWER and self._wrote_err and self._console.stdout.is_terminal:
+            self._console.err("\n")  # an empty line before the answer
         self._part = part
-        self._console.aside(heading, Style.DIM)
+        self._console.err(heading, Style.DIM)

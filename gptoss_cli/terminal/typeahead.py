@@ -1,4 +1,4 @@
-"""Reads the keyboard while the model works: some keys act at once, the others wait for the next prompt."""
+"""Reading the keyboard while the model answers: shortcuts act at once, other keys wait for the next prompt."""
 
 import codecs
 import os
@@ -18,9 +18,9 @@ _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
 
 class TypeAhead:
-    """What is typed while somebody else has the terminal.
+    """The keys that are typed while no prompt is shown.
 
-    `actions` are for keys such as "c-o" (Ctrl-O), and are called in a thread of their own.
+    `actions` are called for keys such as "c-o" (Ctrl-O), in the thread that reads the keyboard.
     """
 
     def __init__(self, actions: Mapping[str, Callable[[], None]]) -> None:
@@ -31,12 +31,12 @@ class TypeAhead:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Within the block keys are read and nothing is echoed; Ctrl-C still interrupts.
+        """Read keys without echo during the block. Ctrl-C still interrupts.
 
-        Windows, which has no termios, goes without.
+        Does nothing on Windows, or if stdin is no terminal.
         """
         try:
-            import termios
+            import termios  # here, because Windows has none
         except ImportError:
             yield
             return
@@ -45,16 +45,16 @@ class TypeAhead:
             return
         modes = termios.tcgetattr(sys.stdin)
         changed = modes.copy()
-        changed[0] &= ~termios.ICRNL  # Enter must reach the prompt as Enter
-        # IEXTEN would take Ctrl-O and Ctrl-V for itself; without NOFLSH, Ctrl-C would lose what was typed.
+        changed[0] &= ~termios.ICRNL  # the prompt expects a carriage return for Enter
+        # IEXTEN would consume Ctrl-O and Ctrl-V; without NOFLSH, Ctrl-C would discard the typed keys.
         changed[3] = changed[3] & ~(termios.ECHO | termios.ICANON | termios.IEXTEN) | termios.NOFLSH
 
-        def take_terminal(number: int = 0, frame: FrameType | None = None) -> None:
+        def set_modes(number: int = 0, frame: FrameType | None = None) -> None:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, changed)
 
-        take_terminal()
-        # After Ctrl-Z the shell has had the terminal, with modes of its own.
-        before = signal.signal(signal.SIGCONT, take_terminal)
+        set_modes()
+        # After Ctrl-Z and fg, the modes are those of the shell.
+        before = signal.signal(signal.SIGCONT, set_modes)
         try:
             with self._thread():
                 yield
@@ -67,12 +67,12 @@ class TypeAhead:
         wake, waker = os.pipe()
         thread = threading.Thread(target=self._read, args=(wake,), name="keys", daemon=True)
         thread.start()
-        # A pasted text must come as one, or each of its lines would be sent on its own.
-        _tell_terminal(_PASTE_ON)
+        # With bracketed paste a pasted text arrives as one key; otherwise each of its lines would be sent.
+        _write_to_terminal(_PASTE_ON)
         try:
             yield
         finally:
-            _tell_terminal(_PASTE_OFF)
+            _write_to_terminal(_PASTE_OFF)
             os.close(waker)
             thread.join()
             os.close(wake)
@@ -98,7 +98,7 @@ class TypeAhead:
             self.keys.append(key)
 
 
-def _tell_terminal(code: str) -> None:
+def _write_to_terminal(code: str) -> None:
     if sys.stdout.isatty():
         sys.stdout.write(code)
         sys.stdout.flush()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.demo import unpack
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.events import Cut, EndReason, ReasoningDelta
@@ -43,10 +44,7 @@ def open_session(
         instructions=None,
         effort=ReasoningEffort.LOW,
         date=datetime.date(2025, 8, 5),
-        temperature=temperature,
-        seed=seed,
-        max_tokens=max_tokens,
-        think_budget=think_budget,
+        settings=TurnSettings(temperature=temperature, seed=seed, max_tokens=max_tokens, think_budget=think_budget),
     )
 
 

@@ -5,10 +5,12 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.harmony.events import (
     AnswerDelta,
     Cut,
@@ -38,9 +40,21 @@ WELL_FORMED = re.compile(
 PONDER = "Let me think about what the letters are, and how many of them went to the harbour. "
 
 
-def open_session(generator: RandomGenerator | ScriptedGenerator, **options: object) -> ChatSession:
-    made = {"instructions": None, "effort": ReasoningEffort.LOW, "date": DATE} | options
-    return ChatSession(generator, **made)  # type: ignore[arg-type]
+def open_session(
+    generator: RandomGenerator | ScriptedGenerator,
+    *,
+    effort: ReasoningEffort = ReasoningEffort.LOW,
+    recipients: Iterable[str] = (),
+    **settings: Any,
+) -> ChatSession:
+    return ChatSession(
+        generator,
+        instructions=None,
+        effort=effort,
+        date=DATE,
+        settings=TurnSettings(**settings),
+        recipients=recipients,
+    )
 
 
 def scripted(*turns: str | Iterable[int]) -> ScriptedGenerator:
@@ -67,7 +81,7 @@ def markup(events: Iterable[Event]) -> list[str]:
     return [part for part in re.split(r"\0(?:<\|(?:end|return|call|endoftext)\|>)*", joined) if part]
 
 
-def random_turns(count: int, **options: object) -> Iterator[tuple[ChatSession, list[Event]]]:
+def random_turns(count: int, **options: Any) -> Iterator[tuple[ChatSession, list[Event]]]:
     for seed in range(count):
         session = open_session(RandomGenerator(rarity=2), seed=seed, max_tokens=120, **options)
         yield session, list(session.turn("Hi"))
@@ -122,7 +136,7 @@ def test_an_answer_that_is_ended_like_a_message_ends_the_turn() -> None:
 # Answer now.
 
 
-def answer_now_after(count: int, generator: ScriptedGenerator, **options: object) -> tuple[ChatSession, list[Event]]:
+def answer_now_after(count: int, generator: ScriptedGenerator, **options: Any) -> tuple[ChatSession, list[Event]]:
     """A turn that is told to answer after `count` pieces of reasoning."""
     session = open_session(generator, **options)
     events = []

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import NumericalError, ResourceError
 from gptoss_cli.generation import TokenGenerator
 from gptoss_cli.harmony.conversation import Conversation
@@ -56,9 +57,7 @@ def session(
         instructions="Be kind.",
         effort=ReasoningEffort.LOW,
         date=DATE,
-        max_tokens=max_tokens,
-        seed=seed,
-        free_headers=free_headers,
+        settings=TurnSettings(max_tokens=max_tokens, seed=seed, free_headers=free_headers),
         recipients=recipients,
     )
 

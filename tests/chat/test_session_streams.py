@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from openai_harmony import ReasoningEffort as LibraryEffort
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import AnswerDelta, Delta, EndReason, Event, Markup, Message, Role, TurnEnd
 from gptoss_cli.harmony.vocabulary import STOP_IDS, VOCABULARY_SIZE, load_encoding
@@ -31,8 +32,7 @@ def open_session(*turns: list[int], free_headers: bool = True, max_tokens: int |
         instructions="Be kind.",
         effort=ReasoningEffort.LOW,
         date=DATE,
-        free_headers=free_headers,
-        max_tokens=max_tokens,
+        settings=TurnSettings(free_headers=free_headers, max_tokens=max_tokens),
         recipients=["functions.look"],
     )
 
@@ -55,7 +55,7 @@ def check_turn(session: ChatSession, events: list[Event], said: list[int]) -> No
 
 
 def check_next_turn(session: ChatSession) -> None:
-    session.free_headers, session.max_tokens = False, None
+    session.settings = TurnSettings()
     fresh = Conversation("Be kind.", DATE, ReasoningEffort.LOW)
     for message in (*session.conversation.messages, Message(Role.USER, "And now?")):
         fresh.add(message)
@@ -235,7 +235,7 @@ def check_conversation(turns: list[Turn]) -> None:
     for turn in turns:
         session.set_effort(turn.effort)
         written = written if turn.effort is ReasoningEffort.NONE else turn.effort
-        session.max_tokens = turn.cut if turn.by == "limit" and turn.cut else None
+        session.settings = TurnSettings(max_tokens=turn.cut if turn.by == "limit" and turn.cut else None)
         finished = [message for message in session.conversation.messages if message.channel != "analysis"]
         began = len(session.conversation.messages)
         session.conversation.add_user(turn.asked)

@@ -94,10 +94,7 @@ def _mutated(data: bytes, edits: list[tuple[int, int, bytes]], cut: int | None) 
 def _read(folder: Path) -> None:
     """Check a folder as the program does."""
     config = load_config(folder / "config.json")
-    layouts = [
-        {name: (spec.dtype, spec.shape) for name, spec in expected_tensors(config, layout).items()} for layout in Layout
-    ]
-    check_tensors(folder, layouts)
+    check_tensors(folder, [expected_tensors(config, layout) for layout in Layout])
 
 
 def _survives(folder: Path, name: str, data: bytes, opened: _Opened) -> None:

@@ -1,4 +1,4 @@
-"""What a safetensors header and an index may say, against files that say otherwise."""
+"""Headers and indices that contradict their files are refused, with a message that names the file."""
 
 import json
 import resource
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gptoss_cli.checkpoint.header import TensorHeader, check_tensors, read_header
+from gptoss_cli.checkpoint.header import CheckedTensors, TensorSpec, check_tensors, read_header
 from gptoss_cli.errors import GptossError, IntegrityError, NotInstalledError
 
 Header = dict[str, Any]
-_EXPECTED = {"a": ("BF16", (2, 3)), "b": ("U8", (4,))}
+_EXPECTED = {"a": TensorSpec((2, 3), "BF16"), "b": TensorSpec((4,), "U8")}
 
 
 def _write(path: Path, header: object, data: bytes = bytes(16)) -> Path:
@@ -25,18 +25,18 @@ def _tensor(dtype: object, shape: object, *offsets: object) -> Header:
     return {"dtype": dtype, "shape": shape, "data_offsets": list(offsets)}
 
 
-def _right() -> Header:
+def _valid() -> Header:
     return {"__metadata__": {"format": "pt"}, "a": _tensor("BF16", [2, 3], 0, 12), "b": _tensor("U8", [4], 12, 16)}
 
 
-def test_a_right_header_is_read(tmp_path: Path) -> None:
-    found = read_header(_write(tmp_path / "x.safetensors", _right()))
-    assert found == {"a": TensorHeader("BF16", (2, 3)), "b": TensorHeader("U8", (4,))}
-    assert check_tensors(tmp_path, [{}, _EXPECTED]) == (2, [])
+def test_a_valid_header_is_read(tmp_path: Path) -> None:
+    path = _write(tmp_path / "x.safetensors", _valid())
+    assert read_header(path) == _EXPECTED
+    assert check_tensors(tmp_path, [{}, _EXPECTED]) == CheckedTensors(1, {"a": path, "b": path}, [])
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"1234567", "is not a whole safetensors file"),
@@ -47,27 +47,27 @@ def test_a_right_header_is_read(tmp_path: Path) -> None:
         ((100).to_bytes(8, "little") + b"{}", "ends in its header"),
     ],
 )
-def test_what_is_no_safetensors_file_is_named(content: bytes, said: str, tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(IntegrityError, match=said) as caught:
+    with pytest.raises(IntegrityError, match=message) as caught:
         read_header(path)
     assert str(path) in str(caught.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
 @pytest.mark.parametrize("data", [bytes(15), bytes(17), b""])
-def test_a_file_that_is_cut_or_too_long_is_refused(data: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_too_short_or_too_long_is_refused(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="bytes of tensors"):
-        read_header(_write(tmp_path / "x.safetensors", _right(), data))
+        read_header(_write(tmp_path / "x.safetensors", _valid(), data))
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         _tensor("U8", [4], 11, 15),  # overlaps
-        _tensor("U8", [3], 13, 16),  # leaves a hole
+        _tensor("U8", [3], 13, 16),  # leaves a gap
         _tensor("U8", [4], 16, 12),
         _tensor("U8", [4], -4, 0),
         _tensor("U8", [4], 12, 1 << 64),
@@ -86,36 +86,42 @@ def test_a_file_that_is_cut_or_too_long_is_refused(data: bytes, tmp_path: Path) 
         None,
     ],
 )
-def test_a_lying_tensor_is_named(wrong: object, tmp_path: Path) -> None:
-    path = _write(tmp_path / "x.safetensors", _right() | {"b": wrong})
+def test_a_tensor_with_an_invalid_entry_is_named(invalid: object, tmp_path: Path) -> None:
+    path = _write(tmp_path / "x.safetensors", _valid() | {"b": invalid})
     with pytest.raises(IntegrityError, match=f"{path}: tensor '[ab]'"):
         read_header(path)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda header: header | {"a": _tensor("F16", [2, 3], 0, 12)}, r"should be BF16 \[2, 3\], but is F16"),
-        (lambda header: header | {"a": _tensor("BF16", [3, 2], 0, 12)}, r"should be BF16 \[2, 3\], but is BF16 \[3, 2"),
+        (
+            lambda header: header | {"a": _tensor("F16", [2, 3], 0, 12)},
+            r"should be BF16 \[2, 3\] according to config.json, but is F16",
+        ),
+        (
+            lambda header: header | {"a": _tensor("BF16", [3, 2], 0, 12)},
+            r"should be BF16 \[2, 3\] according to config.json, but is BF16 \[3, 2",
+        ),
         (lambda header: {("a" if name == "a" else "c"): header[name] for name in ("a", "b")}, "'b' is missing"),
     ],
 )
-def test_tensors_are_held_to_what_the_model_demands(
-    change: Callable[[Header], Header], said: str, tmp_path: Path
+def test_a_missing_tensor_and_a_wrong_shape_or_dtype_are_refused(
+    change: Callable[[Header], Header], message: str, tmp_path: Path
 ) -> None:
-    _write(tmp_path / "x.safetensors", change(_right()))
-    with pytest.raises(IntegrityError, match=said):
+    _write(tmp_path / "x.safetensors", change(_valid()))
+    with pytest.raises(IntegrityError, match=message):
         check_tensors(tmp_path, [_EXPECTED])
 
 
-def test_a_tensor_too_many_is_reported_and_not_refused(tmp_path: Path) -> None:
-    _write(tmp_path / "x.safetensors", _right())
-    assert check_tensors(tmp_path, [{"a": ("BF16", (2, 3))}]) == (1, ["b"])
+def test_an_unexpected_tensor_is_reported_and_not_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "x.safetensors", _valid())
+    assert check_tensors(tmp_path, [{"a": _EXPECTED["a"]}]) == CheckedTensors(0, {"a": path}, ["b"])
 
 
 def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
     for name in ("x", "y"):
-        _write(tmp_path / f"{name}.safetensors", _right())
+        _write(tmp_path / f"{name}.safetensors", _valid())
     with pytest.raises(IntegrityError, match="is also in"):
         check_tensors(tmp_path, [_EXPECTED])
 
@@ -127,9 +133,9 @@ def _indexed(folder: Path, weight_map: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight_map", "said"),
+    ("weight_map", "message"),
     [
-        ({"a": "x.safetensors", "b": "x.safetensors"}, "'b' is missing, though"),
+        ({"a": "x.safetensors", "b": "x.safetensors"}, "'b' is missing, but"),
         ({"a": "y.safetensors", "b": "x.safetensors"}, "is in [xy].safetensors, not in"),
         ({"a": "x.safetensors", "b": "../y.safetensors"}, "not the name of a shard"),
         ({"a": "x.safetensors", "b": "/etc/passwd"}, "not the name of a shard"),
@@ -137,13 +143,13 @@ def _indexed(folder: Path, weight_map: object) -> None:
         ({}, "should map tensors to files"),
     ],
 )
-def test_the_index_is_held_to_the_files(weight_map: object, said: str, tmp_path: Path) -> None:
+def test_an_index_that_contradicts_the_files_is_refused(weight_map: object, message: str, tmp_path: Path) -> None:
     _indexed(tmp_path, weight_map)
-    with pytest.raises(IntegrityError, match=said):
+    with pytest.raises(IntegrityError, match=message):
         check_tensors(tmp_path, [_EXPECTED])
 
 
-def test_a_shard_that_is_not_there_is_missing(tmp_path: Path) -> None:
+def test_a_missing_shard_is_not_installed(tmp_path: Path) -> None:
     _indexed(tmp_path, {"a": "x.safetensors", "b": "z.safetensors"})
     with pytest.raises(NotInstalledError, match=r"z\.safetensors is missing"):
         check_tensors(tmp_path, [_EXPECTED])

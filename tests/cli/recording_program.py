@@ -11,22 +11,33 @@ from collections.abc import Generator
 from copy import deepcopy
 from pathlib import Path
 
-from gptoss_cli.chat import session
-from gptoss_cli.cli import main
+from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
+from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.cli import definition, main
 from gptoss_cli.harmony.events import EndReason, Event
 
 _FILE = Path(sys.argv[1])
 
 
-class _Recorded(session.ChatSession):
-    def answer(self) -> Generator[Event]:
-        before = deepcopy(self.conversation)
-        yield from super().answer()
-        if self.last_end is not None and self.last_end.reason is EndReason.COMPLETE:
+def _record_turns(session: ChatSession) -> None:
+    """Make `session` add every turn that it completes to the file."""
+    answer = session.answer
+
+    def recorded() -> Generator[Event]:
+        before = deepcopy(session.conversation)
+        yield from answer()
+        if session.last_end is not None and session.last_end.reason is EndReason.COMPLETE:
             with _FILE.open("ab") as file:
-                pickle.dump((before, self.last_end.seed, self.last_raw), file)
+                pickle.dump((before, session.last_end.seed, session.last_raw), file)
+
+    session.answer = recorded  # type: ignore[method-assign]
+
+
+def _open_recorded(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+    opened = definition.open_model(request, progress=progress, notice=notice)
+    _record_turns(opened.session)
+    return opened
 
 
 if __name__ == "__main__":
-    session.ChatSession = _Recorded  # type: ignore[misc]
-    sys.exit(main.run(sys.argv[2:]))
+    sys.exit(main.run(sys.argv[2:], open_model=_open_recorded))

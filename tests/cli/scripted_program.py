@@ -6,17 +6,18 @@ TURNS.json holds a list of turns; a turn is a list of pieces, each a text with H
 pause in seconds.
 """
 
+import datetime
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from gptoss_cli.chat import opening
+from gptoss_cli.chat.request import ChatRequest, ModelInfo, Notify, OpenedModel, OpenModel, Say
+from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.cli import main
-from gptoss_cli.cli.definition import TurnOptions
+from gptoss_cli.generation import TokenGenerator
 from gptoss_cli.harmony.vocabulary import load_encoding
-from gptoss_cli.terminal.console import Console
 from tests.scripted_generator import ScriptedGenerator
 
 
@@ -28,17 +29,27 @@ def _ids(turn: list[str | float]) -> Iterator[int]:
             time.sleep(piece)
 
 
-def scripted_opening(script: str) -> Callable[[TurnOptions, Console], opening.OpenedModel]:
-    """What takes the place of `opening.open_model` to play the turns in the file `script`."""
+def opened_with(generator: TokenGenerator, request: ChatRequest) -> OpenedModel:
+    """Return the conversation that `request` asks for, with `generator` as its model."""
+    session = ChatSession(
+        generator,
+        instructions=request.instructions,
+        effort=request.effort,
+        date=request.date or datetime.date(2025, 8, 5),
+        settings=request.settings,
+    )
+    return OpenedModel(session, ModelInfo("scripted"))
 
-    def open_scripted(options: TurnOptions, console: Console) -> opening.OpenedModel:
-        played = [_ids(turn) for turn in json.loads(Path(script).read_text("utf-8"))]
-        session = opening.begin(ScriptedGenerator(played), opening.instructions_text(options.instructions), options)
-        return opening.OpenedModel(session, opening.ModelInfo("scripted"))
+
+def scripted_opener(script: str) -> OpenModel:
+    """Return an opener whose model plays the turns in the file `script`."""
+
+    def open_scripted(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+        turns = json.loads(Path(script).read_text("utf-8"))
+        return opened_with(ScriptedGenerator([_ids(turn) for turn in turns]), request)
 
     return open_scripted
 
 
 if __name__ == "__main__":
-    opening.open_model = scripted_opening(sys.argv[1])  # type: ignore[assignment]
-    sys.exit(main.run(sys.argv[2:]))
+    sys.exit(main.run(sys.argv[2:], open_model=scripted_opener(sys.argv[1])))

@@ -83,7 +83,7 @@ def test_an_endless_pipe_is_read_no_further_than_any_context() -> None:
 
     endless = Endless()
     stdin = io.TextIOWrapper(io.BufferedReader(endless))
-    with pytest.raises(ResourceError, match="more than any model's context holds"):
+    with pytest.raises(ResourceError, match="more than the context of any model holds"):
         prompt_text([], Console(stdin, KeptStream(), KeptStream(), {}))
     assert endless.given < 2**23
 
@@ -141,13 +141,13 @@ def test_a_think_budget_ends_the_reasoning_and_says_so(script: Script) -> None:
 def test_reasoning_that_goes_in_circles_is_ended(script: Script) -> None:
     circles = "<|channel|>analysis<|message|>" + "Let me check again. " * 200 + "<|return|>"
     done = ask_here(script([circles]), "--reasoning", "hide", "x")
-    assert (done.returncode, done.stderr) == (0, "The reasoning went round in circles: the answer follows.\n")
+    assert (done.returncode, done.stderr) == (0, "The reasoning repeated itself: the answer follows.\n")
 
 
 def test_an_answer_that_goes_in_circles_is_stopped(script: Script) -> None:
     done = ask_here(script(turn("All work and no play. " * 2_000)), "x")
     assert done.returncode == 7
-    assert done.stderr.startswith("gptoss: The answer is cut short: it went round in circles")
+    assert done.stderr.startswith("gptoss: The answer is cut short: it repeated itself")
 
 
 def test_without_reasoning_the_answer_comes_at_once(script: Script) -> None:

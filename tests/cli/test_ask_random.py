@@ -14,13 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gptoss_cli.chat import opening
+from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, OpenModel, Say
 from gptoss_cli.cli import main
-from gptoss_cli.cli.definition import TurnOptions
 from gptoss_cli.errors import ExitStatus
 from gptoss_cli.harmony.vocabulary import load_encoding, read_vocabulary
-from gptoss_cli.terminal.console import Console
 from tests.cli.conftest import Run
+from tests.cli.scripted_program import opened_with
 from tests.harmony.test_structured_output import SCHEMAS
 from tests.scripted_generator import ScriptedGenerator
 from tests.terminal.streams import KeptStream
@@ -64,21 +63,22 @@ def ask(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ask:
     def ask_in_process(arguments: list[str], stdin: bytes) -> tuple[int, bytes, str]:
         chance = random.Random(repr((arguments, stdin)))
         played = [_ids(chance.choice(_TURNS)) for _ in range(6)]
-        monkeypatch.setattr(opening, "open_model", lambda options, console: _opened(options, console, played))
         stdout, stderr = KeptStream(), KeptStream()
         for name, stream in (("stdin", KeptStream(text=stdin)), ("stdout", stdout), ("stderr", stderr)):
             monkeypatch.setattr(sys, name, stream)
-        status = main.run(["ask", *arguments])
+        status = main.run(["ask", *arguments], open_model=_playing(played))
         return status, stdout.written, stderr.written.decode("utf-8", "replace")
 
     return ask_in_process
 
 
-def _opened(options: TurnOptions, console: Console, played: list[list[int]]) -> opening.OpenedModel:
-    instructions = opening.instructions_text(options.instructions)
-    return opening.OpenedModel(
-        opening.begin(ScriptedGenerator(played), instructions, options), opening.ModelInfo("scripted")
-    )
+def _playing(turns: list[list[int]]) -> OpenModel:
+    """Return an opener whose model plays `turns`."""
+
+    def open_playing(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+        return opened_with(ScriptedGenerator(turns), request)
+
+    return open_playing
 
 
 @cache
@@ -166,14 +166,10 @@ def test_stdout_is_the_answers_own_bytes(
     header, end = _ids(_HEADER), _ids("<|return|>")
     for _ in range(count):
         said, ids = _random_answer(chance)
-        monkeypatch.setattr(
-            opening,
-            "open_model",
-            lambda options, console, played=[[*header, *ids, *end]]: _opened(options, console, played),
-        )
         stdout = KeptStream()
         monkeypatch.setattr(sys, "stdout", stdout)
-        assert main.run(["ask", "--color", "always" if forced else "never", "x"]) in (0, 1)
+        arguments = ["ask", "--color", "always" if forced else "never", "x"]
+        assert main.run(arguments, open_model=_playing([[*header, *ids, *end]])) in (0, 1)
         assert stdout.written == said.decode("utf-8", "replace").encode() + b"\n"
         assert os.environ.get("FORCE_COLOR") == ("1" if forced else None)
 

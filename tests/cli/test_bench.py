@@ -1,10 +1,11 @@
-"""`gptoss bench` measures what it says, and says what it measured with."""
+"""`gptoss bench` reports rates, the bytes per token, and the numerics that were measured."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from gptoss_cli.cli.bench import _limit, _rows
 from gptoss_cli.engine import loader
 from gptoss_cli.engine.benchmark import Benchmark, Spread
 from gptoss_cli.engine.profiling import OperationTime
@@ -31,7 +32,7 @@ def test_a_pipe_gets_one_object_with_rates_and_numerics(run: Run, folder: Path, 
         assert 0 < found[name]["lowest"] <= found[name]["median"] <= found[name]["highest"]
 
 
-def test_bytes_a_token_are_those_of_the_shape(run: Run, folder: Path) -> None:
+def test_bytes_per_token_are_those_of_the_shape(run: Run, folder: Path) -> None:
     shape = Shape()
     query, key_value = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     dense = 2 * shape.hidden * (2 * query + 2 * key_value + shape.experts)
@@ -54,14 +55,12 @@ def test_each_operation_is_timed_and_together_they_read_what_a_token_reads(run: 
     assert times["attention"]["bytes"] == seen * 2 * 2 * shape.kv_heads * shape.head_dim
 
 
-def test_without_being_asked_no_operation_is_timed(run: Run, folder: Path) -> None:
+def test_without_the_option_no_operation_is_timed(run: Run, folder: Path) -> None:
     _, out, _ = run("bench", str(folder), *SMALL)
     assert json.loads(out)["operations"] is None
 
 
-def test_the_table_says_what_limits_decode_in_words() -> None:
-    from gptoss_cli.cli.bench import _limit, _rows
-
+def test_the_table_names_the_limit_of_decode() -> None:
     found = Benchmark(
         prompt_tokens=512,
         generated_tokens=64,
@@ -79,7 +78,7 @@ def test_the_table_says_what_limits_decode_in_words() -> None:
         operations=[OperationTime("experts", 0.05, 800_000_000)],
     )
     numerics = Numerics("avx2", "int16", "bf16", 2)
-    assert _limit(found, numerics).endswith("memory allows 8.0 tokens/s. What limits decode here is memory.")
+    assert _limit(found, numerics).endswith("memory allows 8.0 tokens/s. Decode is limited by memory.")
     rows = _rows("20b", 0.5, found, numerics)
     assert rows["model"] == "20b, avx2 kernels, int16 activations, bf16 dense weights, 2 threads"
     assert rows["experts, all layers"] == "50.00 ms, 16.0 GB/s, 50% of the bandwidth"
@@ -89,18 +88,18 @@ def test_the_table_says_what_limits_decode_in_words() -> None:
 
 
 @pytest.mark.parametrize("wrong", [("--prompt", "3"), ("--threads", "0"), ("--dense", "int4"), ("a", "b")])
-def test_what_makes_no_sense_exits_2(run: Run, wrong: tuple[str, ...]) -> None:
+def test_a_wrong_argument_exits_2(run: Run, wrong: tuple[str, ...]) -> None:
     status, out, error = run("bench", *wrong)
     assert (status, out) == (2, "")
     assert error.startswith("gptoss: ")
 
 
-def test_without_the_library_the_program_says_so_in_one_line(
+def test_without_the_native_library_there_is_one_notice(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "find_kernels", lambda _: "The CPU kernels were not built. Install a C compiler")
+    monkeypatch.setattr(loader, "find_kernels", lambda *_: "The CPU kernels were not built. Install a C compiler")
     _, _, error = run("ask", "-m", str(folder), "Hello")
-    said = "The CPU kernels were not built. Install a C compiler. Until then it is slow."
-    assert [line for line in error.splitlines() if "kernels" in line] == [said]
+    notice = "The CPU kernels were not built. Install a C compiler. Until then the model runs slowly."
+    assert [line for line in error.splitlines() if "kernels" in line] == [notice]
     _, out, _ = run("bench", str(folder), "--prompt", "16", "--generate", "2", "--repeat", "1")
     assert '"shortcoming": "The CPU kernels were not built' in out

@@ -182,7 +182,7 @@ def test_a_history_that_cannot_be_kept_is_said_and_the_chat_goes_on(
 ) -> None:
     monkeypatch.setenv("GPTOSS_HOME", "/dev/null")
     with _chat(script(turn("Blue.")), "Sky?") as terminal:
-        terminal.wait_for("history is not kept")
+        terminal.wait_for("history will not be saved")
         terminal.wait_for("Blue.")
 
 
@@ -204,7 +204,7 @@ def test_ctrl_o_unfolds_the_reasoning_and_ctrl_n_answers_now(script: Script) -> 
         terminal.type(_CTRL_O)
         terminal.wait_for("one two and on")
         terminal.type(_CTRL_N)
-        terminal.wait_for("The reasoning ends here: the answer follows.")
+        terminal.wait_for("The reasoning was stopped: the answer follows.")
         terminal.type(_CTRL_C)
         terminal.wait_for("\n\n>")
 

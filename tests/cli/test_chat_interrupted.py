@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.harmony.conversation import Conversation
 from tests.cli.conftest import Script, turn
@@ -48,7 +49,7 @@ def _answered_anew(conversation: Conversation, seed: int) -> str:
         instructions=None,
         effort=conversation.effort,
         date=conversation.date,
-        seed=seed,
+        settings=TurnSettings(seed=seed),
     )
     session.conversation = conversation
     for _ in session.answer():

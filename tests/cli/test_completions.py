@@ -1,4 +1,4 @@
-"""The completion scripts know every command, option and closed value of the program, and none that it lacks."""
+"""The completion scripts have every command, option and closed value of the program, and no others."""
 
 import re
 import shutil
@@ -10,31 +10,29 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from gptoss_cli.checkpoint import catalog
-from gptoss_cli.cli.completions import Shell, find_script
-from gptoss_cli.cli.config import ConfigAction
-from gptoss_cli.cli.definition import CommonOptions, TurnOptions
-from gptoss_cli.cli.framework import program
+from gptoss_cli.cli.completions import SCRIPTS, find_script
+from gptoss_cli.cli.definition import PROGRAM
+from gptoss_cli.cli.options import CommonOptions, ConfigAction, Shell, TurnOptions
 from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal
 
 _FOLDER = Path(__file__).parents[2] / "completions"
-_SCRIPTS = ("gptoss.bash", "_gptoss", "gptoss.fish", "gptoss.ps1")
-_PROGRAM = program()
+_SCRIPTS = tuple(SCRIPTS.values())
 
 
 def _options(command: Any) -> set[str]:
-    parent = _PROGRAM.make_context("gptoss", [], resilient_parsing=True)
+    parent = PROGRAM.make_context("gptoss", [], resilient_parsing=True)
     context = command.make_context("command", [], parent=parent, resilient_parsing=True)
     flags = (flag for parameter in command.get_params(context) for flag in parameter.opts)
     return {flag for flag in flags if flag.startswith("-")}
 
 
 def _all_options() -> set[str]:
-    return _options(_PROGRAM).union(*(_options(command) for command in _PROGRAM.commands.values()))
+    return _options(PROGRAM).union(*(_options(command) for command in PROGRAM.commands.values()))
 
 
 def _closed_values() -> dict[str, list[str]]:
-    """Long option -> what it may be set to."""
+    """Return long option -> its allowed values."""
     values: dict[str, list[str]] = {"--model": [model.short_name for model in catalog.MODELS]}
     for group in (TurnOptions, CommonOptions):
         for name, hint in get_type_hints(group).items():
@@ -48,7 +46,7 @@ _CLOSED_ARGUMENTS: dict[str, list[str]] = {"config": [*ConfigAction], "completio
 
 
 def _named_options(script: str) -> set[str]:
-    """Every option the script names, in its shell's own way of naming one; bash is asked instead."""
+    """Return every option in a script, by the syntax of its shell; bash itself is run instead."""
     begins = ("complete",) if script == "gptoss.fish" else ("complete", " ")
     text = "\n".join(line for line in (_FOLDER / script).read_text("utf-8").splitlines() if line.startswith(begins))
     if script == "gptoss.fish":
@@ -67,7 +65,7 @@ def test_every_option_is_there_and_no_other(script: str) -> None:
 @pytest.mark.parametrize("script", _SCRIPTS)
 def test_every_command_is_there(script: str) -> None:
     text = (_FOLDER / script).read_text("utf-8")
-    assert [name for name in _PROGRAM.commands if not re.search(rf"\b{name}\b", text)] == []
+    assert [name for name in PROGRAM.commands if not re.search(rf"\b{name}\b", text)] == []
 
 
 @pytest.mark.parametrize("script", _SCRIPTS)
@@ -79,19 +77,19 @@ def test_every_closed_value_is_there(script: str) -> None:
 
 
 def _complete(*words: str, cwd: Path | None = None) -> set[str]:
-    """What bash offers for the last word."""
+    """Return the candidates of bash for the last word."""
     program = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _gptoss; printf "%s\\n" "${COMPREPLY[@]}"'
     command = ["bash", "-c", program, "bash", str(_FOLDER / "gptoss.bash"), "gptoss", *words]
     return set(subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout.split())
 
 
 def test_bash_offers_the_commands_and_the_common_options() -> None:
-    assert _complete("") == set(_PROGRAM.commands) | _options(_PROGRAM)
+    assert _complete("") == set(PROGRAM.commands) | _options(PROGRAM)
 
 
-@pytest.mark.parametrize("command", list(_PROGRAM.commands))
+@pytest.mark.parametrize("command", list(PROGRAM.commands))
 def test_bash_offers_each_commands_own_options(command: str) -> None:
-    assert _complete("-q", command, "-") == _options(_PROGRAM.commands[command])
+    assert _complete("-q", command, "-") == _options(PROGRAM.commands[command])
 
 
 @pytest.mark.parametrize("option", list(_closed_values()))
@@ -123,6 +121,18 @@ def test_bash_offers_installed_checkpoints_and_whole_file_names(
     (tmp_path / "a file.txt").touch()
     assert _complete("ask", "-m", "tu", cwd=tmp_path) == {"tuned"}
     assert _complete("ask", "-f", "a", cwd=tmp_path) == {"a", "file.txt"}
+
+
+def test_bash_completion_starts_no_program(tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    assert bash is not None
+    words = 'COMP_WORDS=(gptoss ask -m ""); COMP_CWORD=3'
+    script = f'source "{_FOLDER / "gptoss.bash"}"; {words}; _gptoss; echo "${{COMPREPLY[@]}}"'
+    empty_path = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [bash, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path, env=empty_path
+    )
+    assert (done.stdout, done.stderr) == ("20b 120b demo\n", "")
 
 
 def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
@@ -158,7 +168,7 @@ def test_zsh_completes_what_is_typed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("gptoss ", set(_PROGRAM.commands)),
+        ("gptoss ", set(PROGRAM.commands)),
         ("gptoss ask --reasoning ", {"show", "collapse", "hide"}),
         ("gptoss bench --dense ", {"bf16", "int8"}),
         ("gptoss config ", set(ConfigAction)),
@@ -185,8 +195,7 @@ def _shell(*command: str, cwd: Path) -> Terminal:
 
 @pytest.mark.parametrize("shell", list(Shell))
 def test_each_script_is_printed(shell: Shell, run: Run) -> None:
-    name = {"bash": "gptoss.bash", "zsh": "_gptoss", "fish": "gptoss.fish", "powershell": "gptoss.ps1"}[shell]
-    assert run("completions", shell) == (0, (_FOLDER / name).read_text("utf-8"), "")
+    assert run("completions", shell) == (0, (_FOLDER / SCRIPTS[shell]).read_text("utf-8"), "")
 
 
 def test_the_scripts_of_this_copy_are_found() -> None:

@@ -1,42 +1,44 @@
-"""argv in, exit status out, and one line for every error."""
+"""argv to exit status, and one line for each error."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from gptoss_cli import __version__
-from gptoss_cli.chat import opening
+from gptoss_cli.chat.request import ChatRequest, OpenedModel, OpenModel, Say
 from gptoss_cli.cli import main
 from gptoss_cli.demo.unpack import WEIGHTS, demo_checkpoint
-from gptoss_cli.errors import ExitStatus, GptossError, IntegrityError, NotInstalledError, ResourceError, UsageError
+from gptoss_cli.errors import (
+    ExitStatus,
+    GptossError,
+    Hint,
+    IntegrityError,
+    NotInstalledError,
+    ResourceError,
+    UsageError,
+)
 from tests.cli.conftest import Run
 
 Capture = pytest.CaptureFixture[str]
-Failing = Callable[[BaseException], None]
 
 
 @pytest.fixture(autouse=True)
 def _in_process(run: Run) -> None:
-    """stdin is empty, and signal handlers are put back."""
+    """Give an empty stdin, and restore the signal handlers."""
 
 
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    """Makes opening a model fail."""
+def _failing(error: BaseException) -> OpenModel:
+    """Return an opener that raises `error`."""
 
-    def fail_with(error: BaseException) -> None:
-        def fail(*_: object) -> None:
-            raise error
+    def fail(request: ChatRequest, *, progress: Say, notice: Say) -> OpenedModel:
+        raise error
 
-        monkeypatch.setattr(opening, "open_model", fail)
-
-    return fail_with
+    return fail
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["ask", "--version"], ["chat", "-V"]])
@@ -84,10 +86,31 @@ def test_a_wrong_argument_is_one_line_and_exit_2(arguments: list[str], capsys: C
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("ask --effort hgh x", "There is no effort 'hgh'. Choose none, low, medium or high"),
+        ("bench --dense int4", "There is no format of dense weights 'int4'. Choose bf16 or int8"),
+        ("config shw", "There is no action 'shw'. Choose show, path or edit"),
+        ("ask --temperature -1 x", "--temperature is a number from 0 to 10, not -1"),
+        ("ask --timeout soon x", "--timeout is a number from 0 to 1000000, not soon"),
+        ("ask --seed 1.5 x", "--seed is a whole number from 0 to 4294967295, not 1.5"),
+        ("ask --top-k 0 x", "--top-k is a whole number, at least 1, not 0"),
+        ("ask --top-p 0 x", "--top-p: 0 leaves no token to choose. For the likeliest token always: --temperature 0"),
+        ("plan --ram 64", "--ram: '64' is not a size. Write one like 24GiB, or 0"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_the_right_ones(arguments: str, message: str, capsys: Capture) -> None:
+    assert main.run(arguments.split()) == 2
+    assert capsys.readouterr().err == f"gptoss: {message}\n"
+
+
 def test_a_wrong_variable_is_named(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPTOSS_EFFORT", "much")
     assert main.run(["ask", "x"]) == 2
-    assert "--effort" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "gptoss: GPTOSS_EFFORT: There is no effort 'much'. Choose none, low, medium or high\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,57 +123,54 @@ def test_a_wrong_variable_is_named(capsys: Capture, monkeypatch: pytest.MonkeyPa
         (ResourceError("it failed"), 6),
     ],
 )
-def test_each_error_has_its_status(error: GptossError, status: int, failing: Failing, capsys: Capture) -> None:
-    failing(error)
-    assert main.run(["ask", "x"]) == status
+def test_each_error_has_its_status(error: GptossError, status: int, capsys: Capture) -> None:
+    assert main.run(["ask", "x"], open_model=_failing(error)) == status
     assert capsys.readouterr().err == "gptoss: it failed\n"
 
 
-def test_an_error_nobody_foresaw_is_one_line_that_points_to_debug(failing: Failing, capsys: Capture) -> None:
-    failing(RuntimeError("odd\n\x1b[2Jthing"))
-    assert main.run(["ask", "x"]) == 1
+def test_a_hint_is_worded_as_a_flag(capsys: Capture) -> None:
+    error = ResourceError("the context is full", Hint.LARGER_CONTEXT)
+    assert main.run(["ask", "x"], open_model=_failing(error)) == 6
+    assert capsys.readouterr().err == "gptoss: the context is full. Use a larger --context\n"
+
+
+def test_an_unexpected_error_is_one_line_that_points_to_debug(capsys: Capture) -> None:
+    assert main.run(["ask", "x"], open_model=_failing(RuntimeError("odd\n\x1b[2Jthing"))) == 1
     line = "gptoss: An error in gptoss itself, RuntimeError: odd ␛[2Jthing. To see where: gptoss --debug ...\n"
     assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "ask", "x"], ["ask", "--debug", "x"]])
-def test_debug_shows_where_the_error_arose(arguments: list[str], failing: Failing, capsys: Capture) -> None:
-    failing(NotInstalledError("it failed"))
-    assert main.run(arguments) == 3
+def test_debug_shows_where_the_error_arose(arguments: list[str], capsys: Capture) -> None:
+    assert main.run(arguments, open_model=_failing(NotInstalledError("it failed"))) == 3
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_no_memory_exits_6(failing: Failing, capsys: Capture) -> None:
-    failing(MemoryError())
-    assert main.run(["ask", "x"]) == 6
+def test_no_memory_exits_6(capsys: Capture) -> None:
+    assert main.run(["ask", "x"], open_model=_failing(MemoryError())) == 6
     assert "not enough memory" in capsys.readouterr().err
 
 
-def test_ctrl_c_while_loading_exits_130_silently(failing: Failing, capsys: Capture) -> None:
-    failing(KeyboardInterrupt())
-    assert main.run(["ask", "x"]) == 130
+def test_ctrl_c_while_loading_exits_130_silently(capsys: Capture) -> None:
+    assert main.run(["ask", "x"], open_model=_failing(KeyboardInterrupt())) == 130
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("arguments", "colored"), [(["--color", "always"], True), (["--color", "never"], False)])
 def test_colour_may_be_chosen_before_and_after_the_command(
-    arguments: list[str], colored: bool, failing: Failing, capsys: Capture
+    arguments: list[str], colored: bool, capsys: Capture
 ) -> None:
-    failing(UsageError("no"))
     for line in ([*arguments, "ask", "x"], ["ask", *arguments, "x"]):
-        main.run(line)
+        main.run(line, open_model=_failing(UsageError("no")))
         assert ("\x1b[31m" in capsys.readouterr().err) is colored
 
 
 @pytest.mark.parametrize("arguments", [["--color", "never", "ask", "x"], ["ask", "--color", "never", "x"]])
-def test_a_flag_wins_over_the_variable(
-    arguments: list[str], failing: Failing, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flag_wins_over_the_variable(arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPTOSS_COLOR", "always")
-    failing(UsageError("no"))
-    main.run(["ask", "x"])
+    main.run(["ask", "x"], open_model=_failing(UsageError("no")))
     assert "\x1b[31m" in capsys.readouterr().err
-    main.run(arguments)
+    main.run(arguments, open_model=_failing(UsageError("no")))
     assert "\x1b[31m" not in capsys.readouterr().err
 
 
@@ -187,5 +207,5 @@ def test_a_scale_that_is_no_number_ends_the_answer_and_says_so(run: Run, tmp_pat
     (tmp_path / "new").replace(tmp_path / "model" / WEIGHTS)
     status, out, err = run("ask", "-m", str(tmp_path / "model"), "What is gptoss?")
     assert (status, out) == (ExitStatus.FAILED, "")
-    assert "numbers are not finite" in err
+    assert "numbers that are not finite" in err
     assert len(err.splitlines()) == 1

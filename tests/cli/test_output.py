@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gptoss_cli.chat.stopping import limited
-from gptoss_cli.cli.output import code_block, replace_file
-from gptoss_cli.errors import GptossError
-from gptoss_cli.harmony.events import AnswerDelta, EndReason, Event, Message, MessageEnd, Role, TurnEnd
+from gptoss_cli.cli.output import code_block, output_format, replace_file
+from gptoss_cli.errors import GptossError, UsageError
 from tests.cli.conftest import Script, ask_here, turn
 from tests.cli.terminal_driver import SCRIPTED_PROGRAM
+from tests.terminal.streams import Streams
 
 _SLOW: list[str | float] = ["<|channel|>final<|message|>one two", 0.7, " three", 0.1, " four<|return|>"]
 
@@ -230,7 +228,7 @@ def test_a_timeout_cuts_the_answer_short(script: Script) -> None:
     done = _ask(script(["<|channel|>final<|message|>one", *(0.05, " two") * 200]), "--timeout", "1.5")
     assert done.returncode == 7
     assert done.stdout.startswith("one")
-    assert done.stderr == "gptoss: The answer is cut short: its --timeout is over.\n"
+    assert done.stderr == "gptoss: The answer is cut short: --timeout has passed.\n"
 
 
 def test_the_answer_ends_before_a_stop_text_and_is_whole(script: Script) -> None:
@@ -256,38 +254,6 @@ def test_options_that_contradict_each_other_exit_2(arguments: list[str], script:
     assert done.stdout == "" or "--stream-json" in arguments
 
 
-def _turn_of(*pieces: str) -> Iterator[Event]:
-    for piece in pieces:
-        yield AnswerDelta(piece)
-    yield MessageEnd(Message(Role.ASSISTANT, "".join(pieces), channel="final"))
-    yield _END
-
-
-_END = TurnEnd(EndReason.INTERRUPTED, True, (), 1, 1, 0, 1, 0, 0.1, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("pieces", "stops", "said", "found"),
-    [
-        (["ab", "cd"], ["bc"], "a", True),
-        (["a", "b", "a", "b", "c"], ["abc"], "ab", True),
-        (["aab"], ["ab", "a"], "", True),
-        (["abab"], ["abc"], "abab", False),
-        (["ab", "a"], ["abc"], "aba", False),
-        (["x", "\n", "\n", "y"], ["\n\n"], "x", True),
-        (["xy"], [], "xy", False),
-    ],
-)
-def test_a_stop_text_is_found_wherever_the_pieces_are_cut(
-    pieces: list[str], stops: list[str], said: str, found: bool
-) -> None:
-    ended: list[None] = []
-    events = list(limited(_turn_of(*pieces), lambda: ended.append(None), stop_texts=stops))
-    assert "".join(event.text for event in events if isinstance(event, AnswerDelta)) == said
-    assert bool(ended) == found
-    assert events[-1] == (_END if not found else TurnEnd(EndReason.STOP_TEXT, True, (), 1, 1, 0, 1, 0, 0.1, 0.2))
-
-
 def test_two_answers_are_one_with_a_newline_between_them(script: Script) -> None:
     two = "<|channel|>final<|message|>one<|end|><|start|>assistant<|channel|>final<|message|>two<|return|>"
     path = script([two])
@@ -302,3 +268,29 @@ def test_a_reader_that_leaves_ends_json_lines_silently(script: Script) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("schema", "choice"),
+    [
+        ("{", None),
+        ("absent.json", None),
+        ('{"type": "strang"}', None),
+        ('{"type": "string", "pattern": "("}', None),
+        ("{" * 100_000, None),
+        ('{"enum": ["\\ud800"]}', None),
+        (None, ""),
+        (None, "a,,b"),
+    ],
+)
+def test_an_invalid_format_is_a_usage_error(schema: str | None, choice: str | None) -> None:
+    with pytest.raises(UsageError):
+        output_format(schema, choice, Streams().console)
+
+
+def test_a_schema_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "integer"}')
+    output = output_format(str(tmp_path / "schema.json"), None, Streams().console)
+    assert output is not None
+    assert output.accepts("12")
+    assert not output.accepts("12.5")

@@ -1,4 +1,4 @@
-"""Files that are asked about, and the forms an answer may be held to."""
+"""The input of a turn: files, instructions, and the request that options make."""
 
 import io
 import os
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.cli.prompt_input import answer_form, prompt_text, read_text_file
+from gptoss_cli.chat.turn_settings import TurnSettings
+from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.cli.prompt_input import chat_request, instructions_text, prompt_text, read_text_file
 from gptoss_cli.errors import ResourceError, UsageError
+from gptoss_cli.settings import Execution
 from gptoss_cli.terminal.console import Console
 from tests.cli.conftest import Script, turn
 from tests.cli.terminal_driver import SCRIPTED_PROGRAM
@@ -87,27 +90,39 @@ def test_a_closed_pipe_on_stdin_is_a_usage_error() -> None:
         prompt_text([], Console(stdin, KeptStream(), KeptStream(), {}))
 
 
-@pytest.mark.parametrize(
-    ("schema", "choice"),
-    [
-        ("{", None),
-        ("absent.json", None),
-        ('{"type": "strang"}', None),
-        ('{"type": "string", "pattern": "("}', None),
-        ("{" * 100_000, None),
-        ('{"enum": ["\\ud800"]}', None),
-        (None, ""),
-        (None, "a,,b"),
-    ],
-)
-def test_what_is_no_form_is_a_usage_error(schema: str | None, choice: str | None) -> None:
+def test_plain_instructions_are_taken_as_they_are() -> None:
+    assert instructions_text("Be brief.") == "Be brief."
+    assert instructions_text(None) is None
+
+
+def test_instructions_from_a_file_that_is_none_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("absent", "pipe", "."):
+        with pytest.raises(UsageError, match="There is no file"):
+            instructions_text(f"@{tmp_path / name}")
+
+
+def test_instructions_that_are_too_long_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "long").write_bytes(b"x" * (2 << 20))
+    with pytest.raises(UsageError, match="too long"):
+        instructions_text(f"@{tmp_path / 'long'}")
+
+
+def test_options_have_the_model_cards_defaults() -> None:
+    settings = chat_request(TurnOptions(), Streams().console).settings
+    assert (settings.temperature, settings.top_p, settings.top_k, settings.seed) == (1.0, 1.0, None, None)
+    assert settings == TurnSettings()
+
+
+def test_options_make_a_request_for_a_model_and_its_placement() -> None:
+    options = TurnOptions(model="20b", device="cpu", threads=2, max_tokens=9, no_prefix_cache=True)
+    request = chat_request(options, Streams(terminal=True).console)
+    assert (request.model, request.settings.max_tokens) == ("20b", 9)
+    assert (request.placement.device, request.placement.threads) == ("cpu", 2)
+    assert not request.prefix_cache
+    assert request.every_reason
+
+
+def test_options_that_contradict_each_other_make_no_request() -> None:
     with pytest.raises(UsageError):
-        answer_form(schema, choice, Streams().console)
-
-
-def test_a_schema_may_stand_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "schema.json").write_text('{"type": "integer"}')
-    form = answer_form(str(tmp_path / "schema.json"), None, Streams().console)
-    assert form is not None
-    assert form.accepts("12")
-    assert not form.accepts("12.5")
+        chat_request(TurnOptions(device="cuda", execution=Execution.CPU), Streams().console)

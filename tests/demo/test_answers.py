@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.events import AnswerDelta, TurnEnd
@@ -47,7 +48,11 @@ def at_low_effort(generator: Generator) -> list[list[_Reply]]:
 def _hold(generator: Generator, conversation: list[dict[str, str]], effort: ReasoningEffort) -> Iterator[_Reply]:
     """Say every message of `conversation` in turn, as a user would with the default settings and a seed."""
     session = ChatSession(
-        generator, instructions=None, effort=effort, date=datetime.date(2027, 3, 9), seed=1, max_tokens=400
+        generator,
+        instructions=None,
+        effort=effort,
+        date=datetime.date(2027, 3, 9),
+        settings=TurnSettings(seed=1, max_tokens=400),
     )
     for said in conversation:
         events = list(session.turn(said["message"]))

@@ -1,12 +1,11 @@
-"""Writes small random gpt-oss checkpoints to disk, in both layouts and all config styles, with numpy alone.
+"""Write small random gpt-oss checkpoints, in both layouts and all config styles, with numpy only.
 
-No two dimensions of a `Shape` are equal, and no constant is the real model's, so that a swapped axis or a hard-coded
-number shows. The weights are scaled so that scores spread, sinks weigh and clamps are hit.
+No two dimensions of a `Shape` are equal, and no constant is that of the real models: tests find swapped axes and
+hard-coded numbers. The weights are scaled so that scores spread, sinks matter and clamps are reached.
 """
 
 import json
 import math
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gptoss_cli.files import safetensors_header
 
 Array = NDArray[Any]
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -54,7 +55,7 @@ REAL_20B: dict[str, Any] = {
 
 
 class ConfigStyle(StrEnum):
-    """The three ways of writing config.json."""
+    """The three styles of config.json."""
 
     PUBLISHED = "rope_scaling"
     TRANSFORMERS_5 = "rope_parameters"
@@ -63,7 +64,7 @@ class ConfigStyle(StrEnum):
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions and constants of a checkpoint; `yarn` None is YaRN off."""
+    """The dimensions and constants of a checkpoint. `yarn` None means no YaRN."""
 
     hidden: int = 96
     intermediate: int = 160
@@ -106,7 +107,7 @@ class Shape:
 def write_checkpoint(
     folder: Path, shape: Shape, *, seed: int = 0, style: ConfigStyle = ConfigStyle.PUBLISHED, shards: int = 1
 ) -> Path:
-    """Write `shape` with weights drawn by `seed`; style ORIGINAL also takes the original layout's tensor names."""
+    """Write a checkpoint of `shape` with random weights. Style ORIGINAL also has the original layout."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = random_tensors(shape, seed)
     if style is ConfigStyle.ORIGINAL:
@@ -126,7 +127,7 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> Path:
 
 
 def config_json(shape: Shape, style: ConfigStyle = ConfigStyle.PUBLISHED) -> dict[str, Any]:
-    """The config.json of `shape`."""
+    """Return the config.json of `shape`."""
     if style is ConfigStyle.ORIGINAL:
         return _original_config(shape)
     rope = {"rope_type": "default"} if shape.yarn is None else {"rope_type": "yarn", **shape.yarn}
@@ -184,7 +185,7 @@ def _original_config(shape: Shape) -> dict[str, Any]:
 
 
 def random_tensors(shape: Shape, seed: int) -> dict[str, Array]:
-    """Weights in the Hugging Face layout; bf16 ones as uint16 bit patterns."""
+    """Return weights in the Hugging Face layout; bf16 as uint16 bit patterns."""
     return dict(_tensors(shape, np.random.default_rng(seed)))
 
 
@@ -236,7 +237,7 @@ _ORIGINAL_NAMES = {
 
 
 def original_layout(shape: Shape, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """The same weights by the names and shapes of OpenAI's `original/` files."""
+    """Return the same weights with the names and shapes of OpenAI's `original/` files."""
     renamed = {
         "embedding.weight": tensors["model.embed_tokens.weight"],
         "norm.scale": tensors["model.norm.weight"],
@@ -252,35 +253,25 @@ def original_layout(shape: Shape, tensors: Mapping[str, Array]) -> dict[str, Arr
 
 
 def bf16(values: Array) -> Array:
-    """Bit patterns (uint16) of `values` cut to bfloat16."""
+    """Return the bit patterns (uint16) of `values` truncated to bfloat16."""
     return (np.ascontiguousarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
-_DTYPE_WORDS = {"uint16": "BF16", "uint8": "U8", "float32": "F32", "float16": "F16"}
+_DTYPE_NAMES = {"uint16": "BF16", "uint8": "U8", "float32": "F32", "float16": "F16"}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> Path:
-    """Write the safetensors format: 8 bytes of header length, a JSON header, the data. uint16 is called BF16."""
-    header, offset = {}, 0
-    for name, array in tensors.items():
-        end = offset + array.nbytes
-        header[name] = {
-            "dtype": _DTYPE_WORDS[array.dtype.name],
-            "shape": array.shape,
-            "data_offsets": (offset, end),
-        }
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    """Write a safetensors file. uint16 is written as BF16."""
+    header = {name: (_DTYPE_NAMES[array.dtype.name], array.shape) for name, array in tensors.items()}
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(safetensors_header(header))
         for array in tensors.values():
             file.write(np.ascontiguousarray(array).tobytes())
     return path
 
 
 def _write_shards(folder: Path, tensors: Mapping[str, Array], shards: int) -> None:
-    """Shards named as gpt-oss-20b's are: zero-based, "of" the last index."""
+    """Write shards that are named like those of gpt-oss-20b: from 0 on, "of" the last index."""
     shard_of: dict[str, str] = {}
     for shard in range(shards):
         file_name = f"model-{shard:05d}-of-{shards - 1:05d}.safetensors"

@@ -30,7 +30,7 @@ def _one_thread() -> Iterator[None]:
 def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
     """The installed library, or one that is built now if there is none or the sources are newer."""
     installed = find_library()
-    newest = max(file.stat().st_mtime for file in _SOURCES.iterdir())
+    newest = max(file.stat().st_mtime for file in _SOURCES.rglob("*.[ch]"))
     if installed is not None and installed.stat().st_mtime >= newest:
         return Native(installed)
     if shutil.which("cc") is None:

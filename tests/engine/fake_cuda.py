@@ -1,8 +1,8 @@
-"""A CUDA GPU for tests on machines without one: tensors that have a device and a shape but no values.
+"""A fake CUDA GPU for tests on machines without one: tensors with a device and a shape but without values.
 
-What a GPU would refuse fails here too: tensors on different devices, kernels that are given host tensors, and, while
-a CUDA graph is captured, everything that makes the host wait or copies to or from it. Kernels are not run: each launch
-is recorded with its arguments.
+Everything that a GPU would refuse fails here too: tensors on different devices, kernels with tensors in host memory,
+and, while a CUDA graph is captured, everything that makes the host wait or copies to or from it. Kernels do not run:
+each launch is recorded with its arguments.
 """
 
 import inspect
@@ -19,10 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gptoss_cli.checkpoint.header import read_header
 from gptoss_cli.engine import expert_offload, weights
 from gptoss_cli.engine.kernels import reference, triton_decode, triton_prefill
 
-# On the GPU, host memory is this much further up, as it is under Windows.
+# The GPU sees host memory this much further up, as under Windows.
 HOST_OFFSET = 3 << 44
 _HOST, _DEVICE = 1 << 44, 1 << 45
 _OPTIONS = ("num_warps", "enable_fp_fusion")
@@ -55,7 +56,7 @@ class Launch:
 
 @dataclass
 class FakeCuda:
-    """A record of what was asked of the GPU."""
+    """The record of everything that happened on the GPU."""
 
     launches: list[Launch] = field(default_factory=list, repr=False)
     streams: int = 0
@@ -84,7 +85,7 @@ class FakeCuda:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation before the fake tensors do. A number that the host reads is 0."""
+    """Watches every operation before the fake tensors run it. A number that the host reads is 0."""
 
     def __init__(self, gpu: FakeCuda) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,7 +95,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})
-        kwargs.pop("pin_memory", None)  # meta tensors know no such thing
+        kwargs.pop("pin_memory", None)  # meta tensors have no such argument
         tensors = [part for part in _flat((args, kwargs)) if isinstance(part, Tensor)]
         devices = {part.device.type for part in tensors if part.dim() or part.is_cuda}
         if name == "_to_copy":
@@ -189,7 +190,7 @@ def _flat(part: Any) -> Iterator[Any]:
 
 
 class FakeKernel:
-    """Stands in for a kernel of Triton and notes its launches."""
+    """A replacement for a Triton kernel that records its launches."""
 
     def __init__(self, gpu: FakeCuda, name: str, kernel: Any) -> None:
         self._gpu, self._name, self._signature = gpu, name, inspect.signature(kernel.fn)
@@ -247,7 +248,7 @@ class _Driver:
 
 
 class _Waits:
-    """A stream or an event: nothing takes time here."""
+    """A stream or an event. Nothing takes time here."""
 
     def wait_stream(self, other: object) -> None: ...
     def wait_event(self, other: object) -> None: ...
@@ -324,12 +325,13 @@ def _patch_lists(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
 
 
 def _patch_files(patch: pytest.MonkeyPatch) -> None:
-    kinds = {"BF16": torch.bfloat16, "U8": torch.uint8}
+    dtypes = {"BF16": torch.bfloat16, "U8": torch.uint8}
 
-    def mapped(self: Any) -> Tensor:
-        return torch.empty(self.spec.shape, dtype=kinds[self.spec.dtype])
+    def tensor(self: Any, name: str) -> Tensor:
+        spec = read_header(self.files[name])[name]
+        return torch.empty(spec.shape, dtype=dtypes[spec.dtype])
 
-    patch.setattr(weights._Found, "mapped", mapped)  # safetensors makes no fake tensors
+    patch.setattr(weights._MappedFiles, "tensor", tensor)  # safetensors makes no fake tensors
 
 
 def _patch_kernels(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
@@ -340,7 +342,7 @@ def _patch_kernels(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
 
 
 def _forget_tables() -> None:
-    # What was made with one mode must not meet another's.
+    # Tables that were made in one mode cannot be used in another.
     for table in (reference._byte_values, reference._scale_values):
         table.cache_clear()
 

@@ -146,7 +146,7 @@ def test_start_up_compiles_everything_that_prompts_need(folder: Path, gpu: FakeC
         _prefill(generator, tokens)
     assert gpu.variants() == compiled
     sizes = {dict(variant[2])["TOKENS"] for variant in compiled if variant[0].startswith("grouped")}
-    assert sizes == (set(tuning_for((9, 0)).several.tokens) if experts == EXPERTS else set())
+    assert sizes == (set(tuning_for((9, 0)).prefill.tokens) if experts == EXPERTS else set())
 
 
 def test_all_experts_are_copied_on_one_stream(folder: Path, gpu: FakeCuda) -> None:
@@ -161,33 +161,33 @@ def test_kernels_are_launched_as_the_machine_code_test_compiles_them(folder: Pat
     generator = _open(folder)
     _prefill(generator, 150)
     tuning = tuning_for((9, 0))
-    of_one, of_several = compile_kernels.constants((9, 0)), compile_kernels.several_constants(tuning.several, 16)
+    of_one, of_prefill = compile_kernels.constants((9, 0)), compile_kernels.prefill_constants(tuning.prefill, 16)
     seen = set()
     for launch in gpu.launches:
         seen.add(launch.name)
         if launch.name in of_one:
             expected, warps, kinds = of_one, compile_kernels.warps(launch.name, tuning), compile_kernels.kinds()
         else:
-            expected, warps = of_several, compile_kernels.several_warps(launch.name, tuning.several)
-            kinds = compile_kernels.kinds(several=tuning.several)
+            expected, warps = of_prefill, compile_kernels.prefill_warps(launch.name, tuning.prefill)
+            kinds = compile_kernels.kinds(prefill=tuning.prefill)
         assert launch.constants.keys() == expected[launch.name].keys()
         tuned = ("ROWS", "WIDTH", "KEYS", "BYTES", "UPCAST")
         assert all(launch.constants[name] == expected[launch.name][name] for name in tuned if name in launch.constants)
         assert launch.kinds == {name: compile_kernels.kind(name, kinds) for name in launch.kinds}
         assert launch.options == {"num_warps": warps, "enable_fp_fusion": True}, launch.name
-    assert seen == {*of_one, *of_several}
+    assert seen == {*of_one, *of_prefill}
 
 
 def test_kernels_get_the_gpus_address_of_pinned_memory(gpu: FakeCuda) -> None:
     device, whole = torch.device("cuda:0"), torch.zeros(7, 6, 3, 16, dtype=torch.uint8)
     for unit in (16, 1):
-        halves = expert_offload._Halves(whole, device, 3, unit=unit)
+        split = expert_offload._SplitTensor(whole, device, 3, unit=unit)
         for on_device, slots in ((True, 3), (False, 4)):
-            part = halves.side(on_device)
+            part = split.half(on_device)
             assert part.is_cuda == on_device
             for slot in range(slots):
                 expected = part.data_ptr() + slot * 6 * 3 * 16 + (0 if on_device else HOST_OFFSET)
-                assert halves.base.data_ptr() + unit * halves.place(on_device, slot) == expected
+                assert split.base.data_ptr() + unit * split.offset(on_device, slot) == expected
 
 
 def test_what_a_gpu_would_refuse_is_refused(gpu: FakeCuda) -> None:
@@ -197,9 +197,9 @@ def test_what_a_gpu_would_refuse_is_refused(gpu: FakeCuda) -> None:
     with pytest.raises(RuntimeError, match="same device"):
         here + there
     with pytest.raises(AssertionError, match="normed is in host memory"):
-        triton_decode.spread_kernel[(1,)](here, there, K=4, WIDTH=4, ROUND=True, num_warps=1)
+        triton_decode.deinterleave_kernel[(1,)](here, there, K=4, WIDTH=4, ROUND=True, num_warps=1)
     with pytest.raises(TypeError, match="missing a required argument"):
-        triton_decode.spread_kernel[(1,)](there, K=4, WIDTH=4, ROUND=True, num_warps=1)
+        triton_decode.deinterleave_kernel[(1,)](there, K=4, WIDTH=4, ROUND=True, num_warps=1)
 
 
 _WAITS: list[Callable[[torch.Tensor], object]] = [

@@ -74,16 +74,16 @@ def _packed_on_gpu(packed: PackedExperts) -> PackedExperts:
     return PackedExperts(packed.blocks.cuda(), packed.scales.cuda(), packed.bias.cuda())
 
 
-def _both_ways(made: MlpWeights, resident: int) -> tuple[MlpWeights, MlpWeights]:
+def _both_ways(weights: MlpWeights, resident: int) -> tuple[MlpWeights, MlpWeights]:
     """The weights on the GPU for the reference, and for the kernels with so many experts there."""
-    parts, device = [packed_only(part) for part in (made.gate_up, made.down)], torch.device("cuda")
-    norm, router = made.norm.cuda(), _on_gpu(made.router)
+    parts, device = [packed_only(part) for part in (weights.gate_up, weights.down)], torch.device("cuda")
+    norm, router = weights.norm.cuda(), _on_gpu(weights.router)
     plain = MlpWeights(norm, router, *(_packed_on_gpu(part) for part in parts))
     return plain, MlpWeights(norm, router, *(PlacedExperts(part, device, resident) for part in parts))
 
 
 @pytest.mark.parametrize("resident", [0, 3, 6])
-def test_experts_of_the_true_shape_are_the_references(resident: int) -> None:
+def test_experts_of_the_real_shape_equal_the_reference(resident: int) -> None:
     plain, placed = _both_ways(random_mlp(2_880, 2_880, 6), resident)
     for tokens in (1, 5):
         x = random_of(tokens, 2_880, seed=5).cuda()
@@ -94,7 +94,7 @@ def test_experts_of_the_true_shape_are_the_references(resident: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_grouped_experts_of_the_true_shape_are_the_references(dtype: torch.dtype) -> None:
+def test_grouped_experts_of_the_real_shape_equal_the_reference(dtype: torch.dtype) -> None:
     plain, placed = _both_ways(random_mlp(2_880, 2_880, 8), 8)
     for tokens in (3, 40, 700):
         x = random_of(tokens, 2_880, seed=5).cuda()
@@ -104,7 +104,7 @@ def test_grouped_experts_of_the_true_shape_are_the_references(dtype: torch.dtype
         assert_close(got, right, 1e-4 if dtype is torch.float32 else 2e-2)
 
 
-def test_dense_products_of_the_true_shape_are_the_references() -> None:
+def test_dense_products_of_the_real_shape_equal_the_reference() -> None:
     weights, kernels = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels()
     x, attended = random_of(1, 2_880, seed=5).cuda(), random_of(1, 4_096, seed=7).cuda()
     expected = reference.project_qkv(x, weights, eps=1e-5, dtype=torch.float32)
@@ -118,7 +118,7 @@ def test_dense_products_of_the_true_shape_are_the_references() -> None:
 
 
 @pytest.mark.parametrize("experts", [32, 128])
-def test_the_router_of_the_true_shape_chooses_as_the_references(experts: int) -> None:
+def test_the_router_of_the_real_shape_chooses_like_the_reference(experts: int) -> None:
     plain, placed = _both_ways(random_mlp(2_880, 32, experts), experts)
     x = random_of(1, 2_880, seed=5).cuda()
     normed, chosen, expert_weights = reference.route(x, plain, active=4, eps=1e-5)
@@ -130,7 +130,7 @@ def test_the_router_of_the_true_shape_chooses_as_the_references(experts: int) ->
 
 @pytest.mark.parametrize("window", [None, 128])
 @pytest.mark.parametrize("known", [0, 500, 5_000])
-def test_attention_of_several_tokens_of_the_true_shape_is_the_references(window: int | None, known: int) -> None:
+def test_attention_of_several_tokens_of_the_real_shape_equals_the_reference(window: int | None, known: int) -> None:
     weights, kernels, tokens = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels(), 300
     position = torch.zeros(1, dtype=torch.int32, device="cuda")
     angles = torch.arange(known, known + tokens, device="cuda").unsqueeze(1) * torch.linspace(1, 1e-5, 32).cuda()
@@ -150,7 +150,7 @@ def test_attention_of_several_tokens_of_the_true_shape_is_the_references(window:
     assert_close(results[0], results[1], 2e-2)
 
 
-def test_attention_of_the_true_shape_is_the_references() -> None:
+def test_attention_of_the_real_shape_equals_the_reference() -> None:
     weights, kernels = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels()
     position = torch.zeros(1, dtype=torch.int32, device="cuda")
     for window in (None, 128):

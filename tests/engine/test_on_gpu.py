@@ -52,7 +52,7 @@ def _logits_after(generator: Generator, ids: list[int]) -> Tensor:
     "experts",
     [pytest.param(0, marks=pytest.mark.slow), EXPERTS // 2 + 1, pytest.param(EXPERTS, marks=pytest.mark.slow)],
 )
-def test_logits_of_single_tokens_equal_the_references(
+def test_logits_of_single_tokens_equal_the_reference(
     folder: Path, experts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if DEVICE == "cpu":
@@ -84,8 +84,8 @@ def test_kernels_that_compute_something_else_are_refused(folder: Path, monkeypat
     right = CudaKernels.project_output
 
     def wrong(self: CudaKernels, x: Tensor, attended: Tensor, *arguments: object, **more: object) -> Tensor:
-        made: Tensor = right(self, x, attended, *arguments, **more)  # type: ignore[arg-type]
-        return made * 1.5 if len(x) == 1 else made
+        output: Tensor = right(self, x, attended, *arguments, **more)  # type: ignore[arg-type]
+        return output * 1.5 if len(x) == 1 else output
 
     monkeypatch.setattr(CudaKernels, "project_output", wrong)
     with pytest.raises(ResourceError, match="kernels give wrong results"):

@@ -1,4 +1,4 @@
-"""The engine computes what transformers computes, on random checkpoints, however the reading is cut into pieces."""
+"""The engine computes what transformers computes, on random checkpoints and for every chunk size."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ YARN = {
 
 @dataclass(frozen=True)
 class Case:
-    """One checkpoint and how long the prompt is."""
+    """A checkpoint and the length of the prompt."""
 
     name: str
     shape: Shape
@@ -73,7 +73,7 @@ CASES = [
 
 @dataclass(frozen=True)
 class Expected:
-    """What transformers says: logits [T, V] in float32 arithmetic and in its own bfloat16, and greedy ids."""
+    """The results of transformers: logits [T, V] in float32 and in its own bfloat16 arithmetic, and greedy ids."""
 
     folder: Path
     prompt: list[int]
@@ -88,7 +88,7 @@ class Expected:
 
 @pytest.fixture(scope="module")
 def expectations(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Expected]:
-    """Expected of a case, computed once."""
+    """A function that returns the expected results of a case, computed once."""
     known: dict[str, Expected] = {}
 
     def expectation(case: Case) -> Expected:
@@ -105,8 +105,8 @@ def expected(request: pytest.FixtureRequest, expectations: Callable[[Case], Expe
 
 
 def _expected(case: Case, folder: Path) -> Expected:
-    """transformers cannot read the original layout, so it is given the same weights in its own."""
-    # Half the seconds that collecting the tests takes, in every process that does.
+    """Run transformers, which cannot read the original layout and gets the same weights in its own."""
+    # Imported here because it takes half of the time in which the tests are collected.
     from transformers import GptOssForCausalLM
     from transformers.utils.quantization_config import Mxfp4Config
 
@@ -139,7 +139,7 @@ def _run(model: "GptOssForCausalLM", prompt: list[int]) -> tuple[Tensor, list[in
 
 @pytest.fixture(params=["reference", "cpu"])
 def kernels(request: pytest.FixtureRequest) -> Kernels:
-    """Each way of computing that runs here."""
+    """Each kernel set that runs on a CPU."""
     if request.param == "reference":
         return reference
     cpu: CpuKernels = request.getfixturevalue("cpu_kernels")
@@ -152,7 +152,7 @@ def open_model(folder: Path, kernels: Kernels, dtype: torch.dtype = torch.float3
 
 
 def read_in_chunks(model: Transformer, cache: KVCache, ids: list[int], sizes: Iterator[int]) -> Tensor:
-    """Logits [T, V] of `ids`, read in chunks of `sizes`."""
+    """Return logits [T, V] of `ids`, read in chunks of `sizes`."""
     return torch.cat([model.unembed(model.forward(chunk, cache)) for chunk in cut(ids, sizes)])
 
 
@@ -164,7 +164,7 @@ def cut(ids: list[int], sizes: Iterator[int]) -> Iterator[list[int]]:
 
 
 def greedy_after(model: Transformer, cache: KVCache, last: Tensor) -> list[int]:
-    """Greedy ids, the first from logits `last` [V]."""
+    """Return greedy ids, the first from logits `last` [V]."""
     ids = [int(last.argmax())]
     while len(ids) < GREEDY_TOKENS:
         ids.append(int(model.unembed(model.forward(ids[-1:], cache)).argmax()))
@@ -236,20 +236,20 @@ def test_a_gpu_gives_transformers_logits_and_text(expected: Expected, share: flo
             assert list(text) == expected.greedy
 
 
-def test_bfloat16_is_no_further_from_float32_than_transformers_own(
+def test_bfloat16_is_as_close_to_float32_as_in_transformers(
     expectations: Callable[[Case], Expected], kernels: Kernels
 ) -> None:
-    """Near-ties flip experts, so single checkpoints prove nothing: rms and top-1 agreement, on average over all."""
+    """Near-ties of router logits flip experts, so errors and agreement are averaged over all checkpoints."""
     (our_error, their_error), (our_agreement, their_agreement) = _compared(
         expectations, lambda folder: open_model(folder, kernels, torch.bfloat16)
     )
-    # The CPU's kernels round far less than bfloat16 does.
+    # The CPU kernels round less than bfloat16.
     assert our_error <= (1.5 if kernels is reference else 1.0) * their_error
     assert our_agreement >= their_agreement - 0.03
 
 
 @pytest.mark.parametrize("smaller", ["activations", "dense"])
-def test_eight_bits_are_about_as_far_from_float32_as_bfloat16_is(
+def test_eight_bits_are_about_as_close_to_float32_as_bfloat16(
     expectations: Callable[[Case], Expected], native: Native, smaller: str
 ) -> None:
     def opened(folder: Path) -> Transformer:
@@ -267,7 +267,7 @@ def test_eight_bits_are_about_as_far_from_float32_as_bfloat16_is(
 def _compared(
     expectations: Callable[[Case], Expected], opened: Callable[[Path], Transformer]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Errors in logit standard deviations and shares of agreeing tokens, of ours and of transformers' bfloat16."""
+    """Return errors in logit standard deviations, and the agreement of top-1 tokens, of ours and of transformers."""
     errors, agreements = [], []
     for expected in map(expectations, CASES):
         ours = opened(expected.folder)

@@ -1,4 +1,4 @@
-"""8-bit dense weights: near what they stand for, converted once, and never taken from a file that does not fit."""
+"""8-bit dense weights are close to the originals, converted once, and never read from a file that does not match."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.model import Transformer
 from gptoss_cli.engine.quantize import int8_weights, quantize
 from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, float_rows, load_weights
-from gptoss_cli.errors import ResourceError
+from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.placement.model_config import load_config
 from tests.engine.checkpoints import Shape, write_checkpoint
 
@@ -27,13 +27,13 @@ def weights(folder: Path) -> ModelWeights:
 
 
 @pytest.mark.parametrize("columns", [32, 50, 96])
-def test_no_weight_is_further_away_than_half_a_step(columns: int) -> None:
+def test_no_weight_is_off_by_more_than_half_a_step(columns: int) -> None:
     matrix = torch.randn(40, columns, generator=torch.Generator().manual_seed(0)).bfloat16()
     matrix[3], matrix[5, :32] = 0, 0
-    values, factors = quantize(matrix)
-    assert (values.dtype, factors.dtype) == (torch.int8, torch.bfloat16)
-    back = float_rows(Int8Matrix(values, factors), 0, 40, columns=columns)
-    steps = factors.float().repeat_interleave(32, dim=1)[:, :columns]
+    values, scales = quantize(matrix)
+    assert (values.dtype, scales.dtype) == (torch.int8, torch.bfloat16)
+    back = float_rows(Int8Matrix(values, scales), 0, 40, columns=columns)
+    steps = scales.float().repeat_interleave(32, dim=1)[:, :columns]
     assert ((back - matrix.float()).abs() <= 0.5001 * steps).all()
     assert (steps * 127 >= matrix.float().abs()).all()
 
@@ -46,36 +46,37 @@ def test_converted_weights_are_mapped_the_second_time(weights: ModelWeights, tmp
     assert file.stat().st_mtime_ns == written
     assert isinstance(again.unembedding, Int8Matrix)
     assert isinstance(weights.unembedding, torch.Tensor)
-    values, factors = quantize(weights.unembedding)
+    values, scales = quantize(weights.unembedding)
     assert torch.equal(again.unembedding.values, values)
-    assert torch.equal(again.unembedding.factors, factors)
+    assert torch.equal(again.unembedding.scales, scales)
 
 
-@pytest.mark.parametrize("spoiled", [b"", b"no safetensors", None])
-def test_a_file_that_does_not_fit_is_written_again(
-    weights: ModelWeights, tmp_path: Path, spoiled: bytes | None
+@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
+def test_a_file_that_does_not_match_is_written_again(
+    weights: ModelWeights, tmp_path: Path, content: bytes | None
 ) -> None:
     int8_weights(weights, tmp_path, "a")
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
-    file.write_bytes(whole[:-1] if spoiled is None else spoiled)
+    file.write_bytes(whole[:-1] if content is None else content)
     int8_weights(weights, tmp_path, "a")
     assert file.read_bytes() == whole
 
 
-def test_two_files_are_kept_and_no_more(weights: ModelWeights, tmp_path: Path) -> None:
+def test_only_the_two_newest_files_are_kept(weights: ModelWeights, tmp_path: Path) -> None:
     for name in "abc":
         int8_weights(weights, tmp_path, name)
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_with_a_way_out(weights: ModelWeights, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_hint(weights: ModelWeights, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ResourceError, match="--dense bf16"):
+    with pytest.raises(ResourceError) as caught:
         int8_weights(weights, tmp_path / "file", "a")
+    assert caught.value.hints == (Hint.BF16_DENSE,)
 
 
-def test_logits_stay_within_a_few_percent_of_their_spread(folder: Path, weights: ModelWeights, tmp_path: Path) -> None:
+def test_logits_differ_by_a_few_percent_of_their_spread(folder: Path, weights: ModelWeights, tmp_path: Path) -> None:
     config = load_config(folder / "config.json")
     ids = [(7 * i * i + 3) % SHAPE.vocabulary for i in range(30)]
     logits = []

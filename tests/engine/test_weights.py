@@ -1,4 +1,4 @@
-"""Checkpoint files are mapped as they are, and refused in one line when they are not what the config says."""
+"""Checkpoint files are mapped as they are, and refused in one line if they contradict the config."""
 
 import json
 import logging
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from gptoss_cli.checkpoint import header
 from gptoss_cli.checkpoint.folder import weights_folder
-from gptoss_cli.engine import weights as engine_weights
 from gptoss_cli.engine.expert_offload import packed_only
 from gptoss_cli.engine.weights import ModelWeights, Rows, load_weights
 from gptoss_cli.errors import GptossError, IntegrityError, NotInstalledError
@@ -43,7 +43,7 @@ def load(folder: Path) -> ModelWeights:
 
 
 def refusal(folder: Path, kind: type[GptossError] = IntegrityError) -> str:
-    """The one line with which `folder` is refused."""
+    """Return the message of the error when `folder` is loaded."""
     with pytest.raises(kind) as caught:
         load(folder)
     line = str(caught.value)
@@ -52,14 +52,14 @@ def refusal(folder: Path, kind: type[GptossError] = IntegrityError) -> str:
 
 
 def write(folder: Path, tensors: Mapping[str, Array]) -> Path:
-    """A Hugging Face folder of SHAPE in one file with `tensors`."""
+    """Write a Hugging Face folder of SHAPE with `tensors` in one file."""
     write_config(folder, config_json(SHAPE))
     write_safetensors(folder / "model.safetensors", tensors)
     return folder
 
 
 def mapped_files(tensor: torch.Tensor) -> set[str]:
-    """Names of the files whose mappings hold the first and last byte of `tensor`."""
+    """Return the names of the files whose mappings hold the first and last byte of `tensor`."""
     first = tensor.data_ptr()
     ends = {first, first + tensor.nbytes - 1}
     found = set()
@@ -71,7 +71,7 @@ def mapped_files(tensor: torch.Tensor) -> set[str]:
 
 
 def tensor_of(matrix: Rows) -> torch.Tensor:
-    """A matrix as a checkpoint holds it."""
+    """Return a matrix that is not quantized."""
     assert isinstance(matrix, torch.Tensor)
     return matrix
 
@@ -90,14 +90,14 @@ def all_tensors(weights: ModelWeights) -> list[torch.Tensor]:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 @pytest.mark.parametrize("style", [ConfigStyle.PUBLISHED, ConfigStyle.ORIGINAL])
-def test_every_tensor_lies_in_the_pages_of_its_file(tmp_path: Path, style: ConfigStyle) -> None:
+def test_every_tensor_is_a_view_of_its_file(tmp_path: Path, style: ConfigStyle) -> None:
     weights = load(write_checkpoint(tmp_path, SHAPE, style=style))
     assert all(mapped_files(tensor) == {"model.safetensors"} for tensor in all_tensors(weights))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_loading_takes_no_memory_of_its_own(tmp_path: Path) -> None:
-    """50 MB are mapped: anonymous memory grows by far less."""
+def test_loading_allocates_no_memory(tmp_path: Path) -> None:
+    """50 MB are mapped, and anonymous memory grows by far less."""
     shape = Shape(vocabulary=2**17)
     write_checkpoint(tmp_path, shape)
     before = anonymous_bytes()
@@ -115,7 +115,7 @@ def anonymous_bytes() -> int:
 
 @pytest.mark.parametrize("shards", [1, 4])
 @pytest.mark.parametrize("style", list(ConfigStyle))
-def test_every_layout_gives_the_bytes_of_the_files(tmp_path: Path, style: ConfigStyle, shards: int) -> None:
+def test_every_layout_gives_the_same_bytes(tmp_path: Path, style: ConfigStyle, shards: int) -> None:
     weights = load(write_checkpoint(tmp_path, SHAPE, style=style, shards=shards))
     expected = random_tensors(SHAPE, 0)
     layer = weights.layers[1]
@@ -131,7 +131,7 @@ def test_every_layout_gives_the_bytes_of_the_files(tmp_path: Path, style: Config
 
 
 @pytest.mark.parametrize("layout", list(Layout))
-def test_the_table_of_tensors_names_each_one_with_its_shape(tmp_path: Path, layout: Layout) -> None:
+def test_the_table_has_the_name_and_shape_of_every_tensor(tmp_path: Path, layout: Layout) -> None:
     tensors = random_tensors(SHAPE, 0)
     if layout is Layout.ORIGINAL:
         tensors = original_layout(SHAPE, tensors)
@@ -168,44 +168,47 @@ def test_a_folder_without_weights_is_not_installed(tmp_path: Path) -> None:
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     tensors = random_tensors(SHAPE, 0)
     del tensors[QUERY]
-    assert f"tensor {QUERY} is missing" in refusal(write(tmp_path, tensors))
+    assert f"tensor '{QUERY}' is missing" in refusal(write(tmp_path, tensors))
 
 
 def test_an_extra_tensor_is_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     extra = {"rotary\x1b[31m": np.zeros(3, np.float32)}
     with caplog.at_level(logging.WARNING):
         load(write(tmp_path, random_tensors(SHAPE, 0) | extra))
-    assert "1 tensors" in caplog.text
+    assert "ignored 1 unexpected tensors" in caplog.text
     assert "\x1b" not in caplog.text
 
 
-def test_a_wrong_shape_is_told_with_file_expected_and_actual(tmp_path: Path) -> None:
+def test_a_wrong_shape_is_reported_with_file_expected_and_actual_shape(tmp_path: Path) -> None:
     tensors = random_tensors(SHAPE, 0)
     tensors[QUERY] = tensors[QUERY].T
     line = refusal(write(tmp_path, tensors))
-    assert f"model.safetensors: tensor {QUERY} should be BF16 [308, 96] by config.json, but is BF16 [96, 308]" in line
+    assert (
+        f"model.safetensors: tensor {QUERY} should be BF16 [308, 96] according to config.json, but is BF16 [96, 308]"
+        in line
+    )
 
 
 @pytest.mark.parametrize(("name", "dtype", "word"), [(QUERY, np.float32, "F32"), (BLOCKS, np.uint16, "BF16")])
-def test_a_wrong_dtype_is_told(tmp_path: Path, name: str, dtype: type, word: str) -> None:
+def test_a_wrong_dtype_is_reported(tmp_path: Path, name: str, dtype: type, word: str) -> None:
     tensors = random_tensors(SHAPE, 0)
     tensors[name] = tensors[name].astype(dtype)
     assert f"but is {word}" in refusal(write(tmp_path, tensors))
 
 
-def test_other_dimensions_than_the_config_says_are_refused_before_they_are_allocated(tmp_path: Path) -> None:
+def test_wrong_dimensions_are_refused_before_memory_is_allocated(tmp_path: Path) -> None:
     write(tmp_path, random_tensors(SHAPE, 0))
     write_config(tmp_path, config_json(SHAPE) | {"vocab_size": 4_000_000, "hidden_size": 65_536})
     assert "should be BF16 [4000000, 65536]" in refusal(tmp_path)
 
 
-def test_a_bf16_resave_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_checkpoint_saved_again_in_bf16_is_refused_by_name(tmp_path: Path) -> None:
     tensors = random_tensors(SHAPE, 0)
     for part in ("blocks", "scales"):
         del tensors[f"model.layers.0.mlp.experts.gate_up_proj_{part}"]
     tensors["model.layers.0.mlp.experts.gate_up_proj"] = np.zeros((6, 96, 320), np.uint16)
     line = refusal(write(tmp_path, tensors))
-    assert "gate_up_proj is BF16 [6, 96, 320], a bf16 re-save; only MXFP4" in line
+    assert "gate_up_proj is BF16 [6, 96, 320], not MXFP4" in line
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
@@ -214,20 +217,20 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     assert "is also in model-00000-of-00001.safetensors" in refusal(tmp_path)
 
 
-def test_a_missing_shard_is_an_incomplete_model(tmp_path: Path) -> None:
+def test_a_missing_shard_is_not_installed(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, SHAPE, shards=3)
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
     assert "model-00001-of-00002.safetensors is missing" in refusal(tmp_path, NotInstalledError)
 
 
-def test_an_index_that_promises_what_no_shard_holds_is_refused(tmp_path: Path) -> None:
+def test_an_index_with_a_tensor_that_no_shard_holds_is_refused(tmp_path: Path) -> None:
     shard_of = dict.fromkeys([*random_tensors(SHAPE, 0), "\x1b]52;c;aGk=\x07"], "model.safetensors")
     write(tmp_path, random_tensors(SHAPE, 0))
     write_index(tmp_path, shard_of)
-    assert "is missing, though" in refusal(tmp_path)
+    assert "is missing, but" in refusal(tmp_path)
 
 
-def test_an_index_that_sends_to_the_wrong_shard_is_refused(tmp_path: Path) -> None:
+def test_an_index_that_names_the_wrong_shard_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, SHAPE, shards=2)
     index = tmp_path / "model.safetensors.index.json"
     shard_of = json.loads(index.read_text())["weight_map"]
@@ -257,12 +260,12 @@ def test_an_index_that_sends_to_the_wrong_shard_is_refused(tmp_path: Path) -> No
         {"file": "model.safetensors"},
     ],
 )
-def test_an_index_that_could_lead_elsewhere_is_refused_and_nothing_opened(
+def test_an_index_that_leads_out_of_the_folder_is_refused_before_a_file_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: object
 ) -> None:
     write(tmp_path, random_tensors(SHAPE, 0))
     write_index(tmp_path, {QUERY: shard})
-    monkeypatch.setattr(engine_weights, "safe_open", _never)
+    monkeypatch.setattr(header, "read_header", _never)
     assert f"weight_map maps '{QUERY}' to" in refusal(tmp_path)
 
 
@@ -278,13 +281,13 @@ def test_a_broken_index_is_refused(tmp_path: Path, index: str) -> None:
 
 
 def _header(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
-    """Rewrites the header of a safetensors file."""
+    """Return a function that rewrites the header of a safetensors file."""
 
     def rewrite(good: bytes) -> bytes:
         length = struct.unpack("<Q", good[:8])[0]
-        header = json.loads(good[8 : 8 + length])
-        change(header)
-        text = json.dumps(header).encode()
+        entries = json.loads(good[8 : 8 + length])
+        change(entries)
+        text = json.dumps(entries).encode()
         text += b" " * (-len(text) % 8)
         return struct.pack("<Q", len(text)) + text + good[8 + length :]
 
@@ -292,7 +295,7 @@ def _header(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "message"),
     [
         (lambda good: b"", "is empty"),
         (lambda good: good[:7], "is not a whole safetensors file"),
@@ -300,25 +303,23 @@ def _header(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byt
         (lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
         (lambda good: struct.pack("<Q", 2**63) + good[8:], "is not a whole safetensors file"),
         (lambda good: struct.pack("<Q", 200_000_000) + good[8:], "is not a whole safetensors file"),
-        (lambda good: good[:-1], "is not a whole safetensors file"),
-        (lambda good: good + b"\0", "is not a whole safetensors file"),
-        (_header(lambda h: h[QUERY].update(data_offsets=[0, 2])), "is not a whole safetensors file"),
-        (_header(lambda h: h[QUERY].update(data_offsets=[9, 3])), "is not a whole safetensors file"),
-        (_header(lambda h: h[QUERY].update(data_offsets=[-1, 3])), "is not a whole safetensors file"),
-        (_header(lambda h: h[QUERY].update(data_offsets=[2**64, 2**65])), "is not a whole safetensors file"),
-        (_header(lambda h: h[QUERY].update(shape=[2**40, 2**40])), "is not a whole safetensors file"),
-        (_header(lambda h: h[QUERY].update(dtype="\x1b[31mI128")), "is not a whole safetensors file"),
+        (lambda good: good[:-1], "bytes of tensors, but its header requires"),
+        (lambda good: good + b"\0", "bytes of tensors, but its header requires"),
+        (_header(lambda h: h[QUERY].update(data_offsets=[0, 2])), "byte range"),
+        (_header(lambda h: h[QUERY].update(data_offsets=[9, 3])), "byte range"),
+        (_header(lambda h: h[QUERY].update(data_offsets=[-1, 3])), "invalid number"),
+        (_header(lambda h: h[QUERY].update(data_offsets=[2**64, 2**65])), "invalid number"),
+        (_header(lambda h: h[QUERY].update(shape=[2**40, 2**40])), "byte range"),
+        (_header(lambda h: h[QUERY].update(dtype="\x1b[31mI128")), "unknown dtype"),
     ],
 )
-def test_a_file_that_is_not_whole_is_refused_and_named(
-    tmp_path: Path, spoil: Callable[[bytes], bytes], words: str
-) -> None:
+def test_a_damaged_file_is_refused_and_named(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
     write(tmp_path, random_tensors(SHAPE, 0))
     path = tmp_path / "model.safetensors"
-    path.write_bytes(spoil(path.read_bytes()))
+    path.write_bytes(damage(path.read_bytes()))
     line = refusal(tmp_path)
     assert line.startswith(str(path))
-    assert words in line
+    assert message in line
 
 
 def test_a_folder_in_place_of_a_shard_is_refused(tmp_path: Path) -> None:

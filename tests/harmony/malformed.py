@@ -1,7 +1,7 @@
-"""Turns that no model should write and models do write, and what of each reaches the user.
+"""Malformed turns that models write, and the text of each that reaches the user.
 
-The kinds: those that facts.md lists, and those reported in ggml-org/llama.cpp#27720 and #15158, openai/harmony#33 and
-#82, vllm-project/vllm#43408, #28303 and #45736, tenstorrent/vllm#386, lmstudio-ai/lmstudio-bug-tracker#1555 and
+Collected from our own runs and from ggml-org/llama.cpp#27720 and #15158, openai/harmony#33 and #82,
+vllm-project/vllm#43408, #28303 and #45736, tenstorrent/vllm#386, lmstudio-ai/lmstudio-bug-tracker#1555 and
 ollama/ollama#11691.
 """
 
@@ -27,7 +27,7 @@ GOOD_TURNS = {
 
 @dataclass(frozen=True)
 class Malformed:
-    """A turn as text or ids, and what is shown of it: as answer, as reasoning, as preamble or call."""
+    """A turn as text or ids, and its text by kind: answer, reasoning, other (preambles and calls)."""
 
     turn: str | list[int]
     answer: str = "Yes."
@@ -44,12 +44,12 @@ def ids_of(text: str) -> list[int]:
 
 
 def stray(header: str, answer: str = "Yes.") -> Malformed:
-    """A first header that holds what no header may: it is shown as reasoning."""
+    """Return a turn that starts with a malformed header, which becomes reasoning."""
     return Malformed(f"{header}<|message|>{answer}<|return|>", answer, header)
 
 
 def stray_later(header: str) -> Malformed:
-    """The same after a thought and a start."""
+    """Return the same after a reasoning message and a start."""
     return Malformed(f"{THOUGHT}<|start|>{header}<|message|>Yes.<|return|>", reasoning=f"Hm.{header}")
 
 

@@ -1,4 +1,4 @@
-"""The automaton leads through every header a model was trained to write, and through no other."""
+"""The grammar allows every header that the model was trained to write, and no other."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -42,16 +42,16 @@ CALL_HEADERS = [
 
 
 def walk(state: State, ids: Iterable[int]) -> State:
-    """Where `ids` lead; each of them must be legal."""
+    """Return the state after `ids`; each of them must be allowed."""
     for token in ids:
         assert state.allowed is None or token in state.allowed
-        assert token not in state.barred
+        assert token not in state.banned
         state = state.after(token)
     return state
 
 
 def headers(state: State, ids: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
-    """Every header that can be written from `state`."""
+    """Yield every header that is allowed from `state`."""
     if state.allowed is None:
         yield ids
         return
@@ -60,24 +60,24 @@ def headers(state: State, ids: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]
 
 
 @pytest.mark.parametrize("turn", ["answer", "call"])
-def test_a_good_turn_is_legal(turn: str) -> None:
+def test_a_good_turn_is_allowed(turn: str) -> None:
     walk(TOOLS.start, ids_of(GOOD_TURNS[turn]))
 
 
 @pytest.mark.parametrize("header", CALL_HEADERS)
-def test_a_call_is_legal_as_the_model_writes_it(header: str) -> None:
+def test_a_call_is_allowed_as_the_model_writes_it(header: str) -> None:
     content = walk(TOOLS.start, ids_of(header))
     assert content.allowed is None
-    assert CALL not in content.barred
-    assert RETURN in content.barred
+    assert CALL not in content.banned
+    assert RETURN in content.banned
 
 
-def test_without_tools_there_are_three_headers() -> None:
+def test_without_tools_three_headers_are_allowed() -> None:
     written = {load_encoding().decode(ids) for ids in headers(PLAIN.start)}
     assert written == {f"<|channel|>{name}<|message|>" for name in ("analysis", "commentary", "final")}
 
 
-def test_every_header_is_read_by_the_library_and_written_in_its_own_tokens() -> None:
+def test_every_header_is_parsed_and_encoded_alike_by_openai_harmony() -> None:
     written = list(headers(TOOLS.start))
     assert len(written) == 3 + 2 * 5 * (1 + 1 + 2)
     for ids in written:
@@ -92,12 +92,12 @@ def test_every_header_is_read_by_the_library_and_written_in_its_own_tokens() -> 
 
 
 @pytest.mark.parametrize("name", ["functions.other", "functions.loo", "functions.look.up", "assistant"])
-def test_a_tool_nobody_told_of_is_illegal(name: str) -> None:
+def test_an_undeclared_tool_is_not_allowed(name: str) -> None:
     with pytest.raises(AssertionError):
         walk(TOOLS.start, ids_of(f"<|channel|>commentary to={name} json<|message|>"))
 
 
-def test_a_tool_name_with_control_tokens_in_it_is_text() -> None:
+def test_special_tokens_in_a_tool_name_are_text() -> None:
     grammar = Grammar(["functions.<|end|>"])
     assert all(END not in ids for ids in headers(grammar.start))
 
@@ -112,32 +112,32 @@ def test_headers_without_a_choice_are_forced() -> None:
     assert TOOLS.start.forced == ()
 
 
-def test_in_content_nothing_is_forced_and_only_marks_are_barred() -> None:
-    marks = {START, CHANNEL, MESSAGE, CONSTRAIN}
+def test_in_content_nothing_is_forced_and_only_special_tokens_are_banned() -> None:
+    header_tokens = {START, CHANNEL, MESSAGE, CONSTRAIN}
     ends = {END, RETURN, CALL, END_OF_TEXT}
     opened = {name: walk(PLAIN.start, ids_of(f"<|channel|>{name}<|message|>")) for name in ("analysis", "commentary")}
     for content in opened.values():
-        assert content.barred == marks | ends - {END}
-    assert PLAIN.answer.barred == marks | {CALL}
+        assert content.banned == header_tokens | ends - {END}
+    assert PLAIN.answer.banned == header_tokens | {CALL}
     assert walk(PLAIN.start, (CHANNEL, *FINAL, MESSAGE)) is PLAIN.answer
     for content in (*opened.values(), PLAIN.answer):
         assert (content.forced, content.allowed) == ((), None)
         assert content.after(1234) is content
 
 
-def test_an_answer_or_a_call_that_is_ended_like_a_message_must_end_the_turn() -> None:
+def test_end_after_an_answer_or_a_call_forces_the_token_that_ends_the_turn() -> None:
     assert walk(PLAIN.answer, (1234, END)).forced == (RETURN,)
     assert walk(TOOLS.start, [*ids_of(CALL_HEADERS[0]), END]).forced == (CALL,)
 
 
-def test_from_every_place_the_way_to_the_answer_leads_there() -> None:
+def test_to_answer_leads_from_every_state_to_the_answer() -> None:
     reached = [PLAIN.start]
     for token in (CHANNEL, *ANALYSIS, MESSAGE, 1234, END, START, ASSISTANT, CHANNEL):
         reached.append(reached[-1].after(token))
-    ways = [state.to_answer for state in reached]
-    assert ways[:2] == [ANSWER_HEADER[2:], ANSWER_HEADER[3:]]
-    assert ways[3:5] == [ANSWER_NOW] * 2
-    assert ways[5:] == [ANSWER_HEADER, ANSWER_HEADER[1:], ANSWER_HEADER[2:], ANSWER_HEADER[3:]]
+    paths = [state.to_answer for state in reached]
+    assert paths[:2] == [ANSWER_HEADER[2:], ANSWER_HEADER[3:]]
+    assert paths[3:5] == [ANSWER_NOW] * 2
+    assert paths[5:] == [ANSWER_HEADER, ANSWER_HEADER[1:], ANSWER_HEADER[2:], ANSWER_HEADER[3:]]
     for state in reached:
         if state.to_answer:
             end = state
@@ -147,22 +147,22 @@ def test_from_every_place_the_way_to_the_answer_leads_there() -> None:
 
 
 @pytest.mark.parametrize("case", MALFORMED.values(), ids=MALFORMED)
-def test_after_any_malformed_turn_the_next_start_is_understood(case: Malformed) -> None:
+def test_the_header_after_any_malformed_turn_is_followed(case: Malformed) -> None:
     state = PLAIN.start
     for token in (*case.ids, *ANSWER_HEADER):
         state = state.after(token)
     assert state is PLAIN.answer
 
 
-def test_whatever_is_drawn_within_the_rules_the_library_reads_it() -> None:
+def test_random_turns_of_the_grammar_are_parsed_by_openai_harmony() -> None:
     draw = random.Random(20250805)
-    marks = {START, CHANNEL, MESSAGE, CONSTRAIN, END, RETURN, CALL, END_OF_TEXT}
-    words = marks | set(ids_of("one two three four five six seven"))
+    special = {START, CHANNEL, MESSAGE, CONSTRAIN, END, RETURN, CALL, END_OF_TEXT}
+    words = special | set(ids_of("one two three four five six seven"))
     for grammar in [PLAIN, TOOLS] * 300:
         parser = StreamableParser(load_encoding(), LibraryRole.ASSISTANT, strict=True)
         state = grammar.start
         while state.forced not in ((RETURN,), (CALL,)):
-            token = draw.choice(sorted(state.allowed or words - state.barred))
+            token = draw.choice(sorted(state.allowed or words - state.banned))
             parser.process(token)
             if token in (RETURN, CALL, END_OF_TEXT):
                 break

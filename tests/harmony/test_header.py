@@ -1,4 +1,4 @@
-"""Headers are read as the library reads them where it can, and leniently where it cannot."""
+"""Well-formed headers are parsed as openai_harmony parses them, others leniently."""
 
 import openai_harmony as library
 import pytest
@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_cli.harmony.events import Message, Role
-from gptoss_cli.harmony.header import ANSWER, Header, may_become_header, read_header, split_unfinished
+from gptoss_cli.harmony.header import ANSWER, Header, is_header_prefix, read_header, split_unfinished
 from gptoss_cli.harmony.vocabulary import MESSAGE, START, load_encoding
 
 
-def read(text: str, *, names_role: bool = True) -> Header:
-    return read_header(text, names_role=names_role, otherwise=ANSWER)
+def read(text: str, *, has_role: bool = True) -> Header:
+    return read_header(text, has_role=has_role, default=ANSWER)
 
 
 def message(channel: str | None = None, recipient: str | None = None, content_type: str | None = None) -> Message:
@@ -35,14 +35,14 @@ def well_formed(draw: st.DrawFn) -> str:
 
 @settings(deadline=None)
 @given(well_formed())
-def test_well_formed_headers_are_read_as_the_library_reads_them(text: str) -> None:
+def test_well_formed_headers_are_parsed_as_by_openai_harmony(text: str) -> None:
     encoding = load_encoding()
     parser = library.StreamableParser(encoding, None, strict=False)
     for token in [START, *encoding.encode(text, allowed_special="all"), MESSAGE]:
         parser.process(token)
     expected = message(parser.current_channel, parser.current_recipient, parser.current_content_type)
-    assert read(text) == Header(expected, stray=False)
-    assert read(text.removeprefix("assistant"), names_role=False) == Header(expected, stray=False)
+    assert read(text) == Header(expected, malformed=False)
+    assert read(text.removeprefix("assistant"), has_role=False) == Header(expected, malformed=False)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_well_formed_headers_are_read_as_the_library_reads_them(text: str) -> No
         ("assistant<|channel|>commentary to=python<|constrain|> json", message("commentary", "python", "json")),
     ],
 )
-def test_headers_that_are_nearly_right_mean_what_they_must(text: str, expected: Message) -> None:
-    assert read(text) == Header(expected, stray=False)
+def test_nearly_well_formed_headers_are_understood(text: str, expected: Message) -> None:
+    assert read(text) == Header(expected, malformed=False)
 
 
 @pytest.mark.parametrize(
@@ -86,26 +86,26 @@ def test_headers_that_are_nearly_right_mean_what_they_must(text: str, expected: 
         ("functions.look to=assistant<|channel|>commentary", message("analysis")),
     ],
 )
-def test_headers_with_something_stray_say_so(text: str, expected: Message) -> None:
-    assert read(text) == Header(expected, stray=True)
+def test_headers_with_unexpected_parts_are_malformed(text: str, expected: Message) -> None:
+    assert read(text) == Header(expected, malformed=True)
 
 
-def test_a_header_without_a_channel_means_the_message_it_was_told() -> None:
-    otherwise = message("analysis")
-    assert read_header("<|channel|>", names_role=False, otherwise=otherwise).message == otherwise
+def test_a_header_without_a_channel_opens_the_default_message() -> None:
+    default = message("analysis")
+    assert read_header("<|channel|>", has_role=False, default=default).message == default
 
 
 @settings(deadline=None)
 @given(well_formed().filter(lambda text: "musing" not in text))
-def test_every_beginning_of_a_well_formed_header_may_become_one(text: str) -> None:
+def test_every_beginning_of_a_well_formed_header_is_a_prefix(text: str) -> None:
     ids = load_encoding().encode(text, allowed_special="all")
     for length in range(len(ids) + 1):
-        assert may_become_header(load_encoding().decode(ids[:length]))
+        assert is_header_prefix(load_encoding().decode(ids[:length]))
 
 
 @pytest.mark.parametrize("text", ["Sorry", "assistant Sorry", "<|channel|>Sorry", "<|channel|>final Sorry", "user"])
-def test_speech_in_a_header_cannot_become_one(text: str) -> None:
-    assert not may_become_header(text)
+def test_content_is_no_header_prefix(text: str) -> None:
+    assert not is_header_prefix(text)
 
 
 @settings(deadline=None)
@@ -113,9 +113,9 @@ def test_speech_in_a_header_cannot_become_one(text: str) -> None:
     st.text()
     | st.lists(st.sampled_from(["<|channel|>", "<|constrain|>", "to=", "assistant", "<", " ", "é"])).map("".join)
 )
-def test_every_text_is_some_header(text: str) -> None:
+def test_every_text_is_a_header(text: str) -> None:
     assert read(text).message.text == ""
-    assert read(text, names_role=False).message.role is Role.ASSISTANT
+    assert read(text, has_role=False).message.role is Role.ASSISTANT
 
 
 @pytest.mark.parametrize(

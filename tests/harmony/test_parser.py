@@ -1,4 +1,4 @@
-"""A turn's ids become events; whatever comes, nothing is raised and nothing is lost."""
+"""The ids of a turn become events: no input raises, and no text is lost."""
 
 import time
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def decoded(ids: Iterable[int]) -> str:
 
 
 def assert_consistent(parser: TurnParser, events: list[Event], ids: Iterable[int]) -> None:
-    """Every message is announced once, its deltas are its text, and with the markup they are all that was decoded."""
+    """Every message ends once, its deltas are its text, and deltas and markup are the decoded turn."""
     assert "".join(event.text for event in events if isinstance(event, Delta | Markup)) == decoded(ids)
     delivered = ""
     ends = []
@@ -80,7 +80,7 @@ def test_a_turn_of_reasoning_and_answer() -> None:
     assert parser.messages == (thought, answer)
 
 
-def test_a_call_says_whom_it_is_for() -> None:
+def test_a_call_has_its_recipient() -> None:
     parser, events = parse(ids_of(GOOD_TURNS["call"]))
     assert shown(events, PreambleDelta) == "One moment."
     assert next(event.recipient for event in events if isinstance(event, CallDelta)) == "functions.look"
@@ -107,7 +107,7 @@ def test_a_character_of_several_tokens_arrives_whole() -> None:
     assert events[1] == AnswerDelta("🫨")
 
 
-def test_bytes_held_back_at_a_message_end_are_delivered() -> None:
+def test_bytes_pending_at_the_end_of_a_message_are_delivered() -> None:
     _, events = parse([*ids_of(f"{FIRST_FINAL}so"), *ids_of("🫨")[:-1], *ids_of("<|return|>")])
     assert shown(events, AnswerDelta) == "so\ufffd"
 
@@ -127,7 +127,7 @@ def test_every_token_is_reasoning_or_answer() -> None:
 
 
 @pytest.mark.parametrize("case", MALFORMED.values(), ids=MALFORMED)
-def test_malformed_turns_keep_everything_that_was_said(case: Malformed) -> None:
+def test_malformed_turns_lose_no_text(case: Malformed) -> None:
     parser, events = parse(case.ids)
     assert shown(events, AnswerDelta) == case.answer
     assert shown(events, ReasoningDelta) == case.reasoning
@@ -135,7 +135,7 @@ def test_malformed_turns_keep_everything_that_was_said(case: Malformed) -> None:
     assert_consistent(parser, events, case.ids)
 
 
-def test_a_header_that_never_ends_becomes_content_before_long() -> None:
+def test_a_header_without_an_end_becomes_content_after_its_limit() -> None:
     parser = TurnParser()
     story = "<|channel|>final" + " once upon a time" * 100
     early = [event for token in ids_of(story)[:70] for event in parser.feed(token)]
@@ -143,21 +143,21 @@ def test_a_header_that_never_ends_becomes_content_before_long() -> None:
 
 
 @pytest.mark.parametrize("text", ["Sorry", "I am sorry, but I can't"])
-def test_text_in_a_header_that_is_cut_is_delivered(text: str) -> None:
+def test_text_in_a_header_that_is_cut_off_is_delivered(text: str) -> None:
     parser, events = parse(ids_of(text))
     assert shown(events, AnswerDelta) == text
     assert not parser.messages[0].complete
 
 
 @pytest.mark.parametrize("text", ["<|channel|>", "<|channel|>comment", "<|channel|>final", " to=functions"])
-def test_a_header_that_is_cut_says_nothing(text: str) -> None:
+def test_a_header_that_is_cut_off_is_markup(text: str) -> None:
     parser, events = parse(ids_of(text))
     assert events == [Markup(text)]
     assert parser.messages == ()
 
 
 @pytest.mark.parametrize("turn", GOOD_TURNS.values(), ids=GOOD_TURNS)
-def test_a_cut_anywhere_keeps_what_was_said(turn: str) -> None:
+def test_a_turn_cut_off_anywhere_keeps_its_text(turn: str) -> None:
     ids = ids_of(turn)
     whole = "".join(message.text for message in parse(ids)[0].messages)
     for length in range(len(ids)):
@@ -168,18 +168,18 @@ def test_a_cut_anywhere_keeps_what_was_said(turn: str) -> None:
         assert all(message.complete for message in parser.messages[:-1])
 
 
-def test_a_message_that_was_cut_is_not_complete() -> None:
+def test_a_message_that_is_cut_off_is_not_complete() -> None:
     parser, _ = parse(ids_of(f"{ANALYSIS}Hm.<|end|>{THEN_FINAL}Yes, bu"))
     assert [(message.text, message.complete) for message in parser.messages] == [("Hm.", True), ("Yes, bu", False)]
 
 
-def test_closing_twice_says_nothing_twice() -> None:
+def test_closing_twice_delivers_nothing_twice() -> None:
     parser, _ = parse(ids_of(f"{FIRST_FINAL}Yes"))
     assert parser.close() == []
     assert len(parser.messages) == 1
 
 
-def test_an_answer_may_be_open_from_the_start() -> None:
+def test_the_answer_can_be_open_from_the_start() -> None:
     parser = TurnParser(answering=True)
     assert parser.open_message == Message(Role.ASSISTANT, "", channel="final")
     ids = ids_of("Yes.<|return|>")
@@ -209,7 +209,7 @@ streams = st.lists(pieces, max_size=30).map(lambda parts: [token for part in par
 
 
 class CheapParser:
-    """The library's parser without its reads that cost more with every token."""
+    """The parser of openai_harmony without the attributes that take longer with every token."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._real = StreamableParser(*arguments, **options)
@@ -234,14 +234,14 @@ def check_stream(ids: list[int]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(streams)
-def test_any_stream_is_parsed_and_nothing_of_it_is_lost(ids: list[int]) -> None:
+def test_no_text_of_a_random_stream_is_lost(ids: list[int]) -> None:
     check_stream(ids)
 
 
 @pytest.mark.slow
 @settings(max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(streams)
-def test_a_hundred_thousand_streams_are_parsed_and_nothing_of_them_is_lost(ids: list[int]) -> None:
+def test_no_text_of_a_hundred_thousand_random_streams_is_lost(ids: list[int]) -> None:
     check_stream(ids)
 
 
@@ -252,7 +252,7 @@ def test_content_is_what_the_ids_decode_to(ids: list[int]) -> None:
     assert shown(events, AnswerDelta) == load_encoding().decode(ids)
 
 
-def test_no_header_holds_more_than_its_limit_back() -> None:
+def test_a_header_holds_back_no_more_than_its_limit() -> None:
     parser = TurnParser()
     most = 0
     for token in ids_of("<|channel|>" + "commentary to=" * 5_000):
@@ -261,7 +261,7 @@ def test_no_header_holds_more_than_its_limit_back() -> None:
     assert most < 100
 
 
-def test_a_token_costs_the_same_late_in_a_message() -> None:
+def test_the_time_per_token_does_not_grow_with_the_message() -> None:
     parser = TurnParser()
     for token in ids_of(FIRST_FINAL):
         parser.feed(token)

@@ -1,4 +1,4 @@
-"""A loop is noticed soon, and no honest text is taken for one."""
+"""Loops are detected early, and ordinary text is not taken for one."""
 
 import argparse
 import ast
@@ -34,7 +34,7 @@ def numbered(item: str, count: int = 200, *, first: int = 1) -> list[str]:
 _HALF = "So the carrier on the hill has delivered half of what the one at the harbour has, minus six. "
 _DOUBT = "Hmm, but what if the answer is 7?\nThen we would have 7 letters.\nBut that is wrong.\n\n"
 
-# Each is what goes round, turn by turn; the second turn is the first repetition.
+# The rounds of each loop; the second round is the first repetition.
 LOOPS = {
     "a short sentence": ["Let me check again. "] * 300,
     "a long sentence": [_HALF] * 90,
@@ -61,14 +61,14 @@ LOOPS = {
 
 
 @pytest.mark.parametrize("rounds", LOOPS.values(), ids=LOOPS)
-def test_a_loop_is_noticed_within_400_tokens_of_its_first_repetition(rounds: list[str]) -> None:
-    guard = RepetitionDetector()
+def test_a_loop_is_detected_within_400_tokens_of_its_first_repetition(rounds: list[str]) -> None:
+    detector = RepetitionDetector()
     before = "Let me think about it in another way.\n\n"
     ids = ids_of(before + "".join(rounds))
     first_repetition = len(ids_of(before + rounds[0]))
-    lasted = [guard.feed(token) for token in ids[: first_repetition + 400]]
-    assert max(lasted) >= LONGEST_LOOP_TOKENS
-    assert max(lasted[:first_repetition]) == 0
+    lengths = [detector.feed(token) for token in ids[: first_repetition + 400]]
+    assert max(lengths) >= LONGEST_LOOP_TOKENS
+    assert max(lengths[:first_repetition]) == 0
 
 
 def _source(of: object) -> str:
@@ -142,7 +142,7 @@ def _dynamic_programming() -> str:
     return "\n\n".join(f"After row {count}:\n{step}" for count, step in enumerate(steps))
 
 
-HONEST = {
+ORDINARY = {
     "prose": _prose(),
     "a module that parses": _source(parser),
     "a module that renders": _source(conversation),
@@ -166,25 +166,25 @@ HONEST = {
 }
 
 
-@pytest.mark.parametrize("text", HONEST.values(), ids=HONEST)
-def test_an_honest_text_is_no_loop(text: str) -> None:
-    guard = RepetitionDetector()
-    assert max(guard.feed(token) for token in ids_of(text)) < LONGEST_LOOP_TOKENS
+@pytest.mark.parametrize("text", ORDINARY.values(), ids=ORDINARY)
+def test_ordinary_text_is_no_loop(text: str) -> None:
+    detector = RepetitionDetector()
+    assert max(detector.feed(token) for token in ids_of(text)) < LONGEST_LOOP_TOKENS
 
 
 def test_there_are_twenty_of_each() -> None:
-    assert len(LOOPS) == len(HONEST) == 20
+    assert len(LOOPS) == len(ORDINARY) == 20
 
 
-def test_a_text_that_goes_on_after_a_loop_is_none_any_more() -> None:
-    guard = RepetitionDetector()
-    assert max(guard.feed(token) for token in ids_of("Let me check again. " * 100)) > 300
-    assert [guard.feed(token) for token in ids_of(_LEAD * 2)][-1] == 0
+def test_a_loop_ends_with_the_first_other_text() -> None:
+    detector = RepetitionDetector()
+    assert max(detector.feed(token) for token in ids_of("Let me check again. " * 100)) > 300
+    assert [detector.feed(token) for token in ids_of(_LEAD * 2)][-1] == 0
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    guard = RepetitionDetector()
+def test_memory_is_bounded() -> None:
+    detector = RepetitionDetector()
     draw = random.Random(11)
     for _ in range(30_000):
-        guard.feed(draw.randrange(199_998))
-    assert len(guard._ends) <= 16_384
+        detector.feed(draw.randrange(199_998))
+    assert len(detector._positions) <= 16_384

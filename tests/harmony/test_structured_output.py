@@ -1,13 +1,15 @@
-"""Answers that are held to a form: one of some choices, or JSON of a schema."""
+"""Answers match their format: one of several choices, or JSON of a schema."""
 
 import datetime
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import UsageError
 from gptoss_cli.harmony.events import AnswerDelta, EndReason, ReasoningDelta, TurnEnd
 from gptoss_cli.harmony.structured_output import OutputFormat
@@ -15,7 +17,7 @@ from gptoss_cli.harmony.vocabulary import RETURN, load_encoding
 from gptoss_cli.settings import ReasoningEffort
 from tests.random_generator import RandomGenerator
 
-# All bounded: a model that is hot enough writes digits without end where a schema lets it.
+# All are bounded: at a high temperature a model writes digits without end if a schema allows it.
 SCHEMAS: list[dict[str, Any]] = [
     {"type": "boolean"},
     {"type": "integer", "minimum": -5, "maximum": 99},
@@ -36,7 +38,7 @@ SCHEMAS: list[dict[str, Any]] = [
     {
         "type": "object",
         "properties": {
-            "kind": {"enum": ["bug", "wish"]},
+            "kind": {"enum": ["bug", "request"]},
             "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
         },
         "required": ["kind"],
@@ -65,23 +67,23 @@ def _encoded(text: str) -> list[int]:
     return load_encoding().encode(text, disallowed_special=())
 
 
-def test_a_choice_leaves_its_own_beginnings_and_then_only_the_end() -> None:
-    guide = OutputFormat.of_choices(["yes", "no", "yes, but"]).begin()
-    first = {load_encoding().decode([token]) for token in _ids_of(guide.mask())}
+def test_a_choice_allows_its_beginnings_and_then_only_the_end() -> None:
+    matcher = OutputFormat.of_choices(["yes", "no", "yes, but"]).begin()
+    first = {load_encoding().decode([token]) for token in _ids_of(matcher.mask())}
     assert {"yes", "no", "y", "n"} <= first
     assert all("yes, but".startswith(piece) or "no".startswith(piece) for piece in first)
-    guide.feed(*_encoded("yes"))
-    assert RETURN in _ids_of(guide.mask())
-    guide.feed(*_encoded(","))
-    assert RETURN not in _ids_of(guide.mask())
-    guide.feed(*_encoded(" but"))
-    assert _ids_of(guide.mask()) == {RETURN}
+    matcher.feed(*_encoded("yes"))
+    assert RETURN in _ids_of(matcher.mask())
+    matcher.feed(*_encoded(","))
+    assert RETURN not in _ids_of(matcher.mask())
+    matcher.feed(*_encoded(" but"))
+    assert _ids_of(matcher.mask()) == {RETURN}
 
 
-def test_text_that_leaves_the_form_is_followed_no_further() -> None:
-    guide = OutputFormat.of_choices(["yes", "no"]).begin()
-    guide.feed(*_encoded("maybe"))
-    assert guide.mask() is None
+def test_after_text_that_does_not_match_there_is_no_mask() -> None:
+    matcher = OutputFormat.of_choices(["yes", "no"]).begin()
+    matcher.feed(*_encoded("maybe"))
+    assert matcher.mask() is None
 
 
 @pytest.mark.parametrize(
@@ -95,15 +97,15 @@ def test_text_that_leaves_the_form_is_followed_no_further() -> None:
         ({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}, '{"a": null', False),
     ],
 )
-def test_a_whole_text_is_judged(schema: dict[str, Any], text: str, accepted: bool) -> None:
+def test_a_complete_text_is_checked(schema: dict[str, Any], text: str, accepted: bool) -> None:
     assert OutputFormat.of_schema(schema).accepts(text) is accepted
 
 
 @pytest.mark.parametrize(
     "schema", [{"type": "strang"}, {"$ref": "https://example.org/x"}, {"pattern": "(", "type": "string"}]
 )
-def test_a_schema_that_cannot_be_held_to_is_a_usage_error(schema: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="cannot be held to that"):
+def test_an_unsupported_schema_is_a_usage_error(schema: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="The output format is not supported: "):
         OutputFormat.of_schema(schema)
 
 
@@ -111,7 +113,7 @@ def test_a_schema_that_cannot_be_held_to_is_a_usage_error(schema: dict[str, Any]
 def test_a_model_without_sense_gives_what_the_schema_allows(number: int) -> None:
     schema = SCHEMAS[number]
     session = _session(RandomGenerator(), seed=number)
-    session.form = OutputFormat.of_schema(schema)
+    session.settings = replace(session.settings, output=OutputFormat.of_schema(schema))
     _, answer, end = _say(session)
     assert end.reason is EndReason.COMPLETE
     jsonschema.validate(json.loads(answer), schema)
@@ -119,9 +121,10 @@ def test_a_model_without_sense_gives_what_the_schema_allows(number: int) -> None
 
 def test_the_reasoning_stays_free() -> None:
     session = _session(RandomGenerator(), seed=0)
-    session.form = OutputFormat.of_choices(["yes"])
+    session.settings = replace(session.settings, output=OutputFormat.of_choices(["yes"]))
     said = []
-    for session.seed in range(10):
+    for seed in range(10):
+        session.settings = replace(session.settings, seed=seed)
         reasoned, answer, _ = _say(session)
         said.append(reasoned)
         assert answer == "yes"
@@ -131,7 +134,7 @@ def test_the_reasoning_stays_free() -> None:
 def test_a_form_holds_without_reasoning_and_with_free_headers() -> None:
     for seed in range(5):
         session = _session(RandomGenerator(), seed=seed, effort=ReasoningEffort.NONE, free_headers=True)
-        session.form = OutputFormat.of_choices(["bug", "question", "spam"])
+        session.settings = replace(session.settings, output=OutputFormat.of_choices(["bug", "question", "spam"]))
         _, answer, end = _say(session)
         assert (end.reason, answer in ("bug", "question", "spam")) == (EndReason.COMPLETE, True)
 
@@ -148,9 +151,7 @@ def _session(
         instructions=None,
         effort=effort,
         date=datetime.date(2026, 1, 1),
-        seed=seed,
-        think_budget=40,
-        free_headers=free_headers,
+        settings=TurnSettings(seed=seed, think_budget=40, free_headers=free_headers),
     )
 
 

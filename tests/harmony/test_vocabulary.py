@@ -1,4 +1,4 @@
-"""The vocabulary is unpacked once, checked at every use, and never fetched."""
+"""The vocabulary is unpacked once, verified at every use, and never downloaded."""
 
 import hashlib
 import importlib.resources
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli.errors import IntegrityError
+from gptoss_cli.errors import Hint, IntegrityError
 from gptoss_cli.harmony import vocabulary
 from gptoss_cli.harmony.vocabulary import RESERVED_IDS, STOP_IDS, VOCABULARY_SIZE, load_encoding, vocabulary_folder
 
@@ -56,7 +56,7 @@ def test_an_intact_file_is_not_written_again(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a vocabulary", b"x" * 3_613_922])
-def test_a_wrong_file_is_repaired(cache: Path, damage: bytes) -> None:
+def test_a_damaged_file_is_replaced(cache: Path, damage: bytes) -> None:
     cache.mkdir(parents=True)
     (cache / "o200k_base.tiktoken").write_bytes(damage)
     with ExitStack() as temporary:
@@ -64,7 +64,7 @@ def test_a_wrong_file_is_repaired(cache: Path, damage: bytes) -> None:
     assert hashlib.sha256(unpacked(cache)).hexdigest() == SHA256
 
 
-def test_where_the_cache_cannot_be_written_a_private_folder_serves(tmp_path: Path, cache: Path) -> None:
+def test_a_private_folder_is_used_if_the_cache_cannot_be_written(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "home").write_text("a file where the folder should be")
     with ExitStack() as temporary:
         folder = vocabulary_folder(temporary)
@@ -73,7 +73,7 @@ def test_where_the_cache_cannot_be_written_a_private_folder_serves(tmp_path: Pat
     assert not folder.exists()
 
 
-def test_a_folder_in_the_place_of_the_file_does_not_stop_us(cache: Path) -> None:
+def test_a_folder_in_the_place_of_the_file_is_replaced(cache: Path) -> None:
     (cache / "o200k_base.tiktoken" / "x").mkdir(parents=True)
     with ExitStack() as temporary:
         assert hashlib.sha256(unpacked(vocabulary_folder(temporary))).hexdigest() == SHA256
@@ -81,7 +81,7 @@ def test_a_folder_in_the_place_of_the_file_does_not_stop_us(cache: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
-def test_a_full_disk_is_a_resource_error_of_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_resource_error_of_one_line_with_a_hint(tmp_path: Path) -> None:
     full_disk = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
@@ -89,17 +89,17 @@ from gptoss_cli.errors import ResourceError
 try:
     {LOAD}
 except ResourceError as error:
-    sys.exit(str(error))
+    sys.exit(str((*error.args, *error.hints)))
 """
     result = run(full_disk, tmp_path)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert str(tmp_path) in result.stderr
-    assert "GPTOSS_HOME" in result.stderr
+    assert "Hint.ANOTHER_DATA_FOLDER" in result.stderr
     assert not list((tmp_path / "cache" / "vocabulary").iterdir())
 
 
-def test_processes_that_unpack_at_once_all_succeed(tmp_path: Path) -> None:
+def test_several_processes_can_unpack_at_once(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "GPTOSS_HOME": str(tmp_path)}
     racing = [
         subprocess.Popen([sys.executable, "-c", LOAD], env=environment, stdout=subprocess.PIPE, text=True)
@@ -116,7 +116,7 @@ def without_network() -> tuple[str, ...]:
     return ()
 
 
-def test_a_preset_base_folder_and_a_missing_network_do_not_matter(tmp_path: Path) -> None:
+def test_a_preset_base_folder_and_a_missing_network_make_no_difference(tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:9"
     result = run(
         LOAD,
@@ -130,12 +130,15 @@ def test_a_preset_base_folder_and_a_missing_network_do_not_matter(tmp_path: Path
     assert result.stdout.strip() == "hello world", result.stderr
 
 
-def test_a_damaged_package_says_to_reinstall(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_package_has_a_hint_to_reinstall(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "o200k_base.tiktoken.xz").write_bytes(b"\xfd7zXZ\x00 and then nothing")
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
-    with ExitStack() as temporary, pytest.raises(IntegrityError, match="Reinstall gptoss"):
+    with ExitStack() as temporary, pytest.raises(IntegrityError, match="vocabulary in the package") as caught:
         vocabulary_folder(temporary)
+    assert caught.value.hints == (Hint.REINSTALL,)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +159,11 @@ def test_a_damaged_package_says_to_reinstall(cache: Path, tmp_path: Path, monkey
         (vocabulary.FINAL, "final"),
     ],
 )
-def test_named_ids_are_those_of_the_encoding(ids: list[int], text: str) -> None:
+def test_named_ids_match_the_encoding(ids: list[int], text: str) -> None:
     assert load_encoding().encode(text, allowed_special="all") == list(ids)
 
 
-def test_reserved_ids_are_special_and_leave_every_ordinary_and_format_id() -> None:
+def test_reserved_ids_are_all_special_ids_but_those_of_the_format() -> None:
     encoding = load_encoding()
     allowed = set(range(VOCABULARY_SIZE)) - RESERVED_IDS
     assert allowed >= STOP_IDS

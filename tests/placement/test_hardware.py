@@ -9,7 +9,7 @@ import torch
 
 import gptoss_cli
 from gptoss_cli.placement import hardware
-from gptoss_cli.placement.hardware import Cuda, Gpu, apple_gpu, cuda_gpus, detect, host_memory, parse_smi
+from gptoss_cli.placement.hardware import Cuda, Gpu, apple_gpu, cuda_gpus, detect, host_memory, parse_smi, usable_cores
 
 _MEMINFO = "MemTotal:       33554432 kB\nMemFree:  1048576 kB\nMemAvailable:   16777216 kB\nHugePages_Total: 0\n"
 _GIB = 1 << 30
@@ -208,6 +208,31 @@ def test_torch_without_cuda_is_reported_if_there_is_a_gpu(tmp_path: Path, monkey
     found = detect(tmp_path, root=_driver(tmp_path, monkeypatch))
     assert found.cuda is Cuda.NOT_BUILT
     assert found.gpus == (Gpu(name="NVIDIA A10", total_bytes=23_028 << 20, free_bytes=22_500 << 20, capability=(8, 6)),)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"proc/self/cgroup": "0::/\n"}, 64),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "350000 100000\n"}, 3),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, 64),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "50000 100000\n"}, 1),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/c\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            2,
+        ),
+        ({"proc/self/cgroup": "4:cpu:/c\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"}, 64),
+    ],
+)
+def test_cores_are_those_within_the_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert usable_cores(_write(tmp_path, files)) == cores
 
 
 def test_native_kernels_are_found_where_the_build_puts_them(tmp_path: Path) -> None:

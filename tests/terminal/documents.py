@@ -1,4 +1,4 @@
-"""Markdown as models write it, and as nobody should: one document each, by name."""
+"""Markdown documents, ordinary and odd ones, by name."""
 
 _LONG = "A sentence that is long enough to need several lines on any of the screens it is tried on. "
 

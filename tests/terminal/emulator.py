@@ -1,4 +1,4 @@
-"""A terminal in memory that a LiveRegion draws on, and all that was ever on it."""
+"""A terminal in memory for a LiveRegion, with its scrollback."""
 
 import io
 
@@ -8,7 +8,7 @@ from gptoss_cli.terminal.live_region import LiveRegion
 
 
 class Emulator(io.StringIO):
-    """Keeps what scrolls off its top. Its driver turns a newline into a carriage return and a line feed."""
+    """A terminal with scrollback, whose driver turns a newline into a carriage return and a line feed."""
 
     def __init__(self, columns: int, rows: int) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Emulator(io.StringIO):
 
     @property
     def rows(self) -> list[str]:
-        """Scrollback and screen, without blanks at the right and rows without text at the end."""
+        """Scrollback and screen, without spaces at the right and without empty rows at the end."""
         columns = range(self.screen.columns)
         above = ["".join(line[x].data for x in columns).rstrip() for line in self.screen.history.top]
         rows = above + [line.rstrip() for line in self.screen.display]

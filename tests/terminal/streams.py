@@ -1,4 +1,4 @@
-"""Streams that keep what is written to them, terminals or not."""
+"""Output streams in memory, with and without a terminal."""
 
 import io
 
@@ -6,7 +6,7 @@ from gptoss_cli.terminal.console import Console
 
 
 class KeptStream(io.TextIOWrapper):
-    """A text stream over memory; `terminal` says what isatty answers."""
+    """A text stream in memory. `terminal` is the value of isatty()."""
 
     def __init__(self, *, terminal: bool = False, encoding: str = "utf-8", text: bytes = b"") -> None:
         super().__init__(io.BytesIO(text), encoding=encoding)
@@ -23,7 +23,7 @@ class KeptStream(io.TextIOWrapper):
 
 
 class Streams:
-    """A console over two kept streams."""
+    """A console with streams in memory."""
 
     def __init__(self, *, terminal: bool = False, environment: dict[str, str] | None = None) -> None:
         self.stdout = KeptStream(terminal=terminal)
@@ -31,9 +31,9 @@ class Streams:
         self.console = Console(KeptStream(terminal=terminal), self.stdout, self.stderr, environment or {})
 
     @property
-    def answer(self) -> str:
+    def out(self) -> str:
         return self.stdout.written.decode()
 
     @property
-    def asides(self) -> str:
+    def err(self) -> str:
         return self.stderr.written.decode()

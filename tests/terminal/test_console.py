@@ -1,4 +1,4 @@
-"""Which bytes reach which stream."""
+"""Bytes on stdout and stderr."""
 
 import time
 
@@ -21,29 +21,29 @@ class _FailingStream(KeptStream):
         raise self._error
 
 
-def test_a_pipe_gets_the_answers_own_bytes_whatever_is_forced() -> None:
+def test_a_pipe_gets_the_exact_text_whatever_variables_are_set() -> None:
     streams = Streams(environment=_FORCING)
     streams.console.color = ColorChoice.ALWAYS
-    streams.console.answer("a\r\n\x1b[31m\x00ü\n")
+    streams.console.out("a\r\n\x1b[31m\x00ü\n")
     assert streams.stdout.written == "a\r\n\x1b[31m\x00ü\n".encode()
 
 
 def test_a_pipe_is_utf8_in_any_locale() -> None:
     stdout = KeptStream(encoding="ascii")
-    Console(None, stdout, None, {}).answer("ü")
+    Console(None, stdout, None, {}).out("ü")
     assert stdout.written == "ü".encode()
 
 
 def test_a_terminal_without_the_character_shows_a_question_mark() -> None:
     stdout = KeptStream(terminal=True, encoding="ascii")
-    Console(None, stdout, None, {}).answer("ü")
+    Console(None, stdout, None, {}).out("ü")
     assert stdout.written == b"?"
 
 
-def test_a_terminal_gets_the_answer_neutralised() -> None:
+def test_a_terminal_gets_neutralised_text() -> None:
     streams = Streams(terminal=True)
-    streams.console.answer("\x1b[2J")
-    assert streams.answer == "␛[2J"
+    streams.console.out("\x1b[2J")
+    assert streams.out == "␛[2J"
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_a_terminal_gets_the_answer_neutralised() -> None:
         (False, ColorChoice.ALWAYS, {}, True),
     ],
 )
-def test_colour_follows_the_flag_then_the_terminal_and_its_variables(
+def test_colour_depends_on_the_option_then_the_terminal_and_its_variables(
     terminal: bool, choice: ColorChoice, environment: dict[str, str], colored: bool
 ) -> None:
     streams = Streams(terminal=terminal, environment=environment)
     streams.console.color = choice
-    streams.console.aside("x", Style.DIM)
-    assert streams.asides == ("\x1b[2mx\x1b[0m" if colored else "x")
+    streams.console.err("x", Style.DIM)
+    assert streams.err == ("\x1b[2mx\x1b[0m" if colored else "x")
 
 
 def test_quiet_drops_notices_and_keeps_errors() -> None:
@@ -73,56 +73,56 @@ def test_quiet_drops_notices_and_keeps_errors() -> None:
     streams.console.quiet = True
     streams.console.notice("a notice")
     streams.console.error("an error")
-    assert streams.asides == "gptoss: an error\n"
+    assert streams.err == "gptoss: an error\n"
 
 
 def test_an_error_is_one_line_without_control_characters() -> None:
     streams = Streams()
     streams.console.error("tensor \x1b]0;x\x07\nmissing")
-    assert streams.asides == "gptoss: tensor ␛]0;x␇ missing\n"
+    assert streams.err == "gptoss: tensor ␛]0;x␇ missing\n"
 
 
-def test_a_full_disk_is_said_in_one_line() -> None:
+def test_a_full_disk_is_an_error_of_one_line() -> None:
     console = Console(None, _FailingStream(OSError(28, "No space left on device")), None, {})
     with pytest.raises(GptossError, match="stdout cannot be written: No space left on device"):
-        console.answer("x")
+        console.out("x")
 
 
-def test_a_reader_that_left_is_told_apart() -> None:
+def test_a_closed_pipe_is_a_broken_pipe_error() -> None:
     console = Console(None, _FailingStream(BrokenPipeError(32, "Broken pipe")), None, {})
     with pytest.raises(BrokenPipeError):
-        console.answer("x")
+        console.out("x")
 
 
 @pytest.mark.parametrize("stderr", [None, _FailingStream(OSError(28, "No space left on device"))])
-def test_the_answer_goes_on_where_stderr_cannot(stderr: KeptStream | None) -> None:
+def test_the_answer_is_written_if_stderr_cannot_be(stderr: KeptStream | None) -> None:
     stdout = KeptStream()
     console = Console(None, stdout, stderr, {})
-    console.aside("reasoning")
-    console.answer("answer")
+    console.err("reasoning")
+    console.out("answer")
     assert stdout.written == b"answer"
 
 
-def test_what_is_waited_for_is_drawn_and_taken_away() -> None:
+def test_an_activity_is_drawn_and_removed() -> None:
     streams = Streams(terminal=True)
     with streams.console.activity() as activity:
         activity.say("Loading 20b")
         time.sleep(0.5)
-    assert "Loading 20b" in streams.asides
-    assert streams.asides.endswith("\r\x1b[K")
+    assert "Loading 20b" in streams.err
+    assert streams.err.endswith("\r\x1b[K")
 
 
-def test_a_short_wait_draws_nothing() -> None:
+def test_a_short_activity_is_not_drawn() -> None:
     streams = Streams(terminal=True)
     with streams.console.activity() as activity:
         activity.say("Loading 20b")
-    assert streams.asides == ""
+    assert streams.err == ""
 
 
 @pytest.mark.parametrize(("terminal", "environment"), [(False, _FORCING), (True, {"TERM": "dumb"})])
-def test_waiting_is_silent_but_on_a_capable_terminal(terminal: bool, environment: dict[str, str]) -> None:
+def test_an_activity_is_drawn_on_a_capable_terminal_only(terminal: bool, environment: dict[str, str]) -> None:
     streams = Streams(terminal=terminal, environment=environment)
     with streams.console.activity() as activity:
         activity.say("Loading 20b")
         time.sleep(0.4)
-    assert streams.asides == ""
+    assert streams.err == ""

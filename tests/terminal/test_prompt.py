@@ -1,4 +1,4 @@
-"""The prompt, given keys through a pipe."""
+"""The prompt, with keys from a pipe."""
 
 import stat
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_pasted_text_of_5000_lines_is_one_message() -> None:
     assert _read(f"\x1b[200~{pasted}\x1b[201~{_ENTER}") == pasted
 
 
-def test_bytes_that_are_no_text_are_sent_and_kept(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_sent(tmp_path: Path) -> None:
     history, _ = open_history(tmp_path / "history")
     with create_pipe_input() as pipe:
         prompt = ChatPrompt(history, input=pipe, output=DummyOutput())
@@ -56,7 +56,7 @@ def test_bytes_that_are_no_text_are_sent_and_kept(tmp_path: Path) -> None:
     assert (text[0], text[-1]) == ("a", "b")
 
 
-def test_up_recalls_what_an_earlier_chat_sent(tmp_path: Path) -> None:
+def test_up_recalls_messages_of_an_earlier_chat(tmp_path: Path) -> None:
     _read(f"first{_ENTER}", open_history(tmp_path / "history")[0])
     history, problem = open_history(tmp_path / "history")
     assert problem is None
@@ -70,21 +70,21 @@ def test_the_history_is_private(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
-def test_a_history_readable_by_others_is_tightened(tmp_path: Path) -> None:
+def test_a_history_readable_by_others_becomes_private(tmp_path: Path) -> None:
     (tmp_path / "history").write_text("\n# then\n+before\n")
     (tmp_path / "history").chmod(0o644)
     open_history(tmp_path / "history")
     assert stat.S_IMODE((tmp_path / "history").stat().st_mode) == 0o600
 
 
-def test_a_history_that_cannot_be_kept_is_forgotten_and_said(tmp_path: Path) -> None:
+def test_a_history_that_cannot_be_opened_is_in_memory_with_a_problem(tmp_path: Path) -> None:
     history, problem = open_history(tmp_path)
     assert isinstance(history, InMemoryHistory)
     assert problem is not None
     assert str(tmp_path) in problem
 
 
-def test_a_history_that_has_grown_large_keeps_its_newest_entries(tmp_path: Path) -> None:
+def test_a_large_history_is_cut_to_its_newest_entries(tmp_path: Path) -> None:
     file = tmp_path / "history"
     with file.open("w", encoding="utf-8") as stream:
         for number in range(60_000):
@@ -98,7 +98,7 @@ def test_a_history_that_has_grown_large_keeps_its_newest_entries(tmp_path: Path)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_a_draft_can_be_changed_and_a_key_can_act() -> None:
+def test_a_draft_can_be_edited_and_shortcuts_are_called() -> None:
     pressed = []
     with create_pipe_input() as pipe:
         prompt = ChatPrompt(
@@ -109,7 +109,7 @@ def test_a_draft_can_be_changed_and_a_key_can_act() -> None:
     assert pressed == ["o"]
 
 
-def test_what_was_typed_ahead_comes_first() -> None:
+def test_keys_typed_ahead_come_first() -> None:
     with create_pipe_input() as pipe:
         prompt = ChatPrompt(InMemoryHistory(), input=pipe, output=DummyOutput())
         prompt.type_ahead([KeyPress("a"), KeyPress("b")])

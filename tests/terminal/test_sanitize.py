@@ -1,4 +1,4 @@
-"""What a model prints cannot control the terminal, however it is cut into pieces."""
+"""Model output cannot control the terminal, in whatever pieces it arrives."""
 
 import unicodedata
 
@@ -27,14 +27,14 @@ _ATTACKS = [
 
 
 @pytest.mark.parametrize("attack", _ATTACKS)
-def test_no_control_character_is_left(attack: str) -> None:
+def test_no_control_character_remains(attack: str) -> None:
     shown = neutralize(attack)
     assert shown.isprintable()
     assert len(shown) >= len(attack)
 
 
 @given(st.text())
-def test_only_newline_and_tab_remain_of_the_controls(text: str) -> None:
+def test_newline_and_tab_are_the_only_controls_that_remain(text: str) -> None:
     controls = {character for character in neutralize(text) if unicodedata.category(character) == "Cc"}
     assert controls <= {"\n", "\t"}
 
@@ -45,7 +45,7 @@ def test_pieces_are_neutralised_like_the_whole(first: str, second: str) -> None:
 
 
 @given(st.text())
-def test_text_that_was_neutralised_stays_as_it_is(text: str) -> None:
+def test_neutralising_twice_changes_nothing(text: str) -> None:
     assert neutralize(neutralize(text)) == neutralize(text)
 
 
@@ -54,11 +54,11 @@ def test_ordinary_text_is_untouched() -> None:
     assert neutralize(text) == text
 
 
-def test_a_carriage_return_hides_nothing() -> None:
+def test_carriage_returns_are_dropped() -> None:
     assert neutralize("hidden\rshown\r\n") == "hiddenshown\n"
 
 
-def test_the_cursor_stays_where_the_text_ends() -> None:
+def test_the_cursor_is_at_the_end_of_the_text() -> None:
     screen = pyte.Screen(40, 5)
     pyte.Stream(screen).feed(neutralize("a\x1b[3;3Hb\x9b2Jc"))
     assert (screen.cursor.y, screen.display[0].rstrip()) == (0, "a␛[3;3Hb\\x9b2Jc")

@@ -1,4 +1,4 @@
-"""Slash commands as they are typed and completed."""
+"""Slash commands are parsed and completed."""
 
 from pathlib import Path
 
@@ -31,12 +31,12 @@ def test_a_line_that_begins_with_a_slash_is_a_command(text: str, command: tuple[
 
 
 @pytest.mark.parametrize(("text", "close"), [("/hlep", "/help"), ("/efort high", "/effort"), ("/x", "/help")])
-def test_an_unknown_command_is_told_with_the_closest(text: str, close: str) -> None:
+def test_an_unknown_command_is_an_error_with_the_closest_match(text: str, close: str) -> None:
     with pytest.raises(UsageError, match=f"Did you mean {close}?"):
         parse(text)
 
 
-def test_two_slashes_stand_for_one() -> None:
+def test_of_two_slashes_the_first_is_removed() -> None:
     assert message_of("//etc is what?") == "/etc is what?"
     assert message_of(" a // b") == " a // b"
 
@@ -56,7 +56,7 @@ def test_two_slashes_stand_for_one() -> None:
         ("/help\n/re", []),
     ],
 )
-def test_commands_and_what_they_take_are_completed(text: str, offered: list[str]) -> None:
+def test_commands_and_their_arguments_are_completed(text: str, offered: list[str]) -> None:
     assert _offered(text) == offered
 
 

@@ -1,4 +1,4 @@
-"""A chat's turn on an emulated terminal: what is left in the scrollback is the rendered answer, once."""
+"""A turn on an emulated terminal: the scrollback holds the rendered answer once."""
 
 import random
 import unicodedata
@@ -31,7 +31,7 @@ _END = MessageEnd(Message(Role.ASSISTANT, ""))
 def show(
     events: list[Event], screen: EmulatedScreen, *, reasoning: ReasoningDisplay = ReasoningDisplay.SHOW, every: int = 1
 ) -> list[str]:
-    """What is left on the terminal when a frame was drawn after every so many events."""
+    """Return the rows of the terminal after a turn with a frame after `every` so many events."""
     view = TurnView(screen, reasoning)
     for number, event in enumerate(events):
         view.show(event)
@@ -42,7 +42,7 @@ def show(
 
 
 def expected(text: str, columns: int) -> list[str]:
-    """The rows of a document that is printed at once."""
+    """Return the rows of a document that is printed at once."""
     # The emulator composes accents.
     lines = [unicodedata.normalize("NFC", line) for line in at_once(text, columns)]
     rows = [text_of(row).rstrip() for line in lines for row in fold([Span(line)], columns)]
@@ -66,7 +66,7 @@ def test_a_long_answer_in_a_small_terminal_is_whole(columns: int, rows: int) -> 
     assert show(pieces, EmulatedScreen(columns, rows)) == expected(text, columns)
 
 
-def test_a_terminal_that_becomes_wider_keeps_what_is_printed() -> None:
+def test_a_terminal_that_becomes_wider_keeps_its_rows() -> None:
     screen = EmulatedScreen(20, 10)
     view = TurnView(screen, ReasoningDisplay.SHOW)
     view.show(AnswerDelta("one two three four five six seven\n\nlast words of"))
@@ -84,18 +84,18 @@ def test_a_terminal_that_becomes_wider_keeps_what_is_printed() -> None:
     ]
 
 
-def test_reasoning_is_shown_and_told_apart_from_the_answer() -> None:
+def test_reasoning_is_shown_and_separated_from_the_answer() -> None:
     events: list[Event] = [ReasoningDelta("Hm"), ReasoningDelta("m."), _END, AnswerDelta("Blue."), _END]
     assert show(events, EmulatedScreen()) == ["Hmm.", "Reasoned 0 s (2 tokens)", "", "Blue."]
 
 
-def test_collapsed_reasoning_leaves_one_line() -> None:
+def test_collapsed_reasoning_is_one_line() -> None:
     events: list[Event] = [ReasoningDelta("Hm"), ReasoningDelta("m."), _END, AnswerDelta("Blue."), _END]
     rows = show(events, EmulatedScreen(), reasoning=ReasoningDisplay.COLLAPSE)
     assert rows == ["Reasoned 0 s (2 tokens), Ctrl-O shows it", "", "Blue."]
 
 
-def test_while_it_reasons_one_line_tells_for_how_long() -> None:
+def test_a_status_line_shows_the_duration_of_the_reasoning() -> None:
     screen = EmulatedScreen()
     view = TurnView(screen, ReasoningDisplay.COLLAPSE)
     view.show(ReasoningDelta("secret thoughts"))
@@ -103,12 +103,12 @@ def test_while_it_reasons_one_line_tells_for_how_long() -> None:
     assert screen.terminal.rows == ["Reasoning 0 s, 1 token · Ctrl-O shows it · Ctrl-N answers now"]
 
 
-def test_hidden_reasoning_leaves_nothing() -> None:
+def test_hidden_reasoning_is_not_shown() -> None:
     events: list[Event] = [ReasoningDelta("Hm"), _END, AnswerDelta("Blue."), _END]
     assert show(events, EmulatedScreen(), reasoning=ReasoningDisplay.HIDE) == ["Blue."]
 
 
-def test_reasoning_can_be_unfolded_and_folded_again() -> None:
+def test_reasoning_can_be_shown_and_collapsed_again() -> None:
     screen = EmulatedScreen()
     view = TurnView(screen, ReasoningDisplay.COLLAPSE)
     view.show(ReasoningDelta("one "))
@@ -124,7 +124,7 @@ def test_reasoning_can_be_unfolded_and_folded_again() -> None:
     assert view.reasoning_text == "one two three"
 
 
-def test_a_cut_and_a_call_are_told() -> None:
+def test_a_cut_and_a_call_are_shown() -> None:
     events: list[Event] = [
         PreambleDelta("I **look**."),
         _END,
@@ -138,17 +138,17 @@ def test_a_cut_and_a_call_are_told() -> None:
     assert show(events, EmulatedScreen()) == [
         "I look.",
         "",
-        'call of functions.find: {"q":1}',
+        'call to functions.find: {"q":1}',
         "",
         "Hm",
         "Reasoned 0 s (1 token)",
-        "The reasoning ends here: the answer follows.",
+        "The reasoning was stopped: the answer follows.",
         "",
         "Yes.",
     ]
 
 
-def test_a_long_prefill_says_how_far_it_is() -> None:
+def test_a_long_prefill_shows_its_progress() -> None:
     screen = EmulatedScreen()
     view = TurnView(screen, ReasoningDisplay.SHOW)
     view.show(PrefillProgress(0, 8_000))
@@ -161,7 +161,7 @@ def test_a_long_prefill_says_how_far_it_is() -> None:
 
 
 @pytest.mark.parametrize("part", [ReasoningDelta, AnswerDelta, PreambleDelta, lambda text: CallDelta("f\x1b[2J", text)])
-def test_nothing_the_model_writes_controls_the_terminal(part: type[AnswerDelta]) -> None:
+def test_model_output_cannot_control_the_terminal(part: type[AnswerDelta]) -> None:
     attack = "\x1b]52;c;eA==\x07 \x1b[2J \x9b5n [link](http://x/\x1b[8m) &#x9b;1m\n\n"
     attack += "```\n\x1bP\x1b\\\n```\n\n|\x1b[1m|\n|-|\n"
     screen = EmulatedScreen(colored=True)
@@ -171,7 +171,7 @@ def test_nothing_the_model_writes_controls_the_terminal(part: type[AnswerDelta])
         assert code not in written
 
 
-def test_colour_is_only_where_it_is_wanted() -> None:
+def test_escape_sequences_for_colour_are_optional() -> None:
     events: list[Event] = [ReasoningDelta("x"), _END, AnswerDelta("# A\n\n**b** `c`\n\n```py\nimport d\n```\n")]
     plain, colored = EmulatedScreen(), EmulatedScreen(colored=True)
     assert show(events, plain) == show(events, colored)

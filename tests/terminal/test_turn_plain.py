@@ -1,4 +1,4 @@
-"""The screen, given a list of events."""
+"""Plain output of a turn."""
 
 from collections.abc import Iterable, Iterator
 
@@ -21,7 +21,8 @@ from gptoss_cli.harmony.events import (
     TurnEnd,
 )
 from gptoss_cli.settings import ReasoningDisplay
-from gptoss_cli.terminal.turn_plain import show_turn
+from gptoss_cli.terminal.console import Style
+from gptoss_cli.terminal.turn_plain import raw_pieces, show_turn
 from tests.terminal.streams import Streams
 
 _MESSAGE_END = MessageEnd(Message(Role.ASSISTANT, ""))
@@ -58,48 +59,48 @@ def _show(events: Iterable[Event], *, terminal: bool = False, reasoning: str = "
 
 def test_the_answer_goes_to_stdout_and_the_rest_to_stderr() -> None:
     streams = _show(_TURN)
-    assert (streams.answer, streams.asides) == ("Because.\n", "Hmm.\n")
+    assert (streams.out, streams.err) == ("Because.\n", "Hmm.\n")
 
 
-def test_a_terminal_shows_the_reasoning_dim_and_apart_from_the_answer() -> None:
+def test_a_terminal_shows_the_reasoning_dim_and_separated_from_the_answer() -> None:
     streams = _show(_TURN, terminal=True)
-    assert streams.answer == "Because.\n"
-    assert streams.asides == "\x1b[2mHm\x1b[0m\x1b[2mm.\x1b[0m\n\n"
+    assert streams.out == "Because.\n"
+    assert streams.err == "\x1b[2mHm\x1b[0m\x1b[2mm.\x1b[0m\n\n"
 
 
 def test_reasoning_can_be_hidden() -> None:
     streams = _show(_TURN, reasoning="hide")
-    assert (streams.answer, streams.asides) == ("Because.\n", "")
+    assert (streams.out, streams.err) == ("Because.\n", "")
 
 
-def test_a_preamble_and_a_call_are_no_part_of_the_answer() -> None:
+def test_a_preamble_and_a_call_go_to_stderr() -> None:
     events: list[Event] = [
         PreambleDelta("I will look."),
         CallDelta("functions.find", '{"q":'),
         CallDelta("functions.find", "1}"),
     ]
     streams = _show([*events, _MESSAGE_END, AnswerDelta("Done."), _MESSAGE_END, _END])
-    assert streams.answer == "Done.\n"
-    assert streams.asides == 'I will look.\ncall of functions.find: {"q":1}\n'
+    assert streams.out == "Done.\n"
+    assert streams.err == 'I will look.\ncall to functions.find: {"q":1}\n'
 
 
-def test_two_answer_messages_stand_on_lines_of_their_own() -> None:
+def test_each_answer_message_is_on_its_own_line() -> None:
     streams = _show([AnswerDelta("one"), _MESSAGE_END, AnswerDelta("two"), _MESSAGE_END, _END])
-    assert streams.answer == "one\ntwo\n"
+    assert streams.out == "one\ntwo\n"
 
 
 def test_a_turn_without_an_answer_leaves_stdout_empty() -> None:
-    assert _show([ReasoningDelta("Hm"), _END]).answer == ""
+    assert _show([ReasoningDelta("Hm"), _END]).out == ""
 
 
-def test_each_piece_is_on_stdout_before_the_next_is_made() -> None:
+def test_each_piece_is_on_stdout_before_the_next_is_generated() -> None:
     streams = Streams()
     seen = []
 
     def events() -> Iterator[Event]:
         for piece in ("a", "b", "c"):
             yield AnswerDelta(piece)
-            seen.append(streams.answer)
+            seen.append(streams.out)
         yield _END
 
     show_turn(events(), streams.console, reasoning=ReasoningDisplay.SHOW)
@@ -114,20 +115,37 @@ def test_a_turn_that_fails_still_ends_its_line() -> None:
     streams = Streams()
     with pytest.raises(MemoryError):
         show_turn(events(), streams.console, reasoning=ReasoningDisplay.SHOW)
-    assert streams.answer == "half\n"
+    assert streams.out == "half\n"
 
 
 def test_markup_and_escapes_in_the_reasoning_are_shown_as_text() -> None:
     streams = _show([ReasoningDelta("[/x]\x1b"), ReasoningDelta("[2J"), _END], terminal=True)
-    assert streams.asides.replace("\x1b[2m", "").replace("\x1b[0m", "") == "[/x]␛[2J\n"
+    assert streams.err.replace("\x1b[2m", "").replace("\x1b[0m", "") == "[/x]␛[2J\n"
 
 
 @pytest.mark.parametrize("cut", Cut)
-def test_a_cut_is_told_on_a_line_of_its_own(cut: Cut) -> None:
+def test_a_cut_is_a_notice_on_its_own_line(cut: Cut) -> None:
     streams = Streams()
     after: list[Event] = [_MESSAGE_END, Markup("<|end|>"), AnswerDelta("Yes."), _END]
     show_turn([ReasoningDelta("Hm"), ReasoningCut(cut, 9), *after], streams.console, reasoning=ReasoningDisplay.SHOW)
-    assert streams.answer == "Yes.\n"
-    thought, told = streams.asides.splitlines()
-    assert thought == "Hm"
-    assert told.endswith(": the answer follows.")
+    assert streams.out == "Yes.\n"
+    reasoning, notice = streams.err.splitlines()
+    assert reasoning == "Hm"
+    assert notice.endswith(": the answer follows.")
+
+
+def test_reasoning_calls_answers_and_markup_of_a_raw_turn_differ_in_style() -> None:
+    raw = (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.f"
+        " <|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>Blue.<|return|>"
+    )
+    pieces = list(raw_pieces(raw))
+    assert "".join(text for text, _ in pieces) == raw
+    styles = {text: style for text, style in pieces if text in ("Hm.", "{}", "Blue.", "analysis", "<|end|>")}
+    assert styles == {
+        "Hm.": Style.DIM,
+        "{}": Style.CALL,
+        "Blue.": Style.PLAIN,
+        "analysis": Style.MARKUP,
+        "<|end|>": Style.MARKUP,
+    }

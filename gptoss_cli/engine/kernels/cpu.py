@@ -1,12 +1,13 @@
-"""The operations of `Kernels` over the native library: weights are read as they lie in the mapped checkpoint.
+"""The operations of `Kernels` in C, for the CPU. Weights are read where they lie in the mapped checkpoint.
 
-In float32 every product is of float32 activations. In bfloat16 those of MXFP4 and int8 weights are of int16 activations
-with a factor for each 32, which is 80 times finer than bfloat16, and those of bf16 weights are of float32 ones still;
-only keys and values are kept in bfloat16. Before MXFP4 weights activations can be int8 instead.
+With float32 arithmetic, activations are float32 in all products. With bfloat16 arithmetic they are int16 with a scale
+for each 32 in products with MXFP4 and int8 weights, which is 80 times finer than bfloat16, and still float32 in
+products with bf16 weights; only cached keys and values are bfloat16. Optionally they are int8 for MXFP4 weights.
 """
 
 from collections.abc import Sequence
 from ctypes import Array, byref
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -27,28 +28,26 @@ from gptoss_cli.engine.kernels.native_library import (
 )
 from gptoss_cli.engine.kv_cache import LayerCache
 from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, LayerWeights, Linear, MlpWeights, Rows
+from gptoss_cli.placement.hardware import usable_cores
 from gptoss_cli.placement.model_config import ModelConfig
 from gptoss_cli.settings import Activations
 
 _Linear = tuple[Rows, Tensor | None]  # a matrix and its bias
 
 
-def find_kernels(activations: Activations = Activations.INT16) -> "CpuKernels | str":
-    """The kernels as they were installed, or why there are none."""
-    path = find_library()
-    if path is None:
-        return "The CPU kernels were not built. Install a C compiler, for example gcc, and then gptoss again"
-    try:
-        return CpuKernels(Native(path), activations)
-    except OSError as exc:
-        return f"The CPU kernels cannot be loaded: {exc}. Install gptoss again"
+@cache
+def default_threads() -> int:
+    """Return torch's number of threads, one per physical core, or fewer if this process is limited to fewer cores."""
+    return min(torch.get_num_threads(), usable_cores())
 
 
 class CpuKernels:
-    """See Kernels and LayerDecoder. Runs on as many threads as torch. `native` may be exchanged, to watch the calls."""
+    """See Kernels and LayerDecoder. `native` and `threads` may be replaced at any time, for example to time calls."""
 
-    def __init__(self, native: Native, activations: Activations = Activations.INT16) -> None:
+    def __init__(self, native: Native, activations: Activations = Activations.INT16, threads: int = 1) -> None:
         self.native = native
+        self.threads = threads
+        self.shortcoming: str | None = None  # see Numerics
         self._activations = activations
         self._layers: tuple[Sequence[LayerWeights], Array[Layer]] | None = None
 
@@ -75,24 +74,24 @@ class CpuKernels:
     ) -> Tensor:
         """See Kernels.attend."""
         head_dim = 2 * rotation[0].shape[1]
-        queries, keys = (self._rotated(part, rotation, head_dim) for part in qkv[:2])
-        seen = cache.append(keys, qkv[2].view(len(keys), -1, head_dim), position)
+        queries, keys = (self._rotate(part, rotation, head_dim) for part in qkv[:2])
+        visible = cache.append(keys, qkv[2].view(len(keys), -1, head_dim), position)
         shape = Attention(
             tokens=len(queries),
             query_heads=queries.shape[1],
             kv_heads=keys.shape[1],
             head_dim=head_dim,
-            keys=len(seen.keys),
-            first=seen.first,
+            keys=len(visible.keys),
+            first=visible.first,
             position=position,
-            window=seen.window or 0,
-            is_bf16=seen.keys.dtype is torch.bfloat16,
+            window=visible.window or 0,
+            is_bf16=visible.keys.dtype is torch.bfloat16,
         )
-        assert seen.keys.is_contiguous()
-        assert seen.values.is_contiguous()
+        assert visible.keys.is_contiguous()
+        assert visible.values.is_contiguous()
         out = torch.empty(len(queries), queries.shape[1] * head_dim)
-        tensors = (out, queries, seen.keys, seen.values, sinks)
-        self.native.attend(*(part.data_ptr() for part in tensors), byref(shape), torch.get_num_threads())
+        tensors = (out, queries, visible.keys, visible.values, sinks)
+        self.native.attend(*(part.data_ptr() for part in tensors), byref(shape), self.threads)
         return out
 
     def project_output(self, x: Tensor, attended: Tensor, weights: AttentionWeights, *, dtype: torch.dtype) -> Tensor:
@@ -105,21 +104,21 @@ class CpuKernels:
         """See Kernels.route."""
         normed = torch.empty_like(x)
         tokens, count = len(x), len(weights.router.bias)
-        logits, shares = torch.empty(tokens, count), torch.empty(tokens, active)
+        logits, expert_weights = torch.empty(tokens, count), torch.empty(tokens, active)
         experts = torch.empty(tokens, active, dtype=torch.int64)
         self._dense(logits, x, [_parts(weights.router)], norm=weights.norm, normed=normed, eps=eps)
-        self.native.choose(experts.data_ptr(), shares.data_ptr(), logits.data_ptr(), tokens, count, active)
-        return normed, experts, shares
+        self.native.choose(experts.data_ptr(), expert_weights.data_ptr(), logits.data_ptr(), tokens, count, active)
+        return normed, experts, expert_weights
 
     def mix_experts(
         self, x: Tensor, routed: tuple[Tensor, Tensor, Tensor], weights: MlpWeights, *, limit: float, dtype: torch.dtype
     ) -> Tensor:
-        """See Kernels.mix_experts. Of several tokens one expert at a time, of one token its A experts."""
-        normed, experts, shares = routed
+        """See Kernels.mix_experts. For several tokens the library runs one expert at a time."""
+        normed, experts, expert_weights = routed
         packed = byref(_experts(weights.gate_up)), byref(_experts(weights.down))
-        numerics = limit, self._form(dtype), torch.get_num_threads()
+        numerics = limit, self._activation_format(dtype), self.threads
         out, (tokens, active) = torch.empty_like(x), experts.shape
-        pointers = (part.data_ptr() for part in (out, x.contiguous(), normed, experts, shares))
+        pointers = (part.data_ptr() for part in (out, x.contiguous(), normed, experts, expert_weights))
         if tokens == 1:
             self.native.mix_one(*pointers, active, *packed, *numerics)
         else:
@@ -154,25 +153,24 @@ class CpuKernels:
             active=config.active_experts,
             eps=config.norm_eps,
             limit=config.swiglu_limit,
-            activations=self._form(dtype),
+            activations=self._activation_format(dtype),
             is_bf16=dtype is torch.bfloat16,
         )
         out = x.clone()
         cos, sin = (part.data_ptr() for part in rotation)
-        threads = torch.get_num_threads()
         self.native.decode(
-            out.data_ptr(), self._layers[1], cached, len(layers), byref(shape), cos, sin, position, threads
+            out.data_ptr(), self._layers[1], cached, len(layers), byref(shape), cos, sin, position, self.threads
         )
         return out
 
-    def _form(self, dtype: torch.dtype) -> int:
-        """In what products with MXFP4 weights take activations."""
+    def _activation_format(self, dtype: torch.dtype) -> int:
+        """Return the format of activations in products with MXFP4 weights."""
         if dtype is torch.float32:
             return FLOAT32
         return INT8 if self._activations is Activations.INT8 else INT16
 
     def _norm_products(self, x: Tensor, norm: Tensor, linears: Sequence[_Linear], eps: float) -> list[Tensor]:
-        """RMSNorm x [T, C], then its product with each of `linears` -> [T, rows] float32 each."""
+        """Compute RMSNorm of x [T, C], and its product with each of `linears` -> [T, rows] float32 each."""
         sizes = [len(x) * len(weight) for weight, _ in linears]
         out = torch.empty(sum(sizes))
         self._dense(out, x, linears, norm=norm, eps=eps)
@@ -189,15 +187,15 @@ class CpuKernels:
         residual: Tensor | None = None,
         eps: float = 0.0,
     ) -> None:
-        """gptoss_dense: into `out`, one result after the other."""
+        """Call gptoss_dense. It writes the products into `out`, one after the other."""
         tokens, columns = x.shape
         x = x.contiguous()
         matrices = (Matrix * len(linears))(*(_matrix(weight, bias) for weight, bias in linears))
         pointers = (None if part is None else part.data_ptr() for part in (out, normed, x, norm, residual))
-        self.native.dense(*pointers, matrices, len(linears), tokens, columns, eps, torch.get_num_threads())
+        self.native.dense(*pointers, matrices, len(linears), tokens, columns, eps, self.threads)
 
-    def _rotated(self, flat: Tensor, rotation: tuple[Tensor, Tensor], head_dim: int) -> Tensor:
-        """[T, heads * D] -> [T, heads, D], rotated."""
+    def _rotate(self, flat: Tensor, rotation: tuple[Tensor, Tensor], head_dim: int) -> Tensor:
+        """Rotate heads [T, heads * D] -> [T, heads, D]."""
         heads = flat.view(len(flat), -1, head_dim)
         out = torch.empty_like(heads)
         tensors = (out, heads.contiguous(), *rotation)
@@ -210,10 +208,10 @@ def _parts(linear: Linear) -> _Linear:
 
 
 def _matrix(weight: Rows, bias: Tensor | None) -> Matrix:
-    added = None if bias is None else bias.data_ptr()
+    bias_pointer = None if bias is None else bias.data_ptr()
     if isinstance(weight, Int8Matrix):
-        return Matrix(weight.values.data_ptr(), weight.factors.data_ptr(), added, len(weight))
-    return Matrix(weight.data_ptr(), None, added, len(weight))
+        return Matrix(weight.values.data_ptr(), weight.scales.data_ptr(), bias_pointer, len(weight))
+    return Matrix(weight.data_ptr(), None, bias_pointer, len(weight))
 
 
 def _experts(weights: PackedExperts | PlacedExperts) -> Experts:
@@ -243,3 +241,27 @@ def _layer(weights: LayerWeights) -> Layer:
 def _cached(cache: LayerCache, position: int) -> Cached:
     slots, (keys, values) = cache.slots(position + 1), cache.buffers()
     return Cached(keys.data_ptr(), values.data_ptr(), slots)
+
+
+def find_kernels(activations: Activations = Activations.INT16, threads: int | None = None) -> CpuKernels | str:
+    """Return the installed kernels, or the reason why there are none. `threads` None means default_threads().
+
+    With kernels torch is left with one thread. Its others would spin for milliseconds after each of its operations, on
+    the cores that the threads of the kernels need.
+    """
+    threads = threads or default_threads()
+    path = find_library()
+    if path is None:
+        return "The CPU kernels were not built. Install a C compiler, for example gcc, and then reinstall gptoss"
+    try:
+        kernels = CpuKernels(Native(path), activations, threads)
+    except OSError as exc:
+        return f"The CPU kernels cannot be loaded: {exc}. Reinstall gptoss"
+    wrong = kernels.native.self_check()
+    if wrong is not None:
+        kernels.shortcoming = (
+            f"This machine computes {wrong} instructions wrongly, so {kernels.native.instructions} is used instead. "
+            "Update its firmware or its virtual machine"
+        )
+    torch.set_num_threads(1)
+    return kernels

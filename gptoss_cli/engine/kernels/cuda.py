@@ -1,7 +1,7 @@
-"""The operations of `Kernels` on an NVIDIA GPU: Triton's, and for several tokens torch's products of dense weights.
+"""The operations of `Kernels` on an NVIDIA GPU: Triton kernels, and torch for dense products of several tokens.
 
-Weights are read as they lie in the checkpoint. For one token nothing comes from the host but addresses, so that its
-operations can be recorded once and replayed; see recording.py.
+Weights are read as they lie in the checkpoint. The operations of one token need nothing from the host but addresses, so
+that they can be captured in a CUDA graph; see cuda_graph.py.
 """
 
 from collections import deque
@@ -16,19 +16,20 @@ from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
 from gptoss_cli.engine.kernels import reference, triton_decode, triton_prefill
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache
 from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
+from gptoss_cli.placement.model_config import SWIGLU_ALPHA
 
-_ALPHA = 1.702
-_SHORT_WINDOW = 256  # up to so many keys are not worth cutting into parts
-# Triton 3.9 warns that 3.10 changes the default, and without fusion kernels are slower and give other sums.
+_SHORT_WINDOW = 256  # up to this many keys are not worth splitting
+# Triton 3.9 warns that 3.10 changes the default. Without fusion kernels are slower and sums differ.
 _OPTIONS = {"enable_fp_fusion": True}
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillTuning:
-    """The same for several tokens.
+    """Block sizes and warps of the kernels for several tokens.
 
-    A program of attention has `queries` and `keys`. One of experts has `rows`, `width` bytes of each at once, and as
-    many tokens as an expert has on average: the next of `tokens`. With `upcast` products are of float32.
+    A program of attention has `queries` queries and takes `keys` keys at once. A program of experts has `rows` rows and
+    takes `width` bytes of each at once. Its number of tokens is the smallest of `tokens` that is at least the mean per
+    expert. With `upcast` products are of float32.
     """
 
     queries: int = 64
@@ -43,9 +44,10 @@ class PrefillTuning:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Rows and columns that a program holds at once, and its warps; into how many parts a long attention is cut.
+    """Block sizes and warps of the kernels for one token, and the number of splits of a long attention.
 
-    For packed weights the widths are in words of 8 elements: `packed_width` for gate_up, `down_width` for down.
+    A program takes `rows` rows and `width` columns at once. For packed weights the widths are in words of 8 elements:
+    `packed_width` for gate_up, `down_width` for down.
     """
 
     rows: int = 4
@@ -57,43 +59,43 @@ class Tuning:
     warps: int = 4
     keys: int = 32
     splits: int = 32
-    several: PrefillTuning = PrefillTuning()
+    prefill: PrefillTuning = PrefillTuning()
 
 
-# With 64 keys attention spills. Packed products of one warp have no barriers; 8 rows take 3 % fewer instructions for a
+# With 64 keys attention spills. Packed products of one warp have no barriers. 8 rows take 3 % fewer instructions per
 # weight than 4, but half as many programs are too few for the multiprocessors.
 TUNING = Tuning()
-# Without tensor cores the sums are in registers, which 32 bytes of a row exceed with Triton 3.6.
+# Without tensor cores the sums are in registers, and 32 bytes of a row spill with Triton 3.6.
 UPCAST = PrefillTuning(queries=16, keys=32, rows=32, width=16, tokens=(16, 32), upcast=True)
-# On 9.0 a product of 64 rows is one warpgroup's: with two, the sums go through shared memory in every round, with 73
-# barriers instead of 9. On 8.x and 12.0 four warps spill with 128 tokens; on 10.0 they need all 255 registers with
+# On 9.0 one warpgroup multiplies 64 rows. With two warpgroups the sums go through shared memory in every round, with 73
+# barriers instead of 9. On 8.x and 12.0 four warps spill with 128 tokens. On 10.0 they need all 255 registers with
 # Triton 3.6.
 _TUNINGS = {
-    (7, 5): replace(TUNING, several=UPCAST),
-    (9, 0): replace(TUNING, several=PrefillTuning(warps=4)),
+    (7, 5): replace(TUNING, prefill=UPCAST),
+    (9, 0): replace(TUNING, prefill=PrefillTuning(warps=4)),
 }
-# In Triton's interpreter a program costs much and its width little.
+# In Triton's interpreter each program is expensive, and its width costs little.
 _INTERPRETED = Tuning(
     rows=64, width=64, packed_rows=64, packed_width=16, down_width=16, keys=16, splits=4,
-    several=PrefillTuning(queries=64, keys=64, rows=128, width=64, tokens=(64,), upcast=True),
+    prefill=PrefillTuning(queries=64, keys=64, rows=128, width=64, tokens=(64,), upcast=True),
 )  # fmt: skip
 
 
 def tuning_for(capability: tuple[int, int] | None) -> Tuning:
-    """The static configuration for a compute capability, or for none."""
+    """Return the tuning for a compute capability. None is Triton's interpreter."""
     return _INTERPRETED if capability is None else _TUNINGS.get(capability, TUNING)
 
 
 class CudaKernels:
-    """See Kernels. The weights' experts are PlacedExperts. Without a GPU these run in Triton's interpreter."""
+    """See Kernels. Experts must be PlacedExperts. On the CPU the kernels run in Triton's interpreter."""
 
     def __init__(self, tuning: Tuning = TUNING) -> None:
         self._tuning = tuning
-        self._compiled: set[torch.dtype] = set()  # the arithmetic for which every size of tile has been run
+        self._compiled: set[torch.dtype] = set()  # the arithmetic for which every tile size has been compiled
         self._staging: torch.cuda.Stream | None = None
 
-    def _several(self, dtype: torch.dtype) -> PrefillTuning:
-        return UPCAST if dtype is torch.float32 and not self._tuning.several.upcast else self._tuning.several
+    def _prefill_tuning(self, dtype: torch.dtype) -> PrefillTuning:
+        return UPCAST if dtype is torch.float32 and not self._tuning.prefill.upcast else self._tuning.prefill
 
     def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
         """See Kernels.embed."""
@@ -124,10 +126,10 @@ class CudaKernels:
         *,
         position: int,
     ) -> Tensor:
-        """See Kernels.attend. One token's position is the one in `cache.position`, on the device."""
+        """See Kernels.attend. For one token the position is read from `cache.position`, on the device."""
         queries, keys, values = qkv
         if len(queries) > 1:
-            return self._attend_several(qkv, rotation, sinks, cache, position=position)
+            return self._attend_prefill(qkv, rotation, sinks, cache, position=position)
         tuning, half = self._tuning, rotation[0].shape[1]
         heads, kv_heads = queries.shape[1] // (2 * half), keys.shape[1] // (2 * half)
         slots, (cached_keys, cached_values) = cache.slots(position + 1), cache.buffers()
@@ -153,7 +155,7 @@ class CudaKernels:
             )  # fmt: skip
         return attended
 
-    def _attend_several(
+    def _attend_prefill(
         self,
         qkv: tuple[Tensor, Tensor, Tensor],
         rotation: tuple[Tensor, Tensor],
@@ -164,15 +166,15 @@ class CudaKernels:
     ) -> Tensor:
         head_dim = 2 * rotation[0].shape[1]
         queries, keys, values = (part.view(len(part), -1, head_dim) for part in qkv)
-        seen = cache.append(reference.rotate(keys, rotation), values, position)
+        visible = cache.append(reference.rotate(keys, rotation), values, position)
         queries, attended = reference.rotate(queries, rotation), torch.empty_like(qkv[0])
-        tuning = self._several(seen.keys.dtype)
-        triton_prefill.attend_several_kernel[(triton.cdiv(len(queries), tuning.queries), queries.shape[1])](
-            queries, seen.keys, seen.values, sinks, attended, head_dim**-0.5,
-            len(queries), position, seen.first, len(seen.keys),
+        tuning = self._prefill_tuning(visible.keys.dtype)
+        triton_prefill.attend_prefill_kernel[(triton.cdiv(len(queries), tuning.queries), queries.shape[1])](
+            queries, visible.keys, visible.values, sinks, attended, head_dim**-0.5,
+            len(queries), position, visible.first, len(visible.keys),
             HEADS=queries.shape[1], KV_HEADS=keys.shape[1], D=head_dim,
             D_WIDTH=max(16, triton.next_power_of_2(head_dim)), ROWS=tuning.queries, KEYS=tuning.keys,
-            WINDOW=seen.window or 0, UPCAST=tuning.upcast, num_warps=tuning.attention_warps, **_OPTIONS,
+            WINDOW=visible.window or 0, UPCAST=tuning.upcast, num_warps=tuning.attention_warps, **_OPTIONS,
         )  # fmt: skip
         return attended
 
@@ -194,17 +196,17 @@ class CudaKernels:
             return reference.route(x, weights, active=active, eps=eps)
         tuning, columns, experts = self._tuning, x.shape[1], len(weights.router.bias)
         normed, logits = torch.empty_like(x), x.new_empty(experts)
-        chosen, shares = x.new_empty(1, active, dtype=torch.int64), x.new_empty(1, active)
+        chosen, expert_weights = x.new_empty(1, active, dtype=torch.int64), x.new_empty(1, active)
         triton_decode.router_kernel[(triton.cdiv(experts, tuning.rows),)](
             x, weights.norm, weights.router.weight, weights.router.bias, normed, logits, eps,
             E=experts, K=columns, ROWS=tuning.rows, WIDTH=tuning.width, num_warps=tuning.warps, **_OPTIONS,
         )  # fmt: skip
-        triton_decode.choose_kernel[(1,)](
-            logits, chosen, shares, _placed(weights.gate_up).uses,
+        triton_decode.top_k_kernel[(1,)](
+            logits, chosen, expert_weights, _placed(weights.gate_up).uses,
             E=experts, A=active, E_WIDTH=triton.next_power_of_2(experts), A_WIDTH=triton.next_power_of_2(active),
             num_warps=1, **_OPTIONS,
         )  # fmt: skip
-        return normed, chosen, shares
+        return normed, chosen, expert_weights
 
     def mix_experts(
         self, x: Tensor, routed: tuple[Tensor, Tensor, Tensor], weights: MlpWeights, *, limit: float, dtype: torch.dtype
@@ -215,28 +217,28 @@ class CudaKernels:
             if all(gate_up.resident):
                 return self._mix_grouped(x, routed, (gate_up, down), limit=limit, dtype=dtype)
             return _mix_streamed(x, routed, (gate_up, down), self._staging_stream(x), limit=limit, dtype=dtype)
-        normed, experts, shares = routed
+        normed, experts, expert_weights = routed
         tuning, columns, active, intermediate = self._tuning, x.shape[1], experts.shape[1], gate_up.bias.shape[1] // 2
         hidden, mixed = x.new_empty(active, intermediate), torch.empty_like(x)
         inputs = x.new_empty(8, columns // 8)
-        triton_decode.spread_kernel[(triton.cdiv(columns, tuning.width),)](
+        triton_decode.deinterleave_kernel[(triton.cdiv(columns, tuning.width),)](
             normed, inputs, K=columns, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16,
             num_warps=tuning.warps, **_OPTIONS,
         )  # fmt: skip
         triton_decode.gate_up_kernel[(triton.cdiv(intermediate, tuning.packed_rows), active)](
-            inputs, experts, *gate_up.addresses, gate_up.bias, hidden, limit, _ALPHA,
+            inputs, experts, *gate_up.addresses, gate_up.bias, hidden, limit, SWIGLU_ALPHA,
             F=intermediate, WORDS=columns // 8, ROWS=tuning.packed_rows, WIDTH=tuning.packed_width,
             ROUND=dtype is torch.bfloat16, num_warps=tuning.packed_warps, **_OPTIONS,
         )  # fmt: skip
         triton_decode.down_kernel[(triton.cdiv(columns, tuning.packed_rows),)](
-            x, hidden, experts, shares, *down.addresses, down.bias, mixed,
+            x, hidden, experts, expert_weights, *down.addresses, down.bias, mixed,
             C=columns, A=active, WORDS=intermediate // 8, ROWS=tuning.packed_rows, WIDTH=tuning.down_width,
             num_warps=tuning.packed_warps, **_OPTIONS,
         )  # fmt: skip
         return mixed
 
-    def _staging_stream(self, x: Tensor) -> "torch.cuda.Stream | None":
-        """The one stream on which experts are copied to the GPU: the allocator keeps memory apart for each stream."""
+    def _staging_stream(self, x: Tensor) -> torch.cuda.Stream | None:
+        """Return the stream for copies of experts. There is only one: the allocator keeps a memory pool per stream."""
         if self._staging is None and x.is_cuda:
             self._staging = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
         return self._staging
@@ -250,10 +252,10 @@ class CudaKernels:
         limit: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        """All experts at once, each read where it lies and dequantized in registers; nothing is asked of the host."""
-        tuning = self._several(dtype)
+        """Run all experts at once. Weights are dequantized in registers, and nothing waits for the host."""
+        tuning = self._prefill_tuning(dtype)
         if dtype not in self._compiled:
-            # The first call is the check of a model that is being opened: no prompt is to wait for the compiler later.
+            # The first call belongs to the start-up check, so that no prompt has to wait for the compiler later.
             self._compiled.add(dtype)
             for size in tuning.tokens:
                 self._mix_tiles(x, routed, weights, size, limit=limit, dtype=dtype)
@@ -270,28 +272,29 @@ class CudaKernels:
         limit: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        """The sum over experts that is added to `x`, in tiles of `size` tokens."""
-        (normed, experts, shares), (gate_up, down) = routed, weights
-        tuning, (tokens, columns), active, count = self._several(dtype), x.shape, experts.shape[1], len(gate_up.bias)
+        """Return the weighted sum over experts [T, C], computed in tiles of `size` tokens."""
+        (normed, experts, expert_weights), (gate_up, down) = routed, weights
+        tuning, (tokens, columns) = self._prefill_tuning(dtype), x.shape
+        active, count = experts.shape[1], len(gate_up.bias)
         intermediate, slots = gate_up.bias.shape[1] // 2, tokens * active
         order, row_ends, tile_ends = _grouped(experts.flatten(), count, size)
-        kind = torch.float32 if tuning.upcast else torch.bfloat16
-        inputs = normed.to(dtype).to(kind).view(tokens, columns // 2, 2).permute(2, 0, 1).contiguous()
-        hidden, made = inputs.new_empty(2, slots, intermediate // 2), x.new_empty(tokens, active, columns)
-        tiles = triton.cdiv(slots, size) + min(count, slots)  # at most
+        product_dtype = torch.float32 if tuning.upcast else torch.bfloat16
+        inputs = normed.to(dtype).to(product_dtype).view(tokens, columns // 2, 2).permute(2, 0, 1).contiguous()
+        hidden, outputs = inputs.new_empty(2, slots, intermediate // 2), x.new_empty(tokens, active, columns)
+        tiles = triton.cdiv(slots, size) + min(count, slots)  # an upper bound
         common = {
             "E": count, "E_WIDTH": triton.next_power_of_2(count), "ROWS": tuning.rows, "TOKENS": size,
             "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps, **_OPTIONS,
         }  # fmt: skip
         triton_prefill.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
-            inputs, order, row_ends, tile_ends, *_byte_addresses(gate_up), gate_up.bias, hidden, limit, _ALPHA,
+            inputs, order, row_ends, tile_ends, *_byte_addresses(gate_up), gate_up.bias, hidden, limit, SWIGLU_ALPHA,
             tokens, slots, A=active, F=intermediate, K=columns, ROUND=dtype is torch.bfloat16, **common,
         )  # fmt: skip
         triton_prefill.grouped_down_kernel[(tiles, triton.cdiv(columns, tuning.rows))](
-            hidden, order, shares, row_ends, tile_ends, *_byte_addresses(down), down.bias, made, slots,
+            hidden, order, expert_weights, row_ends, tile_ends, *_byte_addresses(down), down.bias, outputs, slots,
             C=columns, F=intermediate, **common,
         )  # fmt: skip
-        return made.sum(1)
+        return outputs.sum(1)
 
     def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
         """See Kernels.unembed."""
@@ -307,12 +310,12 @@ class CudaKernels:
 
 
 def _tile_tokens(tuning: PrefillTuning, mean: float) -> int:
-    """The smallest tile that holds the tokens of an expert which has so many of them, else the largest."""
+    """Return the smallest tile for the `mean` number of tokens per expert, or the largest there is."""
     return next((size for size in tuning.tokens if size >= mean), tuning.tokens[-1])
 
 
 def _grouped(experts: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Slots [S] in the order of their `experts` [S], and where the rows and the tiles of each expert end [E] int32."""
+    """Sort slots by their `experts` [slots] -> order [slots], and the end of each expert's rows and tiles [E] int32."""
     ordered, order = experts.sort(stable=True)
     row_ends = torch.searchsorted(ordered, torch.arange(count, device=experts.device), right=True)
     rows = row_ends.diff(prepend=row_ends.new_zeros(1))
@@ -320,52 +323,52 @@ def _grouped(experts: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Te
 
 
 def _byte_addresses(experts: PlacedExperts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`experts.addresses`, the blocks as bytes."""
-    block_places, scale_places, blocks, scales = experts.addresses
-    return block_places, scale_places, blocks.view(torch.uint8), scales
+    """Return `experts.addresses` with the blocks as bytes."""
+    block_offsets, scale_offsets, blocks, scales = experts.addresses
+    return block_offsets, scale_offsets, blocks.view(torch.uint8), scales
 
 
 def _mix_streamed(
     x: Tensor,
     routed: tuple[Tensor, Tensor, Tensor],
     weights: tuple[PlacedExperts, PlacedExperts],
-    stream: "torch.cuda.Stream | None",
+    stream: torch.cuda.Stream | None,
     *,
     limit: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The reference's sum with one expert at a time on the device and dequantized there, the next one on its way."""
-    normed, experts, shares = routed
+    """Run one expert at a time, as the reference does, while the next one is being copied to the device."""
+    normed, experts, expert_weights = routed
     order = experts.flatten().argsort(stable=True)
     counts = torch.bincount(experts.flatten(), minlength=len(weights[0].bias)).tolist()
     inputs, mixed = normed.to(dtype), torch.zeros_like(x)
     used = [expert for expert, count in enumerate(counts) if count]
     rows = torch.split(order, [counts[expert] for expert in used])
-    for (gate_up, down), which in zip(_fetched(weights, used, stream), rows, strict=True):
-        tokens = which // experts.shape[1]
-        made = reference.run_experts(inputs[tokens].unsqueeze(0), gate_up, down, limit).squeeze(0)
-        mixed.index_add_(0, tokens, made * shares.flatten()[which, None])
+    for (gate_up, down), slots in zip(_fetch(weights, used, stream), rows, strict=True):
+        tokens = slots // experts.shape[1]
+        outputs = reference.run_experts(inputs[tokens].unsqueeze(0), gate_up, down, limit).squeeze(0)
+        mixed.index_add_(0, tokens, outputs * expert_weights.flatten()[slots, None])
     return x + mixed
 
 
-def _fetched(
-    weights: tuple[PlacedExperts, PlacedExperts], experts: list[int], stream: "torch.cuda.Stream | None"
+def _fetch(
+    weights: tuple[PlacedExperts, PlacedExperts], experts: list[int], stream: torch.cuda.Stream | None
 ) -> Iterator[tuple[PackedExperts, PackedExperts]]:
-    """Both matrices of each expert on the device; the copy of the next, on `stream`, begins before one is given."""
+    """Yield both matrices of each expert on the device. The copy of the next one, on `stream`, is started before."""
     gate_up, down = weights
     if stream is not None:
         stream.wait_stream(torch.cuda.current_stream())
-    coming = deque[tuple[PackedExperts, PackedExperts, torch.cuda.Event | None]]()
+    pending = deque[tuple[PackedExperts, PackedExperts, torch.cuda.Event | None]]()
     for expert in [*experts, None]:
         if expert is not None:
             parts = gate_up.on_device(expert, stream), down.on_device(expert, stream)
-            coming.append((*parts, None if stream is None else stream.record_event()))
-        if len(coming) == 2 or (expert is None and coming):
-            yield _arrived(*coming.popleft())
+            pending.append((*parts, None if stream is None else stream.record_event()))
+        if len(pending) == 2 or (expert is None and pending):
+            yield _wait_for_copy(*pending.popleft())
 
 
-def _arrived(
-    gate_up: PackedExperts, down: PackedExperts, event: "torch.cuda.Event | None"
+def _wait_for_copy(
+    gate_up: PackedExperts, down: PackedExperts, event: torch.cuda.Event | None
 ) -> tuple[PackedExperts, PackedExperts]:
     if event is not None:
         stream = torch.cuda.current_stream()
@@ -376,5 +379,5 @@ def _arrived(
 
 
 def _placed(experts: PackedExperts | PlacedExperts) -> PlacedExperts:
-    assert isinstance(experts, PlacedExperts), "the experts of a GPU are placed when they are loaded"
+    assert isinstance(experts, PlacedExperts), "the loader places the experts of a GPU"
     return experts

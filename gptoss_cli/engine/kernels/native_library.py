@@ -1,7 +1,6 @@
-"""The native library's functions and what they take. Knows no tensors: pointers are whole numbers.
+"""The functions of the native library and their argument types. Pointers are integers: this module knows no tensors.
 
-The library is built when the package is installed where there is a C compiler; without one it is not there. It must be
-loaded after torch, so that both share one pool of threads.
+The library is built when the package is installed, if there is a C compiler; otherwise it is missing.
 """
 
 import ctypes
@@ -17,7 +16,7 @@ INT16, FLOAT32, INT8 = range(3)  # gptoss.h's ACTIVATIONS
 
 
 class Matrix(ctypes.Structure):
-    """gptoss.h's Matrix: `factors` None is bf16, else int8; `bias` None is none."""
+    """gptoss.h's Matrix. Without `factors` it is bf16, otherwise int8. `bias` is optional."""
 
     _fields_ = (("weight", c_void_p), ("factors", c_void_p), ("bias", c_void_p), ("rows", c_int64))
 
@@ -27,7 +26,7 @@ class Experts(ctypes.Structure):
 
     _fields_ = (
         ("blocks", c_void_p),
-        ("exponents", c_void_p),
+        ("scales", c_void_p),
         ("bias", c_void_p),
         ("rows", c_int64),
         ("groups", c_int64),
@@ -51,7 +50,7 @@ class Attention(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """decode.c's Layer."""
+    """decode_layers.c's Layer."""
 
     _fields_ = (
         ("attention_norm", c_void_p),
@@ -66,13 +65,13 @@ class Layer(ctypes.Structure):
 
 
 class Cached(ctypes.Structure):
-    """decode.c's Cached."""
+    """decode_layers.c's Cached."""
 
     _fields_ = (("keys", c_void_p), ("values", c_void_p), ("slots", c_int64))
 
 
 class Shape(ctypes.Structure):
-    """decode.c's Shape."""
+    """decode_layers.c's Shape."""
 
     _fields_ = (
         ("hidden_size", c_int64),
@@ -98,14 +97,21 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "decode": (_POINTER, POINTER(Layer), POINTER(Cached), c_int64, POINTER(Shape), _POINTER, _POINTER, c_int64, c_int),
     "select": (c_char_p,),
     "selected": (),
+    "self_check": (),
     "has_threads": (),
     "read": (_POINTER, c_int64, c_int),
 }
-_RESULTS: dict[str, Any] = {"rotate": None, "choose": None, "selected": c_char_p, "read": c_uint64}
+_RESULTS: dict[str, Any] = {
+    "rotate": None,
+    "choose": None,
+    "selected": c_char_p,
+    "self_check": c_char_p,
+    "read": c_uint64,
+}
 
 
 class Native:
-    """The functions of one library; the C files say what each takes. Raises OSError if `path` is no such library."""
+    """The functions of one library, documented in the C files. Raises OSError if `path` is not such a library."""
 
     def __init__(self, path: Path) -> None:
         library = ctypes.CDLL(str(path))
@@ -120,20 +126,26 @@ class Native:
         self.read = _function(library, "read")
         self._select = _function(library, "select")
         self._selected = _function(library, "selected")
+        self._self_check = _function(library, "self_check")
         self.has_threads = bool(_function(library, "has_threads")())
 
     @property
     def instructions(self) -> str:
-        """Which instructions are used: avx2 or scalar."""
+        """The instruction set in use: avx512bf16, avx512, avx2 or scalar."""
         return str(self._selected().decode())
 
     def select(self, name: str) -> bool:
-        """Use other instructions from now on, "" for the best; whether this machine has them."""
+        """Use another instruction set from now on, "" for the best. Return False if this machine does not have it."""
         return bool(self._select(name.encode()))
 
+    def self_check(self) -> str | None:
+        """Use the best kernels that agree with the scalar ones. Return the name of the best that do not, or None."""
+        wrong = self._self_check()
+        return None if wrong is None else str(wrong.decode())
 
-class WatchedNative(Native):
-    """The same, and counts in `seconds` how long its functions ran."""
+
+class TimedNative(Native):
+    """A library that adds up in `seconds` how long its functions ran."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -151,7 +163,7 @@ class WatchedNative(Native):
 
 
 def find_library() -> Path | None:
-    """The library as it was installed, or None."""
+    """Return the path of the installed library, or None."""
     names = [f"{_NAME}{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
     folder = Path(__file__).parent
     return next((folder / name for name in names if (folder / name).is_file()), None)
@@ -161,13 +173,13 @@ def _function(library: ctypes.CDLL, name: str) -> Callable[..., Any]:
     try:
         function = getattr(library, f"gptoss_{name}")
     except AttributeError as exc:
-        raise OSError(f"it has no gptoss_{name}") from exc
+        raise OSError(f"gptoss_{name} is missing") from exc
     function.argtypes, function.restype = _TYPES[name], _RESULTS.get(name, c_int)
     return function  # type: ignore[no-any-return]
 
 
 def _checked(library: ctypes.CDLL, name: str) -> Callable[..., None]:
-    """A function that says by 0 that there was no memory."""
+    """Return a function that raises MemoryError when the C function returns 0."""
     function = _function(library, name)
 
     def checked(*arguments: object) -> None:

@@ -1,4 +1,8 @@
-"""The operations a model is written in. Each module of this folder computes all of them, in its own way."""
+"""The operations that a model is written in. Each kernel set implements all of them.
+
+Letters in shapes: T new tokens, S cached positions, H query heads, K kv heads, Q query heads per kv head (H = K*Q),
+D head dim, C hidden, F intermediate, E experts, A active experts, V vocabulary, G blocks per row. No batch axis.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -12,20 +16,20 @@ from gptoss_cli.placement.model_config import ModelConfig
 
 
 class Kernels(Protocol):
-    """What model.py asks of a module of operations.
+    """A kernel set: the module `reference`, or an instance of CpuKernels or CudaKernels.
 
-    The residual stream `x` [T, C] is float32. `dtype` is the arithmetic: what products take as input and what is
-    cached. In bfloat16, scores, softmax, RoPE, router and sums over experts are float32 all the same. An operation
-    neither keeps nor changes its arguments, the cache excepted.
+    The residual stream `x` [T, C] is float32. `dtype` is the arithmetic: the input dtype of products and the dtype of
+    cached keys and values. With bfloat16, scores, softmax, RoPE, the router and sums over experts are still float32.
+    No operation keeps or changes its arguments, except for the cache.
     """
 
     def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
-        """Rows `ids` [T] int64 of `embedding` [V, C] -> x [T, C]."""
+        """Return the rows `ids` [T] int64 of `embedding` [V, C] -> x [T, C]."""
 
     def project_qkv(
         self, x: Tensor, weights: AttentionWeights, *, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """RMSNorm x [T, C], then three products -> float32 queries [T, H*D], keys and values [T, K*D]."""
+        """Compute RMSNorm of x [T, C] and three products -> float32 queries [T, H*D], keys and values [T, K*D]."""
 
     def attend(
         self,
@@ -36,38 +40,40 @@ class Kernels(Protocol):
         *,
         position: int,
     ) -> Tensor:
-        """Rotate queries and keys, cache keys and values from `position` on, attend -> [T, H*D] float32.
+        """Rotate queries and keys, cache keys and values from `position` on, and attend -> [T, H*D] float32.
 
-        `qkv` is what project_qkv gave; `rotation` is cos and sin [T, D/2] float32, half-split, concentration included;
-        `sinks` [H] join the softmax unscaled and are dropped after it. Query head h reads kv head h // Q. A query at
-        position p sees the keys k with p - window < k <= p, or all k <= p in a full layer.
+        `qkv` is the result of project_qkv. `rotation` is cos and sin [T, D/2] float32, half-split, concentration
+        included. `sinks` [H] take part in the softmax, unscaled, and are dropped after it. Query head h reads kv head
+        h // Q. A query at position p sees the keys k with p - window < k <= p; in a full layer, all k <= p.
         """
 
     def project_output(self, x: Tensor, attended: Tensor, weights: AttentionWeights, *, dtype: torch.dtype) -> Tensor:
-        """x [T, C] plus the product of `attended` [T, H*D] -> [T, C]."""
+        """Return x [T, C] plus the product of `attended` [T, H*D] with the output matrix -> [T, C]."""
 
     def route(self, x: Tensor, weights: MlpWeights, *, active: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """RMSNorm x [T, C] and choose experts -> normed [T, C] float32, experts [T, A] int64, shares [T, A] float32.
+        """Compute RMSNorm of x [T, C] and choose experts.
 
-        The shares of a token are the softmax of its `active` largest router logits.
+        Returns normed [T, C] float32, experts [T, A] int64 and expert_weights [T, A] float32. The expert weights of a
+        token are the softmax of its `active` largest router logits.
         """
 
     def mix_experts(
         self, x: Tensor, routed: tuple[Tensor, Tensor, Tensor], weights: MlpWeights, *, limit: float, dtype: torch.dtype
     ) -> Tensor:
-        """x [T, C] plus the shared sum of what the chosen experts make of `normed` -> [T, C].
+        """Return x [T, C] plus the sum of the chosen experts' outputs times the expert weights -> [T, C].
 
-        `routed` is what route gave. An expert is down(swiglu(gate_up(normed))), with gate in the even rows and up in
-        the odd: gate.clamp(max=limit), up.clamp(-limit, limit), then (up + 1) * gate * sigmoid(1.702 * gate).
+        `routed` is the result of route. An expert computes down(swiglu(gate_up(normed))). The even rows of gate_up are
+        gate and the odd rows are up. SwiGLU is (up.clamp(-limit, limit) + 1) * gate * sigmoid(SWIGLU_ALPHA * gate),
+        where gate is clamped from above only, by `limit`.
         """
 
     def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
-        """RMSNorm x [T, C] by norm [C], then the product with unembedding [V, C] -> logits [T, V] float32."""
+        """Compute RMSNorm of x [T, C] by norm [C], and its product with unembedding [V, C] -> logits [T, V] float32."""
 
 
 @runtime_checkable
 class LayerDecoder(Protocol):
-    """Kernels that have all layers in one operation besides, for one token."""
+    """A kernel set that can also run all layers in one call, for one token."""
 
     def decode_layers(
         self,
@@ -80,4 +86,4 @@ class LayerDecoder(Protocol):
         config: ModelConfig,
         dtype: torch.dtype,
     ) -> Tensor:
-        """x [1, C] through project_qkv, attend, project_output, route and mix_experts of every layer -> [1, C]."""
+        """Run project_qkv, attend, project_output, route and mix_experts of every layer on x [1, C] -> [1, C]."""

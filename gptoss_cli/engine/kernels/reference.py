@@ -1,4 +1,8 @@
-"""The operations of `Kernels` in plain torch: obvious, slow, on any device. The oracle of every other module."""
+"""The operations of `Kernels` in plain torch, on any device: slow, and the oracle for all other kernels.
+
+They read like the formulas in gpt_oss/torch/model.py (https://github.com/openai/gpt-oss). protocol.py explains the
+letters in shapes.
+"""
 
 from functools import cache as memoized
 from itertools import pairwise
@@ -10,11 +14,11 @@ from torch.nn import functional
 from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
 from gptoss_cli.engine.kv_cache import LayerCache, Visible
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights, Rows, float_rows
+from gptoss_cli.placement.model_config import BLOCK_VALUES, SWIGLU_ALPHA
 
 _FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_SWIGLU_ALPHA = 1.702
-_MAX_SCORES = 2**25  # attention scores held at once, 128 MiB
-_UNEMBED_ROWS = 16_384  # vocabulary rows made float32 at once
+_MAX_SCORES = 2**25  # attention scores computed at once, 128 MiB
+_UNEMBED_ROWS = 16_384  # vocabulary rows converted to the arithmetic's dtype at once
 
 
 def embed(ids: Tensor, embedding: Tensor) -> Tensor:
@@ -40,17 +44,43 @@ def attend(
 ) -> Tensor:
     """See Kernels.attend."""
     head_dim = 2 * rotation[0].shape[1]
-    queries, keys, values = (part.view(len(part), -1, head_dim) for part in qkv)
-    seen = cache.append(rotate(keys, rotation), values, position)
-    length, heads, kv_heads = len(queries), queries.shape[1], keys.shape[1]
-    grouped = rotate(queries, rotation).view(length, kv_heads, -1, head_dim).permute(1, 2, 0, 3)  # [K, Q, T, D]
-    tokens = max(1, _MAX_SCORES // (heads * len(seen.keys)))
-    starts = range(position, position + length, tokens)
+    queries, keys, values = (part.view(len(part), -1, head_dim) for part in qkv)  # [T, H, D], [T, K, D], [T, K, D]
+    heads, kv_heads = queries.shape[1], keys.shape[1]
+    visible = cache.append(rotate(keys, rotation), values, position)
+    grouped = rotate(queries, rotation).view(len(queries), kv_heads, -1, head_dim)  # [T, K, Q, D]
+    tokens = max(1, _MAX_SCORES // (heads * len(visible.keys)))
     parts = [
-        _attend_some(part, seen, sinks, position=start)
-        for part, start in zip(torch.split(grouped, tokens, dim=2), starts, strict=True)
+        _sdpa(part, visible, sinks.view(kv_heads, -1), position=position + start)
+        for start, part in zip(range(0, len(grouped), tokens), torch.split(grouped, tokens), strict=True)
     ]
-    return torch.cat(parts, dim=2).permute(2, 0, 1, 3).flatten(1)  # [T, H*D]
+    return torch.cat(parts).flatten(1)  # [T, H*D]
+
+
+def _sdpa(queries: Tensor, visible: Visible, sinks: Tensor, *, position: int) -> Tensor:
+    """Attention of queries [T, K, Q, D] at positions from `position` on, with sinks [K, Q] -> [T, K, Q, D]."""
+    keys, values = visible.keys.float(), visible.values.float()  # [S, K, D]
+    scores = torch.einsum("tkqd,skd->kqts", queries, keys) * queries.shape[-1] ** -0.5
+    scores = scores.masked_fill(_mask(visible, len(queries), position), -torch.inf)
+    sink = sinks.float()[:, :, None, None].expand(-1, -1, len(queries), 1)
+    # A sink takes its part of the probability and has no value.
+    probs = torch.cat((scores, sink), dim=-1).softmax(-1)[..., :-1]
+    return torch.einsum("kqts,skd->tkqd", probs, values)
+
+
+def _mask(visible: Visible, tokens: int, position: int) -> Tensor:
+    """The keys that each query must not see: [T, S] bool."""
+    device = visible.keys.device
+    query = torch.arange(position, position + tokens, device=device)[:, None]
+    key = torch.arange(visible.first, visible.first + len(visible.keys), device=device)[None, :]
+    mask = key > query
+    return mask if visible.window is None else mask | (key <= query - visible.window)
+
+
+def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate [T, heads, D] by cos and sin [T, D/2]: element i of the first half together with i of the second."""
+    cos, sin = (part[:, None, :] for part in rotation)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def project_output(x: Tensor, attended: Tensor, weights: AttentionWeights, *, dtype: torch.dtype) -> Tensor:
@@ -68,22 +98,35 @@ def route(x: Tensor, weights: MlpWeights, *, active: int, eps: float) -> tuple[T
 def mix_experts(
     x: Tensor, routed: tuple[Tensor, Tensor, Tensor], weights: MlpWeights, *, limit: float, dtype: torch.dtype
 ) -> Tensor:
-    """See Kernels.mix_experts. Of several tokens one expert at a time is dequantized, of one token its A experts."""
-    normed, experts, shares = routed
+    """See Kernels.mix_experts.
+
+    For one token its A experts are dequantized at once; for several tokens one expert at a time.
+    """
+    normed, experts, expert_weights = routed
     inputs, gate_up, down = normed.to(dtype), packed_only(weights.gate_up), packed_only(weights.down)
     if len(x) == 1:
         chosen = experts[0]
-        made = run_experts(
-            inputs.expand(len(chosen), 1, -1), gate_up.some(chosen), down.some(chosen), limit
-        )  # [A, 1, C]
-        return x + shares @ made.squeeze(1)
+        outputs = run_experts(inputs.expand(len(chosen), 1, -1), gate_up.select(chosen), down.select(chosen), limit)
+        return x + torch.einsum("ta,atc->tc", expert_weights, outputs)
     mixed = torch.zeros_like(x)
     for expert in sorted(set(experts.flatten().tolist())):
         tokens, slots = torch.where(experts == expert)
         one = slice(expert, expert + 1)
-        made = run_experts(inputs[tokens].unsqueeze(0), gate_up.some(one), down.some(one), limit)
-        mixed.index_add_(0, tokens, made.squeeze(0) * shares[tokens, slots, None])
+        output = run_experts(inputs[tokens].unsqueeze(0), gate_up.select(one), down.select(one), limit).squeeze(0)
+        mixed.index_add_(0, tokens, output * expert_weights[tokens, slots, None])
     return x + mixed
+
+
+def run_experts(inputs: Tensor, gate_up: PackedExperts, down: PackedExperts, limit: float) -> Tensor:
+    """Run N experts, each on its own inputs [N, T, C] -> [N, T, C] float32, in the dtype of `inputs`."""
+    hidden = _swiglu(_expert_products(inputs, gate_up), limit)
+    return _expert_products(hidden.to(inputs.dtype), down)
+
+
+def _swiglu(gate_up: Tensor, limit: float) -> Tensor:
+    gate, up = gate_up[..., 0::2], gate_up[..., 1::2]
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (up + 1) * gate * torch.sigmoid(SWIGLU_ALPHA * gate)
 
 
 def unembed(x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
@@ -96,25 +139,20 @@ def unembed(x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: to
     return logits
 
 
-def run_experts(inputs: Tensor, gate_up: PackedExperts, down: PackedExperts, limit: float) -> Tensor:
-    """N experts, each on its own inputs [N, T, C] -> [N, T, C] float32, computed in the dtype of `inputs`."""
-    hidden = _swiglu(_expert_products(inputs, gate_up), limit)
-    return _expert_products(hidden.to(inputs.dtype), down)
-
-
 def dequantize(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """MXFP4 blocks [..., G, 16] and scales [..., G] u8 -> [..., G*32], exact in float32 and bfloat16.
+    """Return the values of MXFP4 blocks [..., G, 16] and scales [..., G] u8 -> [..., G*32].
 
-    OCP MX v1.0: E2M1 elements, low nibble first, times 2^(scale - 127); scale 255 is NaN.
+    They are exact in float32 and bfloat16. OCP MX v1.0: E2M1 elements, low nibble first, times 2^(scale - 127); scale
+    255 is NaN.
     """
     pairs = _byte_values(dtype, blocks.device).index_select(0, blocks.flatten().int()).view(dtype)
     factors = _scale_values(dtype, scales.device).index_select(0, scales.flatten().int())
-    return (pairs.view(-1, 32) * factors.unsqueeze(1)).view(*scales.shape[:-1], -1)
+    return (pairs.view(-1, BLOCK_VALUES) * factors.unsqueeze(1)).view(*scales.shape[:-1], -1)
 
 
 @memoized
 def _byte_values(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[256]: the two elements of each byte, seen as one integer, for which torch looks up four times as fast."""
+    """The two elements of each byte [256], as one integer: torch looks integers up four times as fast as pairs."""
     values = torch.tensor([*_FP4_VALUES, *(-value for value in _FP4_VALUES)], dtype=dtype, device=device)
     byte = torch.arange(256, device=device)
     pairs = torch.stack((values[byte & 15], values[byte >> 4]), dim=1)
@@ -123,25 +161,26 @@ def _byte_values(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @memoized
 def _scale_values(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[256]: the factor of each E8M0 scale."""
+    """The factor of each E8M0 scale [256]."""
     factors = [2.0 ** (scale - 127) for scale in range(255)]
     return torch.tensor([*factors, torch.nan], dtype=dtype, device=device)
 
 
 def _expert_products(inputs: Tensor, packed: PackedExperts) -> Tensor:
-    """[N, T, columns] -> [N, T, rows] float32, in the dtype of `inputs`."""
+    """Return inputs [N, T, columns] times each expert's matrix, plus bias -> [N, T, rows] float32."""
     weight = dequantize(packed.blocks, packed.scales, inputs.dtype)
+    # In one operation, because in bfloat16 a sum after the product would be rounded twice.
     return torch.baddbmm(packed.bias.to(inputs.dtype).unsqueeze(1), inputs, weight.transpose(1, 2)).float()
 
 
 def _linear(x: Tensor, linear: Linear) -> Tensor:
-    """The product in the dtype of `x` -> float32."""
+    """Return the product in the dtype of `x` -> float32."""
     weight = _rows(linear.weight, 0, len(linear.weight), x)
     return functional.linear(x, weight, linear.bias.to(x.dtype)).float()
 
 
 def _rows(matrix: Rows, start: int, end: int, x: Tensor) -> Tensor:
-    """Some rows of what x [T, C] is multiplied by, in its dtype."""
+    """Return rows `start` to `end` of a matrix for products with x [T, C], in the dtype of `x`."""
     if isinstance(matrix, Tensor):
         return matrix[start:end].to(x.dtype)
     return float_rows(matrix, start, end, columns=x.shape[1]).to(x.dtype)
@@ -149,37 +188,3 @@ def _rows(matrix: Rows, start: int, end: int, x: Tensor) -> Tensor:
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return functional.rms_norm(x, weight.shape, weight.float(), eps)
-
-
-def _swiglu(gate_up: Tensor, limit: float) -> Tensor:
-    gate = gate_up[..., 0::2].clamp(max=limit)
-    up = gate_up[..., 1::2].clamp(-limit, limit)
-    return (up + 1) * gate * torch.sigmoid(_SWIGLU_ALPHA * gate)
-
-
-def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate [T, heads, D]: element i of the first half turns with element i of the second."""
-    cos, sin = (part.unsqueeze(1) for part in rotation)
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
-def _attend_some(queries: Tensor, seen: Visible, sinks: Tensor, *, position: int) -> Tensor:
-    """Attention of queries [K, Q, T, D] at positions from `position` on -> [K, Q, T, D]."""
-    kv_heads, per_head, tokens, head_dim = queries.shape
-    keys = seen.keys.float().permute(1, 2, 0)  # [K, D, S]
-    values = seen.values.float().transpose(0, 1)  # [K, S, D]
-    scores = (queries.flatten(1, 2) @ keys * head_dim**-0.5).view(kv_heads, per_head, tokens, -1)  # [K, Q, T, S]
-    if tokens > 1 or seen.window is not None:
-        scores = scores.masked_fill(_hidden(seen, tokens, position), -torch.inf)
-    sink = sinks.float().view(kv_heads, per_head, 1, 1).expand(-1, -1, tokens, 1)
-    shares = torch.cat((scores, sink), dim=-1).softmax(-1)[..., :-1]
-    return (shares.flatten(1, 2) @ values).view(kv_heads, per_head, tokens, head_dim)
-
-
-def _hidden(seen: Visible, tokens: int, position: int) -> Tensor:
-    """[T, S] bool: which keys a query must not see."""
-    query = torch.arange(position, position + tokens, device=seen.keys.device).unsqueeze(1)
-    key = torch.arange(seen.first, seen.first + len(seen.keys), device=seen.keys.device)
-    hidden = key > query
-    return hidden if seen.window is None else hidden | (key <= query - seen.window)

@@ -1,7 +1,8 @@
-"""What runs on a GPU for one token, in Triton 3.6 to 3.9. cuda.py calls these; they know no shapes but their arguments.
+"""The GPU kernels for one token, for Triton 3.6 to 3.9. cuda.py launches them.
 
-Weights are read as they lie in the checkpoint. Sums are float32. A position is read from device memory, so that a
-recorded step can be replayed for another one.
+Weights are read as they lie in the checkpoint. Sums are float32. The position is read from device memory, so that a
+CUDA graph can be replayed for another position. Triton's blocks have powers of two as sizes: masks exclude what lies
+beyond the end of an axis.
 """
 
 import triton
@@ -9,8 +10,8 @@ import triton.language as tl
 
 # fmt: off
 
-# An element's bits, put into the exponent and mantissa of a float32, are its value times 2^-126: a product with them
-# would be subnormal. So inputs come times 2^64, and sums are multiplied by what is left.
+# The bits of an element in the exponent and mantissa of a float32 are its value times 2^-126, and products with them
+# would be subnormal. So inputs are multiplied by 2^64 before, and sums by the remaining 2^62.
 INPUT_FACTOR = tl.constexpr(2.0**64)
 _SUM_FACTOR = tl.constexpr(2.0**62)
 SIGN_BIT = tl.constexpr(-(2**31))
@@ -20,8 +21,8 @@ _NO_SCALE = tl.constexpr(255)
 
 
 @triton.jit
-def _normalizer(x, eps, K: tl.constexpr, WIDTH: tl.constexpr):
-    """1 / the root of the mean square of x [K]."""
+def _inverse_rms(x, eps, K: tl.constexpr, WIDTH: tl.constexpr):
+    """Return 1 / sqrt(mean(x^2) + eps) of x [K]."""
     squares = tl.zeros((WIDTH,), tl.float32)
     for start in range(0, K, WIDTH):
         k = start + tl.arange(0, WIDTH)
@@ -31,34 +32,35 @@ def _normalizer(x, eps, K: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _normed(x, norm, normalizer, k, there, ROUND: tl.constexpr):
-    """Elements `k` of x times the normalizer and norm; rounded to bfloat16 if the arithmetic is."""
-    value = tl.load(x + k, mask=there, other=0.0) * normalizer
-    value *= tl.load(norm + k, mask=there, other=0.0).to(tl.float32)
+def _normed(x, norm, inverse_rms, k, k_mask, ROUND: tl.constexpr):
+    """Return RMSNorm of x at elements `k`, rounded to bfloat16 with ROUND."""
+    value = tl.load(x + k, mask=k_mask, other=0.0) * inverse_rms
+    value *= tl.load(norm + k, mask=k_mask, other=0.0).to(tl.float32)
     if ROUND:
         value = value.to(tl.bfloat16).to(tl.float32)
     return value
 
 
 @triton.jit
-def _normed_rows(
-    x, norm, normalizer, weight, bias, y, first, count,
+def _dense_rows(
+    x, norm, inverse_rms, weight, bias, y, first, count,
     K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr, BIASED: tl.constexpr,
 ):
-    """Rows first, first + 1, ... of weight [count, K] bf16 times the normed x, plus bias -> y [count]."""
+    """Multiply ROWS rows of weight [count, K] bf16, from `first` on, with the normed x, and add bias -> y [count]."""
     row = first + tl.arange(0, ROWS)
-    there = row < count
+    row_mask = row < count
     total = tl.zeros((ROWS, WIDTH), tl.float32)
     for start in range(0, K, WIDTH):
         k = start + tl.arange(0, WIDTH)
-        value = _normed(x, norm, normalizer, k, k < K, ROUND)
-        at = row.to(tl.int64)[:, None] * K + k[None, :]
-        weights = tl.load(weight + at, mask=there[:, None] & (k < K)[None, :], other=0.0).to(tl.float32)
+        value = _normed(x, norm, inverse_rms, k, k < K, ROUND)
+        weight_offset = row.to(tl.int64)[:, None] * K + k[None, :]
+        weight_mask = row_mask[:, None] & (k < K)[None, :]
+        weights = tl.load(weight + weight_offset, mask=weight_mask, other=0.0).to(tl.float32)
         total += weights * value[None, :]
     result = tl.sum(total, axis=1)
     if BIASED:
-        result += tl.load(bias + row, mask=there, other=0.0).to(tl.float32)
-    tl.store(y + row, result, mask=there)
+        result += tl.load(bias + row, mask=row_mask, other=0.0).to(tl.float32)
+    tl.store(y + row, result, mask=row_mask)
 
 
 @triton.jit
@@ -67,21 +69,21 @@ def qkv_kernel(
     QUERY: tl.constexpr, KEY: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
     ROUND: tl.constexpr,
 ):
-    """RMSNorm of x [K] and three products -> queries [QUERY], keys and values [KEY] float32."""
-    normalizer = _normalizer(x, eps, K, WIDTH)
+    """Compute RMSNorm of x [K] and three products -> queries [QUERY], keys and values [KEY] float32."""
+    inverse_rms = _inverse_rms(x, eps, K, WIDTH)
     program = tl.program_id(0)
     query_programs: tl.constexpr = (QUERY + ROWS - 1) // ROWS
     key_programs: tl.constexpr = (KEY + ROWS - 1) // ROWS
     if program < query_programs:
-        _normed_rows(
-            x, norm, normalizer, query, query_bias, queries, program * ROWS, QUERY, K, ROWS, WIDTH, ROUND, True
+        _dense_rows(
+            x, norm, inverse_rms, query, query_bias, queries, program * ROWS, QUERY, K, ROWS, WIDTH, ROUND, True
         )
     elif program < query_programs + key_programs:
         first = (program - query_programs) * ROWS
-        _normed_rows(x, norm, normalizer, key, key_bias, keys, first, KEY, K, ROWS, WIDTH, ROUND, True)
+        _dense_rows(x, norm, inverse_rms, key, key_bias, keys, first, KEY, K, ROWS, WIDTH, ROUND, True)
     else:
         first = (program - query_programs - key_programs) * ROWS
-        _normed_rows(x, norm, normalizer, value, value_bias, values, first, KEY, K, ROWS, WIDTH, ROUND, True)
+        _dense_rows(x, norm, inverse_rms, value, value_bias, values, first, KEY, K, ROWS, WIDTH, ROUND, True)
 
 
 @triton.jit
@@ -89,10 +91,10 @@ def unembed_kernel(
     x, norm, weight, logits, eps, rows,
     K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr,
 ):
-    """RMSNorm of x [K] and the product with weight [rows, K] -> logits [rows] float32."""
-    normalizer = _normalizer(x, eps, K, WIDTH)
+    """Compute RMSNorm of x [K] and its product with weight [rows, K] -> logits [rows] float32."""
+    inverse_rms = _inverse_rms(x, eps, K, WIDTH)
     first = tl.program_id(0) * ROWS
-    _normed_rows(x, norm, normalizer, weight, norm, logits, first, rows, K, ROWS, WIDTH, ROUND, False)
+    _dense_rows(x, norm, inverse_rms, weight, norm, logits, first, rows, K, ROWS, WIDTH, ROUND, False)
 
 
 @triton.jit
@@ -100,20 +102,21 @@ def output_kernel(
     x, attended, weight, bias, y,
     C: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr,
 ):
-    """x [C] plus weight [C, K] times attended [K] plus bias -> y [C]."""
+    """Compute x [C] plus weight [C, K] times attended [K] plus bias -> y [C]."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = row < C
+    row_mask = row < C
     total = tl.zeros((ROWS, WIDTH), tl.float32)
     for start in range(0, K, WIDTH):
         k = start + tl.arange(0, WIDTH)
         value = tl.load(attended + k, mask=k < K, other=0.0)
         if ROUND:
             value = value.to(tl.bfloat16).to(tl.float32)
-        at = row[:, None] * K + k[None, :]
-        weights = tl.load(weight + at, mask=there[:, None] & (k < K)[None, :], other=0.0).to(tl.float32)
+        weight_offset = row[:, None] * K + k[None, :]
+        weight_mask = row_mask[:, None] & (k < K)[None, :]
+        weights = tl.load(weight + weight_offset, mask=weight_mask, other=0.0).to(tl.float32)
         total += weights * value[None, :]
-    result = tl.sum(total, axis=1) + tl.load(bias + row, mask=there, other=0.0).to(tl.float32)
-    tl.store(y + row, tl.load(x + row, mask=there, other=0.0) + result, mask=there)
+    result = tl.sum(total, axis=1) + tl.load(bias + row, mask=row_mask, other=0.0).to(tl.float32)
+    tl.store(y + row, tl.load(x + row, mask=row_mask, other=0.0) + result, mask=row_mask)
 
 
 @triton.jit
@@ -121,34 +124,36 @@ def rotate_kernel(
     queries, keys, values, cos, sin, position, rotated, cached_keys, cached_values,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, HALF_WIDTH: tl.constexpr, WINDOW: tl.constexpr,
 ):
-    """Rotates query head `program` of HEADS, or one of the keys, which goes to the cache with its values.
+    """Rotate query head `program` of HEADS, or rotate and cache one key head and cache its values.
 
-    WINDOW is 0 where the cache holds every position.
+    WINDOW is 0 if the cache holds every position.
     """
     head = tl.program_id(0)
     i = tl.arange(0, HALF_WIDTH)
-    there = i < HALF
-    c = tl.load(cos + i, mask=there, other=0.0)
-    s = tl.load(sin + i, mask=there, other=0.0)
+    i_mask = i < HALF
+    c = tl.load(cos + i, mask=i_mask, other=0.0)
+    s = tl.load(sin + i, mask=i_mask, other=0.0)
     if head < HEADS:
-        at = head * 2 * HALF + i
-        first = tl.load(queries + at, mask=there, other=0.0)
-        second = tl.load(queries + at + HALF, mask=there, other=0.0)
-        tl.store(rotated + at, first * c - second * s, mask=there)
-        tl.store(rotated + at + HALF, second * c + first * s, mask=there)
+        head_offset = head * 2 * HALF + i
+        first = tl.load(queries + head_offset, mask=i_mask, other=0.0)
+        second = tl.load(queries + head_offset + HALF, mask=i_mask, other=0.0)
+        tl.store(rotated + head_offset, first * c - second * s, mask=i_mask)
+        tl.store(rotated + head_offset + HALF, second * c + first * s, mask=i_mask)
     else:
         slot = tl.load(position).to(tl.int64)
         if WINDOW > 0:
             slot = slot % WINDOW
-        at = (head - HEADS) * 2 * HALF + i
-        to = slot * (KV_HEADS * 2 * HALF) + at
-        first = tl.load(keys + at, mask=there, other=0.0)
-        second = tl.load(keys + at + HALF, mask=there, other=0.0)
-        kind = cached_keys.dtype.element_ty
-        tl.store(cached_keys + to, (first * c - second * s).to(kind), mask=there)
-        tl.store(cached_keys + to + HALF, (second * c + first * s).to(kind), mask=there)
-        tl.store(cached_values + to, tl.load(values + at, mask=there, other=0.0).to(kind), mask=there)
-        tl.store(cached_values + to + HALF, tl.load(values + at + HALF, mask=there, other=0.0).to(kind), mask=there)
+        head_offset = (head - HEADS) * 2 * HALF + i
+        cache_offset = slot * (KV_HEADS * 2 * HALF) + head_offset
+        first = tl.load(keys + head_offset, mask=i_mask, other=0.0)
+        second = tl.load(keys + head_offset + HALF, mask=i_mask, other=0.0)
+        dtype = cached_keys.dtype.element_ty
+        tl.store(cached_keys + cache_offset, (first * c - second * s).to(dtype), mask=i_mask)
+        tl.store(cached_keys + cache_offset + HALF, (second * c + first * s).to(dtype), mask=i_mask)
+        value = tl.load(values + head_offset, mask=i_mask, other=0.0)
+        tl.store(cached_values + cache_offset, value.to(dtype), mask=i_mask)
+        value = tl.load(values + head_offset + HALF, mask=i_mask, other=0.0)
+        tl.store(cached_values + cache_offset + HALF, value.to(dtype), mask=i_mask)
 
 
 @triton.jit
@@ -157,52 +162,52 @@ def attend_kernel(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, GROUP_WIDTH: tl.constexpr, D_WIDTH: tl.constexpr,
     KEYS: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr,
 ):
-    """The GROUP query heads of kv head `program 0` over part `program 1` of the positions.
+    """Attend with the GROUP query heads of kv head `program 0` to split `program 1` of the positions.
 
-    With one part the result is attended [KV_HEADS * GROUP * D]; else partial [KV_HEADS, SPLITS, GROUP, 2 + D] gets the
-    largest score, the sum of exponentials and the unscaled result, for combine_kernel.
+    With one split the result is attended [KV_HEADS * GROUP * D]. Otherwise partial [KV_HEADS, SPLITS, GROUP, 2 + D]
+    receives the largest score, the sum of exponentials and the weighted sum of values, for combine_kernel.
     """
     head, split = tl.program_id(0), tl.program_id(1)
     length = tl.load(position) + 1
     if WINDOW > 0:
         length = tl.minimum(length, WINDOW)
-    part = tl.cdiv(tl.cdiv(length, SPLITS), KEYS) * KEYS
-    begin = split * part
-    end = tl.minimum(length, begin + part)
+    split_length = tl.cdiv(tl.cdiv(length, SPLITS), KEYS) * KEYS
+    begin = split * split_length
+    end = tl.minimum(length, begin + split_length)
     g, d = tl.arange(0, GROUP_WIDTH), tl.arange(0, D_WIDTH)
-    in_group, in_head = g < GROUP, d < D
-    at = (head * GROUP + g)[:, None] * D + d[None, :]
-    inside = in_group[:, None] & in_head[None, :]
-    query = tl.load(rotated + at, mask=inside, other=0.0) * factor
-    largest = tl.full((GROUP_WIDTH,), -1.0e30, tl.float32)
-    total = tl.zeros((GROUP_WIDTH,), tl.float32)
-    result = tl.zeros((GROUP_WIDTH, D_WIDTH), tl.float32)
+    g_mask, d_mask = g < GROUP, d < D
+    head_offset = (head * GROUP + g)[:, None] * D + d[None, :]
+    head_mask = g_mask[:, None] & d_mask[None, :]
+    query = tl.load(rotated + head_offset, mask=head_mask, other=0.0) * factor
+    max_score = tl.full((GROUP_WIDTH,), -1.0e30, tl.float32)
+    sum_exp = tl.zeros((GROUP_WIDTH,), tl.float32)
+    weighted_sum = tl.zeros((GROUP_WIDTH, D_WIDTH), tl.float32)
     for start in range(begin, end, KEYS):
         slot = start + tl.arange(0, KEYS)
-        seen = slot < end
-        place = (slot.to(tl.int64) * KV_HEADS + head)[:, None] * D + d[None, :]
-        wanted = seen[:, None] & in_head[None, :]
-        key = tl.load(cached_keys + place, mask=wanted, other=0.0).to(tl.float32)
+        in_split = slot < end
+        kv_offset = (slot.to(tl.int64) * KV_HEADS + head)[:, None] * D + d[None, :]
+        kv_mask = in_split[:, None] & d_mask[None, :]
+        key = tl.load(cached_keys + kv_offset, mask=kv_mask, other=0.0).to(tl.float32)
         scores = tl.dot(query, tl.trans(key), input_precision="ieee")
-        scores = tl.where(seen[None, :], scores, -1.0e30)
-        higher = tl.maximum(largest, tl.max(scores, axis=1))
-        shrunk = tl.exp(largest - higher)
-        shares = tl.where(seen[None, :], tl.exp(scores - higher[:, None]), 0.0)
-        total = total * shrunk + tl.sum(shares, axis=1)
-        value = tl.load(cached_values + place, mask=wanted, other=0.0).to(tl.float32)
-        result = result * shrunk[:, None] + tl.dot(shares, value, input_precision="ieee")
-        largest = higher
+        scores = tl.where(in_split[None, :], scores, -1.0e30)
+        new_max = tl.maximum(max_score, tl.max(scores, axis=1))
+        rescale = tl.exp(max_score - new_max)
+        probs = tl.where(in_split[None, :], tl.exp(scores - new_max[:, None]), 0.0)
+        sum_exp = sum_exp * rescale + tl.sum(probs, axis=1)
+        value = tl.load(cached_values + kv_offset, mask=kv_mask, other=0.0).to(tl.float32)
+        weighted_sum = weighted_sum * rescale[:, None] + tl.dot(probs, value, input_precision="ieee")
+        max_score = new_max
     if SPLITS == 1:
-        sink = tl.load(sinks + head * GROUP + g, mask=in_group, other=0.0).to(tl.float32)
-        higher = tl.maximum(largest, sink)
-        shrunk = tl.exp(largest - higher)
-        whole = total * shrunk + tl.exp(sink - higher)
-        tl.store(attended + at, result * (shrunk / whole)[:, None], mask=inside)
+        sink = tl.load(sinks + head * GROUP + g, mask=g_mask, other=0.0).to(tl.float32)
+        new_max = tl.maximum(max_score, sink)
+        rescale = tl.exp(max_score - new_max)
+        denominator = sum_exp * rescale + tl.exp(sink - new_max)
+        tl.store(attended + head_offset, weighted_sum * (rescale / denominator)[:, None], mask=head_mask)
     else:
         row = ((head * SPLITS + split) * GROUP + g) * (2 + D)
-        tl.store(partial + row, largest, mask=in_group)
-        tl.store(partial + row + 1, total, mask=in_group)
-        tl.store(partial + row[:, None] + 2 + d[None, :], result, mask=inside)
+        tl.store(partial + row, max_score, mask=g_mask)
+        tl.store(partial + row + 1, sum_exp, mask=g_mask)
+        tl.store(partial + row[:, None] + 2 + d[None, :], weighted_sum, mask=head_mask)
 
 
 @triton.jit
@@ -210,19 +215,19 @@ def combine_kernel(
     partial, sinks, attended,
     GROUP: tl.constexpr, D: tl.constexpr, D_WIDTH: tl.constexpr, SPLITS: tl.constexpr,
 ):
-    """The parts of query head `program` put together, the sink among them -> attended."""
+    """Combine the splits of query head `program`, and its sink -> attended."""
     query_head = tl.program_id(0)
     head, g = query_head // GROUP, query_head % GROUP
     split, d = tl.arange(0, SPLITS), tl.arange(0, D_WIDTH)
     row = ((head * SPLITS + split) * GROUP + g) * (2 + D)
-    largest = tl.load(partial + row)
+    max_score = tl.load(partial + row)
     sink = tl.load(sinks + query_head).to(tl.float32)
-    higher = tl.maximum(tl.max(largest), sink)
-    shrunk = tl.exp(largest - higher)
-    whole = tl.sum(tl.load(partial + row + 1) * shrunk) + tl.exp(sink - higher)
-    inside = (d < D)[None, :] & (split >= 0)[:, None]
-    results = tl.load(partial + row[:, None] + 2 + d[None, :], mask=inside, other=0.0)
-    tl.store(attended + query_head * D + d, tl.sum(results * shrunk[:, None], axis=0) / whole, mask=d < D)
+    new_max = tl.maximum(tl.max(max_score), sink)
+    rescale = tl.exp(max_score - new_max)
+    denominator = tl.sum(tl.load(partial + row + 1) * rescale) + tl.exp(sink - new_max)
+    head_mask = (d < D)[None, :] & (split >= 0)[:, None]
+    weighted_sums = tl.load(partial + row[:, None] + 2 + d[None, :], mask=head_mask, other=0.0)
+    tl.store(attended + query_head * D + d, tl.sum(weighted_sums * rescale[:, None], axis=0) / denominator, mask=d < D)
 
 
 @triton.jit
@@ -230,19 +235,22 @@ def router_kernel(
     x, norm, weight, bias, normed, logits, eps,
     E: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):
-    """RMSNorm of x [K] -> normed [K], and the router's product with it -> logits [E], float32 in any arithmetic."""
-    normalizer = _normalizer(x, eps, K, WIDTH)
+    """Compute RMSNorm of x [K] -> normed [K], and router logits [E], float32 in any arithmetic."""
+    inverse_rms = _inverse_rms(x, eps, K, WIDTH)
     program = tl.program_id(0)
-    _normed_rows(x, norm, normalizer, weight, bias, logits, program * ROWS, E, K, ROWS, WIDTH, False, True)
+    _dense_rows(x, norm, inverse_rms, weight, bias, logits, program * ROWS, E, K, ROWS, WIDTH, False, True)
     if program == 0:
         for start in range(0, K, WIDTH):
             k = start + tl.arange(0, WIDTH)
-            tl.store(normed + k, _normed(x, norm, normalizer, k, k < K, False), mask=k < K)
+            tl.store(normed + k, _normed(x, norm, inverse_rms, k, k < K, False), mask=k < K)
 
 
 @triton.jit
-def spread_kernel(normed, inputs, K: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr):
-    """normed [K] -> inputs [8, K / 8] for _mxfp4_rows: element 8w + j, rounded and times 2^64, is at [j, w]."""
+def deinterleave_kernel(normed, inputs, K: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr):
+    """Arrange normed [K] for _mxfp4_rows: its element 8w + j goes to inputs[j, w] of [8, K / 8].
+
+    Elements are multiplied by 2^64, and rounded to bfloat16 before with ROUND.
+    """
     k = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     value = tl.load(normed + k, mask=k < K, other=0.0)
     if ROUND:
@@ -251,23 +259,23 @@ def spread_kernel(normed, inputs, K: tl.constexpr, WIDTH: tl.constexpr, ROUND: t
 
 
 @triton.jit
-def choose_kernel(
-    logits, experts, shares, uses,
+def top_k_kernel(
+    logits, experts, expert_weights, uses,
     E: tl.constexpr, A: tl.constexpr, E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr,
 ):
-    """The A largest logits [E] -> experts [A] int64 and the softmax of them, shares [A]; counts their uses [E]."""
+    """Find the A largest logits [E] -> experts [A] int64 and expert_weights [A], their softmax; count uses [E]."""
     e, a = tl.arange(0, E_WIDTH), tl.arange(0, A_WIDTH)
-    left = tl.load(logits + e, mask=e < E, other=-float("inf"))
-    best = tl.full((A_WIDTH,), -float("inf"), tl.float32)
+    remaining = tl.load(logits + e, mask=e < E, other=-float("inf"))
+    top_logits = tl.full((A_WIDTH,), -float("inf"), tl.float32)
     chosen = tl.zeros((A_WIDTH,), tl.int32)
     for n in tl.static_range(A):
-        highest = tl.max(left, axis=0)
-        which = tl.minimum(tl.argmax(left, axis=0), E - 1)  # logits may be NaN
-        best = tl.where(a == n, highest, best)
-        chosen = tl.where(a == n, which, chosen)
-        left = tl.where(e == which, -float("inf"), left)
-    exponentials = tl.exp(best - tl.max(best, axis=0))
-    tl.store(shares + a, exponentials / tl.sum(exponentials, axis=0), mask=a < A)
+        largest = tl.max(remaining, axis=0)
+        expert = tl.minimum(tl.argmax(remaining, axis=0), E - 1)  # logits may be NaN
+        top_logits = tl.where(a == n, largest, top_logits)
+        chosen = tl.where(a == n, expert, chosen)
+        remaining = tl.where(e == expert, -float("inf"), remaining)
+    exponentials = tl.exp(top_logits - tl.max(top_logits, axis=0))
+    tl.store(expert_weights + a, exponentials / tl.sum(exponentials, axis=0), mask=a < A)
     tl.store(experts + a, chosen.to(tl.int64), mask=a < A)
     count = tl.load(uses + chosen, mask=a < A, other=0)
     tl.store(uses + chosen, count + 1, mask=a < A)
@@ -275,83 +283,88 @@ def choose_kernel(
 
 @triton.jit
 def scale_factor(scale):
-    """The factor of E8M0 scales, int32: 2^(scale - 127), or NaN."""
+    """Return the factors of E8M0 scales, given as int32: 2^(scale - 127), or NaN."""
     return tl.where(scale == _NO_SCALE, _NAN_BITS, scale << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _mxfp4_rows(blocks, scales, x, rows, there, WORDS: tl.constexpr, WIDTH: tl.constexpr):
-    """Products of MXFP4 rows [R] int64 with x [8, WORDS] float32 -> [R]; x[j, w] is element 8w + j times 2^64.
+def _mxfp4_rows(blocks, scales, x, rows, row_mask, WORDS: tl.constexpr, WIDTH: tl.constexpr):
+    """Multiply MXFP4 rows [R] int64 with x [8, WORDS] float32 -> [R]; x[j, w] is element 8w + j times 2^64.
 
-    Element j of a word is its nibble j: sign, two bits of exponent (bias 1), one of mantissa (OCP MX v1.0, E2M1).
+    Element j of a word is its nibble j (OCP MX v1.0, E2M1). Shifted to these bits of a float32, its exponent (bias 1)
+    and mantissa have the right value, times 2^-126:
+
+        nibble j    bit 4j + 3 | 4j + 2  4j + 1 | 4j           float32    bit 31 | 24  23 | 22
+                    sign       | exponent       | mantissa                sign   | exponent | mantissa
     """
-    # Four words are a block of 32 elements, which share a scale: 2^(scale - 127), or NaN. A thread holds whole blocks
-    # and loads their scales itself, so threads exchange nothing in the loop. With a scale loaded for each word instead,
+    # Four words are a block of 32 elements with one scale: 2^(scale - 127), or NaN. A thread holds whole blocks and
+    # loads their scales itself, so threads exchange nothing in the loop. With a scale loaded for each word instead,
     # Triton 3.6 moves the scales through shared memory, with a barrier in each round.
     total = tl.zeros((rows.shape[0], WIDTH // 4), tl.float32)
     for start in range(0, WORDS, WIDTH):
         words, block = start + tl.arange(0, WIDTH), start // 4 + tl.arange(0, WIDTH // 4)
-        wanted = there[:, None] & (words < WORDS)[None, :]
-        packed = tl.load(blocks + (rows[:, None] * WORDS + words[None, :]), mask=wanted, other=0)
-        known = there[:, None] & (block < WORDS // 4)[None, :]
-        exponent = tl.load(scales + (rows[:, None] * (WORDS // 4) + block[None, :]), mask=known, other=0).to(tl.int32)
-        part = tl.zeros((rows.shape[0], WIDTH), tl.float32)
+        word_mask = row_mask[:, None] & (words < WORDS)[None, :]
+        packed = tl.load(blocks + (rows[:, None] * WORDS + words[None, :]), mask=word_mask, other=0)
+        block_mask = row_mask[:, None] & (block < WORDS // 4)[None, :]
+        scale = tl.load(scales + (rows[:, None] * (WORDS // 4) + block[None, :]), mask=block_mask, other=0).to(tl.int32)
+        sums = tl.zeros((rows.shape[0], WIDTH), tl.float32)
         for j in tl.static_range(8):
-            factor = tl.load(x + j * WORDS + words, mask=words < WORDS, other=0.0)
+            input_value = tl.load(x + j * WORDS + words, mask=words < WORDS, other=0.0)
             if j < 6:  # noqa: SIM108 - decided when it is compiled
                 value = (packed << (22 - 4 * j)) & VALUE_BITS
             else:
                 value = (packed >> (4 * j - 22)) & VALUE_BITS
             sign = (packed << (28 - 4 * j)) & SIGN_BIT
-            part += (sign | value).to(tl.float32, bitcast=True) * factor[None, :]
-        total += tl.sum(tl.reshape(part, (rows.shape[0], WIDTH // 4, 4)), axis=2) * scale_factor(exponent)
+            sums += (sign | value).to(tl.float32, bitcast=True) * input_value[None, :]
+        total += tl.sum(tl.reshape(sums, (rows.shape[0], WIDTH // 4, 4)), axis=2) * scale_factor(scale)
     return tl.sum(total, axis=1) * _SUM_FACTOR
 
 
 @triton.jit
 def gate_up_kernel(
-    x, experts, block_places, scale_places, blocks, scales, bias, hidden, limit, alpha,
+    x, experts, block_offsets, scale_offsets, blocks, scales, bias, hidden, limit, alpha,
     F: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr,
 ):
-    """Of the expert experts[program 1]: ROWS gate and up rows, and swiglu of them -> hidden [A, 8, F / 8].
+    """Multiply ROWS gate and up rows of expert experts[program 1], and apply SwiGLU -> hidden [A, 8, F / 8].
 
-    Expert e's blocks begin block_places[e] times 16 bytes after `blocks`, its scales scale_places[e] bytes after
-    `scales`, wherever that is.
+    The blocks of expert e begin block_offsets[e] times 16 bytes after `blocks`, its scales scale_offsets[e] bytes after
+    `scales`. They may be in another memory.
     """
     slot = tl.program_id(1)
     expert = tl.load(experts + slot)
-    own_blocks = blocks + tl.load(block_places + expert) * 4
-    own_scales = scales + tl.load(scale_places + expert)
+    own_blocks = blocks + tl.load(block_offsets + expert) * 4
+    own_scales = scales + tl.load(scale_offsets + expert)
     pair = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = pair < F
+    row_mask = pair < F
     row = 2 * pair.to(tl.int64)
-    gate = _mxfp4_rows(own_blocks, own_scales, x, row, there, WORDS, WIDTH)
-    gate += tl.load(bias + expert * (2 * F) + row, mask=there, other=0.0).to(tl.float32)
-    up = _mxfp4_rows(own_blocks, own_scales, x, row + 1, there, WORDS, WIDTH)
-    up += tl.load(bias + expert * (2 * F) + row + 1, mask=there, other=0.0).to(tl.float32)
-    # Written so that NaN stays NaN.
+    gate = _mxfp4_rows(own_blocks, own_scales, x, row, row_mask, WORDS, WIDTH)
+    gate += tl.load(bias + expert * (2 * F) + row, mask=row_mask, other=0.0).to(tl.float32)
+    up = _mxfp4_rows(own_blocks, own_scales, x, row + 1, row_mask, WORDS, WIDTH)
+    up += tl.load(bias + expert * (2 * F) + row + 1, mask=row_mask, other=0.0).to(tl.float32)
+    # Unlike tl.clamp, this keeps NaN.
     gate = tl.where(gate > limit, limit, gate)
     up = tl.where(up > limit, limit, tl.where(up < -limit, -limit, up))
-    made = (up + 1.0) * gate / (1.0 + tl.exp(-alpha * gate))
+    activated = (up + 1.0) * gate / (1.0 + tl.exp(-alpha * gate))
     if ROUND:
-        made = made.to(tl.bfloat16).to(tl.float32)
-    tl.store(hidden + slot * F + (pair % 8) * (F // 8) + pair // 8, made * INPUT_FACTOR, mask=there)
+        activated = activated.to(tl.bfloat16).to(tl.float32)
+    tl.store(hidden + slot * F + (pair % 8) * (F // 8) + pair // 8, activated * INPUT_FACTOR, mask=row_mask)
 
 
 @triton.jit
 def down_kernel(
-    x, hidden, experts, shares, block_places, scale_places, blocks, scales, bias, mixed,
+    x, hidden, experts, expert_weights, block_offsets, scale_offsets, blocks, scales, bias, mixed,
     C: tl.constexpr, A: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):
-    """ROWS rows of x [C] plus the shared sum of the A experts' down products -> mixed [C]."""
+    """Add to ROWS rows of x [C] the weighted sum of the A experts' down products -> mixed [C]."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = row < C
-    total = tl.load(x + row, mask=there, other=0.0)
+    row_mask = row < C
+    total = tl.load(x + row, mask=row_mask, other=0.0)
     for slot in range(A):
         expert = tl.load(experts + slot)
-        own_blocks = blocks + tl.load(block_places + expert) * 4
-        own_scales = scales + tl.load(scale_places + expert)
-        made = _mxfp4_rows(own_blocks, own_scales, hidden + slot * WORDS * 8, row.to(tl.int64), there, WORDS, WIDTH)
-        made += tl.load(bias + expert * C + row, mask=there, other=0.0).to(tl.float32)
-        total += tl.load(shares + slot) * made
-    tl.store(mixed + row, total, mask=there)
+        own_blocks = blocks + tl.load(block_offsets + expert) * 4
+        own_scales = scales + tl.load(scale_offsets + expert)
+        inputs = hidden + slot * WORDS * 8
+        product = _mxfp4_rows(own_blocks, own_scales, inputs, row.to(tl.int64), row_mask, WORDS, WIDTH)
+        product += tl.load(bias + expert * C + row, mask=row_mask, other=0.0).to(tl.float32)
+        total += tl.load(expert_weights + slot) * product
+    tl.store(mixed + row, total, mask=row_mask)

@@ -1,4 +1,4 @@
-"""Colours code, a few lines at a time. The text is never changed."""
+"""Syntax highlighting of code, a few lines at a time. The text is never changed."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,10 +8,10 @@ from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Keyword, Name, Number, String, _TokenType
 from pygments.util import ClassNotFound
 
-from gptoss_cli.terminal.cells import Line, Span
+from gptoss_cli.terminal.cells import Line, Role, Span
 from gptoss_cli.terminal.sanitize import neutralize
-from gptoss_cli.terminal.theme import Role
 
+# Lines before a piece of code that are lexed with it, for strings and comments of several lines.
 CONTEXT_LINES = 48
 _ROLES = {
     Comment: Role.COMMENT,
@@ -23,31 +23,31 @@ _ROLES = {
     Name.Tag: Role.KEYWORD,
     Name.Decorator: Role.NAME,
 }
-_TAB = 4
+_TAB_COLUMNS = 4
 
 
-def color_code(lines: Sequence[str], language: str, *, context: Sequence[str] = ()) -> list[Line]:
-    """`lines` in the colours of `language`, which nobody may know; `context` are the lines before them."""
+def highlight(lines: Sequence[str], language: str, *, context: Sequence[str] = ()) -> list[Line]:
+    """Highlight `lines` in `language`, which may be unknown. `context` are the lines before them."""
     if not lines:
         return []
-    whole = [neutralize(line).expandtabs(_TAB) for line in (*context, *lines)]
+    whole = [neutralize(line).expandtabs(_TAB_COLUMNS) for line in (*context, *lines)]
     lexer = _lexer(language)
     if lexer is None:
-        colored: list[Line] = [[Span(line, Role.CODE)] if line else [] for line in whole]
+        lexed: list[Line] = [[Span(line, Role.CODE)] if line else [] for line in whole]
     else:
-        colored = _colored("\n".join(whole), lexer)
-    return colored[len(context) :]
+        lexed = _lex("\n".join(whole), lexer)
+    return lexed[len(context) :]
 
 
-def _colored(code: str, lexer: Lexer) -> list[Line]:
+def _lex(code: str, lexer: Lexer) -> list[Line]:
     lines: list[Line] = [[]]
-    # Not get_tokens, which drops what it takes for noise at the beginning and the end.
+    # Not get_tokens, which strips newlines at the beginning and the end.
     for _, kind, text in lexer.get_tokens_unprocessed(code):
         first, *more = text.split("\n")
         sgr = _role(kind)
         if first:
             lines[-1].append(Span(first, sgr))
-        lines.extend([Span(part, sgr)] if part else [] for part in more)
+        lines.extend([Span(line, sgr)] if line else [] for line in more)
     return lines
 
 

@@ -1,11 +1,11 @@
-"""Cuts Markdown into leaves: blocks that hold text and no other blocks. A leaf stands for itself, wherever it was cut.
+"""Parsing Markdown into leaf blocks (CommonMark 0.31, section 4), each with what its container blocks put before it.
 
-Two rules are missing on purpose: reference definitions, which could change what was printed long ago, and HTML, whose
-tags would vanish. Both stay as text, so that nothing is hidden.
+Link reference definitions and HTML are not parsed but stay text: a definition could change lines that are already
+printed, and the tags of HTML would not be visible.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
@@ -15,74 +15,91 @@ from markdown_it.rules_block import StateBlock
 from markdown_it.rules_block.fence import fence as parse_fence
 from markdown_it.token import Token
 
-from gptoss_cli.terminal.cells import Line, Span
-from gptoss_cli.terminal.theme import Role
+from gptoss_cli.terminal.cells import Line, Role, Span
 
-# The parser drops what is nested deeper than its own limit; containers end well before that.
-_DEEPEST_CONTAINER = 40
-_PARSERS_LIMIT = 100
+# markdown_it drops blocks that are nested deeper than its limit, so containers end well before that.
+_MAX_CONTAINER_DEPTH = 40
+_MAX_NESTING = 100
 _BULLETS = "•◦▪"
 _BLANK = re.compile(r"[ \t>]*\Z")
 
 
 class Kind(Enum):
-    """What a leaf is."""
+    """The kind of a leaf block."""
 
     PARAGRAPH = auto()
     HEADING = auto()
     CODE = auto()
     TABLE = auto()
-    RULE = auto()
-    EMPTY = auto()  # a list item that holds nothing
+    THEMATIC_BREAK = auto()
+    EMPTY_ITEM = auto()  # a list item without content
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
-    """One block of text with what stands before its first line and before the others.
+class Fence:
+    """An opening code fence: its marker, and the columns that are removed from each line of the code."""
 
-    It is made of source lines `start` to `end`. `anchor` is the first line of the list item or block that can be parsed
-    without what precedes it. `closed`: no later line can belong to it. `rows` are a table's, its heading first.
+    marker: str
+    indent: int
+
+    def closes(self, line: str) -> bool:
+        """Return True if `line` is the closing fence."""
+        text = line.strip(" ")
+        is_fence = set(text) == {self.marker[0]} and len(text) >= len(self.marker)
+        return is_fence and len(line) - len(line.lstrip(" ")) < 4
+
+    def content(self, line: str) -> str:
+        """Return the code in `line`."""
+        leading = len(line) - len(line.lstrip(" "))
+        return line[min(leading, self.indent) :]
+
+
+@dataclass(frozen=True, slots=True)
+class LeafBlock:
+    """A block that contains no other blocks, from the source lines `start` to `end`.
+
+    `first_prefix` goes before its first line and `prefix` before the others: the bars of quotes, list markers and
+    indentation. `anchor` is the first line from which it can be parsed without the lines before: that of its outermost
+    list item, or its own. `closed`: no later line can belong to it. `rows` are those of a table, the heading first.
     """
 
     kind: Kind
     start: int
     end: int
     anchor: int
-    first: Line
-    rest: Line
+    first_prefix: Line
+    prefix: Line
     closed: bool
-    contained: bool
+    in_container: bool
     level: int = 0
     inline: Sequence[Token] = ()
     code: str = ""
     language: str = ""
-    fence: "Fence | None" = None
+    fence: Fence | None = None
     rows: Sequence[Sequence[Sequence[Token]]] = ()
     alignments: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """How an open code fence goes on: its marker, and the columns that are cut from each of its lines."""
+def leaf_blocks(source: str) -> list[LeafBlock]:
+    """Parse `source`, whose only control characters are newlines and tabs."""
+    collector = _Collector(source.split("\n"))
+    collector.collect(_parser().parse(source))
+    return collector.blocks
 
-    marker: str
-    indent: int
 
-    def closes(self, line: str) -> bool:
-        """Whether `line` ends it."""
-        text = line.strip(" ")
-        own = set(text) == {self.marker[0]} and len(text) >= len(self.marker)
-        return own and len(line) - len(line.lstrip(" ")) < 4
+def code_blocks(source: str) -> list[str]:
+    """Return the code of each code block in `source`, without a newline at its end."""
+    return [block.code.removesuffix("\n") for block in leaf_blocks(source) if block.kind is Kind.CODE]
 
-    def content(self, line: str) -> str:
-        """What `line` adds to the code."""
-        leading = len(line) - len(line.lstrip(" "))
-        return line[min(leading, self.indent) :]
+
+def is_blank(line: str) -> bool:
+    """Return True if the line is empty but for spaces and the markers of quotes."""
+    return _BLANK.match(line) is not None
 
 
 @cache
 def _parser() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _PARSERS_LIMIT})
+    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_NESTING})
     parser.enable(["table", "strikethrough"]).disable(["reference", "image", "html_block", "html_inline"])
     parser.block.ruler.at("fence", _fence, {"alt": ["paragraph", "reference", "blockquote", "list"]})
     parser.block.ruler.before("table", "depth", _stop_nesting)
@@ -98,8 +115,8 @@ def _fence(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 
 def _stop_nesting(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """Below a depth that nobody reads, what is left of a container is one paragraph, markers and all."""
-    if silent or state.level < _DEEPEST_CONTAINER:
+    """At the depth limit, parse the rest of a container as one paragraph of its source text."""
+    if silent or state.level < _MAX_CONTAINER_DEPTH:
         return False
     last = start
     while last < end and not state.isEmpty(last):
@@ -114,37 +131,26 @@ def _stop_nesting(state: StateBlock, start: int, end: int, silent: bool) -> bool
     return True
 
 
-def leaves(source: str) -> list[Leaf]:
-    """The leaves of `source`, which holds no control characters but newlines and tabs."""
-    lines = source.split("\n")
-    walk = _Walk(lines)
-    walk.through(_parser().parse(source))
-    return walk.leaves
-
-
-def is_blank(line: str) -> bool:
-    """Whether the line holds nothing but a quote's own marks."""
-    return _BLANK.match(line) is not None
-
-
 @dataclass
 class _Container:
-    """A quote, a list or one of its items; an item's mark stands before its first leaf only."""
+    """A container block: a quote, a list or a list item, whose marker is before its first leaf block only."""
 
     kind: str
     start: int
-    mark: Line = field(default_factory=list)
-    rest: Line = field(default_factory=list)
-    fresh: bool = False
+    marker: Line = field(default_factory=list)
+    prefix: Line = field(default_factory=list)
+    needs_marker: bool = False
 
 
-class _Walk:
+class _Collector:
+    """The leaf blocks of a token stream of markdown_it."""
+
     def __init__(self, lines: list[str]) -> None:
-        self.leaves: list[Leaf] = []
+        self.blocks: list[LeafBlock] = []
         self._lines = lines
         self._containers: list[_Container] = []
 
-    def through(self, tokens: Sequence[Token]) -> None:
+    def collect(self, tokens: Sequence[Token]) -> None:
         rest = iter(enumerate(tokens))
         for i, token in rest:
             match token.type:
@@ -156,9 +162,9 @@ class _Walk:
                     self._add(Kind.PARAGRAPH, token, inline=tokens[i + 1].children or ())
                 case "heading_open":
                     level = int(token.tag[1:])
-                    self._add(Kind.HEADING, token, ends=True, level=level, inline=tokens[i + 1].children or ())
+                    self._add(Kind.HEADING, token, self_closing=True, level=level, inline=tokens[i + 1].children or ())
                 case "hr":
-                    self._add(Kind.RULE, token, ends=True)
+                    self._add(Kind.THEMATIC_BREAK, token, self_closing=True)
                 case "fence":
                     self._add_fence(token)
                 case "code_block":
@@ -172,24 +178,24 @@ class _Walk:
         start = (token.map or [0])[0]
         container = _Container(token.type, start)
         if token.type == "blockquote_open":
-            container.mark = container.rest = [Span("│ ", Role.MARK)]
+            container.prefix = [Span("│ ", Role.MARK)]
         elif token.type == "list_item_open":
             depth = sum(each.kind == "bullet_list_open" for each in self._containers) - 1
-            mark = f"{token.info}{token.markup} " if token.info else f"{_BULLETS[depth % len(_BULLETS)]} "
-            container.mark, container.rest = [Span(mark, Role.MARK)], [Span(" " * len(mark))]
-            container.fresh = True
+            marker = f"{token.info}{token.markup} " if token.info else f"{_BULLETS[depth % len(_BULLETS)]} "
+            container.marker, container.prefix = [Span(marker, Role.MARK)], [Span(" " * len(marker))]
+            container.needs_marker = True
         self._containers.append(container)
 
     def _close(self) -> None:
-        item = self._containers[-1]
-        if item.fresh:
-            self._append(Kind.EMPTY, item.start, item.start + 1, closed=False)
+        container = self._containers[-1]
+        if container.needs_marker:
+            self._append(Kind.EMPTY_ITEM, container.start, container.start + 1, closed=False)
         self._containers.pop()
 
-    def _add(self, kind: Kind, token: Token, *, ends: bool = False, **details: object) -> None:
+    def _add(self, kind: Kind, token: Token, *, self_closing: bool = False, **details: object) -> None:
         start, end = token.map or [0, 0]
-        # The last element is what follows the last newline: a line only when it is not yet whole.
-        closed = ends and end < len(self._lines)
+        # The last line has no newline yet, so more text may follow in it.
+        closed = self_closing and end < len(self._lines)
         if kind is not Kind.CODE:
             closed |= end < len(self._lines) - 1 and is_blank(self._lines[end])
         self._append(kind, start, end, closed=closed, **details)
@@ -198,7 +204,7 @@ class _Walk:
         start, end = token.map or [0, 0]
         closed = end - start - 1 > token.content.count("\n") and end < len(self._lines)
         fence = Fence(token.markup, token.meta["indent"])
-        language = token.info.split(" ")[0]
+        language = next(iter(token.info.split()), "")
         self._append(Kind.CODE, start, end, closed=closed, code=token.content, language=language, fence=fence)
 
     def _add_table(self, token: Token, tokens: Sequence[Token], at: int) -> None:
@@ -216,28 +222,18 @@ class _Walk:
         self._add(Kind.TABLE, token, rows=rows, alignments=alignments)
 
     def _append(self, kind: Kind, start: int, end: int, *, closed: bool, **details: object) -> None:
-        first = [span for each in self._containers for span in (each.mark if each.fresh else each.rest)]
-        rest = [span for each in self._containers for span in each.rest]
-        # A quote has no mark of its own to lose: it is always drawn by `rest`.
-        for each in self._containers:
-            each.fresh = False
-        leaf = Leaf(
+        containers = self._containers
+        block = LeafBlock(
             kind=kind,
             start=start,
             end=end,
-            anchor=next(self._anchors(), start),
-            first=first,
-            rest=rest,
+            anchor=next((each.start for each in containers if each.kind == "list_item_open"), start),
+            first_prefix=[span for each in containers for span in (each.marker if each.needs_marker else each.prefix)],
+            prefix=[span for each in containers for span in each.prefix],
             closed=closed,
-            contained=bool(self._containers),
+            in_container=bool(containers),
             **details,  # type: ignore[arg-type]
         )
-        self.leaves.append(leaf)
-
-    def _anchors(self) -> Iterator[int]:
-        return (each.start for each in self._containers if each.kind == "list_item_open")
-
-
-def code_blocks(source: str) -> list[str]:
-    """The code in `source`, block by block, without a newline at the end."""
-    return [leaf.code.removesuffix("\n") for leaf in leaves(source) if leaf.kind is Kind.CODE]
+        for each in containers:
+            each.needs_marker = False
+        self.blocks.append(block)

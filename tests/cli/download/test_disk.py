@@ -13,7 +13,7 @@ from tests.cli.conftest import Run
 from tests.cli.download.conftest import FIRST, SECOND, Patch, is_complete
 
 
-def test_leftovers_of_another_revision_are_swept_away(run: Run, hub: HubServer, folder: Path) -> None:
+def test_leftovers_of_another_revision_are_deleted(run: Run, hub: HubServer, folder: Path) -> None:
     (folder / ".partial").mkdir(parents=True)
     (folder / ".partial" / f"{'a' * 64}.part").touch()
     assert run("download")[0] == 0
@@ -22,7 +22,7 @@ def test_leftovers_of_another_revision_are_swept_away(run: Run, hub: HubServer, 
 
 @pytest.fixture
 def small_disk(home: Path, tmp_path: Path, monkeypatch: Patch) -> Iterator[Path]:
-    """A disk of four megabytes, on which gptoss has its folder."""
+    """Mount a disk of four megabytes and make it GPTOSS_HOME."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", disk], capture_output=True).returncode:

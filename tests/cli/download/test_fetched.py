@@ -1,4 +1,4 @@
-"""`gptoss download` where all goes well: what is fetched, what is said, what is left alone."""
+"""`gptoss download` without faults: downloaded files, messages, and files that are left alone."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from tests.cli.conftest import Run
 from tests.cli.download.conftest import FIRST, Patch, is_complete, listed
 
 
-def test_a_download_fetches_what_is_needed_and_nothing_else(run: Run, hub: HubServer, folder: Path) -> None:
+def test_a_download_fetches_the_needed_files_and_nothing_else(run: Run, hub: HubServer, folder: Path) -> None:
     status, out, err = run("download")
     assert (status, out) == (0, "")
     assert "gpt-oss-20b is complete" in err
@@ -28,12 +28,12 @@ def test_a_large_file_comes_in_parts_and_no_byte_twice(run: Run, hub: HubServer,
     assert hub.sent_bytes(FIRST) == SHARD_BYTES
 
 
-def test_json_says_what_was_done(run: Run, hub: HubServer, folder: Path) -> None:
+def test_json_reports_the_downloaded_files(run: Run, hub: HubServer, folder: Path) -> None:
     status, out, _ = run("download", "20b", "--json")
-    said = json.loads(out)
+    outcome = json.loads(out)
     assert status == 0
-    assert (said["model"], said["commit"], said["folder"]) == ("gpt-oss-20b", COMMIT, str(folder))
-    assert set(said["fetched"]) == set(needed(hub.files))
+    assert (outcome["model"], outcome["commit"], outcome["folder"]) == ("gpt-oss-20b", COMMIT, str(folder))
+    assert set(outcome["fetched"]) == set(needed(hub.files))
 
 
 def test_another_repository_is_found_by_its_name(run: Run, home: Path, monkeypatch: Patch) -> None:
@@ -46,18 +46,16 @@ def test_another_repository_is_found_by_its_name(run: Run, home: Path, monkeypat
 def test_a_dry_run_writes_nothing(run: Run, hub: HubServer, home: Path) -> None:
     status, out, err = run("download", "--dry-run")
     assert status == 0
-    assert "3.0 MB  to fetch in all" in out
-    assert "are free" in err
+    assert "3.0 MB  to download in total" in out
+    assert " free\n" in err
     assert not any(request.file for request in hub.requests)
     assert not home.exists()
-    told = json.loads(run("download", "--dry-run", "--json")[1])
-    assert told["missing"][0] == "config.json"
-    assert told["outlook"]["execution"] in list(Execution)
+    outcome = json.loads(run("download", "--dry-run", "--json")[1])
+    assert outcome["missing"][0] == "config.json"
+    assert outcome["outlook"]["execution"] in list(Execution)
 
 
-def test_how_the_model_will_run_is_said_before_anything_is_fetched(
-    run: Run, hub: HubServer, monkeypatch: Patch
-) -> None:
+def test_the_placement_is_shown_before_anything_is_downloaded(run: Run, hub: HubServer, monkeypatch: Patch) -> None:
     here = hardware.detect(settings.data_folder())
     monkeypatch.setattr(hardware, "detect", lambda folder: replace(here, available_bytes=64 << 30, gpus=()))
     assert "It will run on the CPU with 131,072 tokens" in run("download", "--dry-run")[2]
@@ -68,12 +66,12 @@ def test_how_the_model_will_run_is_said_before_anything_is_fetched(
     assert "Host memory lacks" in err
 
 
-def test_the_demo_is_nothing_to_download(run: Run, home: Path) -> None:
+def test_the_demo_cannot_be_downloaded(run: Run, home: Path) -> None:
     assert run("download", "demo")[0] == 2
     assert run("download", "30b")[0] == 2
 
 
-def test_whatis_complete_in_the_hugging_face_cache_is_not_fetched(run: Run, hub: HubServer, tmp_path: Path) -> None:
+def test_a_complete_copy_in_the_hugging_face_cache_is_not_downloaded(run: Run, hub: HubServer, tmp_path: Path) -> None:
     from huggingface_hub import hf_hub_download
 
     for name in needed(hub.files):
@@ -83,11 +81,11 @@ def test_whatis_complete_in_the_hugging_face_cache_is_not_fetched(run: Run, hub:
     hub.requests.clear()
     status, _, err = run("download")
     assert status == 0
-    assert "is used where it lies" in err
+    assert "is used from there" in err
     assert hub.requests == []
     assert listed(run)["gpt-oss-20b"]["state"] == "in the Hugging Face cache"
     assert run("remove", "20b", "-y")[0] == 2
 
 
-def test_a_request_knows_its_file() -> None:
+def test_a_request_of_the_test_server_knows_its_file() -> None:
     assert Request("GET", "/a/b/resolve/c/d.json", {}).file == "d.json"

@@ -1,4 +1,4 @@
-"""`gptoss download` stopped, ended, or run twice at once."""
+"""`gptoss download` interrupted, terminated, or run twice at once."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from tests.cli.download.conftest import FIRST, SECOND, Patch, is_complete, liste
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
-def test_ctrl_c_keeps_what_has_arrived(share: float, run: Run, hub: HubServer, folder: Path) -> None:
+def test_ctrl_c_keeps_the_downloaded_part(share: float, run: Run, hub: HubServer, folder: Path) -> None:
     def interrupt() -> None:
         if hub.sent_bytes(FIRST) >= share * SHARD_BYTES:
             hub.pace = lambda: None
@@ -30,13 +30,13 @@ def test_ctrl_c_keeps_what_has_arrived(share: float, run: Run, hub: HubServer, f
     hub.pace = interrupt
     status, _, err = run("download")
     assert status == 130
-    assert "What has arrived is kept" in err
+    assert "The downloaded part is kept" in err
     assert not (folder / "manifest.json").exists()
     assert run("download")[0] == 0
     assert is_complete(folder, hub.files)
 
 
-def test_sigterm_exits_143_and_keeps_what_has_arrived(run: Run, hub: HubServer, folder: Path) -> None:
+def test_sigterm_exits_143_and_keeps_the_downloaded_part(run: Run, hub: HubServer, folder: Path) -> None:
     hub.pace = lambda: os.kill(os.getpid(), signal.SIGTERM)
     assert run("download")[0] == 143
     hub.pace = lambda: None

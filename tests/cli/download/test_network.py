@@ -1,4 +1,4 @@
-"""`gptoss download` on bad lines and from bad servers."""
+"""`gptoss download` on bad connections and from bad servers."""
 
 import socket
 import threading
@@ -15,7 +15,7 @@ from tests.cli.conftest import Run
 from tests.cli.download.conftest import FIRST, NO_HUB, SECOND, Patch, is_complete, listed
 
 
-def test_without_a_network_nothing_is_claimed(run: Run, home: Path, monkeypatch: Patch) -> None:
+def test_without_a_network_nothing_is_installed(run: Run, home: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", NO_HUB)
     status, out, err = run("download")
     assert (status, out) == (5, "")
@@ -23,8 +23,8 @@ def test_without_a_network_nothing_is_claimed(run: Run, home: Path, monkeypatch:
     assert listed(run)["gpt-oss-20b"]["state"] == "not downloaded"
 
 
-def test_a_network_that_swallows_everything_is_given_up(run: Run, home: Path, monkeypatch: Patch) -> None:
-    """As behind a firewall: nothing is refused, and nothing answers."""
+def test_a_network_that_never_answers_is_given_up(run: Run, home: Path, monkeypatch: Patch) -> None:
+    """A firewall drops every packet: nothing is refused, and nothing answers."""
     with ExitStack() as open_until_the_end:
         silent = open_until_the_end.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):  # more than may wait to be accepted: those that follow get no answer at all
@@ -33,7 +33,7 @@ def test_a_network_that_swallows_everything_is_given_up(run: Run, home: Path, mo
             waiting.connect_ex(silent.getsockname())
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         hurried = RetryPolicy(connect_seconds=0.5, stall_seconds=0.5, attempts=1, first_pause_seconds=0.01)
-        monkeypatch.setattr(download, "patience", lambda: hurried)
+        monkeypatch.setattr(download, "retry_policy", lambda: hurried)
         status, out, err = run("download")
     assert (status, out) == (5, "")
     assert "127.0.0.1" in err
@@ -41,7 +41,7 @@ def test_a_network_that_swallows_everything_is_given_up(run: Run, home: Path, mo
     assert listed(run)["gpt-oss-20b"]["state"] == "not downloaded"
 
 
-def test_whatis_complete_needs_no_network(run: Run, hub: HubServer, monkeypatch: Patch) -> None:
+def test_a_complete_model_needs_no_network(run: Run, hub: HubServer, monkeypatch: Patch) -> None:
     run("download")
     hub.requests.clear()
     assert "already complete" in run("download")[2]
@@ -52,7 +52,7 @@ def test_whatis_complete_needs_no_network(run: Run, hub: HubServer, monkeypatch:
     assert hub.requests == []
 
 
-def test_offline_an_incomplete_model_exits_3_and_names_what_is_missing(
+def test_offline_an_incomplete_model_exits_3_and_names_the_missing_file(
     run: Run, hub: HubServer, folder: Path, monkeypatch: Patch
 ) -> None:
     run("download")
@@ -65,7 +65,7 @@ def test_offline_an_incomplete_model_exits_3_and_names_what_is_missing(
     assert run("download")[0] == 3
 
 
-def test_a_cut_connection_goes_on_where_it_was_cut(run: Run, hub: HubServer, folder: Path) -> None:
+def test_a_cut_connection_continues_from_there(run: Run, hub: HubServer, folder: Path) -> None:
     cuts = [1_000, 70_000, 300_000]
     hub.cut = lambda request: cuts.pop() if cuts and request.file == FIRST else None
     assert run("download")[0] == 0
@@ -73,7 +73,9 @@ def test_a_cut_connection_goes_on_where_it_was_cut(run: Run, hub: HubServer, fol
     assert hub.sent_bytes(FIRST) == SHARD_BYTES
 
 
-def test_a_line_that_always_breaks_exits_5_and_keeps_what_is_whole(run: Run, hub: HubServer, folder: Path) -> None:
+def test_a_connection_that_always_breaks_exits_5_and_keeps_complete_files(
+    run: Run, hub: HubServer, folder: Path
+) -> None:
     hub.cut = lambda request: 100 if request.file == SECOND else None
     status, _, err = run("download")
     assert status == 5
@@ -96,7 +98,7 @@ def test_a_server_without_ranges_sends_no_byte_twice_into_the_file(run: Run, hub
     assert is_complete(folder, hub.files)
 
 
-def test_a_stalled_line_is_tried_again_and_then_exits_5(
+def test_a_stalled_connection_is_tried_again_and_then_exits_5(
     run: Run, hub: HubServer, folder: Path, monkeypatch: Patch
 ) -> None:
     impatient = RetryPolicy(connect_seconds=20, stall_seconds=0.3, attempts=1, first_pause_seconds=0.01)
@@ -108,7 +110,7 @@ def test_a_stalled_line_is_tried_again_and_then_exits_5(
 
     run("download")
     (folder / FIRST).unlink()
-    monkeypatch.setattr(download, "patience", lambda: impatient)
+    monkeypatch.setattr(download, "retry_policy", lambda: impatient)
     hub.pace = stall
     status, _, err = run("download")
     go_on.set()
@@ -124,7 +126,7 @@ def test_a_body_shorter_than_it_says_is_not_accepted(run: Run, hub: HubServer, f
 
 
 @pytest.mark.parametrize(
-    ("answer", "arguments", "said"),
+    ("answer", "arguments", "message"),
     [
         (Answer(403, {"X-Error-Code": "GatedRepo"}), [], "is not open to you"),
         (Answer(404, {"X-Error-Code": "RepoNotFound"}), [], "or is private"),
@@ -134,12 +136,12 @@ def test_a_body_shorter_than_it_says_is_not_accepted(run: Run, hub: HubServer, f
     ],
 )
 def test_each_refusal_has_its_own_message(
-    answer: Answer | None, arguments: list[str], said: str, run: Run, hub: HubServer
+    answer: Answer | None, arguments: list[str], message: str, run: Run, hub: HubServer
 ) -> None:
     hub.fault = lambda request: answer
     status, _, err = run("download", *arguments)
     assert status == 5
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -186,7 +188,7 @@ def test_a_redirect_to_a_login_page_is_not_followed(run: Run, hub: HubServer) ->
         ({"HF_ENDPOINT": "https"}, "SSL"),
     ],
 )
-def test_a_proxy_or_tls_failure_is_said_with_its_cause(
+def test_a_proxy_or_tls_failure_is_reported_with_its_cause(
     variables: dict[str, str], cause: str, run: Run, hub: HubServer, monkeypatch: Patch
 ) -> None:
     from huggingface_hub import close_session
@@ -201,7 +203,7 @@ def test_a_proxy_or_tls_failure_is_said_with_its_cause(
     assert "proxy-password" not in err
 
 
-def test_an_address_that_has_run_out_is_asked_for_again(run: Run, hub: HubServer, folder: Path) -> None:
+def test_an_expired_address_is_requested_again(run: Run, hub: HubServer, folder: Path) -> None:
     with HubServer(hub.files) as store:
         hub.redirect = store.store
         refusals = [Answer(403)]

@@ -1,4 +1,4 @@
-"""`gptoss download` believes digests and nothing else, and keeps secrets."""
+"""`gptoss download` trusts digests and nothing else, and keeps secrets."""
 
 import os
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_a_listing_that_leads_out_of_its_folder_is_refused(name: str, run: Run, 
     assert not any(path.is_file() and path.stat().st_size for path in home.rglob("*"))
 
 
-def test_a_moved_revision_does_not_mix_with_what_is_here(run: Run, hub: HubServer, folder: Path) -> None:
+def test_a_moved_revision_does_not_mix_with_the_files_that_are_here(run: Run, hub: HubServer, folder: Path) -> None:
     hub.cut = lambda request: 0 if request.file == SECOND else None
     run("download")
     hub.cut = lambda request: None
@@ -113,7 +113,7 @@ def test_a_time_in_the_future_does_not_make_a_wrong_file_right(run: Run, hub: Hu
     assert is_complete(folder, hub.files)
 
 
-def test_a_broken_manifest_is_written_anew(run: Run, hub: HubServer, folder: Path) -> None:
+def test_a_broken_manifest_is_written_again(run: Run, hub: HubServer, folder: Path) -> None:
     run("download")
     (folder / "manifest.json").write_text("{")
     assert run("ask", "-m", "20b", "x")[0] == 4

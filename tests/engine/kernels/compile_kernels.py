@@ -1,7 +1,7 @@
-"""Compiles the GPU's kernels for one architecture, without a GPU, and prints what each takes as JSON.
+"""Compile the GPU kernels for one architecture, without a GPU, and print their registers and instructions as JSON.
 
-`python compile_kernels.py CAPABILITY [KERNEL ...]`. The shapes are gpt-oss-20b's. The output
-includes the counts of each loop over weights.
+`python compile_kernels.py CAPABILITY [KERNEL ...]`. The shapes are those of gpt-oss-20b. Counts are given for the whole
+kernel and for each loop over weights.
 """
 
 import json
@@ -23,21 +23,21 @@ _FLOATS = {"eps", "factor", "limit", "alpha"}
 _KINDS = {
     "*bf16": "norm weight bias query query_bias key key_bias value value_bias sinks cached_keys cached_values",
     "*i32": "blocks position uses row_ends tile_ends",
-    "*i64": "experts block_places scale_places order",
+    "*i64": "experts block_offsets scale_offsets order",
     "*u8": "scales",
-    "i32": "rows tokens first seen slots",
+    "i32": "rows tokens first cached slots",
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
-# What is something else for several tokens.
-_KIND_OF_SEVERAL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
-_OF_ONE_WARP = ("rotate_kernel", "combine_kernel", "choose_kernel")
+# Arguments with another type in the kernels for several tokens.
+_KIND_OF_PREFILL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
+_SINGLE_WARP = ("rotate_kernel", "combine_kernel", "top_k_kernel")
 _PACKED = ("gate_up_kernel", "down_kernel")
 _OPTIONS = {"enable_fp_fusion": True}
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
-    """Of each kernel what it is compiled with."""
+    """Return the compile-time constants of each kernel for one token."""
     tuning = tuning_for(capability)
     dense = {"ROWS": tuning.rows, "WIDTH": tuning.width, "ROUND": True}
     packed = {"ROWS": tuning.packed_rows, "WORDS": 360}
@@ -50,66 +50,66 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
         "attend_kernel": {**attention, "SPLITS": tuning.splits, "WINDOW": 0},
         "combine_kernel": {"GROUP": 8, "D": 64, "D_WIDTH": 64, "SPLITS": tuning.splits},
         "router_kernel": {"E": 32, "K": 2880, "ROWS": tuning.rows, "WIDTH": tuning.width},
-        "spread_kernel": {"K": 2880, "WIDTH": tuning.width, "ROUND": True},
-        "choose_kernel": {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4},
+        "deinterleave_kernel": {"K": 2880, "WIDTH": tuning.width, "ROUND": True},
+        "top_k_kernel": {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4},
         "gate_up_kernel": {"F": 2880, "ROUND": True, "WIDTH": tuning.packed_width, **packed},
         "down_kernel": {"C": 2880, "A": 4, "WIDTH": tuning.down_width, **packed},
     }
 
 
-def several_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict[str, Any]]:
-    """The same for those of several tokens, with tiles of so many."""
+def prefill_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict[str, Any]]:
+    """Return the compile-time constants of each kernel for several tokens, in tiles of `tile_tokens`."""
     attention = {"ROWS": tuning.queries, "KEYS": tuning.keys, "UPCAST": tuning.upcast}
     grouped = {"E": 32, "E_WIDTH": 32, "F": 2880, "BYTES": tuning.width, "UPCAST": tuning.upcast}
     tile = {"ROWS": tuning.rows, "TOKENS": tile_tokens}
     return {
-        "attend_several_kernel": {"HEADS": 64, "KV_HEADS": 8, "D": 64, "D_WIDTH": 64, "WINDOW": 128, **attention},
+        "attend_prefill_kernel": {"HEADS": 64, "KV_HEADS": 8, "D": 64, "D_WIDTH": 64, "WINDOW": 128, **attention},
         "grouped_gate_up_kernel": {"A": 4, "K": 2880, "ROUND": not tuning.upcast, **grouped, **tile},
         "grouped_down_kernel": {"C": 2880, **grouped, **tile},
     }
 
 
 def warps(name: str, tuning: Tuning) -> int:
-    """Warps of a program of one token's kernel."""
-    if name in _OF_ONE_WARP:
+    """Return the number of warps of a kernel for one token."""
+    if name in _SINGLE_WARP:
         return 1
     return tuning.packed_warps if name in _PACKED else tuning.warps
 
 
-def several_warps(name: str, tuning: PrefillTuning) -> int:
-    """Warps of a program of several tokens' kernel."""
+def prefill_warps(name: str, tuning: PrefillTuning) -> int:
+    """Return the number of warps of a kernel for several tokens."""
     return tuning.attention_warps if name.startswith("attend") else tuning.warps
 
 
-def kinds(*, several: PrefillTuning | None = None) -> dict[str, str]:
-    """The types of the kernels' arguments, for several tokens or for one; see `kind` for those that are missing."""
-    if several is None:
+def kinds(*, prefill: PrefillTuning | None = None) -> dict[str, str]:
+    """Return the types of arguments of the kernels for several tokens, or for one. See `kind` for missing ones."""
+    if prefill is None:
         return _KIND_OF
-    changed = _KIND_OF_SEVERAL | dict.fromkeys(("inputs", "hidden"), "*fp32" if several.upcast else "*bf16")
-    return _KIND_OF | changed | ({"keys": "*fp32", "values": "*fp32"} if several.upcast else {})
+    changed = _KIND_OF_PREFILL | dict.fromkeys(("inputs", "hidden"), "*fp32" if prefill.upcast else "*bf16")
+    return _KIND_OF | changed | ({"keys": "*fp32", "values": "*fp32"} if prefill.upcast else {})
 
 
 def kind(name: str, known: dict[str, str]) -> str:
-    """The type of one argument."""
+    """Return the type of one argument in Triton's notation."""
     return "fp32" if name in _FLOATS else known.get(name, "*fp32")
 
 
 def main() -> None:
     number, names = int(sys.argv[1]), sys.argv[2:]
     capability = divmod(number, 10)
-    tuning, told = tuning_for(capability), {}
+    tuning, compiled = tuning_for(capability), {}
     for name, values in constants(capability).items():
         if not names or name in names:
-            told[name] = _compiled(getattr(triton_decode, name), kinds(), values, number, warps(name, tuning))
-    for several in {tuning.several, UPCAST}:
-        for size in several.tokens:
-            for name, values in several_constants(several, size).items():
-                called = f"{name}{' upcast' if several.upcast else ''}"
+            compiled[name] = _compiled(getattr(triton_decode, name), kinds(), values, number, warps(name, tuning))
+    for prefill in {tuning.prefill, UPCAST}:
+        for size in prefill.tokens:
+            for name, values in prefill_constants(prefill, size).items():
+                called = f"{name}{' upcast' if prefill.upcast else ''}"
                 key = f"{called} of {size}" if "TOKENS" in values else called
-                if (not names or name in names or key in names) and key not in told:
-                    kernel, count = getattr(triton_prefill, name), several_warps(name, several)
-                    told[key] = _compiled(kernel, kinds(several=several), values, number, count)
-    print(json.dumps(told))
+                if (not names or name in names or key in names) and key not in compiled:
+                    kernel, count = getattr(triton_prefill, name), prefill_warps(name, prefill)
+                    compiled[key] = _compiled(kernel, kinds(prefill=prefill), values, number, count)
+    print(json.dumps(compiled))
 
 
 def _compiled(

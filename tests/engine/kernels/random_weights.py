@@ -1,4 +1,4 @@
-"""Random weights of any shape for the tests of kernels, and how close their results have to be."""
+"""Random weights of any shape for the tests of kernels, and a comparison of results."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The native kernels compute what the reference does, in float32 arithmetic to rounding and by default within 2e-4."""
+"""The native kernels equal the reference: with float32 activations up to rounding, with int16 within 2e-4."""
 
 import math
 import subprocess
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
+from gptoss_cli.engine.kernels import cpu as cpu_module
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.native_library import Native
@@ -20,14 +21,14 @@ from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.kv_cache import FullLayer, KVCache, LayerCache, SlidingLayer
 from gptoss_cli.engine.quantize import quantize
 from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, LayerWeights, MlpWeights
-from gptoss_cli.placement.model_config import LayerKind, published_config
+from gptoss_cli.placement.model_config import SWIGLU_ALPHA, LayerKind, published_config
 from gptoss_cli.settings import Activations
 from tests.engine.checkpoints import Array
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_linear, random_mlp, random_of
 from tests.engine.kernels.test_reference import numpy_dequantized
 
-INSTRUCTIONS = ["scalar", "avx2"]
-# Of the largest value: products of float32, and of int16 and int8 with a factor for each 32.
+INSTRUCTIONS = ["scalar", "avx2", "avx512", "avx512bf16"]
+# Tolerances relative to the largest value, for float32 activations, and for int16 and int8 with a scale per 32.
 EXACT, INT16, INT8 = 3e-6, 2e-4, 3e-2
 COLUMNS = [32, 96, 224, 288, 2880, 4096]
 TOKENS = [1, 2, 3, 4, 5, 9, 13]
@@ -38,7 +39,7 @@ real_tokens = pytest.mark.parametrize("tokens", TOKENS)
 
 @pytest.fixture(params=INSTRUCTIONS)
 def cpu(request: pytest.FixtureRequest, cpu_kernels: CpuKernels) -> Iterator[CpuKernels]:
-    """The kernels in each set of instructions that this machine has."""
+    """The kernels with each instruction set that this machine has."""
     if not cpu_kernels.native.select(request.param):
         pytest.skip(f"this machine has no {request.param}")
     yield cpu_kernels
@@ -52,7 +53,7 @@ def test_cpu_kernels_have_every_operation(cpu_kernels: CpuKernels) -> None:
 
 @real_tokens
 @real_columns
-def test_dense_products_with_norm_are_the_references(cpu: CpuKernels, columns: int, tokens: int) -> None:
+def test_dense_products_with_norm_equal_the_reference(cpu: CpuKernels, columns: int, tokens: int) -> None:
     weights = AttentionWeights(
         norm=random_of(columns, seed=9).bfloat16(),
         query=random_linear(47, columns, seed=1),
@@ -69,7 +70,7 @@ def test_dense_products_with_norm_are_the_references(cpu: CpuKernels, columns: i
 
 @pytest.mark.parametrize("columns", [22, 308, 360])
 @pytest.mark.parametrize("tokens", [1, 3, 9])
-def test_columns_need_be_no_multiple_of_anything(cpu: CpuKernels, columns: int, tokens: int) -> None:
+def test_the_number_of_columns_can_be_any_number(cpu: CpuKernels, columns: int, tokens: int) -> None:
     unused, output = random_linear(1, 1), random_linear(37, columns)
     weights = AttentionWeights(torch.empty(0), unused, unused, unused, output, torch.empty(0))
     x, attended = random_of(tokens, 37), random_of(tokens, columns, seed=1)
@@ -80,7 +81,7 @@ def test_columns_need_be_no_multiple_of_anything(cpu: CpuKernels, columns: int, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @real_tokens
 @pytest.mark.parametrize(("hidden", "intermediate"), [(96, 160), (224, 96), (288, 32)])
-def test_experts_are_the_references(
+def test_experts_equal_the_reference(
     cpu: CpuKernels, hidden: int, intermediate: int, tokens: int, dtype: torch.dtype
 ) -> None:
     weights = random_mlp(hidden, intermediate)
@@ -93,7 +94,7 @@ def test_experts_are_the_references(
 
 @real_tokens
 @pytest.mark.parametrize(("hidden", "intermediate"), [(96, 160), (288, 32), (2880, 96)])
-def test_experts_by_int8_activations_are_near_the_references(
+def test_experts_by_int8_activations_are_close_to_the_reference(
     cpu: CpuKernels, hidden: int, intermediate: int, tokens: int
 ) -> None:
     weights = random_mlp(hidden, intermediate)
@@ -109,7 +110,7 @@ def test_experts_by_int8_activations_are_near_the_references(
 
 @pytest.mark.parametrize("tokens", [1, 7])
 @pytest.mark.parametrize("columns", [2880, 4096])
-def test_experts_of_the_real_width_are_the_references(cpu: CpuKernels, columns: int, tokens: int) -> None:
+def test_experts_of_the_real_width_equal_the_reference(cpu: CpuKernels, columns: int, tokens: int) -> None:
     weights = random_mlp(columns, 32)
     x = random_of(tokens, columns, seed=5)
     routed = reference.route(x, weights, active=2, eps=1e-5)
@@ -118,17 +119,17 @@ def test_experts_of_the_real_width_are_the_references(cpu: CpuKernels, columns: 
 
 
 @real_tokens
-def test_routing_is_the_references(cpu: CpuKernels, tokens: int) -> None:
+def test_routing_equals_the_reference(cpu: CpuKernels, tokens: int) -> None:
     weights, x = random_mlp(96, 32, experts=7), random_of(tokens, 96)
-    normed, experts, shares = cpu.route(x, weights, active=3, eps=1e-5)
+    normed, experts, expert_weights = cpu.route(x, weights, active=3, eps=1e-5)
     expected = reference.route(x, weights, active=3, eps=1e-5)
     assert experts.tolist() == expected[1].tolist()
     assert_close(normed, expected[0], EXACT)
-    assert_close(shares, expected[2], EXACT)
+    assert_close(expert_weights, expected[2], EXACT)
 
 
 @real_tokens
-def test_int8_products_are_those_of_the_weights_they_stand_for(cpu: CpuKernels, tokens: int) -> None:
+def test_int8_products_equal_the_reference_with_the_same_weights(cpu: CpuKernels, tokens: int) -> None:
     unembedding = random_of(71, 100, std=0.1).bfloat16()
     matrix = Int8Matrix(*quantize(unembedding))
     x, norm = random_of(tokens, 100, seed=1), torch.ones(100).bfloat16()
@@ -149,8 +150,8 @@ def sliding_layer(dtype: torch.dtype) -> LayerCache:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layer", [full_layer, sliding_layer])
-def test_attention_is_the_references(cpu: CpuKernels, layer: LayerMaker, dtype: torch.dtype) -> None:
-    """Chunks of one token and of many, over more keys than are taken at once."""
+def test_attention_equals_the_reference(cpu: CpuKernels, layer: LayerMaker, dtype: torch.dtype) -> None:
+    """Chunks of one token and of many, with more keys than the kernel takes at once."""
     sinks, ours, theirs, position = random_of(14).bfloat16(), layer(dtype), layer(dtype), 0
     for tokens in (3, 1, 90, 1, 64, 1, 9):
         heads = 14 * 22, 2 * 22, 2 * 22
@@ -165,8 +166,8 @@ def test_attention_is_the_references(cpu: CpuKernels, layer: LayerMaker, dtype: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_all_layers_in_one_call_are_the_operations_one_by_one(cpu: CpuKernels, dtype: torch.dtype) -> None:
-    """To the last bit, and past the end of the ring."""
+def test_decode_layers_equals_the_single_operations(cpu: CpuKernels, dtype: torch.dtype) -> None:
+    """Bitwise, and beyond the end of the ring."""
     config = replace(
         published_config(layers=2, experts=3),
         hidden_size=96,
@@ -178,12 +179,12 @@ def test_all_layers_in_one_call_are_the_operations_one_by_one(cpu: CpuKernels, d
         layer_kinds=(LayerKind.SLIDING, LayerKind.FULL),
     )
     layers = [LayerWeights(random_attention(96, 14, 2, 22), random_mlp(96, 64)) for _ in config.layer_kinds]
-    together, apart = (KVCache(config, context_tokens=40, dtype=dtype, device="cpu") for _ in range(2))
+    together, separate = (KVCache(config, context_tokens=40, dtype=dtype, device="cpu") for _ in range(2))
     for position in range(15):
         x, angles = random_of(1, 96, seed=position), random_of(1, 11, seed=position)
         rotation = (angles.cos(), angles.sin())
         got = cpu.decode_layers(x, layers, together.layers, rotation, position=position, config=config, dtype=dtype)
-        for weights, cache in zip(layers, apart.layers, strict=True):
+        for weights, cache in zip(layers, separate.layers, strict=True):
             qkv = cpu.project_qkv(x, weights.attention, eps=config.norm_eps, dtype=dtype)
             attended = cpu.attend(qkv, rotation, weights.attention.sinks, cache, position=position)
             x = cpu.project_output(x, attended, weights.attention, dtype=dtype)
@@ -195,15 +196,15 @@ def test_all_layers_in_one_call_are_the_operations_one_by_one(cpu: CpuKernels, d
 def down_products(
     kernels: Kernels, blocks: Array, scales: Array, *, tokens: int, dtype: torch.dtype
 ) -> tuple[Array, Array, Array]:
-    """Products of MXFP4 weights [32, G, 16] with known hidden values, for each token -> got [T, 32], expected [32] in
-    float64, and how far they may be apart [32].
+    """Multiply MXFP4 weights [32, G, 16] with known hidden values.
 
-    The hidden values come from biases alone: gate is 1, and up is drawn.
+    Returns the result [T, 32], the expected one [32] in float64, and the tolerance [32]. The hidden values come from
+    biases only: gate is 1, and up is random.
     """
     rows, groups, _ = blocks.shape
     width = groups * 32
     up = random_of(width, seed=1).bfloat16()
-    hidden = (up.double().numpy() + 1) / (1 + math.exp(-1.702))
+    hidden = (up.double().numpy() + 1) / (1 + math.exp(-SWIGLU_ALPHA))
     empty = torch.zeros(1, 2 * width, rows // 32, 16, dtype=torch.uint8)
     weights = MlpWeights(
         torch.ones(rows).bfloat16(),
@@ -219,22 +220,24 @@ def down_products(
     routed = (nothing, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
     got = kernels.mix_experts(nothing, routed, weights, limit=7.0, dtype=dtype)
     exact = numpy_dequantized(blocks, scales)
-    apart = 3e-6 * (np.abs(exact) @ np.abs(hidden)) + 3e-45
+    tolerance = 3e-6 * (np.abs(exact) @ np.abs(hidden)) + 3e-45
     if dtype is torch.bfloat16:
-        apart += np.abs(exact).sum(1) * np.abs(hidden).max() / 32639
-    return got.double().numpy(), exact @ hidden, apart
+        tolerance += np.abs(exact).sum(1) * np.abs(hidden).max() / 32639
+    return got.double().numpy(), exact @ hidden, tolerance
 
 
 def assert_products(kernels: Kernels, blocks: Array, scales: Array) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         for tokens in (1, 7):
-            got, expected, apart = down_products(kernels, blocks, scales, tokens=tokens, dtype=dtype)
-            assert (np.abs(got - expected) <= apart).all()
+            got, expected, tolerance = down_products(kernels, blocks, scales, tokens=tokens, dtype=dtype)
+            assert (np.abs(got - expected) <= tolerance).all()
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(groups=st.integers(1, 19), lowest=st.integers(0, 234), seed=st.integers(0, 2**32 - 1))
-def test_any_blocks_under_any_scales_are_multiplied(cpu: CpuKernels, groups: int, lowest: int, seed: int) -> None:
+def test_products_of_random_blocks_and_scales_are_exact_enough(
+    cpu: CpuKernels, groups: int, lowest: int, seed: int
+) -> None:
     random = np.random.default_rng(seed)
     blocks = random.integers(0, 256, (32, groups, 16), np.uint8)
     assert_products(cpu, blocks, random.integers(lowest, lowest + 8, (32, groups), np.uint8))
@@ -242,26 +245,26 @@ def test_any_blocks_under_any_scales_are_multiplied(cpu: CpuKernels, groups: int
 
 @pytest.mark.parametrize("element", [0x11, 0x99, 0x88, 0x80, 0x00], ids=["0.5", "-0.5", "-0", "0 and -0", "0"])
 @pytest.mark.parametrize("scale", [0, 1, 127])
-def test_halves_and_zeros_under_the_smallest_scales_are_exact(cpu: CpuKernels, element: int, scale: int) -> None:
-    """Under scale 0 the products are subnormal."""
+def test_halves_and_zeros_with_the_smallest_scales_are_exact(cpu: CpuKernels, element: int, scale: int) -> None:
+    """With scale 0 the products are subnormal."""
     assert_products(cpu, np.full((32, 3, 16), element, np.uint8), np.full((32, 3), scale, np.uint8))
 
 
-def test_the_largest_scale_is_not_taken_for_infinity(cpu: CpuKernels) -> None:
-    """One weight of 0.5 a row: 2^126, times a hidden value below 4."""
+def test_the_largest_scale_is_not_infinite(cpu: CpuKernels) -> None:
+    """Each row has one weight, 0.5 times 2^127, which is multiplied by a hidden value below 4."""
     blocks = np.zeros((32, 3, 16), np.uint8)
     blocks[np.arange(32), np.arange(32) % 3, np.arange(32) % 16] = 1
     assert_products(cpu, blocks, np.full((32, 3), 254, np.uint8))
 
 
-@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("tokens", [1, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_activation_that_is_no_number_is_not_lost(
-    cpu: CpuKernels, wrong: float, tokens: int, dtype: torch.dtype
+def test_nan_and_infinite_activations_reach_the_result(
+    cpu: CpuKernels, value: float, tokens: int, dtype: torch.dtype
 ) -> None:
     weights, normed = random_mlp(96, 32), random_of(tokens, 96)
-    normed[:, 40] = wrong
+    normed[:, 40] = value
     routed = (normed, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
     got = cpu.mix_experts(torch.zeros(tokens, 96), routed, weights, limit=7.0, dtype=dtype)
     assert not got.isfinite().any()
@@ -270,8 +273,8 @@ def test_an_activation_that_is_no_number_is_not_lost(
 @pytest.mark.parametrize("tokens", [1, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("group", [0, 8])
-def test_a_scale_that_is_no_number_is_not_lost(cpu: CpuKernels, tokens: int, dtype: torch.dtype, group: int) -> None:
-    """Infinity in its place would end at the activation's limit, as if nothing were wrong."""
+def test_a_nan_scale_reaches_the_result(cpu: CpuKernels, tokens: int, dtype: torch.dtype, group: int) -> None:
+    """Infinity instead of NaN would be clamped to the limit of the activation, and go unnoticed."""
     weights, normed = random_mlp(288, 32), random_of(tokens, 288)
     packed_only(weights.gate_up).scales[0, 7, group] = 255
     routed = (normed, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
@@ -280,7 +283,7 @@ def test_a_scale_that_is_no_number_is_not_lost(cpu: CpuKernels, tokens: int, dty
 
 
 def test_loading_the_library_leaves_subnormal_numbers_alone(native: Native) -> None:
-    """-ffast-math, were it used, would switch the whole process to flushing them."""
+    """-ffast-math would make the whole process flush them to zero."""
     program = (
         "import ctypes, sys, torch; ctypes.CDLL(sys.argv[1]);"
         "print(1e-30 * 1e-10 == 0, float(torch.tensor(1e-30) * torch.tensor(1e-10)) == 0)"
@@ -289,7 +292,23 @@ def test_loading_the_library_leaves_subnormal_numbers_alone(native: Native) -> N
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_unknown_instructions_are_refused_and_change_nothing(native: Native) -> None:
+def test_the_best_instructions_pass_the_self_check(native: Native) -> None:
+    best = native.instructions
+    assert native.select("scalar")
+    assert native.self_check() is None
+    assert native.instructions == best
+
+
+def test_instructions_that_compute_wrongly_are_a_shortcoming(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_module, "find_library", lambda: native.path)
+    monkeypatch.setattr(Native, "self_check", lambda _: "avx512")
+    kernels = cpu_module.find_kernels(threads=1)
+    assert isinstance(kernels, CpuKernels)
+    assert kernels.shortcoming is not None
+    assert "computes avx512 instructions wrongly" in kernels.shortcoming
+
+
+def test_unknown_instruction_sets_are_refused_and_change_nothing(native: Native) -> None:
     before = native.instructions
     assert not native.select("avx1024")
     assert native.instructions == before

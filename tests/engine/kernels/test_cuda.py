@@ -1,4 +1,4 @@
-"""Triton's kernels against the reference: in Triton's interpreter, or on a GPU where there is one."""
+"""The Triton kernels compute what the reference computes, in Triton's interpreter or on a GPU."""
 
 from dataclasses import replace
 
@@ -19,10 +19,10 @@ from tests.engine.kernels.random_weights import assert_close, random_attention, 
 EXACT = 3e-6  # of the largest value
 BF16 = 2e-2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# Small enough that every loop goes round more than once.
+# Small enough that every loop has several rounds.
 SMALL = Tuning(
     rows=32, width=32, packed_rows=32, packed_width=8, down_width=8, keys=16, splits=4,
-    several=PrefillTuning(queries=16, keys=16, rows=32, width=16, tokens=(16, 32), upcast=True),
+    prefill=PrefillTuning(queries=16, keys=16, rows=32, width=16, tokens=(16, 32), upcast=True),
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def kernels() -> Kernels:
 
 
 def placed(weights: MlpWeights, resident: int | None = None) -> MlpWeights:
-    """The same with experts that are placed, all of them or so many on the device."""
+    """Return the weights with placed experts, all of them or `resident` on the device."""
     gate_up, down = packed_only(weights.gate_up), packed_only(weights.down)
     count = len(gate_up.bias) if resident is None else resident
     return MlpWeights(
@@ -44,7 +44,7 @@ def placed(weights: MlpWeights, resident: int | None = None) -> MlpWeights:
 
 
 @pytest.mark.parametrize("hidden", [36, 97])
-def test_dense_products_are_the_references(kernels: Kernels, hidden: int) -> None:
+def test_dense_products_equal_the_reference(kernels: Kernels, hidden: int) -> None:
     weights, x = random_attention(hidden, 6, 2, 10), random_of(1, hidden, seed=5)
     expected = reference.project_qkv(x, weights, eps=1e-3, dtype=torch.float32)
     for got, right in zip(kernels.project_qkv(x, weights, eps=1e-3, dtype=torch.float32), expected, strict=True):
@@ -75,7 +75,9 @@ def _layer(kind: str, dtype: torch.dtype) -> LayerCache:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["full", "sliding"])
 @pytest.mark.parametrize("known", [0, 5, 10, 11, 70])
-def test_attention_of_one_token_is_the_references(kernels: Kernels, kind: str, dtype: torch.dtype, known: int) -> None:
+def test_attention_of_one_token_equals_the_reference(
+    kernels: Kernels, kind: str, dtype: torch.dtype, known: int
+) -> None:
     ours, theirs = _layer(kind, dtype), _layer(kind, dtype)
     sinks = random_of(6, seed=3).bfloat16()
     if known:
@@ -88,17 +90,17 @@ def test_attention_of_one_token_is_the_references(kernels: Kernels, kind: str, d
         ours.position.fill_(position)
         got = kernels.attend(qkv, rotation, sinks, ours, position=position)
         right = reference.attend(qkv, rotation, sinks, theirs, position=position)
-        # The interpreter cuts a bfloat16 off instead of rounding it.
+        # The interpreter truncates to bfloat16 instead of rounding.
         exact = dtype is torch.float32 or DEVICE.type == "cuda"
         assert_close(got, right, EXACT if exact else BF16)
-        for mine, his in zip(ours.contents(position + 1), theirs.contents(position + 1), strict=True):
-            assert_close(mine.float(), his.float(), EXACT if exact else BF16)
+        for own, expected in zip(ours.contents(position + 1), theirs.contents(position + 1), strict=True):
+            assert_close(own.float(), expected.float(), EXACT if exact else BF16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["full", "sliding"])
 @pytest.mark.parametrize(("known", "tokens"), [(0, 2), (0, 40), (5, 33), (11, 7), (70, 20)])
-def test_attention_of_several_tokens_is_the_references(
+def test_attention_of_several_tokens_equals_the_reference(
     kernels: Kernels, kind: str, dtype: torch.dtype, known: int, tokens: int
 ) -> None:
     ours, theirs = _layer(kind, dtype), _layer(kind, dtype)
@@ -111,12 +113,12 @@ def test_attention_of_several_tokens_is_the_references(
         got = kernels.attend(qkv, rotation, sinks, ours, position=position)
         right = reference.attend(qkv, rotation, sinks, theirs, position=position)
         assert_close(got, right, EXACT if dtype is torch.float32 else BF16)
-        for mine, his in zip(ours.contents(position + length), theirs.contents(position + length), strict=True):
-            assert torch.equal(mine, his)
+        for own, expected in zip(ours.contents(position + length), theirs.contents(position + length), strict=True):
+            assert torch.equal(own, expected)
 
 
 @pytest.mark.parametrize(("experts", "active"), [(3, 1), (7, 4), (34, 5)])
-def test_the_router_chooses_as_the_references(kernels: Kernels, experts: int, active: int) -> None:
+def test_the_router_chooses_like_the_reference(kernels: Kernels, experts: int, active: int) -> None:
     weights = placed(random_mlp(96, 32, experts))
     x = random_of(1, 96, seed=5)
     got = kernels.route(x, weights, active=active, eps=1e-3)
@@ -130,19 +132,19 @@ def test_the_router_chooses_as_the_references(kernels: Kernels, experts: int, ac
 
 @pytest.mark.parametrize(("experts", "active", "hidden", "intermediate"), [(5, 3, 96, 64), (3, 1, 32, 64)])
 @pytest.mark.parametrize("share", [0, 0.5, 1])
-def test_experts_of_one_token_are_the_references(
+def test_experts_of_one_token_equal_the_reference(
     kernels: Kernels, experts: int, active: int, hidden: int, intermediate: int, share: float
 ) -> None:
     weights, x = random_mlp(hidden, intermediate, experts), random_of(1, hidden, seed=5)
     routed = reference.route(x, weights, active=active, eps=1e-5)
     right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
-    there = placed(weights, int(share * experts))
-    assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.float32), right, EXACT)
-    assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.bfloat16), right, BF16)
+    placed_weights = placed(weights, int(share * experts))
+    assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.float32), right, EXACT)
+    assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.bfloat16), right, BF16)
 
 
-def test_operations_of_the_true_width_are_the_references() -> None:
-    kernels = CudaKernels(replace(TUNING, rows=32, packed_rows=256))  # only the widths are the real ones
+def test_operations_of_the_real_width_equal_the_reference() -> None:
+    kernels = CudaKernels(replace(TUNING, rows=32, packed_rows=256))  # the widths are those of the default
     x = random_of(1, 2_880, seed=5)
     weights, attention = random_mlp(2_880, 32, 2), random_attention(2_880, 2, 1, 64)
     routed = reference.route(x, weights, active=1, eps=1e-5)
@@ -155,22 +157,22 @@ def test_operations_of_the_true_width_are_the_references() -> None:
 
 @pytest.mark.parametrize("resident", [0, 3, 6])
 @pytest.mark.parametrize(("tokens", "active"), [(2, 1), (20, 3)])
-def test_experts_of_several_tokens_are_the_references(
+def test_experts_of_several_tokens_equal_the_reference(
     kernels: Kernels, resident: int, tokens: int, active: int
 ) -> None:
     weights, x = random_mlp(96, 160, 6), random_of(tokens, 96, seed=5)
     routed = reference.route(x, weights, active=active, eps=1e-5)
     right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
-    there = placed(weights, resident)
-    assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.float32), right, EXACT)
-    assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.bfloat16), right, BF16)
+    placed_weights = placed(weights, resident)
+    assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.float32), right, EXACT)
+    assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.bfloat16), right, BF16)
 
 
-def test_an_expert_that_all_tokens_choose_has_several_tiles_and_the_others_none(kernels: Kernels) -> None:
+def test_an_expert_chosen_by_all_tokens_equals_the_reference(kernels: Kernels) -> None:
     weights, x = random_mlp(32, 64, 5), random_of(75, 32, seed=5)
-    shares = torch.ones(75, 1)
+    expert_weights = torch.ones(75, 1)
     for expert in (0, 2, 4):
-        routed = x, torch.full((75, 1), expert), shares
+        routed = x, torch.full((75, 1), expert), expert_weights
         right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
         assert_close(kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32), right, EXACT)
 
@@ -183,7 +185,7 @@ def _filled(weights: PackedExperts, *, blocks: int | None = None, scales: int | 
 
 
 @pytest.mark.parametrize("nibble", range(16))
-def test_every_element_has_its_value(kernels: Kernels, nibble: int) -> None:
+def test_every_element_value_equals_the_reference(kernels: Kernels, nibble: int) -> None:
     weights = random_mlp(32, 32, 1)
     same = [_filled(packed_only(part), blocks=nibble * 17) for part in (weights.gate_up, weights.down)]
     weights = MlpWeights(weights.norm, weights.router, *same)
@@ -198,7 +200,7 @@ def test_every_element_has_its_value(kernels: Kernels, nibble: int) -> None:
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 @pytest.mark.parametrize("tokens", [1, 2])
 @pytest.mark.parametrize("scale", [0, 1, 90, 180, 254])
-def test_every_scale_has_its_value(kernels: Kernels, scale: int, tokens: int) -> None:
+def test_every_scale_equals_the_reference(kernels: Kernels, scale: int, tokens: int) -> None:
     weights = random_mlp(32, 32, 1)
     gate_up = _filled(packed_only(weights.gate_up), scales=scale)
     weights = MlpWeights(weights.norm, weights.router, gate_up, weights.down)
@@ -206,11 +208,11 @@ def test_every_scale_has_its_value(kernels: Kernels, scale: int, tokens: int) ->
     routed = reference.route(x, weights, active=1, eps=1e-5)
     right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
     got = kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32)
-    # At 254 sums are infinite, and some of what swiglu makes of them is no number.
+    # At 254 sums are infinite, and SwiGLU makes NaN of some.
     assert torch.allclose(got, right, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
-def test_a_scale_of_255_is_not_a_number() -> None:
+def test_scale_255_is_nan() -> None:
     weights = random_mlp(64, 32, 1)
     gate_up = packed_only(weights.gate_up)
     gate_up.scales[0, 5, 1] = 255
@@ -220,38 +222,38 @@ def test_a_scale_of_255_is_not_a_number() -> None:
         assert got.isnan().any(1).all()
 
 
-def test_a_swapped_expert_is_read_where_it_is(kernels: Kernels) -> None:
+def test_swapped_experts_are_read_from_their_new_memory(kernels: Kernels) -> None:
     weights, x = random_mlp(32, 64, 6), random_of(1, 32, seed=5)
-    there = placed(weights, 2)
-    gate_up, down = there.gate_up, there.down
+    placed_weights = placed(weights, 2)
+    gate_up, down = placed_weights.gate_up, placed_weights.down
     assert isinstance(gate_up, PlacedExperts)
     assert isinstance(down, PlacedExperts)
-    for inward, outward in ((4, 1), (1, 0), (5, 4)):
-        gate_up.swap(inward, outward)
-        down.swap(inward, outward)
-        assert gate_up.resident[inward]
-        assert not gate_up.resident[outward]
+    for incoming, outgoing in ((4, 1), (1, 0), (5, 4)):
+        gate_up.swap(incoming, outgoing)
+        down.swap(incoming, outgoing)
+        assert gate_up.resident[incoming]
+        assert not gate_up.resident[outgoing]
         assert sum(gate_up.resident) == 2
         routed = x, torch.arange(6).unsqueeze(0), torch.rand(1, 6)
         right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
-        assert_close(kernels.mix_experts(x, routed, there, limit=1.75, dtype=torch.float32), right, EXACT)
+        assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.float32), right, EXACT)
 
 
-def test_hot_experts_are_brought_to_the_gpu() -> None:
+def test_the_most_used_experts_are_moved_to_the_gpu() -> None:
     weights = placed(random_mlp(32, 64, 6), 2)
     gate_up, down = weights.gate_up, weights.down
     assert isinstance(gate_up, PlacedExperts)
     assert isinstance(down, PlacedExperts)
-    promotion = ExpertCache([(gate_up, down)])
-    assert promotion.hit_rate is None
+    cache = ExpertCache([(gate_up, down)])
+    assert cache.hit_rate is None
     gate_up.uses.copy_(torch.tensor([1, 0, 9, 0, 8, 1]))
-    assert promotion.promote(1) == 1
+    assert cache.promote(1) == 1
     assert gate_up.resident == [True, False, True, False, False, False]
-    assert promotion.hit_rate == pytest.approx(1 / 19)
-    assert promotion.promote(4) == 1  # 4's uses are remembered
+    assert cache.hit_rate == pytest.approx(1 / 19)
+    assert cache.promote(4) == 1  # the uses of expert 4 are remembered
     assert gate_up.resident == down.resident == [False, False, True, False, True, False]
     for _ in range(9):
         gate_up.uses.copy_(torch.tensor([0, 0, 2, 0, 2, 3]))
-        assert promotion.promote(4) == 0  # a little hotter is not worth a swap
-    assert promotion.hit_rate == pytest.approx((1 + 9 * 4) / (19 + 9 * 7))
+        assert cache.promote(4) == 0  # slightly more use does not justify a swap
+    assert cache.hit_rate == pytest.approx((1 + 9 * 4) / (19 + 9 * 7))
     assert ExpertCache([]).promote(4) == 0

@@ -1,6 +1,6 @@
-"""What the GPU's kernels compile to, for every architecture they are for. Needs no GPU.
+"""The GPU kernels compile to good machine code for every architecture: no spills, few barriers and instructions.
 
-With another Triton: put the folder it is installed in first in PYTHONPATH.
+No GPU is needed. To test another Triton, put the folder that it is installed in first in PYTHONPATH.
 """
 
 import json
@@ -24,27 +24,27 @@ COMPILER = Path(__file__).with_name("compile_kernels.py")
 CAPABILITIES = [75, 80, 86, 89, 90, 100, 120]
 LEAST_SHARED_BYTES = 64 << 10  # of a multiprocessor of compute capability 7.5
 NEWEST = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
-# Per round of the grouped products: the halves of two matrices go where the tensor cores take them from.
+# Per round of the grouped products, which put the halves of two matrices into shared memory for the tensor cores.
 MOST_BARRIERS = {75: 8, 80: 8, 86: 8, 89: 8, 90: 9, 100: 10 if NEWEST else 23, 120: 8}
-# Instructions per weight that is loaded; the grouped products use each weight for up to 128 tokens.
+# Instructions per loaded weight. The grouped products use each weight for up to 128 tokens.
 MOST_PACKED, MOST_DENSE, MOST_UPCAST = 6.0, 7.5, 75.0
 MOST_GROUPED = {80: 26.0, 86: 26.0, 89: 26.0, 90: 12.5, 100: 19.0, 120: 28.5}
 PACKED, DENSE = {"gate_up_kernel": 2, "down_kernel": 1}, {"qkv_kernel": 3, "unembed_kernel": 1, "output_kernel": 1}
-Told = dict[str, dict[str, Any]]
+Compiled = dict[str, dict[str, Any]]
 
 
-def _compiled(capability: int, *kernels: str) -> Told:
+def _compiled(capability: int, *kernels: str) -> Compiled:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, str(COMPILER), str(capability), *kernels]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    told: Told = json.loads(done.stdout)
-    return told
+    compiled: Compiled = json.loads(done.stdout)
+    return compiled
 
 
-def _a_weight(used: dict[str, Any], weights: int) -> float:
-    """Instructions of all threads in a round of the longest loop, divided by the weights that it loads."""
+def _instructions_per_weight(used: dict[str, Any], weights: int) -> float:
+    """Return the instructions of all threads in a round of the longest loop, divided by the weights that it loads."""
     threads: int = 32 * used["warps"]
     return max(int(loop["instructions"]) for loop in used["loops"]) * threads / weights
 
@@ -54,7 +54,7 @@ def _check_packed(name: str, used: dict[str, Any], capability: int) -> None:
     words = tuning.packed_rows * (tuning.down_width if name == "down_kernel" else tuning.packed_width)
     assert len(used["loops"]) == PACKED[name]
     assert used["barriers"] == 0
-    assert _a_weight(used, words * 8) <= MOST_PACKED
+    assert _instructions_per_weight(used, words * 8) <= MOST_PACKED
     # Words and inputs have 4 bytes; there are 8 vectors of inputs, each as wide as a row of words.
     wide = (words + 8 * words // tuning.packed_rows) * 4 // (32 * used["warps"] * 16)
     assert all(loop["wide_loads"] >= wide for loop in used["loops"])
@@ -65,21 +65,21 @@ def _check_dense(name: str, used: dict[str, Any], capability: int) -> None:
     weights = tuning.rows * tuning.width
     assert len(used["loops"]) == DENSE[name]
     # 7.5 has no instructions for bfloat16.
-    assert _a_weight(used, weights) <= (MOST_DENSE if capability >= 80 else MOST_DENSE + 1.5)
+    assert _instructions_per_weight(used, weights) <= (MOST_DENSE if capability >= 80 else MOST_DENSE + 1.5)
     wide = (2 * weights + 4 * tuning.width) // (32 * used["warps"] * 16)
     assert all(loop["wide_loads"] >= wide and loop["barriers"] <= 2 for loop in used["loops"])
 
 
 def _check_grouped(name: str, used: dict[str, Any], capability: int) -> None:
-    several = UPCAST if "upcast" in name else tuning_for(divmod(capability, 10)).several
-    weights = several.rows * several.width * 2 * (2 if "gate_up" in name else 1)
+    prefill = UPCAST if "upcast" in name else tuning_for(divmod(capability, 10)).prefill
+    weights = prefill.rows * prefill.width * 2 * (2 if "gate_up" in name else 1)
     assert len(used["loops"]) == 1
     assert used["loops"][0]["barriers"] <= MOST_BARRIERS[capability]
-    assert _a_weight(used, weights) <= (MOST_UPCAST if several.upcast else MOST_GROUPED[capability])
+    assert _instructions_per_weight(used, weights) <= (MOST_UPCAST if prefill.upcast else MOST_GROUPED[capability])
 
 
-def _check(capability: int, told: Told) -> None:
-    for name, used in told.items():
+def _check(capability: int, compiled: Compiled) -> None:
+    for name, used in compiled.items():
         assert used["spilled"] == 0, (name, used)
         assert used["shared"] <= LEAST_SHARED_BYTES, (name, used)
         if name in PACKED:
@@ -92,21 +92,21 @@ def _check(capability: int, told: Told) -> None:
 
 def test_the_heaviest_kernels_compile_to_good_code() -> None:
     grouped = "grouped_gate_up_kernel of 128", "grouped_down_kernel of 128"
-    told = _compiled(90, "attend_kernel", "gate_up_kernel", "down_kernel", "qkv_kernel", *grouped)
-    assert len(told) == 6
-    _check(90, told)
+    compiled = _compiled(90, "attend_kernel", "gate_up_kernel", "down_kernel", "qkv_kernel", *grouped)
+    assert len(compiled) == 6
+    _check(90, compiled)
 
 
 @pytest.mark.parametrize("capability", [75, 120])
 def test_packed_products_have_no_barriers_on_the_oldest_and_the_newest(capability: int) -> None:
-    told = _compiled(capability, *PACKED)
-    assert told.keys() == PACKED.keys()
-    _check(capability, told)
+    compiled = _compiled(capability, *PACKED)
+    assert compiled.keys() == PACKED.keys()
+    _check(capability, compiled)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_kernel_compiles_to_good_code_for_every_architecture(capability: int) -> None:
-    told = _compiled(capability)
-    assert len(told) == (16 if capability == 75 else 23)
-    _check(capability, told)
+    compiled = _compiled(capability)
+    assert len(compiled) == (16 if capability == 75 else 23)
+    _check(capability, compiled)

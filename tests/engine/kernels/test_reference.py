@@ -1,4 +1,4 @@
-"""The plain operations say what the formulas say: checked against numpy in float64, written without looking at them."""
+"""The reference agrees with an independent implementation in numpy and float64."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3
 
 
 def numpy_dequantized(blocks: Array, scales: Array) -> Array:
-    """[..., G, 16] and [..., G] -> [..., G * 32] float64, element by element."""
+    """Dequantize blocks [..., G, 16] and scales [..., G] -> [..., G * 32] float64, element by element."""
     values = np.empty((*scales.shape, 32))
     for byte in range(16):
         values[..., 2 * byte] = np.take(E2M1, blocks[..., byte] % 16)
@@ -30,8 +30,8 @@ def test_reference_has_every_operation() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_byte_under_every_scale_is_dequantized_exactly(dtype: torch.dtype) -> None:
-    """Elements past the largest float32 (scales 253 and 254 with a 4 or 6) are infinite, as IEEE has it."""
+def test_every_byte_with_every_scale_is_dequantized_exactly(dtype: torch.dtype) -> None:
+    """Elements beyond the largest float32 (4 and 6 with scales 253 and 254) are infinite, as in IEEE 754."""
     blocks = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(16, 16), (255, 16, 16)).copy()
     scales = np.broadcast_to(np.arange(255, dtype=np.uint8)[:, None], (255, 16)).copy()
     got = reference.dequantize(torch.from_numpy(blocks), torch.from_numpy(scales), dtype)
@@ -41,13 +41,13 @@ def test_every_byte_under_every_scale_is_dequantized_exactly(dtype: torch.dtype)
     assert np.array_equal(got.float().numpy(), expected)
 
 
-def test_scale_255_is_not_a_number() -> None:
+def test_scale_255_is_nan() -> None:
     scales = torch.full((1, 1), 255, dtype=torch.uint8)
     assert reference.dequantize(torch.zeros(1, 1, 16, dtype=torch.uint8), scales, torch.float32).isnan().all()
 
 
 def test_gate_is_clamped_above_only_and_up_on_both_sides() -> None:
-    """One expert whose products are its biases: even rows gate, odd rows up."""
+    """The products of this expert are its biases: even rows are gate, odd rows up."""
     gate, up, limit = np.array([-50.0, -2.0, 0.5, 9.0]), np.array([-9.0, 0.25, 9.0, 1.0]), 1.5
     bias = np.stack((gate, up), 1).reshape(1, -1)
     ones = 0x22  # two elements of 1.0
@@ -69,12 +69,12 @@ def test_gate_is_clamped_above_only_and_up_on_both_sides() -> None:
     routed = (torch.ones(1, 32), torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), 0.5))
     got = reference.mix_experts(torch.ones(1, 3), routed, wide, limit=limit, dtype=torch.float32)
     clamped = np.minimum(gate, limit)
-    made = (np.clip(up, -limit, limit) + 1) * clamped / (1 + np.exp(-1.702 * clamped))
-    assert np.allclose(got.numpy(), 1 + 0.5 * made.sum(), rtol=1e-5)
+    activated = (np.clip(up, -limit, limit) + 1) * clamped / (1 + np.exp(-1.702 * clamped))
+    assert np.allclose(got.numpy(), 1 + 0.5 * activated.sum(), rtol=1e-5)
 
 
 def _padded(weights: MlpWeights, intermediate: int) -> MlpWeights:
-    """Rows of gate and up that are 0, so that there are `intermediate` of each."""
+    """Add rows of zeros to gate and up, so that there are `intermediate` of each."""
     gate_up = packed_only(weights.gate_up)
     rows = 2 * intermediate - gate_up.bias.shape[1]
     padded = PackedExperts(
@@ -85,13 +85,13 @@ def _padded(weights: MlpWeights, intermediate: int) -> MlpWeights:
     return MlpWeights(weights.norm, weights.router, padded, weights.down)
 
 
-def test_shares_are_the_softmax_of_the_chosen_logits_alone() -> None:
+def test_expert_weights_are_the_softmax_of_the_chosen_logits() -> None:
     router = Linear(torch.zeros(4, 32), torch.tensor([1.0, 3.0, -2.0, 2.0]))
-    nothing = PackedExperts(*(torch.empty(0) for _ in range(3)))
-    weights = MlpWeights(torch.ones(32), router, nothing, nothing)
-    _, experts, shares = reference.route(torch.ones(1, 32), weights, active=2, eps=1e-5)
+    unused = PackedExperts(*(torch.empty(0) for _ in range(3)))
+    weights = MlpWeights(torch.ones(32), router, unused, unused)
+    _, experts, expert_weights = reference.route(torch.ones(1, 32), weights, active=2, eps=1e-5)
     assert experts.tolist() == [[1, 3]]
-    assert torch.allclose(shares, torch.tensor([[3.0, 2.0]]).softmax(-1))
+    assert torch.allclose(expert_weights, torch.tensor([[3.0, 2.0]]).softmax(-1))
 
 
 @pytest.mark.parametrize("rows", [5, 16_384, 16_385, 40_000])
@@ -104,7 +104,7 @@ def test_unembedding_in_slices_covers_every_row(rows: int) -> None:
     assert torch.allclose(logits, normed @ unembedding.float().T, atol=1e-4)
 
 
-def test_queries_in_slices_attend_as_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_in_slices_equals_attention_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     random = torch.Generator().manual_seed(0)
     qkv = (torch.randn(9, 84, generator=random), *torch.randn(2, 9, 28, generator=random))
     rotation = (torch.ones(9, 7), torch.zeros(9, 7))

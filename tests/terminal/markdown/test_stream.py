@@ -1,4 +1,4 @@
-"""Markdown that arrives in pieces is shown as it would be in one piece."""
+"""Markdown that arrives in pieces is rendered like the whole."""
 
 import random
 from collections import Counter
@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from gptoss_cli.terminal.cells import cells, text_of
-from gptoss_cli.terminal.markdown.layout import are_apart, blank_line, lay_out
-from gptoss_cli.terminal.markdown.parse import leaves
+from gptoss_cli.terminal.markdown.layout import are_separated, blank_line, lay_out
+from gptoss_cli.terminal.markdown.parse import leaf_blocks
 from gptoss_cli.terminal.markdown.stream import MarkdownStream
 from gptoss_cli.terminal.sanitize import neutralize
 from tests.terminal.documents import DOCUMENTS
@@ -16,18 +16,18 @@ WIDTHS = (20, 40, 80, 200)
 
 
 def at_once(text: str, columns: int) -> list[str]:
-    """The lines of the whole document, laid out in one go and without the stream."""
+    """Render a whole document without the stream."""
     text = neutralize(text)
     lines = text.split("\n")
     shown: list[str] = []
     last = None
-    for leaf in leaves(text):
+    for block in leaf_blocks(text):
         if last is not None:
-            blank = leaf.start > 0 and not lines[leaf.start - 1].strip(" \t>")
-            if are_apart(last, leaf, blank=blank):
-                shown.append(text_of(blank_line(last, leaf)))
-        shown += [text_of(line) for line in lay_out(leaf, columns)]
-        last = leaf
+            blank = block.start > 0 and not lines[block.start - 1].strip(" \t>")
+            if are_separated(last, block, blank=blank):
+                shown.append(text_of(blank_line(last, block)))
+        shown += [text_of(line) for line in lay_out(block, columns)]
+        last = block
     return shown
 
 
@@ -40,24 +40,24 @@ def streamed(pieces: list[str], columns: int) -> list[str]:
     return [text_of(line) for line in shown + stream.finish()]
 
 
-def split(text: str, chance: random.Random, count: int) -> list[str]:
-    ends = sorted(chance.randrange(len(text) + 1) for _ in range(count))
+def split(text: str, rng: random.Random, count: int) -> list[str]:
+    ends = sorted(rng.randrange(len(text) + 1) for _ in range(count))
     return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_a_document_in_pieces_is_shown_as_the_whole(name: str) -> None:
+def test_a_document_in_pieces_is_rendered_like_the_whole(name: str) -> None:
     text = DOCUMENTS[name]
-    chance = random.Random(name)
+    rng = random.Random(name)
     for columns in WIDTHS:
         whole = at_once(text, columns)
         assert streamed([text], columns) == whole
-        assert streamed(split(text, chance, 20), columns) == whole
+        assert streamed(split(text, rng, 20), columns) == whole
     assert streamed(list(text), 40) == at_once(text, 40)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_tail_fits_the_screen_and_ends_as_the_document_does(name: str) -> None:
+def test_the_tail_fits_the_screen(name: str) -> None:
     text = DOCUMENTS[name]
     for columns in (20, 80):
         stream = MarkdownStream(columns)
@@ -86,11 +86,11 @@ _HUGE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _HUGE)
-def test_a_block_of_any_size_is_shown_wherever_it_is_cut(name: str) -> None:
+def test_a_block_of_any_size_is_rendered_alike_in_any_pieces(name: str) -> None:
     text = _HUGE[name]
     whole = streamed([text], 80)
     assert streamed(split(text, random.Random(name), 40), 80) == whole
     shown = Counter(character for line in whole for character in line if character.isalnum())
-    # Only the languages of the code are not shown.
+    # Only the language of the code is not shown.
     missing = Counter(character for character in text if character.isalnum()) - shown
     assert missing in (Counter(), Counter("py"))

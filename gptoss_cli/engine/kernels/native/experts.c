@@ -1,34 +1,30 @@
-/* The experts of a layer: products with MXFP4 weights as they lie in the checkpoint, and what stands between them. */
+/* The experts of a layer: products with MXFP4 weights as they lie in the checkpoint, and what is between them. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "gptoss.h"
 
-enum { CHUNK_ROWS = 96, FEW_TOKENS = 8, LINE = 64 };
+/* Rows in a piece of work for one token, and the number of tokens up to which an expert uses dots instead of tiles. */
+enum { CHUNK_ROWS = 96, FEW_TOKENS = 8 };
 
-/* Activations of some tokens: float32 as they are, or (`by` not NULL) packed for `by`. */
+/* Activations of some tokens, float32 and then packed for `by`. */
 typedef struct {
+    const Mxfp4Kernels *by;
     void *memory;
     float *floats;
-    const Products *by;
-    char *values;
-    float *factors;
-    int64_t groups;
-    int64_t padded; /* groups rounded up to whole GROUPs */
+    char *packed;
+    int64_t groups; /* blocks a token */
+    int64_t bytes;  /* of a packed token */
 } Inputs;
 
-static int reserve(Inputs *in, const Products *by, int64_t tokens, int64_t groups) {
-    *in = (Inputs){NULL, NULL, by, NULL, NULL, groups, (groups + GROUP - 1) / GROUP * GROUP};
-    size_t blocks = (size_t)(tokens * in->padded), cells = blocks * BLOCK;
-    size_t bytes = cells * sizeof *in->floats, value_bytes = by ? (size_t)by->value_bytes : 0;
-    if (by) bytes += cells * value_bytes + blocks * FACTORS * sizeof *in->factors;
-    in->memory = malloc(bytes + LINE);
+static int reserve(Inputs *in, const Mxfp4Kernels *by, int64_t tokens, int64_t groups) {
+    int64_t padded = (groups + PADDED_BLOCKS - 1) / PADDED_BLOCKS * PADDED_BLOCKS;
+    int64_t packed = tokens * padded * by->block_bytes, cells = tokens * groups * BLOCK;
+    *in = (Inputs){by, malloc((size_t)packed + (size_t)cells * sizeof *in->floats + LINE), NULL, NULL, groups,
+                   padded * by->block_bytes};
     if (!in->memory) return 0;
-    in->floats = (float *)((char *)in->memory + LINE - (uintptr_t)in->memory % LINE); /* all parts are whole lines */
-    if (by) {
-        in->values = (char *)(in->floats + cells);
-        in->factors = (float *)(in->values + cells * value_bytes);
-    }
+    in->packed = (char *)in->memory + LINE - (uintptr_t)in->memory % LINE;
+    in->floats = (float *)(in->packed + packed);
     return 1;
 }
 
@@ -36,33 +32,27 @@ static void release(Inputs *in) { free(in->memory); }
 
 static float *floats_of(const Inputs *in, int64_t token) { return in->floats + token * in->groups * BLOCK; }
 
-/* In what products take activations: NULL is float32. */
-static const Products *products(const Instructions *use, int activations) {
-    return activations == ACTIVATIONS_FLOAT32 ? NULL : activations == ACTIVATIONS_INT8 ? use->int8 : use->int16;
+static const Mxfp4Kernels *mxfp4_kernels(const IsaKernels *use, int activations) {
+    if (activations == ACTIVATIONS_FLOAT32) return use->float32;
+    return activations == ACTIVATIONS_INT8 ? use->int8 : use->int16;
 }
 
-static void *values_of(const Inputs *in, int64_t block) { return in->values + block * BLOCK * in->by->value_bytes; }
-
 static void pack(const Inputs *in, int64_t token) {
-    if (!in->by) return;
-    int64_t at = token * in->padded;
-    in->by->pack_blocks(values_of(in, at), in->factors + at * FACTORS, floats_of(in, token), in->groups);
+    in->by->pack(in->packed + token * in->bytes, floats_of(in, token), in->groups);
+}
+
+static void add_bias(float *sums, const uint8_t *bias, int64_t rows, int64_t tokens) {
+    for (int64_t t = 0; t < tokens; t++, sums += rows)
+        for (int64_t i = 0; i < rows; i++) sums[i] += load_bf16(bias, i);
 }
 
 /* sums [tokens, count] of `count` rows of one expert from `row` on, by tokens from `token` on, bias included. */
-static void dots(const Instructions *use, float *sums, const Experts *m, int64_t expert, int64_t row, int64_t count,
-                 const Inputs *in, int64_t token, int64_t tokens) {
-    int64_t index = expert * m->rows + row, group = index * m->groups, at = token * in->padded;
-    const uint8_t *blocks = m->blocks + group * BLOCK_BYTES, *exponents = m->exponents + group;
-    if (in->by)
-        in->by->dots(sums, blocks, exponents, count, values_of(in, at), in->factors + at * FACTORS, m->groups, tokens);
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t i = 0; i < count; i++) {
-            if (!in->by)
-                sums[t * count + i] = use->dot_mxfp4_float(blocks + i * m->groups * BLOCK_BYTES,
-                                                           exponents + i * m->groups, floats_of(in, token + t), m->groups);
-            sums[t * count + i] += load_bf16(m->bias, index + i);
-        }
+static void dots(float *sums, const Experts *m, int64_t expert, int64_t row, int64_t count, const Inputs *in,
+                 int64_t token, int64_t tokens) {
+    int64_t index = expert * m->rows + row, group = index * m->groups;
+    in->by->dots(sums, m->blocks + group * BLOCK_BYTES, m->scales + group, count, in->packed + token * in->bytes,
+                 m->groups, tokens);
+    add_bias(sums, m->bias + 2 * index, count, tokens);
 }
 
 static float swiglu(float gate, float up, float limit) {
@@ -71,175 +61,202 @@ static float swiglu(float gate, float up, float limit) {
     return (up + 1.0f) * gate / (1.0f + expf(-1.702f * gate));
 }
 
-/* CHUNK_ROWS / 2 hidden values of `expert` for one token: gates and ups lie in turn. */
-static void hidden_chunk(const Instructions *use, float *hidden, const Experts *gate_up, int64_t expert, int64_t start,
-                         const Inputs *in, int64_t token, float limit) {
-    float sums[CHUNK_ROWS];
-    int64_t left = gate_up->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
-    dots(use, sums, gate_up, expert, start, count, in, token, 1);
-    for (int64_t i = 0; i < count / 2; i++) hidden[start / 2 + i] = swiglu(sums[2 * i], sums[2 * i + 1], limit);
+/* One call of gptoss_mix_one, or what gptoss_mix_many does for one expert. */
+typedef struct {
+    const Experts *gate_up, *down;
+    const float *x;
+    float *out;
+    const int64_t *experts; /* of the one token */
+    const float *expert_weights;
+    int64_t active;
+    float limit;
+    Inputs in, hidden; /* hidden has a token for each of the active experts, or for each token */
+    /* Of many tokens: one expert, and the rows of x that go through it. */
+    int64_t expert, count;
+    const int64_t *tokens;
+    const float *normed;
+    int64_t tile_rows;
+    float *sums; /* [count, tile_rows] for each thread */
+} Mix;
+
+static int64_t chunks_of(const Experts *m) { return (m->rows + CHUNK_ROWS - 1) / CHUNK_ROWS; }
+
+static int64_t bytes_of(const Experts *m) { return m->rows * m->groups * (BLOCK_BYTES + 1); }
+
+/* CHUNK_ROWS / 2 hidden values of one expert: gates and ups take turns. */
+static void hidden_chunk(void *context, int64_t piece, int thread) {
+    const Mix *m = context;
+    int64_t chunks = chunks_of(m->gate_up), i = piece / chunks, start = piece % chunks * CHUNK_ROWS;
+    int64_t left = m->gate_up->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
+    float sums[CHUNK_ROWS], *hidden = floats_of(&m->hidden, i) + start / 2;
+    (void)thread;
+    dots(sums, m->gate_up, m->experts[i], start, count, &m->in, 0, 1);
+    for (int64_t j = 0; j < count / 2; j++) hidden[j] = swiglu(sums[2 * j], sums[2 * j + 1], m->limit);
 }
 
-/* CHUNK_ROWS rows of x plus what the `active` chosen experts make of `hidden`, times their shares. */
-static void down_chunk(const Instructions *use, float *out, const float *x, const Experts *down, const int64_t *experts,
-                       const float *shares, int64_t active, int64_t start, const Inputs *hidden) {
+static void pack_hidden(void *context, int64_t i, int thread) {
+    (void)thread;
+    pack(&((const Mix *)context)->hidden, i);
+}
+
+/* CHUNK_ROWS rows of x plus the weighted results of the active experts. */
+static void down_chunk(void *context, int64_t piece, int thread) {
+    const Mix *m = context;
     float sums[CHUNK_ROWS];
-    int64_t left = down->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
-    memcpy(out + start, x + start, (size_t)count * sizeof *out);
-    for (int64_t i = 0; i < active; i++) {
-        dots(use, sums, down, experts[i], start, count, hidden, i, 1);
-        for (int64_t row = 0; row < count; row++) out[start + row] += shares[i] * sums[row];
+    int64_t start = piece * CHUNK_ROWS, left = m->down->rows - start, count = left < CHUNK_ROWS ? left : CHUNK_ROWS;
+    (void)thread;
+    memcpy(m->out + start, m->x + start, (size_t)count * sizeof *m->out);
+    for (int64_t i = 0; i < m->active; i++) {
+        dots(sums, m->down, m->experts[i], start, count, &m->hidden, i, 1);
+        for (int64_t row = 0; row < count; row++) m->out[start + row] += m->expert_weights[i] * sums[row];
     }
 }
 
-/* The `active` largest of logits [tokens, experts], a NaN before all: which they are, and their softmax. */
-EXPORT void gptoss_choose(int64_t *chosen, float *shares, const float *logits, int64_t tokens, int64_t experts,
-                          int64_t active) {
+/* The `active` largest of logits [tokens, experts], a NaN before all others, and their softmax. */
+EXPORT void gptoss_choose(int64_t *chosen, float *expert_weights, const float *logits, int64_t tokens,
+                          int64_t experts, int64_t active) {
     for (int64_t t = 0; t < tokens; t++) {
         const float *from = logits + t * experts;
         int64_t *to = chosen + t * active;
-        float *share = shares + t * active, total = 0;
+        float *weight = expert_weights + t * active, total = 0;
         for (int64_t i = 0; i < active; i++) {
             to[i] = -1;
             for (int64_t e = 0; e < experts; e++) {
                 int taken = 0;
                 for (int64_t j = 0; j < i; j++) taken |= to[j] == e;
-                if (!taken && (to[i] < 0 || from[e] > from[to[i]] || (from[e] != from[e] && from[to[i]] == from[to[i]])))
+                int is_first_nan = from[e] != from[e] && to[i] >= 0 && from[to[i]] == from[to[i]];
+                if (!taken && (to[i] < 0 || from[e] > from[to[i]] || is_first_nan))
                     to[i] = e;
             }
-            share[i] = expf(from[to[i]] - from[to[0]]);
-            total += share[i];
+            weight[i] = expf(from[to[i]] - from[to[0]]);
+            total += weight[i];
         }
-        for (int64_t i = 0; i < active; i++) share[i] /= total;
+        for (int64_t i = 0; i < active; i++) weight[i] /= total;
     }
 }
 
-/* out [rows] = x plus what the `active` chosen experts make of `normed`, times their shares: one token.
+/* out [rows] = x plus the weighted results of the `active` chosen experts for `normed`: one token.
 
-   `activations` says in what products take them. Returns 0 if there is no memory. */
-EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts, const float *shares,
-                          int64_t active, const Experts *gate_up, const Experts *down, float limit, int activations,
-                          int threads) {
-    const Instructions *use = gptoss_instructions();
-    const Products *by = products(use, activations);
-    Inputs in, hidden;
-    int reserved = reserve(&in, by, 1, gate_up->groups);
-    reserved = reserve(&hidden, by, active, down->groups) && reserved;
-    int64_t chunks = (gate_up->rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    int64_t down_chunks = (down->rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    (void)threads;
+   `activations` is the form in which products take them. Returns 0 if there is no memory. */
+EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const int64_t *experts,
+                          const float *expert_weights, int64_t active, const Experts *gate_up, const Experts *down,
+                          float limit, int activations, int threads) {
+    const Mxfp4Kernels *by = mxfp4_kernels(gptoss_kernels(), activations);
+    Mix m = {.gate_up = gate_up, .down = down, .x = x, .out = out, .experts = experts,
+             .expert_weights = expert_weights, .active = active, .limit = limit};
+    int reserved = reserve(&m.in, by, 1, gate_up->groups);
+    reserved = reserve(&m.hidden, by, active, down->groups) && reserved;
     if (reserved) {
-        memcpy(in.floats, normed, (size_t)(in.groups * BLOCK) * sizeof *normed);
-        pack(&in, 0);
+        int some = gptoss_worthwhile(active * bytes_of(gate_up), threads);
+        memcpy(m.in.floats, normed, (size_t)(m.in.groups * BLOCK) * sizeof *normed);
+        pack(&m.in, 0);
+        gptoss_parallel(hidden_chunk, &m, active * chunks_of(gate_up), some);
+        gptoss_parallel(pack_hidden, &m, active, some);
+        gptoss_parallel(down_chunk, &m, chunks_of(down), gptoss_worthwhile(active * bytes_of(down), threads));
     }
-#pragma omp parallel num_threads(threads) if (reserved)
-    {
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t chunk = 0; chunk < (reserved ? active * chunks : 0); chunk++) {
-            int64_t i = chunk / chunks;
-            hidden_chunk(use, floats_of(&hidden, i), gate_up, experts[i], chunk % chunks * CHUNK_ROWS, &in, 0, limit);
-        }
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < (reserved ? active : 0); i++) pack(&hidden, i);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t chunk = 0; chunk < (reserved ? down_chunks : 0); chunk++)
-            down_chunk(use, out, x, down, experts, shares, active, chunk * CHUNK_ROWS, &hidden);
-    }
-    release(&in), release(&hidden);
+    release(&m.in), release(&m.hidden);
     return reserved;
 }
 
-/* sums [tokens, TILE_ROWS] of the rows from `start` on, bias included. */
-static void tile(const Instructions *use, float *sums, const Experts *m, int64_t expert, int64_t start,
-                 const Inputs *in, int64_t tokens) {
-    int64_t row = expert * m->rows + start, group = row * m->groups;
-    if (!in->by || tokens <= FEW_TOKENS) {
-        dots(use, sums, m, expert, start, TILE_ROWS, in, 0, tokens);
+/* sums [tokens, tile_rows] of the rows from `start` on, bias included. */
+static void tile(const Mix *m, float *sums, const Experts *weights, int64_t start, const Inputs *in) {
+    int64_t row = m->expert * weights->rows + start, group = row * weights->groups;
+    if (!in->by->tile || m->count <= FEW_TOKENS) {
+        dots(sums, weights, m->expert, start, m->tile_rows, in, 0, m->count);
         return;
     }
-    in->by->tile(sums, m->blocks + group * BLOCK_BYTES, m->exponents + group, m->groups, in->values, in->factors,
-                 tokens);
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t r = 0; r < TILE_ROWS; r++) sums[t * TILE_ROWS + r] += load_bf16(m->bias, row + r);
+    in->by->tile(sums, weights->blocks + group * BLOCK_BYTES, weights->scales + group, weights->groups, in->packed,
+                 m->count);
+    add_bias(sums, weights->bias + 2 * row, m->tile_rows, m->count);
 }
 
-static void prepare(const Inputs *in, int64_t tokens, int64_t token) {
-    if (tokens <= FEW_TOKENS) {
+static void prepare(const Inputs *in, int64_t token, int64_t tokens) {
+    if (!in->by->tile || tokens <= FEW_TOKENS) {
         pack(in, token);
-    } else if (in->by) {
-        in->by->pack_tile(values_of(in, token), in->factors + token, floats_of(in, token), in->groups, tokens);
+    } else {
+        in->by->pack_tile(in->packed, floats_of(in, token), in->groups, token, tokens);
     }
 }
 
-/* out [.., C] += share * what `expert` makes of normed [.., C], for the `count` rows that `tokens` lists. */
-static int mix_expert(float *out, const float *normed, const int64_t *tokens, const float *shares, int64_t count,
-                      int64_t expert, const Experts *gate_up, const Experts *down, float limit, int activations,
-                      int threads) {
-    const Instructions *use = gptoss_instructions();
-    const Products *by = products(use, activations);
-    Inputs in, hidden;
-    int64_t columns = gate_up->groups * BLOCK;
-    int failed = 0;
-    int reserved = reserve(&in, by, count, gate_up->groups);
-    reserved = reserve(&hidden, by, count, down->groups) && reserved;
-    (void)threads;
-#pragma omp parallel num_threads(threads) if (reserved)
-    {
-        float *sums = reserved ? malloc((size_t)(count * TILE_ROWS) * sizeof *sums) : NULL;
-        if (!sums) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < (failed ? 0 : count); t++) {
-            memcpy(floats_of(&in, t), normed + tokens[t] * columns, (size_t)columns * sizeof *normed);
-            prepare(&in, count, t);
-        }
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t start = 0; start < (failed ? 0 : gate_up->rows); start += TILE_ROWS) {
-            tile(use, sums, gate_up, expert, start, &in, count);
-            for (int64_t t = 0; t < count; t++)
-                for (int64_t i = 0; i < TILE_ROWS / 2; i++) {
-                    const float *pair = sums + t * TILE_ROWS + 2 * i;
-                    floats_of(&hidden, t)[start / 2 + i] = swiglu(pair[0], pair[1], limit);
-                }
-        }
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < (failed ? 0 : count); t++) prepare(&hidden, count, t);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t start = 0; start < (failed ? 0 : down->rows); start += TILE_ROWS) {
-            tile(use, sums, down, expert, start, &hidden, count);
-            for (int64_t t = 0; t < count; t++)
-                for (int64_t r = 0; r < TILE_ROWS; r++)
-                    out[tokens[t] * down->rows + start + r] += shares[t] * sums[t * TILE_ROWS + r];
-        }
-        free(sums);
-    }
-    release(&in), release(&hidden);
-    return !failed;
+static void prepare_input(void *context, int64_t t, int thread) {
+    const Mix *m = context;
+    int64_t columns = m->in.groups * BLOCK;
+    (void)thread;
+    memcpy(floats_of(&m->in, t), m->normed + m->tokens[t] * columns, (size_t)columns * sizeof *m->normed);
+    prepare(&m->in, t, m->count);
 }
 
-/* As gptoss_mix_one, for experts and shares [tokens, active] of `total` experts, one expert at a time.
+static void prepare_hidden(void *context, int64_t t, int thread) {
+    const Mix *m = context;
+    (void)thread;
+    prepare(&m->hidden, t, m->count);
+}
 
-   The rows of both matrices are multiples of TILE_ROWS. Returns 0 if there is no memory. */
+static void hidden_tile(void *context, int64_t piece, int thread) {
+    const Mix *m = context;
+    int64_t start = piece * m->tile_rows;
+    float *sums = m->sums + thread * m->count * m->tile_rows;
+    tile(m, sums, m->gate_up, start, &m->in);
+    for (int64_t t = 0; t < m->count; t++)
+        for (int64_t i = 0; i < m->tile_rows / 2; i++) {
+            const float *pair = sums + t * m->tile_rows + 2 * i;
+            floats_of(&m->hidden, t)[start / 2 + i] = swiglu(pair[0], pair[1], m->limit);
+        }
+}
+
+static void down_tile(void *context, int64_t piece, int thread) {
+    const Mix *m = context;
+    int64_t start = piece * m->tile_rows;
+    float *sums = m->sums + thread * m->count * m->tile_rows;
+    tile(m, sums, m->down, start, &m->hidden);
+    for (int64_t t = 0; t < m->count; t++) {
+        float *out = m->out + m->tokens[t] * m->down->rows + start;
+        for (int64_t r = 0; r < m->tile_rows; r++) out[r] += m->expert_weights[t] * sums[t * m->tile_rows + r];
+    }
+}
+
+/* Adds to out the weighted results of one expert for its `count` tokens. Returns 0 if there is no memory. */
+static int mix_expert(Mix *m, const Mxfp4Kernels *by, int threads) {
+    int64_t work = m->count > FEW_TOKENS ? m->count / FEW_TOKENS : 1;
+    int some = gptoss_worthwhile(bytes_of(m->gate_up) * work, threads);
+    int reserved = reserve(&m->in, by, m->count, m->gate_up->groups);
+    reserved = reserve(&m->hidden, by, m->count, m->down->groups) && reserved;
+    m->tile_rows = by->tile ? by->tile_rows : BLOCK;
+    m->sums = malloc((size_t)(threads * m->count * m->tile_rows) * sizeof *m->sums);
+    reserved = m->sums && reserved;
+    if (reserved) {
+        gptoss_parallel(prepare_input, m, m->count, some);
+        gptoss_parallel(hidden_tile, m, m->gate_up->rows / m->tile_rows, some);
+        gptoss_parallel(prepare_hidden, m, m->count, some);
+        gptoss_parallel(down_tile, m, m->down->rows / m->tile_rows, some);
+    }
+    free(m->sums), release(&m->in), release(&m->hidden);
+    return reserved;
+}
+
+/* The same as gptoss_mix_one for many tokens: experts and expert_weights [tokens, active], one of `total` experts at a
+   time.
+
+   The rows of both matrices are multiples of BLOCK. Returns 0 if there is no memory. */
 EXPORT int gptoss_mix_many(float *out, const float *x, const float *normed, const int64_t *experts,
-                           const float *shares, int64_t tokens, int64_t active, int64_t total, const Experts *gate_up,
-                           const Experts *down, float limit, int activations, int threads) {
+                           const float *expert_weights, int64_t tokens, int64_t active, int64_t total,
+                           const Experts *gate_up, const Experts *down, float limit, int activations, int threads) {
+    const Mxfp4Kernels *by = mxfp4_kernels(gptoss_kernels(), activations);
     int64_t *chosen_by = malloc((size_t)tokens * sizeof *chosen_by);
-    float *by_shares = malloc((size_t)tokens * sizeof *by_shares);
-    int done = chosen_by && by_shares;
+    float *their_weights = malloc((size_t)tokens * sizeof *their_weights);
+    int done = chosen_by && their_weights;
     memcpy(out, x, (size_t)(tokens * down->rows) * sizeof *out);
     for (int64_t expert = 0; done && expert < total; expert++) {
         int64_t count = 0;
         for (int64_t i = 0; i < tokens * active; i++) {
             if (experts[i] != expert) continue;
             chosen_by[count] = i / active;
-            by_shares[count++] = shares[i];
+            their_weights[count++] = expert_weights[i];
         }
-        if (count)
-            done = mix_expert(out, normed, chosen_by, by_shares, count, expert, gate_up, down, limit, activations, threads);
+        Mix m = {.gate_up = gate_up, .down = down, .out = out, .normed = normed, .tokens = chosen_by, .count = count,
+                 .expert = expert, .expert_weights = their_weights, .limit = limit};
+        if (count) done = mix_expert(&m, by, threads);
     }
-    free(chosen_by), free(by_shares);
+    free(chosen_by), free(their_weights);
     return done;
 }

@@ -1,0 +1,41 @@
+"""The environment of one command: its streams and a way to open a model, which tests replace."""
+
+from dataclasses import dataclass
+
+from gptoss_cli.chat.request import ChatRequest, OpenedModel, OpenModel
+from gptoss_cli.cli.hints import with_hints
+from gptoss_cli.errors import Hint
+from gptoss_cli.terminal.console import Console
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The parts of the process that a command uses."""
+
+    console: Console
+    open_model: OpenModel
+
+    def open(self, request: ChatRequest) -> OpenedModel:
+        """Open a model and show the progress meanwhile. Raises what `open_model` raises."""
+        late: list[str] = []
+        begun = False
+
+        def notice(text: str, *hints: Hint, subject: str = "") -> None:
+            # The line that shows the progress must not be written into.
+            line = with_hints(text, *hints, subject=subject)
+            if begun:
+                late.append(line)
+            else:
+                self.console.notice(line)
+
+        def progress(text: str) -> None:
+            nonlocal begun
+            begun = True
+            activity.say(text)
+
+        try:
+            with self.console.activity() as activity:
+                return self.open_model(request, progress=progress, notice=notice)
+        finally:
+            for line in late:
+                self.console.notice(line)

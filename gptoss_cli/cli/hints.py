@@ -1,0 +1,92 @@
+"""The words for hints: flags on the command line, slash commands in a chat."""
+
+from typing import Final
+
+from gptoss_cli.chat.request import Notify
+from gptoss_cli.errors import GptossError, Hint
+from gptoss_cli.terminal.console import Console
+
+_Words = tuple[str, str]
+_START: Final = "start gptoss chat with"
+
+
+def _same(verb: str, what: str) -> tuple[_Words, _Words]:
+    """Return words that fit both the command line and a chat."""
+    return (verb, what), (verb, what)
+
+
+# Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject.
+HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
+    Hint.DOWNLOAD: _same("run:", "gptoss download {subject}"),
+    Hint.LARGER_CONTEXT: (("use", "a larger --context"), (_START, "a larger --context")),
+    Hint.SMALLER_CONTEXT: (("use", "a smaller --context"), (_START, "a smaller --context")),
+    Hint.VALID_CONTEXT: (("check", "--context"), (_START, "another --context")),
+    Hint.SHORTER_CONVERSATION: (
+        ("shorten", "it"),
+        ("use", "/undo to take the last turn back, or /new to begin a new conversation"),
+    ),
+    Hint.CPU: (("use", "--device cpu"), (_START, "--device cpu")),
+    Hint.APPLE_GPU: (("use", "--device mps"), (_START, "--device mps")),
+    Hint.ANOTHER_DEVICE: (("use", "another --device or none"), (_START, "another --device or none")),
+    Hint.OFFLOAD: (("use", "--execution offload"), (_START, "--execution offload")),
+    Hint.LESS_GPU_MEMORY: (("use", "a smaller --gpu-memory"), (_START, "a smaller --gpu-memory")),
+    Hint.FLOAT32: (("use", "--dtype float32"), (_START, "--dtype float32")),
+    Hint.BF16_DENSE: (("use", "--dense bf16"), (_START, "--dense bf16")),
+    Hint.CONSISTENT_PLACEMENT: (
+        ("leave out", "--execution or --device"),
+        ("start gptoss chat without", "--execution or --device"),
+    ),
+    Hint.EDIT_SETTINGS: _same("run:", "gptoss config edit"),
+    Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),
+    Hint.INSTALL_STRUCTURED: _same("run:", "pip install 'gptoss[structured]'"),
+    Hint.INSTALL_TORCH: _same("install torch again:", "pip install torch"),
+    Hint.FREE_MEMORY: _same("end", "other programs"),
+    Hint.FREE_DISK_SPACE: _same("free", "disk space"),
+    Hint.ANOTHER_DATA_FOLDER: _same("set", "GPTOSS_HOME to a folder on another disk"),
+    Hint.RETRY: (("run", "the same command again"), ("try", "again")),
+    Hint.RETRY_LATER: _same("try", "again later"),
+    Hint.ALLOW_NETWORK: _same("unset", "HF_HUB_OFFLINE to use the network"),
+    Hint.REINSTALL: _same("reinstall", "gptoss"),
+    Hint.DELETE_FOLDER: _same("delete", "{subject}"),
+    Hint.SAVE_ANSWER: (("write", "it to a file with -o FILE"), ("use", "/save FILE")),
+    Hint.START_AGAIN: _same("start", "gptoss again"),
+    Hint.VERIFY: _same("run:", "gptoss verify"),
+}
+
+
+def sentence(error: GptossError, *, in_chat: bool = False) -> str:
+    """Return the message of `error`, followed by its hints in words."""
+    return with_hints(str(error), *error.hints, subject=error.subject, in_chat=in_chat)
+
+
+def notifier(console: Console) -> Notify:
+    """Return a function that shows notices on `console`, with their hints in words."""
+
+    def notice(text: str, *hints: Hint, subject: str = "") -> None:
+        console.notice(with_hints(text, *hints, subject=subject))
+
+    return notice
+
+
+def unexpected(error: BaseException) -> str:
+    """Return the words for an exception that is not ours."""
+    if isinstance(error, MemoryError):
+        return "There is not enough memory. Use a smaller --context or a smaller model"
+    return f"An error in gptoss itself, {type(error).__name__}: {error}"
+
+
+def with_hints(message: str, *hints: Hint, subject: str = "", in_chat: bool = False) -> str:
+    """Return `message`, followed by `hints` in words."""
+    if not hints:
+        return message
+    words = [HINT_WORDS[hint][in_chat] for hint in hints]
+    advice = _alternatives([(verb, what.format(subject=subject).rstrip()) for verb, what in words])
+    return f"{message}{'' if message.endswith(('.', '?')) else '.'} {advice}"
+
+
+def _alternatives(words: list[_Words]) -> str:
+    """Return one clause; a verb that is the same as the one before it is not repeated."""
+    before = [None, *(verb for verb, _ in words)]
+    parts = [what if verb == last else f"{verb} {what}" for (verb, what), last in zip(words, before, strict=False)]
+    joined = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, or {parts[-1]}"
+    return joined[0].upper() + joined[1:]

@@ -1,0 +1,139 @@
+"""A chat whose model is loaded: it sends messages, shows turns and runs commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+
+from gptoss_cli.chat.request import OpenedModel
+from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.stopping import incompleteness
+from gptoss_cli.cli.chat_state import ChatState
+from gptoss_cli.cli.hints import with_hints
+from gptoss_cli.cli.incomplete import incomplete_words
+from gptoss_cli.cli.signals import stopping
+from gptoss_cli.errors import Hint, ResourceError
+from gptoss_cli.harmony.events import Event, TurnEnd
+from gptoss_cli.settings import TRAINED_EFFORTS
+from gptoss_cli.terminal.prompt import ChatPrompt
+from gptoss_cli.terminal.turn_live import TurnView
+from gptoss_cli.terminal.turn_plain import show_turn
+from gptoss_cli.terminal.typeahead import TypeAhead
+
+_NEARLY_FULL = 0.8
+
+
+class LoadedChat:
+    """A conversation with a loaded model at the terminal.
+
+    `prompt` gets the keys that were typed during a turn. `open_other` opens another model by name; it returns None if
+    the user does not wait for it.
+    """
+
+    def __init__(
+        self,
+        opened: OpenedModel,
+        state: ChatState,
+        commands: Mapping[str, Callable[[LoadedChat, str], None]],
+        *,
+        prompt: ChatPrompt,
+        open_other: Callable[[str], OpenedModel | None],
+    ) -> None:
+        self.session: ChatSession = opened.session
+        self.state = state
+        self.console = state.console
+        self._commands = commands
+        self._prompt = prompt
+        self._open_other = open_other
+
+    def run(self, command: str, argument: str) -> None:
+        """Run a slash command. Raises UsageError for a wrong argument, and what its turn or load raises."""
+        self._commands[command](self, argument)
+
+    def send(self, text: str) -> None:
+        """Send a message with the attached files and show the answer. Raises what the turn raises."""
+        state, session = self.state, self.session
+        if state.edited_from is not None:
+            self.keep_messages(state.edited_from)
+        before = len(session.conversation.messages)
+        try:
+            self.show(session.turn("\n\n".join([*state.attached, text])))
+        except ResourceError as exc:
+            if len(session.conversation.messages) > before:
+                raise
+            state.draft = text
+            raise ResourceError(f"The message was not sent. {exc}", *exc.hints, subject=exc.subject) from exc
+        state.attached = []
+
+    def show(self, turn: Generator[Event]) -> None:
+        """Run a turn and show it. Raises what the turn raises."""
+        session = self.session
+        typed = TypeAhead({"c-n": session.answer_now})
+        try:
+            with stopping(session.stop), closing(turn) as events:
+                end = self._follow(events, typed)
+        finally:
+            self._prompt.type_ahead(typed.keys)
+        incomplete = incompleteness(end)
+        if incomplete is not None:
+            self.console.notice(incomplete_words(incomplete, in_chat=True))
+        self._warn_of_context()
+        self.console.err("\n")
+
+    def keep_messages(self, count: int) -> None:
+        """Keep the first `count` messages of the conversation and remove the others."""
+        self.session.conversation.truncate(count)
+        self.session.last_end = None
+        self.state.last_reasoning = ""
+        self.state.edited_from = None
+
+    def change_model(self, name: str) -> bool:
+        """Continue the conversation with another model; return False if the user did not wait for it.
+
+        Raises what opening it raises. The model then stays as it is.
+        """
+        opened = self._open_other(name)
+        if opened is None:
+            return False
+        opened.session.conversation = self.session.conversation
+        opened.session.settings = self.session.settings
+        self.session = opened.session
+        self.state.model = name
+        return True
+
+    def next_effort(self) -> None:
+        """Change to the next of the efforts that the model was trained for."""
+        efforts, effort = list(TRAINED_EFFORTS), self.session.conversation.effort
+        self.session.set_effort(efforts[(efforts.index(effort) + 1) % len(efforts) if effort in efforts else 0])
+
+    def status(self) -> list[str]:
+        """Return the parts of the toolbar after the name of the model."""
+        session, end = self.session, self.session.last_end
+        parts = [
+            f"effort {session.conversation.effort}",
+            f"{session.used_tokens:,} of {session.context_tokens:,} tokens",
+        ]
+        if end is not None and end.decode_rate is not None:
+            parts.append(f"{end.decode_rate:.1f} tokens/s")
+        if end is not None and end.expert_hit_rate is not None:
+            parts.append(f"{end.expert_hit_rate:.0%} of the experts on the GPU")
+        return parts
+
+    def _follow(self, events: Generator[Event], typed: TypeAhead) -> TurnEnd:
+        state = self.state
+        if state.screen is None:
+            with typed.reading():
+                return show_turn(events, self.console, reasoning=state.reasoning)
+        view = TurnView(state.screen, state.reasoning)
+        typed.actions["c-o"] = view.toggle_reasoning
+        with typed.reading():
+            try:
+                return view.follow(events)
+            finally:
+                state.last_reasoning = view.reasoning_text
+
+    def _warn_of_context(self) -> None:
+        used, most = self.session.used_tokens, self.session.context_tokens
+        if used >= most * _NEARLY_FULL:
+            text = f"The conversation fills {used / most:.0%} of the context, {used:,} of {most:,} tokens"
+            self.console.notice(with_hints(text, Hint.SHORTER_CONVERSATION, Hint.LARGER_CONTEXT, in_chat=True))

@@ -1,0 +1,274 @@
+"""Options of the commands, each declared once, and the groups of options that a command receives as one value."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gptoss_cli import __version__
+from gptoss_cli.generation import LARGEST_SEED
+from gptoss_cli.settings import Activations, ColorChoice, Dense, Dtype, Execution, ReasoningDisplay, ReasoningEffort
+
+LONGEST_CONTEXT_TOKENS = 131_072
+_LARGEST_SIZE_BYTES = 1 << 50
+_UNITS: dict[str, int] = {
+    "b": 1,
+    **{unit + "ib": 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g", 30), ("t", 40))},
+    **{unit + "b": 10**power for unit, power in (("k", 3), ("m", 6), ("g", 9), ("t", 12))},
+    **{unit: 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g", 30), ("t", 40))},
+}
+
+
+class ConfigAction(StrEnum):
+    """The actions of `gptoss config`."""
+
+    SHOW = "show"
+    PATH = "path"
+    EDIT = "edit"
+
+
+class Shell(StrEnum):
+    """The shells that have a completion script."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of 24GiB, 24G (the same), 24GB (10^9) or 0. Raises typer.BadParameter."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text.strip())
+    number, unit = (float(match[1]), match[2].lower()) if match else (0.0, "?")
+    if number == 0 and unit in ("", *_UNITS):
+        return 0
+    if unit not in _UNITS or number * _UNITS[unit] > _LARGEST_SIZE_BYTES:
+        raise typer.BadParameter(f"{text!r} is not a size. Write one like 24GiB, or 0")
+    return round(number * _UNITS[unit])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gptoss {__version__}")
+        raise typer.Exit
+
+
+def _refuse_zero(value: float) -> float:
+    if value == 0:
+        raise typer.BadParameter("0 leaves no token to choose. For the likeliest token always: --temperature 0")
+    return value
+
+
+def _setting(variable: str, *flags: str, **details: Any) -> Any:
+    """Return an option that the environment and config.toml can set too."""
+    return typer.Option(*flags, envvar=variable, show_envvar=False, **details)
+
+
+ContextOption = Annotated[
+    int | None,
+    _setting(
+        "GPTOSS_CONTEXT", metavar="N", min=2, max=LONGEST_CONTEXT_TOKENS, help="Maximum tokens of a conversation."
+    ),
+]
+ExecutionOption = Annotated[
+    Execution,
+    _setting("GPTOSS_EXECUTION", help="All weights on the GPU (mxfp4), experts in host memory (offload), or the CPU."),
+]
+DeviceOption = Annotated[
+    str, _setting("GPTOSS_DEVICE", metavar="auto|cpu|cuda[:N]|mps", help="Device that computes; auto chooses.")
+]
+GpuMemoryOption = Annotated[
+    int | None,
+    _setting("GPTOSS_GPU_MEMORY", metavar="SIZE", parser=parse_size, help="Maximum GPU memory to use, such as 8GiB."),
+]
+DenseOption = Annotated[
+    Dense,
+    _setting("GPTOSS_DENSE", help="Attention and unembedding weights: bf16 as published; int8 smaller and faster."),
+]
+ActivationsOption = Annotated[
+    Activations,
+    _setting("GPTOSS_ACTIVATIONS", help="Activations for the experts on the CPU; int8 is faster, less precise."),
+]
+ThreadsOption = Annotated[
+    int | None, _setting("GPTOSS_THREADS", metavar="N", min=1, max=1024, help="CPU threads; by default one per core.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonOptions:
+    """The options of every command, allowed before its name or after it."""
+
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the steps of the program on stderr.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices and no progress.")] = False
+    color: Annotated[ColorChoice | None, _setting("GPTOSS_COLOR", help="Colour on stderr; auto asks the terminal.")] = (
+        None
+    )
+    debug: Annotated[bool, typer.Option("--debug", help="Log details, and show the traceback of an error.")] = False
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnOptions:
+    """The options that `ask` and `chat` share: the model, and how it answers."""
+
+    model: Annotated[
+        str | None,
+        _setting("GPTOSS_MODEL", "--model", "-m", metavar="20b|120b|demo|PATH", help="Model that answers."),
+    ] = None
+    effort: Annotated[
+        ReasoningEffort,
+        _setting("GPTOSS_EFFORT", "--effort", "-e", help="Amount of reasoning; the model was not trained for none."),
+    ] = ReasoningEffort.MEDIUM
+    instructions: Annotated[
+        str | None,
+        _setting(
+            "GPTOSS_INSTRUCTIONS",
+            "--instructions",
+            "-s",
+            metavar="TEXT|@FILE",
+            help="Developer instructions for the model.",
+        ),
+    ] = None
+    temperature: Annotated[
+        float,
+        _setting(
+            "GPTOSS_TEMPERATURE",
+            "--temperature",
+            "-t",
+            metavar="X",
+            min=0,
+            max=10,
+            help="Randomness; 0 takes the likeliest token.",
+        ),
+    ] = 1.0
+    top_p: Annotated[
+        float,
+        _setting(
+            "GPTOSS_TOP_P",
+            metavar="X",
+            min=0,
+            max=1,
+            callback=_refuse_zero,
+            help="Only the likeliest tokens that make up this share of the probability.",
+        ),
+    ] = 1.0
+    top_k: Annotated[int | None, _setting("GPTOSS_TOP_K", metavar="N", min=1, help="Only the N likeliest tokens.")] = (
+        None
+    )
+    seed: Annotated[
+        int | None,
+        _setting("GPTOSS_SEED", metavar="N", min=0, max=LARGEST_SEED, help="Seed; the same one repeats an answer."),
+    ] = None
+    max_tokens: Annotated[
+        int | None,
+        _setting("GPTOSS_MAX_TOKENS", metavar="N", min=1, help="End the turn after N tokens, reasoning included."),
+    ] = None
+    think_budget: Annotated[
+        int | None,
+        _setting("GPTOSS_THINK_BUDGET", metavar="N", min=0, help="End the reasoning after N tokens and answer."),
+    ] = None
+    free_headers: Annotated[
+        bool, typer.Option("--free-headers", help="Do not constrain the message headers that the model writes.")
+    ] = False
+    context: ContextOption = None
+    execution: ExecutionOption = Execution.AUTO
+    device: DeviceOption = "auto"
+    gpu_memory: GpuMemoryOption = None
+    dtype: Annotated[Dtype, _setting("GPTOSS_DTYPE", help="Floating-point type of the computation.")] = Dtype.BFLOAT16
+    dense: DenseOption = Dense.BF16
+    activations: ActivationsOption = Activations.INT16
+    threads: ThreadsOption = None
+    no_prefix_cache: Annotated[
+        bool,
+        typer.Option("--no-prefix-cache", help="Do not reuse cached work for the system message and instructions."),
+    ] = False
+    reasoning: Annotated[
+        ReasoningDisplay | None, _setting("GPTOSS_REASONING", help="Show, collapse or hide the reasoning.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOptions:
+    """The options that `ask` alone has: input besides the words, when the answer ends, its format and its output."""
+
+    files: Annotated[
+        list[Path] | None, typer.Option("--file", "-f", metavar="PATH", help="Text file to ask about; repeatable.")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False
+    stream_json: Annotated[bool, typer.Option("--stream-json", help="Print JSON lines as the answer is generated.")] = (
+        False
+    )
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer only when it is complete.")] = False
+    extract: Annotated[
+        str | None,
+        typer.Option("--extract", "-x", metavar="[=LANG]", help="Only the first code block; -xLANG: in that language."),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the answer to FILE, all of it or nothing."),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        _setting("GPTOSS_TIMEOUT", metavar="SECONDS", min=0, max=1e6, help="Stop the answer after this many seconds."),
+    ] = None
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before TEXT; repeatable.")
+    ] = None
+    schema: Annotated[
+        str | None, typer.Option("--schema", metavar="FILE|JSON", help="JSON Schema that the answer must match.")
+    ] = None
+    choice: Annotated[
+        str | None, typer.Option("--choice", metavar="A,B,...", help="The answer must be one of these.")
+    ] = None
+    efforts: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Answer once at each effort, such as low,medium,high.")
+    ] = None
+
+    @property
+    def is_buffered(self) -> bool:
+        """True if nothing is printed before the answer is complete."""
+        return self.no_stream or self.as_json or self.extract is not None or self.output is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """The options of `plan`: the hardware to plan for, and how the model should run on it."""
+
+    gpu_memory: Annotated[
+        int | None,
+        typer.Option(metavar="SIZE", parser=parse_size, help="Pretend a GPU with this much free memory; 0 for no GPU."),
+    ] = None
+    ram: Annotated[
+        int | None,
+        typer.Option(metavar="SIZE", parser=parse_size, help="Pretend that the machine has this much memory."),
+    ] = None
+    execution: ExecutionOption = Execution.AUTO
+    device: DeviceOption = "auto"
+    context: ContextOption = None
+    dense: DenseOption = Dense.BF16
+    activations: ActivationsOption = Activations.INT16
+    as_json: JsonOption = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """The options of `bench`: the amount of work to time, and how the model should run."""
+
+    prompt: Annotated[int, typer.Option("--prompt", metavar="N", min=16, help="Tokens to prefill.")] = 512
+    generate: Annotated[int, typer.Option("--generate", metavar="N", min=2, help="Tokens to decode.")] = 64
+    repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Repetitions after one to warm up.")] = 5
+    kernels: Annotated[bool, typer.Option("--kernels", help="Also time each operation of a token.")] = False
+    as_json: JsonOption = False
+    execution: ExecutionOption = Execution.AUTO
+    device: DeviceOption = "auto"
+    gpu_memory: GpuMemoryOption = None
+    dense: DenseOption = Dense.BF16
+    activations: ActivationsOption = Activations.INT16
+    threads: ThreadsOption = None

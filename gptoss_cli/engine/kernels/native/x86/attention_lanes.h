@@ -1,0 +1,147 @@
+/* The attention kernels over vectors of LANES floats, for AVX2 and AVX-512. The file that includes this defines
+   FUNCTION and INLINE, the types Vector and Integers, the operations on them, LANES, and BLOCK_ROWS: the number of
+   rows whose sums, two vectors each, are kept in registers.
+
+   Scores: a lane is a key, so that nothing is added across lanes, and a vector of keys is loaded once for BLOCK_ROWS
+   rows. Values: a lane is a dimension. Two bf16 fill a 32-bit lane; a shift and a mask make two vectors of them, of
+   the even dimensions and of the odd ones. The sums of a chunk are put in order at its end. */
+
+/* LANES keys from `first` on. Those past the last are copies of it, since nothing may be read past the end. */
+INLINE void transpose_some(float *to, const KeyChunk *chunk, int64_t first, const int is_bf16) {
+    int64_t words = is_bf16 ? chunk->head_dim / 2 : chunk->head_dim;
+    const uint8_t *rows[LANES];
+    for (int64_t i = 0; i < LANES; i++) {
+        int64_t key = first + i < chunk->count ? first + i : chunk->count - 1;
+        rows[i] = chunk->keys + key * chunk->stride;
+    }
+    for (int64_t word = 0; word < words; word += LANES) {
+        Integers lanes[LANES];
+        for (int i = 0; i < LANES; i++) lanes[i] = load_words(rows[i] + 4 * word, words - word);
+        transpose(lanes);
+        for (int i = 0; i < LANES && word + i < words; i++) {
+            if (is_bf16) {
+                store(to + 2 * (word + i) * ATTENTION_KEYS, evens_of(lanes[i]));
+                store(to + (2 * (word + i) + 1) * ATTENTION_KEYS, odds_of(lanes[i]));
+            } else {
+                store(to + (word + i) * ATTENTION_KEYS, floats_of(lanes[i]));
+            }
+        }
+    }
+}
+
+FUNCTION static void transpose_keys(float *to, const KeyChunk *chunk) {
+    for (int64_t i = 0; i < chunk->count; i += LANES) {
+        if (chunk->is_bf16) transpose_some(to + i, chunk, i, 1);
+        else transpose_some(to + i, chunk, i, 0);
+    }
+}
+
+/* Scores of one or two vectors of keys and BLOCK_ROWS rows. Meanwhile as many keys of the next chunk are prefetched,
+   one cache line a step: prefetches all at once would wait for memory. */
+INLINE void multiply_keys(float (*scores)[ATTENTION_KEYS], const float *queries, const float *keys, int64_t head_dim,
+                          const uint8_t *ahead, int64_t stride, int64_t lines, const int vectors) {
+    Vector sums[BLOCK_ROWS][2];
+    for (int r = 0; r < BLOCK_ROWS; r++) sums[r][0] = sums[r][1] = zeros();
+    const uint8_t *next = ahead;
+    for (int64_t j = 0; j < head_dim; j++, queries += ATTENTION_ROWS, keys += ATTENTION_KEYS) {
+        int64_t line = j / (vectors * LANES), key = j % (vectors * LANES);
+        if (line < lines) {
+            next = key ? next + stride : ahead + line * LINE;
+            _mm_prefetch((const char *)next, _MM_HINT_T0);
+        }
+        Vector first = load_floats(keys), second = vectors > 1 ? load_floats(keys + LANES) : zeros();
+        for (int r = 0; r < BLOCK_ROWS; r++) {
+            Vector query = broadcast(queries[r]);
+            sums[r][0] = multiply_add(query, first, sums[r][0]);
+            if (vectors > 1) sums[r][1] = multiply_add(query, second, sums[r][1]);
+        }
+    }
+    for (int r = 0; r < BLOCK_ROWS; r++) {
+        store(scores[r], sums[r][0]);
+        if (vectors > 1) store(scores[r] + LANES, sums[r][1]);
+    }
+}
+
+/* The largest of row r so far, with the scores of this chunk; scores that it does not see become -infinity. */
+INLINE float largest_score(const QueryRows *rows, float *scores, int r, int64_t start, int64_t end) {
+    for (int64_t i = start; i < rows->from[r]; i++) scores[i] = -INFINITY;
+    for (int64_t i = rows->to[r]; i < end; i++) scores[i] = -INFINITY;
+    Vector most = load_floats(scores + start);
+    for (int64_t i = start + LANES; i < end; i += LANES) most = larger(most, load_floats(scores + i));
+    float largest = largest_lane(most);
+    return largest > rows->largest[r] ? largest : rows->largest[r];
+}
+
+/* Scores from `start` to `end`, whole vectors, -> exp(score - largest), 0 where a row sees nothing; and by what its
+   earlier sums have to be multiplied. */
+INLINE void softmax(QueryRows *rows, float (*scores)[ATTENTION_KEYS], float *rescale, int64_t start, int64_t end) {
+    float apart[LANES] = {0};
+    for (int r = 0; r < ATTENTION_ROWS; r++) {
+        if (rows->from[r] >= rows->to[r]) continue;
+        float largest = largest_score(rows, scores[r], r, start, end);
+        apart[r] = rows->largest[r] - largest;
+        rows->largest[r] = largest;
+    }
+    store(rescale, exponential(load_floats(apart)));
+    for (int r = 0; r < ATTENTION_ROWS; r++) {
+        int is_empty = rows->from[r] >= rows->to[r];
+        Vector total = zeros(), largest = broadcast(rows->largest[r]);
+        for (int64_t i = start; i < end; i += LANES) {
+            Vector e = is_empty ? zeros() : exponential(subtract(load_floats(scores[r] + i), largest));
+            store(scores[r] + i, e);
+            total = add(total, e);
+        }
+        rows->total[r] = rows->total[r] * rescale[r] + sum_lanes(total);
+    }
+}
+
+/* sums = sums * rescale + probabilities . values, of 2 * LANES dimensions from `dim` on and BLOCK_ROWS rows. */
+INLINE void add_values(float *sums, float (*probabilities)[ATTENTION_KEYS], const float *rescale, const KeyChunk *chunk,
+                       SeenKeys seen, int64_t dim, const int is_bf16) {
+    Vector parts[BLOCK_ROWS][2];
+    for (int r = 0; r < BLOCK_ROWS; r++) parts[r][0] = parts[r][1] = zeros();
+    int64_t left = chunk->head_dim - dim, padded = padded_dims(chunk->head_dim);
+    const uint8_t *values = chunk->values + seen.start * chunk->stride + dim * (is_bf16 ? 2 : 4);
+    for (int64_t i = seen.start; i < seen.end; i++, values += chunk->stride) {
+        Integers low = load_words(values, is_bf16 ? left / 2 : left);
+        Vector first = is_bf16 ? evens_of(low) : floats_of(low);
+        Vector second = is_bf16 ? odds_of(low) : floats_of(load_words(values + 4 * LANES, left - LANES));
+        _mm_prefetch((const char *)values + chunk->ahead, _MM_HINT_T0);
+        for (int r = 0; r < BLOCK_ROWS; r++) {
+            Vector probability = broadcast(probabilities[r][i]);
+            parts[r][0] = multiply_add(probability, first, parts[r][0]);
+            parts[r][1] = multiply_add(probability, second, parts[r][1]);
+        }
+    }
+    for (int r = 0; r < BLOCK_ROWS; r++, sums += padded) {
+        Vector first = parts[r][0], second = parts[r][1], factor = broadcast(rescale[r]);
+        if (is_bf16) interleave(&first, &second);
+        store(sums + dim, multiply_add(load_floats(sums + dim), factor, first));
+        store(sums + dim + LANES, multiply_add(load_floats(sums + dim + LANES), factor, second));
+    }
+}
+
+FUNCTION static void attend_chunk(QueryRows *rows, const float *keys, const KeyChunk *chunk) {
+    float scores[ATTENTION_ROWS][ATTENTION_KEYS], rescale[LANES];
+    SeenKeys seen = keys_seen_by_any(rows);
+    int64_t row_bytes = chunk->head_dim * (chunk->is_bf16 ? 2 : 4), lines = (row_bytes + LINE - 1) / LINE;
+    int64_t start = seen.start / LANES * LANES, end = (seen.end + LANES - 1) / LANES * LANES;
+    for (int64_t i = start; i < end; i += 2 * LANES)
+        for (int r = 0; r < ATTENTION_ROWS; r += BLOCK_ROWS) {
+            float(*to)[ATTENTION_KEYS] = (float(*)[ATTENTION_KEYS])(scores[r] + i);
+            const uint8_t *ahead = chunk->keys + i * chunk->stride + chunk->ahead;
+            const float *queries = rows->queries + r;
+            int64_t prefetched = chunk->ahead && !r ? lines : 0;
+            if (i + LANES < end)
+                multiply_keys(to, queries, keys + i, chunk->head_dim, ahead, chunk->stride, prefetched, 2);
+            else
+                multiply_keys(to, queries, keys + i, chunk->head_dim, ahead, chunk->stride, prefetched, 1);
+        }
+    softmax(rows, scores, rescale, start, end);
+    for (int64_t dim = 0; dim < chunk->head_dim; dim += 2 * LANES)
+        for (int r = 0; r < ATTENTION_ROWS; r += BLOCK_ROWS) {
+            float *sums = rows->sums + r * padded_dims(chunk->head_dim);
+            if (chunk->is_bf16) add_values(sums, scores + r, rescale + r, chunk, seen, dim, 1);
+            else add_values(sums, scores + r, rescale + r, chunk, seen, dim, 0);
+        }
+}
