@@ -112,11 +112,16 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """Rows that were removed. `erased` False: another program kept some of their bytes in the log or the free pages."""
+    """Rows that were removed.
+
+    `erased` False: another program kept some of their bytes in the log or the free pages. `copies` are older files
+    beside the database, from before a migration or damaged, that may still have them.
+    """
 
     conversations: int
     messages: int
     erased: bool
+    copies: tuple[Path, ...]
 
 
 class Archive:
@@ -236,7 +241,7 @@ class Archive:
                 connection.execute("UPDATE conversation SET tip = NULL WHERE id = ?", (each,))
                 count += connection.execute("DELETE FROM conversation WHERE id = ?", (each,)).rowcount
             rebuild_index(connection)
-        return Removal(count, messages, self._erase())
+        return Removal(count, messages, self._erase(), self.database.copies())
 
     def backup(self, target: Path) -> None:
         """Write a copy of the database. Raises UsageError if there is such a file."""

@@ -1,6 +1,7 @@
 """The archive's file: private, opened when it is first needed, set aside when it is damaged."""
 
 import errno
+import glob
 import os
 import sqlite3
 import time
@@ -37,6 +38,7 @@ class Database:
         self._migrations = migrations
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
         self._lost = False
         # Why nothing can be written, None if it can.
         self._refusal: GptossError | None = None
@@ -84,6 +86,10 @@ class Database:
         with self.reading() as connection:
             _vacuum_into(connection, target)
 
+    def copies(self) -> tuple[Path, ...]:
+        """Return the files beside the database that were made from it: before migrations, and after damage."""
+        return tuple(sorted(self.path.parent.glob(f"{glob.escape(self.path.name)}.*")))
+
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         if self._connection is not None:
@@ -97,6 +103,7 @@ class Database:
                 return self._connection
             # SQLite would go on writing to a file that nobody finds again.
             self.close()
+            self._remove_log()
             self._lost = self.generation > 0
             self.generation += 1
             if self._lost:
@@ -111,8 +118,22 @@ class Database:
                 raise
             self._set_aside()
             self._connection = self._prepared()
-        self._file = _identity(self.path)
+        self._file, self._log = _identity(self.path), _identity(self._log_path)
         return self._connection
+
+    def _remove_log(self) -> None:
+        """Remove the log of the file that was deleted: SQLite would apply it to the one that took its place.
+
+        The log of another program that opened the new file already is another file.
+        """
+        if self._log is not None and _identity(self._log_path) == self._log:
+            for suffix in _SUFFIXES[1:]:
+                with suppress(OSError):
+                    os.unlink(f"{self.path}{suffix}")
+
+    @property
+    def _log_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}-wal")
 
     def _prepared(self) -> sqlite3.Connection:
         self._refusal = None

@@ -137,18 +137,11 @@ def move_tip(connection: sqlite3.Connection, conversation: str, expected: int | 
     return done.rowcount == 1
 
 
-def update_conversation(
-    connection: sqlite3.Connection,
-    conversation: str,
-    instructions: str | None,
-    date: str,
-    settings: Mapping[str, object],
-) -> None:
-    """Change what else the prompts of a conversation are made of."""
-    connection.execute(
-        "UPDATE conversation SET instructions = ?, date = ?, settings = ? WHERE id = ?",
-        (instructions and storable(instructions), date, json.dumps(dict(settings)), conversation),
-    )
+def update_conversation(connection: sqlite3.Connection, conversation: str, values: Mapping[str, str | None]) -> None:
+    """Change columns of a conversation."""
+    assignments = ", ".join(f"{column} = ?" for column in values)
+    texts = [value and storable(value) for value in values.values()]
+    connection.execute(f"UPDATE conversation SET {assignments} WHERE id = ?", (*texts, conversation))
 
 
 def insert_message(

@@ -1,5 +1,6 @@
 """The recorder that writes to the archive while a chat goes on."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -86,7 +87,8 @@ class ArchiveRecorder:
     new messages are added below the last that both share, and the tip moves there, so that taking messages back
     overwrites nothing. A call after a failed one saves what that did not.
 
-    `resumed` is the conversation to continue. Without `keep_reasoning` the reasoning of the model is left out.
+    `origin` may be replaced between turns, when another model is to answer. `resumed` is the conversation to
+    continue. Without `keep_reasoning` the reasoning of the model is left out.
     `wait_seconds` is how long the beginning and the end of a turn wait for another program's transaction.
     `notice` gets one line when saving fails, again only after it succeeded, and one when the conversation had to be
     forked because another program continues it.
@@ -104,7 +106,7 @@ class ArchiveRecorder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._archive = archive
-        self._origin = origin
+        self.origin = origin
         self._notice = notice
         self._keep_reasoning = keep_reasoning
         self._wait_seconds = wait_seconds
@@ -154,9 +156,11 @@ class ArchiveRecorder:
             with self._archive.database.transaction(wait_seconds=wait_seconds) as connection:
                 forked = self._ensure_conversation(connection)
                 self._write(connection, messages, partial=partial, end=end)
-        except GptossError as exc:
+        except BaseException as exc:
             # The transaction left no trace: neither may it here.
             self._state = before
+            if not isinstance(exc, GptossError):
+                raise
             self._report(exc, partial=partial)
         else:
             self._failing = False
@@ -171,7 +175,9 @@ class ArchiveRecorder:
             self._state = _State(self._state.id, generation=self._archive.database.generation)
         state = self._state
         if not state.exists:
-            new = self._new_row(state.id)
+            # A file that was put in the place of the old one may have the conversation as it was once.
+            is_taken = state.id is not None and select_conversation(connection, state.id) is not None
+            new = self._new_row(None if is_taken else state.id)
             insert_conversation(connection, new)
             self._state = replace(state, id=new.id, exists=True)
             return False
@@ -192,14 +198,14 @@ class ArchiveRecorder:
         snapshot, now = self._snapshot, time.time()
         assert snapshot is not None
         first = next((each.text for each in snapshot.messages if each.role is Role.USER), "")
-        given = title_line(self._origin.title or "")
+        given = title_line(self.origin.title or "")
         title = given or title_line(first)
         return ConversationRow(
             id=conversation or new_id(now),
             title=title or None,
             titled_by=TitledBy.USER if given else TitledBy.FIRST_MESSAGE if title else None,
-            model=self._origin.model,
-            identity=self._origin.identity,
+            model=self.origin.model,
+            identity=self.origin.identity,
             instructions=snapshot.instructions,
             date=snapshot.date.isoformat(),
             settings=snapshot.settings,
@@ -231,8 +237,21 @@ class ArchiveRecorder:
         tip = path[-1].row if path else None
         moved = move_tip(connection, state.id, state.tip, tip)
         assert moved, "the tip was compared in this transaction"
-        update_conversation(connection, state.id, snapshot.instructions, snapshot.date.isoformat(), snapshot.settings)
+        self._update_conversation(connection)
         self._state = replace(state, tip=tip, path=tuple(path))
+
+    def _update_conversation(self, connection: sqlite3.Connection) -> None:
+        snapshot = self._snapshot
+        assert snapshot is not None
+        values = {
+            "model": self.origin.model,
+            "identity": self.origin.identity,
+            "instructions": snapshot.instructions,
+            "date": snapshot.date.isoformat(),
+            "settings": json.dumps(dict(snapshot.settings)),
+        }
+        assert self._state.id is not None
+        update_conversation(connection, self._state.id, values)
 
     def _saved(self, place: int, path: Sequence[_Saved], message: Message) -> _Saved | None:
         """Return the row of `message` if the path so far is the saved one and continues with it."""

@@ -133,6 +133,16 @@ def test_no_byte_of_a_removed_conversation_is_left(tmp_path: Path) -> None:
     assert archive.check() == []
 
 
+def test_removal_names_older_copies_of_the_database(tmp_path: Path) -> None:
+    archive = open_archive(tmp_path)
+    conversation = save(archive, "a", "b")
+    assert archive.remove([]).copies == ()
+    copies = [archive.database.path.with_name(f"conversations.db.{end}") for end in ("corrupt-1", "v1")]
+    for copy in copies:
+        archive.backup(copy)
+    assert archive.remove([conversation]).copies == tuple(copies)
+
+
 def test_removal_says_if_another_program_keeps_the_bytes(tmp_path: Path) -> None:
     archive = open_archive(tmp_path)
     gone = save(archive, "zanzibar", "b")

@@ -1,7 +1,10 @@
 """A chat is saved as it goes on, and never ended by a failure to save."""
 
 import sqlite3
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import pytest
 
 from gptoss_cli.archive.archive import Archive
 from gptoss_cli.archive.recorder import Attachment, Recorder, Snapshot
@@ -283,6 +286,60 @@ def test_locked_database_does_not_hold_up_the_answer(tmp_path: Path) -> None:
     clock.now += PARTIAL_SECONDS
     recorder.listen(AnswerDelta(", two"))
     assert _current(archive, recorder) == ["a", "One, two"]
+
+
+def test_database_replaced_during_a_chat_gets_the_chat_beside_what_it_has(tmp_path: Path) -> None:
+    notices: list[str] = []
+    archive = Archive(tmp_path / "conversations.db", notice=notices.append)
+    recorder = ArchiveRecorder(archive, ORIGIN, notice=notices.append)
+    recorder.record(snapshot(user("a")))
+    old = recorder.conversation
+    assert old is not None
+    archive.backup(tmp_path / "copy.db")
+    recorder.finish(snapshot(user("a"), answer("b")), turn_end())
+    (tmp_path / "copy.db").replace(archive.database.path)
+    recorder.record(snapshot(user("a"), answer("b"), user("c")))
+    assert len(notices) == 1
+    assert _current(archive, recorder) == ["a", "b", "c"]
+    assert texts(archive.load(old).current) == ["a"], "the log of the old file is not applied to the new one"
+    assert archive.check() == []
+
+
+def test_another_model_is_named_from_its_turn_on(tmp_path: Path) -> None:
+    archive = open_archive(tmp_path)
+    conversation = save(archive, "a", "b")
+    other = Origin(model="gpt-oss-120b", identity="sha256:2")
+    recorder = ArchiveRecorder(archive, other, notice=complain, resumed=archive.load(conversation))
+    assert archive.load(conversation).row.model == "gpt-oss-20b"
+    recorder.record(snapshot(user("a"), answer("b"), user("c")))
+    row = archive.load(conversation).row
+    assert (row.model, row.identity) == ("gpt-oss-120b", "sha256:2")
+
+
+class _Interrupting(Mapping[str, object]):
+    """Settings during whose reading, in the middle of a transaction, Ctrl-C is pressed."""
+
+    def __getitem__(self, key: str) -> object:
+        raise KeyboardInterrupt
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["effort"])
+
+
+def test_interrupt_during_a_save_leaves_nothing_half_known(tmp_path: Path) -> None:
+    archive = open_archive(tmp_path)
+    recorder = ArchiveRecorder(archive, ORIGIN, notice=complain)
+    recorder.record(snapshot(user("a")))
+    with pytest.raises(KeyboardInterrupt):
+        recorder.record(snapshot(user("a"), user("b"), settings=_Interrupting()))
+    assert _current(archive, recorder) == ["a"]
+    recorder.record(snapshot(user("a"), user("b")))
+    assert _current(archive, recorder) == ["a", "b"]
+    assert recorder.conversation is not None
+    assert len(archive.load(recorder.conversation).messages) == 2
 
 
 def test_database_deleted_during_a_chat_is_written_again_once(tmp_path: Path) -> None:
