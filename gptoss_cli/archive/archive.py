@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from gptoss_cli.archive.database import Database, Notice
+from gptoss_cli.archive.database import WAIT_SECONDS, Database, Notice
 from gptoss_cli.archive.index import check_index, rebuild_index
 from gptoss_cli.archive.rows import (
     ID_LENGTH,
@@ -230,8 +230,11 @@ class Archive:
                 raise UsageError(f"conversation {conversation} was removed", Hint.LIST_CONVERSATIONS)
         return line
 
-    def remove(self, conversations: Iterable[str]) -> Removal:
-        """Remove conversations so that no byte of their text is left in the database, its log or its index."""
+    def remove(self, conversations: Iterable[str], *, wait_seconds: float = WAIT_SECONDS) -> Removal:
+        """Remove conversations so that no byte of their text is left in the database, its log or its index.
+
+        Waits so long for other programs that read the removed rows.
+        """
         count = messages = 0
         with self.database.transaction() as connection:
             for each in conversations:
@@ -241,7 +244,7 @@ class Archive:
                 connection.execute("UPDATE conversation SET tip = NULL WHERE id = ?", (each,))
                 count += connection.execute("DELETE FROM conversation WHERE id = ?", (each,)).rowcount
             rebuild_index(connection)
-        return Removal(count, messages, self._erase(), self.database.copies())
+        return Removal(count, messages, self._erase(wait_seconds), self.database.copies())
 
     def backup(self, target: Path) -> None:
         """Write a copy of the database. Raises UsageError if there is such a file."""
@@ -278,13 +281,13 @@ class Archive:
         except IntegrityError:
             problems.append("the full-text index does not have the words of the messages")
 
-    def _erase(self) -> bool:
+    def _erase(self, wait_seconds: float) -> bool:
         """Rewrite the file without what was removed and empty the log. Return False if another program prevents it.
 
         `secure_delete` overwrites rows, but a page that SQLite rebuilt may keep a part of an old row in its gap.
         """
         try:
-            with self.database.writing() as connection:
+            with self.database.writing(wait_seconds=wait_seconds) as connection:
                 connection.execute("VACUUM")
                 busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except GptossError:

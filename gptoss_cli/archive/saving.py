@@ -226,11 +226,12 @@ class ArchiveRecorder:
             saved = self._saved(len(path), path, message)
             if saved is None and self._is_left_out(message):
                 continue
+            is_new = saved is None
             if saved is None or saved.is_live:
                 growing = partial and index == len(messages) - 1 and not message.complete
                 saved = self._write_message(connection, path, message, saved, growing=growing)
-                if index == len(snapshot.messages) - 1:
-                    insert_attachments(connection, saved.row, snapshot.attachments)
+            if is_new and index == len(snapshot.messages) - 1:
+                insert_attachments(connection, saved.row, snapshot.attachments)
             if turn is not None and index >= len(snapshot.messages):
                 connection.execute("UPDATE message SET turn = ? WHERE id = ?", (turn, saved.row))
             path.append(saved)

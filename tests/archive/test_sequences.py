@@ -1,5 +1,8 @@
 """Whatever is said, taken back, forked and resumed, with a crash anywhere: the disk has what memory has."""
 
+import itertools
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -269,19 +272,24 @@ def _check(path: Path, steps: list[_Step]) -> None:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One file for all sequences: each is a conversation of its own."""
-    return tmp_path_factory.mktemp("archive") / "conversations.db"
+def databases() -> Iterator[Iterator[Path]]:
+    """Files for a hundred sequences each: every one is a conversation of its own, and a check reads a whole file.
+
+    In memory where there is such a folder: tens of thousands of transactions would each wait for the disk.
+    """
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield (Path(folder) / f"{number // 100}.db" for number in itertools.count())
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=_STEPS)
-def test_any_sequence_on_disk_is_the_same_as_in_memory(database: Path, steps: list[_Step]) -> None:
-    _check(database, steps)
+def test_any_sequence_on_disk_is_the_same_as_in_memory(databases: Iterator[Path], steps: list[_Step]) -> None:
+    _check(next(databases), steps)
 
 
 @pytest.mark.slow
 @settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=_STEPS)
-def test_ten_thousand_sequences_on_disk_are_the_same_as_in_memory(database: Path, steps: list[_Step]) -> None:
-    _check(database, steps)
+def test_ten_thousand_sequences_are_the_same_as_in_memory(databases: Iterator[Path], steps: list[_Step]) -> None:
+    _check(next(databases), steps)
