@@ -27,8 +27,8 @@ _SUFFIXES: Final = ("", "-wal", "-shm")
 class Database:
     """One SQLite file, for use by one thread at a time.
 
-    `notice` is told what happened to the file: that it was damaged, or deleted while it was open. `generation` counts
-    the reopenings after a deletion: what a caller knows of the rows of an earlier one is void.
+    `notice` gets a line when the file is found damaged, or deleted while it was open. `generation` counts
+    the reopenings after a deletion, each of which makes the row ids that a caller knows invalid.
     """
 
     def __init__(self, path: Path, *, notice: Notice, migrations: Sequence[str] = MIGRATIONS) -> None:

@@ -50,6 +50,7 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.DELETE_FOLDER: _same("delete", "{subject}"),
     Hint.SAVE_ANSWER: (("write", "it to a file with -o FILE"), ("use", "/save FILE")),
     Hint.START_AGAIN: _same("start", "gptoss again"),
+    Hint.LIST_CONVERSATIONS: (("run:", "gptoss conversations list"), ("use", "/conversations")),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }
 

@@ -1,4 +1,4 @@
-"""What the archive's tests are made of: messages, snapshots, ends of turns, archives that must not complain."""
+"""Building blocks of the archive's tests: messages, snapshots, ends of turns, archives that must not complain."""
 
 import datetime
 from collections.abc import Mapping, Sequence

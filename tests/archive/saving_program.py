@@ -1,6 +1,6 @@
-"""Chats with a scripted model and saves it, until it is killed. Says on stdout what a user would have seen.
+"""A program that saves a chat with a scripted model until it is killed.
 
-Each line is JSON: {"question": ...} after the question was saved, {"shown": ...} before a piece of the answer is saved,
+It prints all that a user would have seen. Each line is JSON: {"question": ...} after the question was saved, {"shown": ...} before a piece of the answer is saved,
 {"finished": ...} after a turn was. A piece comes every 0.1 s of a clock that does not wait.
 """
 
@@ -19,7 +19,7 @@ PIECE_SECONDS = 0.1
 _PIECES = 60
 
 
-def _say(**values: str) -> None:
+def _print(**values: str) -> None:
     # One write, so that a kill leaves no half a line before the last.
     os.write(1, (json.dumps(values) + "\n").encode())
 
@@ -34,18 +34,18 @@ def main(path: Path) -> None:
     for number in itertools.count(len(messages)):
         messages.append(user(f"question {number}"))
         recorder.record(snapshot(*messages))
-        _say(question=messages[-1].text)
+        _print(question=messages[-1].text)
         thought = reasoning(f"thought {number}")
         recorder.listen(ReasoningDelta(thought.text))
         recorder.listen(MessageEnd(thought))
         pieces = [f"{number}.{i} " for i in range(_PIECES)]
         for piece in pieces:
-            _say(shown=piece)
+            _print(shown=piece)
             shown += 1
             recorder.listen(AnswerDelta(piece))
         messages += [thought, answer("".join(pieces))]
         recorder.finish(snapshot(*messages), turn_end())
-        _say(finished=messages[-1].text)
+        _print(finished=messages[-1].text)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tests.archive.conversations import ORIGIN, complain, open_archive, save, sn
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="permissions and signals of POSIX")
 
 _SECOND = "ALTER TABLE conversation ADD COLUMN folder TEXT; UPDATE conversation SET folder = 'unknown'"
-# What a program in a process of its own begins with.
+# The beginning of every program that runs in a process of its own.
 _PROGRAM = """
 import resource, sys
 from pathlib import Path
@@ -61,7 +61,7 @@ def _run(code: str, path: Path, *, before: tuple[str, ...] = ()) -> str:
 
 
 def _mounted(options: str, folder: Path) -> tuple[str, ...]:
-    """Return what runs a program with a file system of its own at `folder`; skips where that is not allowed."""
+    """Return the command that runs a program with a file system of its own at `folder`; skips where that is not allowed."""
     command = f'mount {options} {folder} && exec "$@"'
     prefix = ("unshare", "-m", "sh", "-c", command, "sh")
     if sys.platform != "linux" or subprocess.run([*prefix, "true"], capture_output=True).returncode:
@@ -261,7 +261,7 @@ def test_database_that_is_locked_for_ten_seconds_costs_each_save_five(tmp_path: 
 
 
 def test_full_disk_gives_one_notice_and_what_is_missing_is_saved_when_there_is_space(tmp_path: Path) -> None:
-    told = _run(
+    printed = _run(
         """
         recorder.record(snapshot(user("a")))
         unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -278,11 +278,11 @@ def test_full_disk_gives_one_notice_and_what_is_missing_is_saved_when_there_is_s
         """,
         tmp_path / "conversations.db",
     )
-    assert told == "['this chat is not saved: conversations.db cannot grow: the disk is full']\n"
+    assert printed == "['this chat is not saved: conversations.db cannot grow: the disk is full']\n"
 
 
 def test_full_file_system_gives_one_notice(tmp_path: Path) -> None:
-    told = _run(
+    printed = _run(
         """
         recorder.record(snapshot(user("a")))
         long = [user(f"{i} " + "x" * 50_000) for i in range(40)]
@@ -296,11 +296,11 @@ def test_full_file_system_gives_one_notice(tmp_path: Path) -> None:
         tmp_path / "conversations.db",
         before=_mounted("-t tmpfs -o size=1m tmpfs", tmp_path),
     )
-    assert told == "['this chat is not saved: conversations.db cannot grow: the disk is full']\n"
+    assert printed == "['this chat is not saved: conversations.db cannot grow: the disk is full']\n"
 
 
 def test_no_space_for_a_database_at_all_gives_one_notice(tmp_path: Path) -> None:
-    told = _run(
+    printed = _run(
         """
         path.with_name("other").write_bytes(bytes(4096 * 8))
         recorder.record(snapshot(user("a")))
@@ -310,7 +310,7 @@ def test_no_space_for_a_database_at_all_gives_one_notice(tmp_path: Path) -> None
         tmp_path / "conversations.db",
         before=_mounted("-t tmpfs -o size=36k tmpfs", tmp_path),
     )
-    assert told.startswith("1 None this chat is not saved: conversations.db")
+    assert printed.startswith("1 None this chat is not saved: conversations.db")
 
 
 @pytest.mark.parametrize("log", ["checkpointed", "left"])
@@ -320,7 +320,7 @@ def test_database_on_a_read_only_file_system_can_be_read(log: str, tmp_path: Pat
     if log == "checkpointed":
         archive.close()
     folder = archive.database.path.parent
-    told = _run(
+    printed = _run(
         """
         (summary,) = archive.summaries()
         stored = archive.load(summary.row.id)
@@ -332,7 +332,7 @@ def test_database_on_a_read_only_file_system_can_be_read(log: str, tmp_path: Pat
         archive.database.path,
         before=_mounted(f"--bind -o ro {folder}", folder),
     )
-    assert told == "['a', 'b'] True\n"
+    assert printed == "['a', 'b'] True\n"
 
 
 def test_folder_that_cannot_be_created_gives_one_notice(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ _LOST_SECONDS = 2.0
 
 
 def _killed(path: Path, seconds: float) -> list[dict[str, str]]:
-    """Return what a chat said that was killed so long after its first question."""
+    """Return the lines of a chat that is killed so long after its first question."""
     repository = Path(__file__).parents[2]
     command = [sys.executable, "-m", "tests.archive.saving_program", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=repository) as process:
@@ -32,29 +32,29 @@ def _killed(path: Path, seconds: float) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
-def _assert_saved(path: Path, said: list[dict[str, str]]) -> None:
+def _assert_saved(path: Path, printed: list[dict[str, str]]) -> None:
     archive = Archive(path, notice=complain)
     assert archive.check() == []
     last = archive.last()
     assert last is not None
     current = archive.load(last.id).current
-    asked = [each["question"] for each in said if "question" in each]
+    asked = [each["question"] for each in printed if "question" in each]
     saved = [message.text for message in current if message.role is Role.USER]
-    # The next question may have been saved without being said.
+    # The next question may have been saved without being printed.
     assert asked in (saved[-len(asked) :], saved[-len(asked) - 1 : -1])
-    for message in _answers_of_finished_turns(said):
+    for message in _answers_of_finished_turns(printed):
         assert message in [each.text for each in current if each.complete]
-    _assert_recent(said, current)
+    _assert_recent(printed, current)
     archive.close()
 
 
-def _answers_of_finished_turns(said: list[dict[str, str]]) -> list[str]:
-    return [each["finished"] for each in said if "finished" in each]
+def _answers_of_finished_turns(printed: list[dict[str, str]]) -> list[str]:
+    return [each["finished"] for each in printed if "finished" in each]
 
 
-def _assert_recent(said: list[dict[str, str]], current: tuple[Message, ...]) -> None:
-    question = max(i for i, each in enumerate(said) if "question" in each)
-    shown = [each["shown"] for each in said[question:] if "shown" in each]
+def _assert_recent(printed: list[dict[str, str]], current: tuple[Message, ...]) -> None:
+    question = max(i for i, each in enumerate(printed) if "question" in each)
+    shown = [each["shown"] for each in printed[question:] if "shown" in each]
     text = "".join(message.text for message in current if message.is_answer)
     lost = [piece for piece in shown if piece not in text]
     assert len(lost) * PIECE_SECONDS <= _LOST_SECONDS

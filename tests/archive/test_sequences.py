@@ -1,4 +1,4 @@
-"""Whatever is said, taken back, forked and resumed, with a crash anywhere: the disk has what memory has."""
+"""Any sequence of turns, retries, forks and resumes, with a crash anywhere, is the same on disk as in memory."""
 
 import itertools
 import os
@@ -57,7 +57,7 @@ def _deltas(message: Message) -> Iterator[Event]:
 
 @dataclass(frozen=True)
 class _Turn:
-    """What the model says, and after how many events the process is killed, None if it is not."""
+    """Messages of the model, and after how many events the process is killed, None if it is not."""
 
     messages: tuple[Message, ...]
     killed_after: int | None
@@ -178,8 +178,8 @@ class _Chat:
                 self._restart()
         self._compare()
 
-    def _turn(self, keep: int, said: list[Message], turn: _Turn) -> None:
-        self.messages[keep:] = said
+    def _turn(self, keep: int, new: list[Message], turn: _Turn) -> None:
+        self.messages[keep:] = new
         if not self.messages:
             return
         self.recorder.record(self._snapshot())
@@ -245,7 +245,7 @@ class _Chat:
 
 
 def _heard(events: list[Event]) -> list[Message]:
-    """Return what had been shown of a turn: its finished messages and the beginning of another one."""
+    """Return the messages that were shown of a turn: the finished ones and the beginning of another one."""
     heard: list[Message] = []
     open_message = False
     for event in events:
