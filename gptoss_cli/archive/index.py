@@ -55,7 +55,7 @@ def remove_from_index(connection: sqlite3.Connection, message: int) -> None:
 
 
 def rebuild_index(connection: sqlite3.Connection) -> None:
-    """Build the index anew. A word that was removed stays in an index until its segments are merged."""
+    """Build the whole index again. A word that was removed stays in an index until its segments are merged."""
     if has_index(connection):
         connection.execute(_REBUILD)
 

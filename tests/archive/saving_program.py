@@ -1,7 +1,8 @@
 """A program that saves a chat with a scripted model until it is killed.
 
-It prints all that a user would have seen. Each line is JSON: {"question": ...} after the question was saved, {"shown": ...} before a piece of the answer is saved,
-{"finished": ...} after a turn was. A piece comes every 0.1 s of a clock that does not wait.
+It prints all that a user would have seen, as JSON lines: {"question": ...} after the question was saved, {"shown": ...}
+before a piece of the answer is saved, {"finished": ...} after a turn was. A piece comes every 0.1 s of a clock that
+does not wait.
 """
 
 import itertools

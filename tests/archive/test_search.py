@@ -217,7 +217,7 @@ def test_view_of_searchable_messages_is_what_events_call_readable(tmp_path: Path
 
 
 def _ten_thousand(archive: Archive) -> None:
-    """As in a language: the word of rank n is n times rarer than the first, which is in nearly every message."""
+    """Add 10,000 messages. The word of rank n is n times rarer than the first, which is in nearly every message."""
     words = [f"{'bcdfghjklmnprstvw'[i % 17]}{'aeiou'[i % 5]}word{i}" for i in range(20_000)]
     weights = [1 / (i + 1) for i in range(20_000)]
     draw = random.Random(3)
