@@ -131,14 +131,19 @@ def _message_row(given: _Object, now: float) -> MessageRow:
 def _turn(given: _Object) -> TurnRow:
     values: dict[str, object] = {}
     for field in fields(TurnRow):
-        value = given.get(field.name)
-        if field.name in ("sampling", "cuts"):
-            value = None if value is None else json.dumps(value)
-        elif isinstance(value, list | dict | bool) or (isinstance(value, int) and abs(value) >= _LARGEST_INTEGER):
-            raise _Malformed(f"the {field.name} of a turn is of another type")
-        values[field.name] = value
+        name, value = field.name, given.get(field.name)
+        if name in ("sampling", "cuts"):
+            values[name] = None if value is None else json.dumps(value)
+        elif name.endswith("_seconds"):
+            values[name] = None if value is None else _seconds(given, name)
+        else:
+            values[name] = _optional(given, name, int if name.endswith(("_tokens", "seed", "id")) else str)
     values["id"] = _required(given, "id", int)
     return TurnRow(**values)  # type: ignore[arg-type]
+
+
+def _seconds(given: _Object, name: str) -> float:
+    return float(_required(given, name, int if isinstance(given[name], int) else float))
 
 
 def _from_chatgpt(given: _Object, skipped: Counter[str], now: float) -> Stored:

@@ -146,7 +146,12 @@ def _exported(folder: Path) -> dict[str, object]:
         (lambda d: d["conversations"][0]["messages"][1].update(text=None), "text is missing or of another type"),
         (lambda d: d["conversations"][0]["messages"][1].update(id=True), "id is missing or of another type"),
         (lambda d: d["conversations"][0]["messages"][1].update(id=1 << 63), "id is too large"),
-        (lambda d: d["conversations"][0]["turns"][0].update(seed=[]), "the seed of a turn is of another type"),
+        (lambda d: d["conversations"][0]["turns"][0].update(seed=[]), "seed is missing or of another type"),
+        (lambda d: d["conversations"][0]["turns"][0].update(seed=0.5), "seed is missing or of another type"),
+        (
+            lambda d: d["conversations"][0]["turns"][0].update(total_seconds="x"),
+            "total_seconds is missing or of another",
+        ),
         (lambda d: d.clear(), "is neither an export of gptoss nor ChatGPT's conversations.json"),
     ],
 )
@@ -179,7 +184,7 @@ def _places(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, 
     return [path, *(place for key, inner in items for place in _places(inner, (*path, key)))]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_is_either_refused_or_imported_soundly(data: st.DataObject, damaged: tuple[Archive, object]) -> None:
     archive, documents = damaged
