@@ -8,9 +8,9 @@ _gptoss_files() {
     COMPREPLY=($(compgen -f -P "$1" -- "${current#"$1"}"))
 }
 
-# The values of a model: a name, an installed checkpoint, any other folder.
+# The values of a model: a name (some commands know more, $1), an installed checkpoint, any other folder.
 _gptoss_models() {
-    local IFS=$'\n' data=${XDG_DATA_HOME:-$HOME/.local/share}/gptoss names="20b 120b demo" installed
+    local IFS=$'\n' data=${XDG_DATA_HOME:-$HOME/.local/share}/gptoss names="20b 120b demo${1:+ $1}" installed
     if [[ -n $GPTOSS_HOME ]]; then
         data=$GPTOSS_HOME/data
     fi
@@ -30,6 +30,8 @@ _gptoss() {
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
     local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
+    local compare="--by --context --benchmarks --explain --json"
+    local inspect="--diagram --tensors --sinks --rope --prompt --json"
     local command="" word index
 
     # bash splits --color=never into three words.
@@ -42,7 +44,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat | download | verify | list | remove | plan | doctor | bench | config | completions)
+            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | config | completions)
                 command=$word
                 break
                 ;;
@@ -60,6 +62,7 @@ _gptoss() {
         --dense) _gptoss_words "bf16 int8" ;;
         --activations) _gptoss_words "int16 int8" ;;
         --reasoning) _gptoss_words "show collapse hide" ;;
+        --by) _gptoss_words "depth experts size memory compute" ;;
         -f | --file | -o | --output | --schema) _gptoss_files "" ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
@@ -67,7 +70,7 @@ _gptoss() {
             fi
             ;;
         -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts) ;;
-        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat) ;;
+        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
@@ -80,10 +83,17 @@ _gptoss() {
                         _gptoss_models
                     fi
                     ;;
+                compare | inspect)
+                    if [[ $current == -* ]]; then
+                        _gptoss_words "${!command} $common"
+                    else
+                        _gptoss_models "gpt2-xl qwen3-30b-a3b qwen3-235b-a22b"
+                    fi
+                    ;;
                 list | doctor) _gptoss_words "--json $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat download verify list remove plan doctor bench config completions $common" ;;
+                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect config completions $common" ;;
             esac
             ;;
     esac

@@ -15,6 +15,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         else { Join-Path $HOME '.local/share/gptoss' }
     $installed = @(Get-ChildItem (Join-Path $data 'checkpoints') -Directory -Name -ErrorAction SilentlyContinue)
     $models = @('20b', '120b', 'demo') + $installed
+    $known = @('gpt2-xl', 'qwen3-30b-a3b', 'qwen3-235b-a22b')
     $options = @{
         'ask' = $ask + $turn + $common
         'chat' = @('-f', '--file', '--plain', '--vi') + $turn + $common
@@ -27,6 +28,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'doctor' = @('--json') + $common
         'bench' = $models + @('--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
+        'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
+        'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--prompt', '--json') + $common
         'config' = @('show', 'path', 'edit', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }
@@ -40,6 +43,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--dense' = 'bf16', 'int8'
         '--activations' = 'int16', 'int8'
         '--reasoning' = 'show', 'collapse', 'hide'
+        '--by' = 'depth', 'experts', 'size', 'memory', 'compute'
+        '--explain' = @()
         '--instructions' = @()
         '--temperature' = @()
         '--top-p' = @()

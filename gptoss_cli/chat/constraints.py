@@ -112,7 +112,7 @@ class TurnConstraint:
         return Cut.BUDGET if used + header + 2 > self._think_budget else None
 
     def _record(self, cut: Cut) -> None:
-        # A model that reasons again after its answer is cut again, but the user has been told already.
+        # A model that reasons again after its answer is cut again, but the user knows it already.
         if all(made.cut is not cut for made in self._cuts):
             self._cuts.append(ReasoningCut(cut, self._parser.reasoning_tokens))
 

@@ -15,7 +15,9 @@ from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_progr
 from gptoss_cli.cli.options import (
     AnswerOptions,
     BenchOptions,
+    CompareOptions,
     ConfigAction,
+    InspectOptions,
     JsonOption,
     PlanOptions,
     Shell,
@@ -208,6 +210,42 @@ def bench(
         from gptoss_cli.cli.bench import run_bench
 
     run_bench(model, options, environment.console)
+
+
+@_COMMANDS.command("compare")
+def compare(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Names, or folders with a config.json.", show_default=False),
+    ] = None,
+    *,
+    options: CompareOptions,
+    environment: Environment,
+) -> None:
+    """Compare architectures, computed from their shapes.
+
+    Knows gpt2-xl, qwen3-30b-a3b, gpt-oss-20b (20b), gpt-oss-120b (120b) and qwen3-235b-a22b, which are the default.
+    Values equal to the first model's are dim, or marked with = where there is no colour.
+    """
+    from gptoss_cli.cli.compare import run_compare
+
+    run_compare(models or [], options, environment.console)
+
+
+@_COMMANDS.command("inspect")
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="20b|120b|demo|PATH", help="Model to look into.")] = "20b",
+    *,
+    options: InspectOptions,
+    environment: Environment,
+) -> None:
+    """Show the parts of a model: parameters, bytes, tensors, sinks.
+
+    Reads only config.json and the headers of the weights. Known models need no files, except for --sinks.
+    """
+    from gptoss_cli.cli.inspect import run_inspect
+
+    run_inspect(model, options, environment.console)
 
 
 @_COMMANDS.command("config", epilog=_SETTINGS)

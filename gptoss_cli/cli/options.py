@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gptoss_cli import __version__
+from gptoss_cli.architecture.figures import Group
 from gptoss_cli.generation import LARGEST_SEED
 from gptoss_cli.settings import Activations, ColorChoice, Dense, Dtype, Execution, ReasoningDisplay, ReasoningEffort
 
@@ -272,3 +273,32 @@ class BenchOptions:
     dense: DenseOption = Dense.BF16
     activations: ActivationsOption = Activations.INT16
     threads: ThreadsOption = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareOptions:
+    """The options of `compare`: the rows to show, and their form."""
+
+    by: Annotated[Group | None, typer.Option(help="Show only the rows about this.")] = None
+    context: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1 << 24, help="Tokens that cache and attention are computed for.")
+    ] = 32_768
+    benchmarks: Annotated[bool, typer.Option("--benchmarks", help="Show published results with their sources.")] = False
+    explain: Annotated[
+        str | None, typer.Option(metavar="FIGURE", help='Show formula and operands, such as of "active parameters".')
+    ] = None
+    as_json: JsonOption = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectOptions:
+    """The options of `inspect`: the views to show instead of the table of parts."""
+
+    diagram: Annotated[bool, typer.Option("--diagram", help="Draw the model as a diagram.")] = False
+    tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors of the checkpoint.")] = False
+    sinks: Annotated[bool, typer.Option("--sinks", help="Show the learned sink logits by layer and head.")] = False
+    rope: Annotated[bool, typer.Option("--rope", help="Show the RoPE periods with and without YaRN.")] = False
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Show the token ids of the prompt that TEXT becomes.")
+    ] = None
+    as_json: JsonOption = False

@@ -146,7 +146,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Turn:
-    """What happens in a turn: `answers` end in calls, the last one in an answer or in none; `cut` tokens into it."""
+    """A turn: `answers` end in calls, the last one in an answer or in none; `cut` tokens into it."""
 
     effort: ReasoningEffort
     asked: str

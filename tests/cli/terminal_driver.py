@@ -47,18 +47,18 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What stands on the screen, without the blanks at the right and below."""
+        """The text on the screen, without the blanks at the right and below."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
     @property
     def everything(self) -> str:
-        """What stands on the screen and what has scrolled off its top."""
+        """The text on the screen and above it, as far as it has scrolled off."""
         columns = range(self.screen.columns)
         above = ["".join(line[x].data for x in columns).rstrip() for line in self.screen.history.top]
         return "\n".join([*above, self.text])
 
     def resize(self, columns: int, rows: int) -> None:
-        """As a window manager does it."""
+        """Change the size of the terminal, as a window manager does."""
         self.screen.resize(rows, columns)
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
@@ -79,14 +79,14 @@ class Terminal:
             self._read()
 
     def wait_for(self, text: str) -> None:
-        """Until `text` stands on the screen."""
+        """Wait until `text` is on the screen."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while text not in self.text:
             assert time.monotonic() < deadline, f"{text!r} is not on the screen:\n{self.text}"
             self._read()
 
     def type_for(self, keys: str, text: str) -> None:
-        """Type `keys`, until `text` stands there once more than before."""
+        """Type `keys` and wait until `text` is there once more than before."""
         before, deadline = self.everything.count(text), time.monotonic() + _PATIENCE_SECONDS
         self.type(keys)
         while self.everything.count(text) <= before:
@@ -94,27 +94,27 @@ class Terminal:
             self._read()
 
     def wait_without(self, text: str) -> None:
-        """Until `text` no longer stands on the screen."""
+        """Wait until `text` is no longer on the screen."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while text in self.text:
             assert time.monotonic() < deadline, f"{text!r} is still on the screen:\n{self.text}"
             self._read()
 
     def wait_for_prompt(self) -> None:
-        """Until the cursor stands at an empty prompt."""
+        """Wait until the cursor is at an empty prompt."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while self.screen.display[self.screen.cursor.y].rstrip() != ">":
             assert time.monotonic() < deadline, f"there is no prompt:\n{self.text}"
             self._read()
 
     def look(self, seconds: float) -> None:
-        """Take in what is shown for so long."""
+        """Read what is shown for so many seconds."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._read(seconds=0.01)
 
     def wait(self) -> int:
-        """The exit status."""
+        """Wait for the end of the program and return its exit status."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while self._process.poll() is None:
             assert time.monotonic() < deadline, f"it does not end:\n{self.text}"
@@ -123,7 +123,7 @@ class Terminal:
         return self._process.returncode
 
     def restored(self) -> bool:
-        """Whether the terminal's modes are what they were before the program, and the cursor is to be seen."""
+        """Return True if the modes of the terminal are those from before the program, and the cursor is visible."""
         return termios.tcgetattr(self._slave) == self._modes and not self.screen.cursor.hidden
 
     def _read(self, *, seconds: float = 0.05) -> None:

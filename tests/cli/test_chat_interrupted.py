@@ -42,8 +42,8 @@ def _records(file: Path) -> Iterator[tuple[Conversation, int, str]]:
             yield pickle.load(stream)
 
 
-def _answered_anew(conversation: Conversation, seed: int) -> str:
-    """What a fresh conversation with these messages and this seed gives."""
+def _answered_again(conversation: Conversation, seed: int) -> str:
+    """Return the answer of a fresh conversation with these messages and this seed."""
     session = ChatSession(
         open_generator(demo_checkpoint()),
         instructions=None,
@@ -58,7 +58,7 @@ def _answered_anew(conversation: Conversation, seed: int) -> str:
 
 
 def _clear_prompt(terminal: Terminal) -> None:
-    """Until the prompt is there and empty: what was sent while the model loaded comes back to it."""
+    """Wait until the prompt is empty: a message that was sent during the load comes back to it."""
     for _ in range(300):
         terminal.look(0.1)
         line = terminal.screen.display[terminal.screen.cursor.y].rstrip()
@@ -96,7 +96,7 @@ def _interrupted_turns(tmp_path: Path, interrupt: Interrupt, moments: int) -> No
     finished = list(_records(file))
     assert len(finished) >= moments // 4
     for conversation, seed, answer in finished:
-        assert _answered_anew(conversation, seed) == answer
+        assert _answered_again(conversation, seed) == answer
 
 
 def test_after_interrupted_turns_the_next_answer_is_a_fresh_conversations(tmp_path: Path, interrupt: Interrupt) -> None:

@@ -1,4 +1,4 @@
-"""What a chat looks like, as text: tests/golden/ holds the screens. To write them anew: GOLDEN=write pytest FILE."""
+"""Screens of a chat as text, which tests/golden/ holds. To write them again: GOLDEN=write pytest FILE."""
 
 import os
 import re

@@ -12,7 +12,7 @@ import pytest
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.completions import SCRIPTS, find_script
 from gptoss_cli.cli.definition import PROGRAM
-from gptoss_cli.cli.options import CommonOptions, ConfigAction, Shell, TurnOptions
+from gptoss_cli.cli.options import CommonOptions, CompareOptions, ConfigAction, Shell, TurnOptions
 from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal
 
@@ -34,7 +34,7 @@ def _all_options() -> set[str]:
 def _closed_values() -> dict[str, list[str]]:
     """Return long option -> its allowed values."""
     values: dict[str, list[str]] = {"--model": [model.short_name for model in catalog.MODELS]}
-    for group in (TurnOptions, CommonOptions):
+    for group in (TurnOptions, CommonOptions, CompareOptions):
         for name, hint in get_type_hints(group).items():
             for kind in (hint, *get_args(hint)):
                 if isinstance(kind, type) and issubclass(kind, StrEnum):

@@ -1,4 +1,4 @@
-"""What `gptoss ask` makes of an answer besides printing it: JSON, lines, a code block, a file, an early end."""
+"""The output of `gptoss ask` besides plain text: JSON, lines, a code block, a file, and formats of the answer."""
 
 import json
 import os

@@ -117,7 +117,9 @@ static void check_last_head(const AttentionKernels *kernels, int64_t count, int6
     Guarded keys = random_cache(count, KV_HEADS, head_dim, is_bf16);
     Guarded values = random_cache(count, KV_HEADS, head_dim, is_bf16);
     int64_t stride = KV_HEADS * head_dim * size;
-    KeyChunk chunk = {keys.at + last, values.at + last, stride, count, head_dim, count % 2 ? 64 * stride : 0, is_bf16};
+    KeyChunk chunk = {keys.at + last, values.at + last, NULL, NULL, stride, count, head_dim, is_bf16, 0};
+    check_chunk(kernels, &chunk);
+    chunk.ahead_keys = keys.at + last, chunk.ahead_values = values.at + last, chunk.ahead_is_contiguous = count % 2;
     check_chunk(kernels, &chunk);
     release(keys), release(values);
 }

@@ -25,3 +25,11 @@ def test_every_kernel_stays_within_its_arrays_and_agrees_with_the_scalar_one(tmp
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "scalar checked against scalar" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.skipif(sys.platform == "win32", reason="its compiler takes other options")
+def test_the_benchmark_fits_the_tables() -> None:
+    source = Path(__file__).with_name("benchmark_native.c")
+    command = ["cc", "-std=gnu11", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"-I{_SOURCES}", str(source)]
+    subprocess.run(command, check=True)

@@ -19,12 +19,13 @@ typedef struct {
     int32_t from[ATTENTION_ROWS], to[ATTENTION_ROWS];
 } QueryRows;
 
-/* Up to ATTENTION_KEYS keys of one kv head, `stride` bytes apart, and their values. The kernels prefetch what lies
-   `ahead` bytes further on, unless it is 0. */
+/* Up to ATTENTION_KEYS keys of one kv head, `stride` bytes apart, and their values. Meanwhile the kernels prefetch as
+   many bytes from `ahead_keys` and `ahead_values` on, unless they are NULL: contiguous ones, or `stride` bytes apart
+   too. */
 typedef struct {
-    const uint8_t *keys, *values;
-    int64_t stride, count, head_dim, ahead;
-    int32_t is_bf16;
+    const uint8_t *keys, *values, *ahead_keys, *ahead_values;
+    int64_t stride, count, head_dim;
+    int32_t is_bf16, ahead_is_contiguous;
 } KeyChunk;
 
 typedef struct {

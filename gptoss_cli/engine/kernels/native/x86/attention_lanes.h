@@ -36,24 +36,27 @@ FUNCTION static void transpose_keys(float *to, const KeyChunk *chunk) {
     }
 }
 
-/* Scores of one or two vectors of keys and BLOCK_ROWS rows. Meanwhile as many keys of the next chunk are prefetched,
-   one cache line a step: prefetches all at once would wait for memory. */
-INLINE void multiply_keys(float (*scores)[ATTENTION_KEYS], const float *queries, const float *keys, int64_t head_dim,
-                          const uint8_t *ahead, int64_t stride, int64_t lines, const int vectors) {
+/* Scores of one or two vectors of keys, from key `first` of the chunk on, and BLOCK_ROWS rows. If `is_ahead`, as many
+   keys are prefetched meanwhile, a cache line or two a step: prefetches all at once would wait for memory. */
+INLINE void multiply_keys(float (*scores)[ATTENTION_KEYS], const float *queries, const float *keys,
+                          const KeyChunk *chunk, int64_t first, int is_ahead, const int vectors) {
+    const int width = vectors * LANES;
+    int64_t row_bytes = chunk->head_dim * (chunk->is_bf16 ? 2 : 4);
+    int64_t steps = is_ahead ? (row_bytes + LINE - 1) / LINE * width : 0;
+    int64_t key_step = chunk->ahead_is_contiguous ? LINE : chunk->stride;
+    int64_t line_step = chunk->ahead_is_contiguous ? width * LINE : LINE;
+    const char *ahead = is_ahead ? (const char *)chunk->ahead_keys : NULL;
+    if (is_ahead) ahead += first * (chunk->ahead_is_contiguous ? row_bytes : chunk->stride);
     Vector sums[BLOCK_ROWS][2];
     for (int r = 0; r < BLOCK_ROWS; r++) sums[r][0] = sums[r][1] = zeros();
-    const uint8_t *next = ahead;
-    for (int64_t j = 0; j < head_dim; j++, queries += ATTENTION_ROWS, keys += ATTENTION_KEYS) {
-        int64_t line = j / (vectors * LANES), key = j % (vectors * LANES);
-        if (line < lines) {
-            next = key ? next + stride : ahead + line * LINE;
-            _mm_prefetch((const char *)next, _MM_HINT_T0);
-        }
-        Vector first = load_floats(keys), second = vectors > 1 ? load_floats(keys + LANES) : zeros();
+    for (int64_t j = 0; j < chunk->head_dim; j++, queries += ATTENTION_ROWS, keys += ATTENTION_KEYS) {
+        for (int64_t step = j; step < steps; step += chunk->head_dim)
+            _mm_prefetch(ahead + step % width * key_step + step / width * line_step, _MM_HINT_T0);
+        Vector low = load_floats(keys), high = vectors > 1 ? load_floats(keys + LANES) : zeros();
         for (int r = 0; r < BLOCK_ROWS; r++) {
             Vector query = broadcast(queries[r]);
-            sums[r][0] = multiply_add(query, first, sums[r][0]);
-            if (vectors > 1) sums[r][1] = multiply_add(query, second, sums[r][1]);
+            sums[r][0] = multiply_add(query, low, sums[r][0]);
+            if (vectors > 1) sums[r][1] = multiply_add(query, high, sums[r][1]);
         }
     }
     for (int r = 0; r < BLOCK_ROWS; r++) {
@@ -97,16 +100,20 @@ INLINE void softmax(QueryRows *rows, float (*scores)[ATTENTION_KEYS], float *res
 
 /* sums = sums * rescale + probabilities . values, of 2 * LANES dimensions from `dim` on and BLOCK_ROWS rows. */
 INLINE void add_values(float *sums, float (*probabilities)[ATTENTION_KEYS], const float *rescale, const KeyChunk *chunk,
-                       SeenKeys seen, int64_t dim, const int is_bf16) {
+                       SeenKeys seen, int64_t dim, int is_ahead, const int is_bf16) {
+    int64_t left = chunk->head_dim - dim, padded = padded_dims(chunk->head_dim), size = is_bf16 ? 2 : 4;
+    int64_t ahead_step = chunk->ahead_is_contiguous ? 2 * LANES * size : chunk->stride;
+    const char *ahead = is_ahead ? (const char *)chunk->ahead_values : NULL;
+    if (is_ahead) ahead += dim * size * (chunk->ahead_is_contiguous ? ATTENTION_KEYS : 1);
+    const uint8_t *values = chunk->values + seen.start * chunk->stride + dim * size;
     Vector parts[BLOCK_ROWS][2];
     for (int r = 0; r < BLOCK_ROWS; r++) parts[r][0] = parts[r][1] = zeros();
-    int64_t left = chunk->head_dim - dim, padded = padded_dims(chunk->head_dim);
-    const uint8_t *values = chunk->values + seen.start * chunk->stride + dim * (is_bf16 ? 2 : 4);
     for (int64_t i = seen.start; i < seen.end; i++, values += chunk->stride) {
-        Integers low = load_words(values, is_bf16 ? left / 2 : left);
-        Vector first = is_bf16 ? evens_of(low) : floats_of(low);
-        Vector second = is_bf16 ? odds_of(low) : floats_of(load_words(values + 4 * LANES, left - LANES));
-        _mm_prefetch((const char *)values + chunk->ahead, _MM_HINT_T0);
+        if (is_ahead) _mm_prefetch(ahead + i * ahead_step, _MM_HINT_T0);
+        if (is_ahead && !is_bf16) _mm_prefetch(ahead + i * ahead_step + LINE, _MM_HINT_T0);
+        Integers words = load_words(values, is_bf16 ? left / 2 : left);
+        Vector first = is_bf16 ? evens_of(words) : floats_of(words);
+        Vector second = is_bf16 ? odds_of(words) : floats_of(load_words(values + 4 * LANES, left - LANES));
         for (int r = 0; r < BLOCK_ROWS; r++) {
             Vector probability = broadcast(probabilities[r][i]);
             parts[r][0] = multiply_add(probability, first, parts[r][0]);
@@ -124,24 +131,20 @@ INLINE void add_values(float *sums, float (*probabilities)[ATTENTION_KEYS], cons
 FUNCTION static void attend_chunk(QueryRows *rows, const float *keys, const KeyChunk *chunk) {
     float scores[ATTENTION_ROWS][ATTENTION_KEYS], rescale[LANES];
     SeenKeys seen = keys_seen_by_any(rows);
-    int64_t row_bytes = chunk->head_dim * (chunk->is_bf16 ? 2 : 4), lines = (row_bytes + LINE - 1) / LINE;
     int64_t start = seen.start / LANES * LANES, end = (seen.end + LANES - 1) / LANES * LANES;
     for (int64_t i = start; i < end; i += 2 * LANES)
         for (int r = 0; r < ATTENTION_ROWS; r += BLOCK_ROWS) {
             float(*to)[ATTENTION_KEYS] = (float(*)[ATTENTION_KEYS])(scores[r] + i);
-            const uint8_t *ahead = chunk->keys + i * chunk->stride + chunk->ahead;
-            const float *queries = rows->queries + r;
-            int64_t prefetched = chunk->ahead && !r ? lines : 0;
-            if (i + LANES < end)
-                multiply_keys(to, queries, keys + i, chunk->head_dim, ahead, chunk->stride, prefetched, 2);
-            else
-                multiply_keys(to, queries, keys + i, chunk->head_dim, ahead, chunk->stride, prefetched, 1);
+            int is_ahead = chunk->ahead_keys && !r;
+            if (i + LANES < end) multiply_keys(to, rows->queries + r, keys + i, chunk, i, is_ahead, 2);
+            else multiply_keys(to, rows->queries + r, keys + i, chunk, i, is_ahead, 1);
         }
     softmax(rows, scores, rescale, start, end);
     for (int64_t dim = 0; dim < chunk->head_dim; dim += 2 * LANES)
         for (int r = 0; r < ATTENTION_ROWS; r += BLOCK_ROWS) {
             float *sums = rows->sums + r * padded_dims(chunk->head_dim);
-            if (chunk->is_bf16) add_values(sums, scores + r, rescale + r, chunk, seen, dim, 1);
-            else add_values(sums, scores + r, rescale + r, chunk, seen, dim, 0);
+            int is_ahead = chunk->ahead_values && !r;
+            if (chunk->is_bf16) add_values(sums, scores + r, rescale + r, chunk, seen, dim, is_ahead, 1);
+            else add_values(sums, scores + r, rescale + r, chunk, seen, dim, is_ahead, 0);
         }
 }

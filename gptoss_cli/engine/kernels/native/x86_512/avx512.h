@@ -96,8 +96,6 @@ AVX512_INLINE __m512i last_vector(Lines *lines) {
     return vector;
 }
 
-void gptoss_avx512_pack_int8(void *packed, const float *x, int64_t n);
-float gptoss_avx512_dot_int8(const int8_t *weights, const uint8_t *weight_factors, const void *packed, int64_t n);
 /* The first needs no BF16, but only the second understands what it packs. */
 void gptoss_avx512_pack_bf16(void *packed, const float *x, int64_t n);
 float gptoss_avx512_dot_bf16(const uint8_t *weights, const void *packed, int64_t n);

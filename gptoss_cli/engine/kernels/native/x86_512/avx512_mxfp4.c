@@ -152,25 +152,34 @@ AVX512_INLINE void dots_of_one(float *sums, const uint8_t *blocks, const uint8_t
         dots_of_some(sums + row, rows, blocks + row * n * BLOCK_BYTES, scales + row * n, packed, n, 1, 1, planes);
 }
 
-/* Several tokens: a row is unpacked once for up to 4 of them. */
+/* `rows` rows for several tokens: they are unpacked once for up to 4 of these. */
+AVX512_INLINE void dots_of_many(float *sums, int64_t stride, const uint8_t *blocks, const uint8_t *scales,
+                                const char *packed, int64_t n, int64_t tokens, const int rows, const int planes) {
+    const int64_t bytes = padded_blocks(n) * BLOCK_BYTES_PACKED(planes);
+    for (int64_t t = 0; t < tokens; t += TOKENS, sums += TOKENS * stride, packed += TOKENS * bytes) {
+        switch (tokens - t) {
+            case 1: dots_of_some(sums, stride, blocks, scales, packed, n, rows, 1, planes); break;
+            case 2: dots_of_some(sums, stride, blocks, scales, packed, n, rows, 2, planes); break;
+            case 3: dots_of_some(sums, stride, blocks, scales, packed, n, rows, 3, planes); break;
+            default: dots_of_some(sums, stride, blocks, scales, packed, n, rows, TOKENS, planes); break;
+        }
+    }
+}
+
+/* One token by 4 rows at a time, or several tokens by 2: there are 32 registers. */
 AVX512_INLINE void dots(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows, const char *packed,
                         int64_t n, int64_t tokens, const int planes) {
-    const int64_t bytes = padded_blocks(n) * BLOCK_BYTES_PACKED(planes);
+    enum { FEW_ROWS = 2 };
+    int64_t row = 0;
     if (tokens == 1) {
         dots_of_one(sums, blocks, scales, rows, packed, n, planes);
         return;
     }
-    for (int64_t row = 0; row < rows; row++, blocks += n * BLOCK_BYTES, scales += n)
-        for (int64_t t = 0; t < tokens; t += TOKENS) {
-            float *to = sums + t * rows + row;
-            const char *x = packed + t * bytes;
-            switch (tokens - t) {
-                case 1: dots_of_some(to, rows, blocks, scales, x, n, 1, 1, planes); break;
-                case 2: dots_of_some(to, rows, blocks, scales, x, n, 1, 2, planes); break;
-                case 3: dots_of_some(to, rows, blocks, scales, x, n, 1, 3, planes); break;
-                default: dots_of_some(to, rows, blocks, scales, x, n, 1, TOKENS, planes); break;
-            }
-        }
+    for (; row + FEW_ROWS <= rows; row += FEW_ROWS)
+        dots_of_many(sums + row, rows, blocks + row * n * BLOCK_BYTES, scales + row * n, packed, n, tokens, FEW_ROWS,
+                     planes);
+    if (row < rows)
+        dots_of_many(sums + row, rows, blocks + row * n * BLOCK_BYTES, scales + row * n, packed, n, tokens, 1, planes);
 }
 
 AVX512 void gptoss_avx512_dots_int16(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
