@@ -63,6 +63,7 @@ class Hint(Enum):
     SAVE_ANSWER = auto()  # to a file, since there is no clipboard
     START_AGAIN = auto()
     LIST_CONVERSATIONS = auto()
+    ANOTHER_MODEL = auto()
     VERIFY = auto()  # check the files of the checkpoint
 
 

@@ -46,3 +46,16 @@ class Recorder(Protocol):
 
     def finish(self, snapshot: Snapshot, end: TurnEnd) -> None:
         """Save the end of the turn that the last `record` began, however it ended."""
+
+
+class NoRecorder:
+    """The recorder of a conversation that is not saved."""
+
+    def record(self, snapshot: Snapshot) -> None:
+        """Do nothing."""
+
+    def listen(self, event: Event) -> None:
+        """Do nothing."""
+
+    def finish(self, snapshot: Snapshot, end: TurnEnd) -> None:
+        """Do nothing."""

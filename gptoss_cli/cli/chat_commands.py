@@ -1,5 +1,6 @@
 """The slash commands of a chat that need the model. A wrong argument is a UsageError and changes nothing."""
 
+import datetime
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -185,7 +186,9 @@ def _raw(chat: LoadedChat, argument: str) -> None:
 
 
 def _new(chat: LoadedChat, argument: str) -> None:
+    chat.session.recorder = chat.saving.begin()
     chat.keep_messages(0)
+    chat.session.conversation.date = datetime.date.today()
     chat.state.attached = []
     chat.console.notice("A new conversation.")
 

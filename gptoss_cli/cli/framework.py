@@ -20,6 +20,7 @@ from gptoss_cli.cli.refusals import option_name, refusal
 from gptoss_cli.errors import ExitStatus, UsageError
 
 _EXTRACT = ("-x", "--extract")
+_RESUME = "--resume"
 _APPEARANCE: dict[str, Any] = {
     "add_completion": False,  # the scripts in completions/ are written by hand and start no Python
     "rich_markup_mode": None,  # plain help imports nothing heavy
@@ -32,23 +33,27 @@ _Group = TypeVar("_Group")
 
 
 class OptionalValueCommand(TyperCommand):
-    """A command whose `-x` and `--extract` may stand without a value or with one in the same word (`-xpython`).
+    """A command with options that may stand without a value, which Typer has not.
 
-    Typer has no such options.
+    The value of `-x` and `--extract` stands in the same word (`-xpython`), that of `--resume` may be the next one.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args`; a bare `-x` gets an empty value."""
+        """Parse `args`; a bare `-x` gets an empty value, and so does `--resume` before an option or at the end."""
         takes_value = {flag for p in self.params if not getattr(p, "is_flag", True) for flag in p.opts}
         given: list[str] = []
         before = ""
-        for i, word in enumerate(args):
+        for i, (word, after) in enumerate(zip(args, [*args[1:], "-"], strict=True)):
             if word == "--":
                 given += args[i:]
                 break
-            bare = word in _EXTRACT and (before in _EXTRACT or before not in takes_value)
-            given.append("--extract=" if bare else word)
-            before = "" if before in takes_value and before not in _EXTRACT else word
+            is_option = before not in takes_value and word in takes_value
+            if is_option and word in _EXTRACT:
+                word = "--extract="
+            elif is_option and word == _RESUME and after.startswith("-"):
+                word = "--resume="
+            given.append(word)
+            before = "" if before in takes_value else word
         return super().parse_args(ctx, given)
 
 

@@ -51,6 +51,7 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.SAVE_ANSWER: (("write", "it to a file with -o FILE"), ("use", "/save FILE")),
     Hint.START_AGAIN: _same("start", "gptoss again"),
     Hint.LIST_CONVERSATIONS: (("run:", "gptoss conversations list"), ("use", "/conversations")),
+    Hint.ANOTHER_MODEL: (("continue with", "another model: -m MODEL"), (_START, "another model: -m MODEL")),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }
 
