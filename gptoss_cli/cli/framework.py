@@ -43,7 +43,7 @@ class OptionalValueCommand(TyperCommand):
         takes_value = {flag for p in self.params if not getattr(p, "is_flag", True) for flag in p.opts}
         given: list[str] = []
         before = ""
-        for i, (word, after) in enumerate(zip(args, [*args[1:], "-"], strict=True)):
+        for i, (word, after) in enumerate(zip(args, [*args[1:], "-"], strict=False)):
             if word == "--":
                 given += args[i:]
                 break
