@@ -4,24 +4,15 @@ import datetime
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Final
 
 from gptoss_cli.archive.archive import Stored
 from gptoss_cli.archive.rows import MessageRow
 from gptoss_cli.harmony.events import Message, Role
+from gptoss_cli.settings import ExportFormat
 
 VERSION: Final = 1
 _FUNCTIONS: Final = "functions."
-
-
-class ExportFormat(StrEnum):
-    """Formats of an export. `json` alone keeps every branch with all that is known of it; `chatgpt` every branch."""
-
-    MARKDOWN = "md"
-    JSON = "json"
-    JSON_LINES = "jsonl"
-    CHATGPT = "chatgpt"
 
 
 def export(conversations: Sequence[Stored], form: ExportFormat, *, reasoning: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -64,21 +65,25 @@ class ConfigFile:
 
     def of_commands(self) -> dict[str, Any]:
         """Return command name -> its defaults, as Typer's `default_map`."""
-        return {name: _Defaults(self, self._program, name) for name in self._program.commands.keys() - _WITHOUT_CONFIG}
+        commands = self._program.commands
+        defaults: dict[str, Any] = {name: _Defaults(self, commands, name) for name in commands.keys() - _WITHOUT_CONFIG}
+        for name, inner in commands.groups.items():
+            defaults[name] = {each: _Defaults(self, inner, each) for each in inner}
+        return defaults
 
 
 class _Defaults:
     """The settings of one command. Its arguments are not settings, even if the file has a key of that name."""
 
-    def __init__(self, file: ConfigFile, program: Any, name: str) -> None:
+    def __init__(self, file: ConfigFile, commands: Mapping[str, Any], name: str) -> None:
         self._file = file
-        self._program = program
+        self._commands = commands
         self._name = name
 
     @cached_property
     def _keys(self) -> dict[str, str]:
         """Parameter -> its key in the file. Cached here and not computed before: it builds the command."""
-        command = self._program.commands[self._name]
+        command = self._commands[self._name]
         return {parameter.name: setting_key(parameter) for parameter in command.params if _is_setting(parameter)}
 
     def get(self, name: str, default: object = None) -> object:

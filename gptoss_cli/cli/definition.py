@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
+from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
 from gptoss_cli.cli.options import (
@@ -287,6 +288,7 @@ def completions(
     run_completions(shell, environment.console)
 
 
+_COMMANDS.add_group("conversations", conversations, CONVERSATIONS)
 PROGRAM = build_program(gptoss, _COMMANDS)
 
 

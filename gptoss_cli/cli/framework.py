@@ -4,6 +4,8 @@ Typer takes tens of milliseconds to build all commands, so each is built when it
 gets every group of options (a dataclass of options.py) as one value, and the Environment as `environment`.
 """
 
+from __future__ import annotations
+
 import inspect
 import logging
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -75,11 +77,28 @@ class _Definition:
         return typer.main.get_command(alone)
 
 
+@dataclass(frozen=True, slots=True)
+class _CommandGroup:
+    """A command with commands of its own, before Typer has built it."""
+
+    function: Callable[..., None]
+    commands: Commands
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").partition("\n")[0]
+
+    def build(self, name: str) -> Any:
+        program = build_program(self.function, self.commands)
+        program.name = name
+        return program
+
+
 class Commands(MutableMapping[str, Any]):
     """Command name -> Typer command, built when it is first looked up."""
 
     def __init__(self) -> None:
-        self._definitions: dict[str, _Definition] = {}
+        self._definitions: dict[str, _Definition | _CommandGroup] = {}
         self._built: dict[str, Any] = {}
 
     def command(
@@ -92,6 +111,15 @@ class Commands(MutableMapping[str, Any]):
             return function
 
         return add
+
+    def add_group(self, name: str, function: Callable[..., None], commands: Commands) -> None:
+        """Add the command `name`, which has `commands` of its own. `function` has its help and runs before each."""
+        self._definitions[name] = _CommandGroup(function, commands)
+
+    @property
+    def groups(self) -> dict[str, Commands]:
+        """The commands of each group. Builds none."""
+        return {name: each.commands for name, each in self._definitions.items() if isinstance(each, _CommandGroup)}
 
     def summaries(self) -> list[tuple[str, str]]:
         """Return each command's name and the first line of its help. Builds none."""

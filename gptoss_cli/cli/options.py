@@ -11,7 +11,16 @@ import typer
 from gptoss_cli import __version__
 from gptoss_cli.architecture.figures import Group
 from gptoss_cli.generation import LARGEST_SEED
-from gptoss_cli.settings import Activations, ColorChoice, Dense, Dtype, Execution, ReasoningDisplay, ReasoningEffort
+from gptoss_cli.settings import (
+    Activations,
+    ColorChoice,
+    Dense,
+    Dtype,
+    Execution,
+    ExportFormat,
+    ReasoningDisplay,
+    ReasoningEffort,
+)
 
 LONGEST_CONTEXT_TOKENS = 131_072
 _LARGEST_SIZE_BYTES = 1 << 50
@@ -352,3 +361,16 @@ class InspectOptions:
         str | None, typer.Option(metavar="TEXT", help="Show the token ids of the prompt that TEXT becomes.")
     ] = None
     as_json: JsonOption = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationExportOptions:
+    """The options of `conversations export`."""
+
+    every: Annotated[bool, typer.Option("--all", help="Export all conversations.")] = False
+    form: Annotated[
+        ExportFormat | None, typer.Option("--format", "-f", help="By default that of the FILE's name, else md.")
+    ] = None
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE|-", help="File to write.")] = None
+    reasoning: Annotated[bool, typer.Option("--reasoning", help="With md and jsonl: the reasoning too.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False

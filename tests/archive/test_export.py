@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.archive.archive import Archive, Stored
-from gptoss_cli.archive.export import ExportFormat, export
+from gptoss_cli.archive.export import export
 from gptoss_cli.archive.importing import import_conversations
 from gptoss_cli.archive.recorder import Attachment, Snapshot
 from gptoss_cli.archive.saving import ArchiveRecorder, Origin
 from gptoss_cli.harmony.events import Channel, EndReason, Message, Role
+from gptoss_cli.settings import ExportFormat
 from tests.archive.conversations import answer, complain, open_archive, reasoning, save, snapshot, turn_end, user
 
 _CALL = Message(Role.ASSISTANT, '{"city": "Bern"}', Channel.COMMENTARY, "functions.weather", "<|constrain|>json")

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gptoss_cli.archive.archive import Archive
-from gptoss_cli.archive.export import ExportFormat, export
+from gptoss_cli.archive.export import export
 from gptoss_cli.archive.importing import Imported, import_conversations
 from gptoss_cli.errors import UsageError
+from gptoss_cli.settings import ExportFormat
 from tests.archive.conversations import answer, complain, open_archive, reasoning, save, texts, user
 
 

@@ -15,7 +15,6 @@ from gptoss_cli.archive.saving import ArchiveRecorder, Origin
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
 from gptoss_cli.cli.resuming import Resumed, archive_path, find_stored
 from gptoss_cli.errors import Hint, NotInstalledError
-from gptoss_cli.generation import common_prefix
 from gptoss_cli.harmony.events import EndReason
 from gptoss_cli.settings import ReasoningEffort
 from tests.archive.conversations import ORIGIN, complain, save, snapshot, texts, user
@@ -146,9 +145,7 @@ def test_what_cannot_be_continued_is_said(arguments: list[str], status: int, mes
 
 def test_an_ambiguous_beginning_of_an_id_is_refused(script: Script) -> None:
     ids = [save(_archive(), "a", "b"), save(_archive(), "c", "d")]
-    done = ask_here(
-        script(turn("Blue.")), "--resume", ids[0][: common_prefix([*map(ord, ids[0])], [*map(ord, ids[1])])], "Sky?"
-    )
+    done = ask_here(script(turn("Blue.")), "--resume", ids[0][:5], "Sky?")
     assert (done.returncode, "is ambiguous" in done.stderr) == (2, True)
 
 
