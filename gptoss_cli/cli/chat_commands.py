@@ -1,13 +1,13 @@
 """The slash commands of a chat that need the model. A wrong argument is a UsageError and changes nothing."""
 
 import datetime
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.cli.conversation_commands import CONVERSATION_COMMANDS
 from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import attachment, instructions_text
 from gptoss_cli.errors import UsageError
@@ -149,21 +149,6 @@ def _copy(chat: LoadedChat, argument: str) -> None:
     chat.console.notice(f"Copied {len(text):,} characters.")
 
 
-def _save(chat: LoadedChat, argument: str) -> None:
-    if not argument:
-        raise UsageError("Name a new file: /save FILE")
-    text = _last_answer(chat.session).text
-    file = Path(argument).expanduser()
-    try:
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as stream:
-            stream.write(f"{text}\n")
-    except FileExistsError as exc:
-        raise UsageError(f"{file} exists already. Give another name: /save FILE") from exc
-    except OSError as exc:
-        raise UsageError(f"{file} cannot be written: {exc.strerror}. Give another name: /save FILE") from exc
-    chat.console.notice(f"The last answer is in {file}.")
-
-
 def _tokens(chat: LoadedChat, argument: str) -> None:
     used, most = chat.session.used_tokens, chat.session.context_tokens
     lines = [f"  {used:>9,} of {most:,} tokens: the conversation as the next turn reads it ({used / most:.0%})"]
@@ -224,8 +209,8 @@ COMMANDS: Final[dict[str, Callable[[LoadedChat, str], None]]] = {
     "/undo": _undo,
     "/edit": _edit,
     "/copy": _copy,
-    "/save": _save,
     "/tokens": _tokens,
     "/raw": _raw,
     "/new": _new,
+    **CONVERSATION_COMMANDS,
 }

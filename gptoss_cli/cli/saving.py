@@ -31,6 +31,11 @@ class Saving:
         """The id of the current conversation if anything of it was saved."""
         return self._recorder.conversation if self._recorder else None
 
+    @property
+    def model(self) -> str:
+        """The name of the model that answers."""
+        return model_name(self._info.model)
+
     def begin(self, resumed: Stored | None = None, *, title: str | None = None) -> Recorder:
         """Return the recorder of another conversation, which is `resumed` or a new one."""
         self._recorder = None
@@ -71,4 +76,4 @@ class Saving:
         self.archive.close()
 
     def _origin(self, title: str | None) -> Origin:
-        return Origin(model=model_name(self._info.model), identity=self._info.revision or "", title=title)
+        return Origin(model=self.model, identity=self._info.revision or "", title=title)
