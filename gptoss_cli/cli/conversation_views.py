@@ -4,16 +4,19 @@ from collections.abc import Iterator, Sequence
 
 from gptoss_cli.archive.archive import Archive, Stored, Summary
 from gptoss_cli.archive.search import Hit
-from gptoss_cli.archive.titles import title_line
+from gptoss_cli.archive.titles import clean, title_line
 from gptoss_cli.cli.resuming import title_of
 from gptoss_cli.harmony.events import Message, Role
 from gptoss_cli.terminal.cells import text_of
 from gptoss_cli.terminal.markdown.stream import MarkdownStream
+from gptoss_cli.terminal.picker import Choice
 from gptoss_cli.units import age_words
 
 _HEADINGS = ("ID", "UPDATED", "MODEL", "MESSAGES", "TITLE")
 _MODEL_CELLS = 24
 _LEAST_TITLE_CELLS = 16
+_PREVIEWED = 6
+_PREVIEWED_CHARACTERS = 2000
 
 
 def listing(summaries: Sequence[Summary], archive: Archive, now: float, *, columns: int | None) -> str:
@@ -53,6 +56,27 @@ def hit_text(hit: Hit, short_id: str, now: float) -> str:
     around = [f"    {line}" if line.strip() else "" for line in (hit.before, hit.after)]
     lines = [head, around[0], f"  > {_marked(hit)}", around[1]]
     return "".join(f"{line.rstrip()}\n" for line in lines if line)
+
+
+def choices(archive: Archive, now: float) -> list[Choice]:
+    """Return the entries of the picker, one for each conversation."""
+    # There may be thousands: titles are stored as short lines, so only the few models have to be measured.
+    found = archive.titles()
+    models = {model: title_line(model, _MODEL_CELLS) for model in {model for _, _, model, _ in found}}
+    return [
+        Choice(name, clean(title) or name, f"{models[model]}, {age_words(now - updated)}")
+        for name, title, model, updated in found
+    ]
+
+
+def preview(archive: Archive, conversation: str) -> str:
+    """Return the last messages of a conversation, the newest first, for a person to recognise it."""
+    shown = [each for each in archive.load(conversation).current if not each.is_reasoning][-_PREVIEWED:]
+    parts = []
+    for message in reversed(shown):
+        lines = [clean(line) for line in message.text[:_PREVIEWED_CHARACTERS].splitlines()]
+        parts.append("\n".join([f"{_speaker(message)}:", *lines]))
+    return "\n\n".join(parts)
 
 
 def _cells(summary: Summary, archive: Archive, now: float) -> tuple[str, ...]:
