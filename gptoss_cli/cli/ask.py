@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import typer
 
 from gptoss_cli.archive.archive import Archive
+from gptoss_cli.archive.recorder import Attachment
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.chat.stopping import Incomplete, Problem, apply_stop_conditions, incompleteness
 from gptoss_cli.chat.transcript import Transcript
@@ -16,7 +17,7 @@ from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import JsonLines, answer_record, json_text
 from gptoss_cli.cli.options import AnswerOptions, AskHistoryOptions, TurnOptions
 from gptoss_cli.cli.output import check_output, code_block, output_format, without_answer, write_answer
-from gptoss_cli.cli.prompt_input import chat_request, prompt_text
+from gptoss_cli.cli.prompt_input import attachment, chat_request, prompt_text
 from gptoss_cli.cli.resuming import Resumed, archive_path, check_choice, find_stored
 from gptoss_cli.cli.saving import Saving
 from gptoss_cli.cli.signals import stopping
@@ -51,11 +52,13 @@ def run_ask(question: Question, options: TurnOptions, environment: Environment) 
     with nullcontext() if lines is None else lines.closing():
         check_combination(answer, question.history)
         check_output(answer.output)
-        text = prompt_text(question.words, console, files=answer.files or ())
+        attached = [attachment(file, console) for file in answer.files or ()]
+        text = prompt_text(question.words, console, attached=attached)
         output = output_format(answer.schema, answer.choice, console)
         request = chat_request(options, console)
         resumed = _resumed(question, console)
         turn = _Turn(options, question, environment, lines, resumed)
+        turn.attachments = [each.record for each in attached]
         turn.run(text, resumed.request(request) if resumed else request, output, began=began)
 
 
@@ -90,6 +93,7 @@ class _Turn:
         self._console = environment.console
         self._lines = lines
         self._resumed = resumed
+        self.attachments: Sequence[Attachment] = ()
         self._effort = options.effort
         self._transcript = Transcript()
 
@@ -134,7 +138,7 @@ class _Turn:
         if self._lines:
             self._lines.start(opened.info, self._effort, seed)
         deadline = None if self._answer.timeout is None else began + self._answer.timeout
-        with stopping(session.stop), closing(session.turn(text)) as turn:
+        with stopping(session.stop), closing(session.turn(text, self.attachments)) as turn:
             events = apply_stop_conditions(turn, session.stop, stop_texts=self._answer.stop or (), deadline=deadline)
             return show_turn(self._visible(events), self._console, reasoning=self._display)
 

@@ -56,6 +56,7 @@ def _instructions(chat: LoadedChat, argument: str) -> None:
         chat.console.err(f"{current}\n")
         return
     conversation.instructions = None if argument == "off" else instructions_text(argument)
+    chat.session.recorder.record(chat.session.snapshot())
     chat.console.notice("The instructions apply from the next turn on." if argument != "off" else "No instructions.")
 
 
@@ -71,6 +72,7 @@ def _set(chat: LoadedChat, argument: str) -> None:
     name, text = words
     change: dict[str, Any] = {_field(name): _value(name, text)}
     chat.session.settings = replace(chat.session.settings, **change)
+    chat.session.recorder.record(chat.session.snapshot())
     chat.console.notice(f"{name} is {text} from now on.")
 
 
@@ -98,9 +100,9 @@ def _value(name: str, text: str) -> float | int | None:
 def _file(chat: LoadedChat, argument: str) -> None:
     if not argument:
         raise UsageError("Name a file to send along: /file PATH")
-    text = attachment(Path(argument), chat.console)
-    chat.state.attached.append(text)
-    tokens = _message_tokens(chat.session, text)
+    attached = attachment(Path(argument), chat.console)
+    chat.state.attached.append(attached)
+    tokens = _message_tokens(chat.session, attached.text)
     chat.console.notice(f"{argument} goes along with the next message: about {tokens:,} tokens.")
 
 

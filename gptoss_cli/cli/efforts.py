@@ -16,7 +16,7 @@ from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import cuts_json, write_json
 from gptoss_cli.cli.options import TurnOptions
-from gptoss_cli.cli.prompt_input import chat_request, prompt_text
+from gptoss_cli.cli.prompt_input import attachment, chat_request, prompt_text
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import ExitStatus, UsageError
 from gptoss_cli.generation import random_seed
@@ -32,7 +32,8 @@ def run_efforts(question: Question, options: TurnOptions, environment: Environme
     assert answer.efforts is not None
     check_combination(answer, question.history)
     efforts = parse_efforts(answer.efforts)
-    text = prompt_text(question.words, environment.console, files=answer.files or ())
+    attached = [attachment(file, environment.console) for file in answer.files or ()]
+    text = prompt_text(question.words, environment.console, attached=attached)
     request = chat_request(options, environment.console)
     ask_at_efforts(text, efforts, request, environment, as_json=answer.as_json)
 

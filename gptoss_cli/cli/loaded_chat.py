@@ -60,7 +60,8 @@ class LoadedChat:
             self.keep_messages(state.edited_from)
         before = len(session.conversation.messages)
         try:
-            self.show(session.turn("\n\n".join([*state.attached, text])))
+            message = "\n\n".join([*(each.text for each in state.attached), text])
+            self.show(session.turn(message, [each.record for each in state.attached]))
         except ResourceError as exc:
             if len(session.conversation.messages) > before:
                 raise

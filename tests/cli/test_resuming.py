@@ -229,6 +229,18 @@ def test_a_question_is_saved_before_its_answer_begins(script: Script) -> None:
     assert texts(_archive().load(_rows()[0].id).current)[:1] == ["Count"]
 
 
+def test_files_of_a_message_are_saved_by_their_digest(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    ask_here(script(turn("Blue.")), "--save", "-f", str(tmp_path / "a.txt"), "Sky?")
+    with _chat(script(turn("Red.")), "-c", "-f", str(tmp_path / "a.txt"), "Evening?") as terminal:
+        terminal.wait_for("Red.\n\n>")
+    saved = [each.attachments for each in _archive().load(_rows()[0].id).path]
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (record,) = saved[0]
+    assert (record.path, record.sha256, record.bytes) == (str(tmp_path / "a.txt"), digest, 3)
+    assert saved == [(record,), (), (record,), ()]
+
+
 def test_two_chats_in_one_conversation_become_two(script: Script) -> None:
     save(_archive(), "a", "b")
     answers = script(turn("One."))
