@@ -181,6 +181,17 @@ def test_a_damaged_database_is_moved_aside_with_a_notice(run: Run) -> None:
     assert "conversations.db is damaged; it was moved to conversations.db.corrupt-" in asides
 
 
+def test_a_database_of_a_newer_version_is_read_and_never_written(run: Run) -> None:
+    name = save(_archive(), "Sky?", "Blue.")
+    with _archive().database.writing() as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = archive_path().read_bytes()
+    assert run("conversations", "show", name)[0] == 0
+    status, _, asides = run("conversations", "rename", name, "x")
+    assert (status, "was written by a newer version of gptoss" in asides) == (1, True)
+    assert archive_path().read_bytes() == before
+
+
 def test_a_setting_of_all_commands_holds_within_the_group(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPTOSS_COLOR", "pink")
     assert run("conversations", "path")[0] == 2
