@@ -48,7 +48,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | conversations | config | completions)
+            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | conversations | cache | config | completions)
                 command=$word
                 break
                 ;;
@@ -123,9 +123,10 @@ _gptoss() {
                     fi
                     ;;
                 list | doctor) _gptoss_words "--json $common" ;;
+                cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect conversations config completions $common" ;;
+                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect conversations cache config completions $common" ;;
             esac
             ;;
     esac

@@ -25,6 +25,7 @@ complete -c gptoss -n __fish_use_subcommand -a bench -d 'Measure the speed of a 
 complete -c gptoss -n __fish_use_subcommand -a compare -d 'Compare architectures'
 complete -c gptoss -n __fish_use_subcommand -a inspect -d 'Show the parts of a model'
 complete -c gptoss -n __fish_use_subcommand -a conversations -d 'List, search, export and remove conversations'
+complete -c gptoss -n __fish_use_subcommand -a cache -d 'List or delete KV caches and 8-bit weights'
 complete -c gptoss -n __fish_use_subcommand -a config -d 'Show the settings, or edit them'
 complete -c gptoss -n __fish_use_subcommand -a completions -d 'Print the completion script of a shell'
 
@@ -107,8 +108,8 @@ complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from import ba
 
 complete -c gptoss -n '__fish_seen_subcommand_from download remove' -a '20b 120b'
 complete -c gptoss -n '__fish_seen_subcommand_from verify plan bench' -a '20b 120b demo (__gptoss_models)'
-complete -c gptoss -n '__fish_seen_subcommand_from download remove' -s y -l yes -d 'Do not ask'
-complete -c gptoss -n '__fish_seen_subcommand_from download verify list plan doctor bench compare inspect' -l json -d 'Print one JSON object on stdout'
+complete -c gptoss -n '__fish_seen_subcommand_from download remove cache' -s y -l yes -d 'Do not ask'
+complete -c gptoss -n '__fish_seen_subcommand_from download verify list plan doctor bench compare inspect cache' -l json -d 'Print one JSON object on stdout'
 
 set -l download '__fish_seen_subcommand_from download'
 complete -c gptoss -n $download -l revision -x -d 'A branch, tag or commit of the repository'
@@ -140,6 +141,7 @@ complete -c gptoss -n $inspect -l sinks -d 'Show the learned sink logits'
 complete -c gptoss -n $inspect -l rope -d 'Show the RoPE periods with and without YaRN'
 complete -c gptoss -n $inspect -l prompt -x -d 'Show the token ids of the prompt that a text becomes'
 
+complete -c gptoss -n '__fish_seen_subcommand_from cache' -a 'list clear'
 set -l config '__fish_seen_subcommand_from config'
 complete -c gptoss -n $config -a 'show path edit'
 complete -c gptoss -n $config -l json -d 'With show: print one JSON object'

@@ -34,6 +34,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'conversations' = @('list', 'show', 'search', 'export', 'import', 'rename', 'rm', 'backup', 'path', 'check',
             '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
             '--force', '-y', '--yes') + $common
+        'cache' = @('list', 'clear', '--json', '-y', '--yes') + $common
         'config' = @('show', 'path', 'edit', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }

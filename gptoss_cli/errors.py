@@ -33,7 +33,7 @@ class ExitStatus(IntEnum):
 
 
 class Hint(Enum):
-    """What the user can do about an error. Only the packages that talk to users put it into words."""
+    """Advice about an error: something that the user can do. Only the packages that talk to users put it into words."""
 
     DOWNLOAD = auto()  # `subject` names the model
     LARGER_CONTEXT = auto()

@@ -82,7 +82,7 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of files that can be made again: unpacked vocabulary and demo, 8-bit weights, prefix cache."""
+    """Return the folder of files that can be made again: unpacked vocabulary and demo, 8-bit weights, KV caches."""
     return _folder("cache", platformdirs.user_cache_path)
 
 

@@ -74,9 +74,10 @@ class _Rule:
 
 
 def _table(readme: str) -> dict[str, _Rule]:
-    """Return package -> its rule; all leaves share one."""
+    """Return package -> its rule; all leaves share one. Other sections have tables of other things."""
     rules = {}
-    for line in readme.splitlines():
+    _, _, section = readme.partition("\n## Who may import whom\n")
+    for line in section.partition("\n## ")[0].splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) == 5 and "`" in cells[1]:
             clauses = cells[2].split(";")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from gptoss_cli import settings
+from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.request import ChatRequest, ModelInfo, Notify, OpenedModel, Say
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.checkpoint import catalog, store
@@ -37,7 +38,8 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     name, folder = choose_checkpoint(request.model, notice)
     placement = choose_placement(name, folder, request.placement, notice, every_reason=request.every_reason)
     progress(f"Loading {name}")
-    generator = loader.load(folder, placement, progress=progress)
+    kv_limit_bytes = KV_LIMIT_BYTES if request.prefix_cache else 0
+    generator = loader.load(folder, placement, progress=progress, kv_limit_bytes=kv_limit_bytes)
     session = _begin(generator, request)
     if request.prefix_cache:
         generator.keep_prefix(session.prefix())

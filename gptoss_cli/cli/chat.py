@@ -295,8 +295,10 @@ class Chat:
                     loaded.run(command, argument)
 
     def _help(self) -> None:
-        for typed, meaning in slash.help_lines():
-            self._console.err(f"  {typed:<23}")
+        lines = slash.help_lines()
+        width = max(len(name) for name, _ in lines)
+        for name, meaning in lines:
+            self._console.err(f"  {name:<{width}}  ")
             self._console.err(f"{meaning}\n", Style.DIM)
 
     def _set_reasoning(self, argument: str) -> None:

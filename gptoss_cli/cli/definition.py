@@ -17,6 +17,7 @@ from gptoss_cli.cli.options import (
     AnswerOptions,
     AskHistoryOptions,
     BenchOptions,
+    CacheAction,
     CompareOptions,
     ConfigAction,
     HistoryOptions,
@@ -255,6 +256,25 @@ def inspect(
     from gptoss_cli.cli.inspect import run_inspect
 
     run_inspect(model, options, environment.console)
+
+
+@_COMMANDS.command("cache")
+def cache(
+    action: Annotated[
+        CacheAction, typer.Argument(help="List the files, or delete them.", show_default=True)
+    ] = CacheAction.LIST,
+    *,
+    as_json: JsonOption = False,
+    yes: YesOption = False,
+    environment: Environment,
+) -> None:
+    """List or delete KV caches and 8-bit weights.
+
+    Chats start faster with these files, which are made again when they are missing. clear asks first.
+    """
+    from gptoss_cli.cli.cache import run_cache
+
+    run_cache(action, environment.console, as_json=as_json, yes=yes)
 
 
 @_COMMANDS.command("config", epilog=_SETTINGS)

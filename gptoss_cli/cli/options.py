@@ -32,6 +32,13 @@ _UNITS: dict[str, int] = {
 }
 
 
+class CacheAction(StrEnum):
+    """The actions of `gptoss cache`."""
+
+    LIST = "list"
+    CLEAR = "clear"
+
+
 class ConfigAction(StrEnum):
     """The actions of `gptoss config`."""
 

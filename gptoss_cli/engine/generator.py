@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
+from gptoss_cli.cache_files import PointKind
 from gptoss_cli.engine.expert_offload import ExpertCache
 from gptoss_cli.engine.model import Transformer
-from gptoss_cli.engine.prefix_cache import PrefixCache
+from gptoss_cli.engine.prefix_cache import PrefixCache, StoredSequence
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.sequence import Sequence
 from gptoss_cli.engine.steppers import OverlappedStepper, PlainStepper, Stepper
@@ -48,7 +49,7 @@ class Generator:
             if overlapped
             else PlainStepper(model, self.sequence, self._experts)
         )
-        self._prefix_cache = prefix_cache
+        self._stored = StoredSequence(prefix_cache, self.sequence) if prefix_cache is not None else None
         self._prefix: list[int] = []
 
     @property
@@ -66,11 +67,21 @@ class Generator:
         return self._experts.hit_rate
 
     def keep_prefix(self, ids: abc.Sequence[int]) -> None:
-        """Use the prefix cache for `ids`: read their keys and values from disk, or store them once they are computed.
-
-        That happens when a longer sequence that begins with them is prefilled and nothing is in the KV cache.
-        """
+        """Store the KV cache of `ids` on disk when a longer sequence that begins with them is computed."""
         self._prefix = list(ids)
+
+    def save_kv(self) -> list[str]:
+        """Write the KV cache up to the end of the last prefill to disk -> the names of its files, [] if it is not kept.
+
+        Whatever the next prompt of the conversation drops or keeps, it begins with these tokens. Only files that are
+        missing are written. May be called from another thread while the generator works: a sequence that is rewound
+        meanwhile is not saved. Failures are logged.
+        """
+        return self._stored.save() if self._stored is not None else []
+
+    def kv_names(self) -> list[str]:
+        """Return the names of the files that `save_kv` writes now, for `cache_files.forget`."""
+        return self._stored.names() if self._stored is not None else []
 
     def prefill(self, ids: abc.Sequence[int]) -> Iterator[tuple[int, int]]:
         """See TokenGenerator.prefill. Raises IntegrityError if an id is not in the model's vocabulary."""
@@ -82,7 +93,9 @@ class Generator:
         sequence = self.sequence
         self.stepper.settle()
         sequence.rewind_to_prefix_of(ids)
-        prefix_tokens = self._load_prefix(ids)
+        if self._stored is not None:
+            self._stored.load(ids)
+        prefix_tokens = self._unstored_prefix(ids)
         unread = ids[len(sequence.cached) :]
         done = 0
         if not unread:
@@ -92,8 +105,9 @@ class Generator:
         for chunk in (*sequence.chunks(unread[:prefix_tokens]), *sequence.chunks(unread[prefix_tokens:])):
             sequence.read(chunk)
             done += len(chunk)
-            if done == prefix_tokens:
-                self._store_prefix()
+            if done == prefix_tokens and self._stored is not None:
+                sequence.mark()
+                self._stored.save(kind=PointKind.PREFIX)
             if done == len(unread):
                 sequence.mark()
             yield done, len(unread)
@@ -138,22 +152,12 @@ class Generator:
         hidden = (self.model.forward(chunk, cache) for chunk in self.sequence.chunks(ids))
         return torch.cat([self.model.unembed(part) for part in hidden])
 
-    def _load_prefix(self, ids: list[int]) -> int:
-        """Fill an empty KV cache with the prefix of `ids` -> the length of a prefix that has to be computed instead."""
-        length = len(self._prefix)
-        if self._prefix_cache is None or self.sequence.cached or not 0 < length < len(ids):
+    def _unstored_prefix(self, ids: list[int]) -> int:
+        """Return how many of the ids that are read next end the prefix, which is stored then; 0 if none do."""
+        cached, length = len(self.sequence.cached), len(self._prefix)
+        if self._stored is None or not cached < length < len(ids) or ids[:length] != self._prefix:
             return 0
-        if ids[:length] != self._prefix:
-            return 0
-        hidden = self._prefix_cache.load(self._prefix, self.sequence.cache)
-        if hidden is None:
-            return length
-        self.sequence.restore(self._prefix, hidden.to(self.model.device))
-        return 0
-
-    def _store_prefix(self) -> None:
-        if self._prefix_cache is not None and self.sequence.hidden is not None:
-            self._prefix_cache.save(self._prefix, self.sequence.cache, self.sequence.hidden)
+        return length - cached
 
     def _check_ids(self, ids: list[int], *, free_tokens: int) -> None:
         """Raise if `ids` cannot be run, or leave less room than `free_tokens`."""

@@ -76,15 +76,6 @@ class FullLayer:
         """Return keys and values of the first `length` positions, as views."""
         return self._keys[:length], self._values[:length]
 
-    def fits(self, contents: tuple[Tensor, Tensor], length: int) -> bool:
-        """Return whether `contents` have the shape and dtype of `length` positions of this layer."""
-        shape = (length, *self._keys.shape[1:])
-        return all(part.shape == shape and part.dtype is self._keys.dtype for part in contents)
-
-    def fill(self, contents: tuple[Tensor, Tensor]) -> None:
-        """Write `contents` from position 0 on."""
-        self.append(*contents, 0)
-
     def _grow(self, needed: int) -> None:
         assert needed <= self._context_tokens, "the generator limits sequences to the context"
         slots = min(self._context_tokens, max(_FIRST_SLOTS, needed, len(self._keys) * 3 // 2))
@@ -142,14 +133,6 @@ class SlidingLayer:
         """Return the buffers of the ring, as views."""
         return self._keys, self._values
 
-    def fits(self, contents: tuple[Tensor, Tensor], length: int) -> bool:
-        """Return whether `contents` have the shape and dtype of this ring."""
-        return all(part.shape == self._keys.shape and part.dtype is self._keys.dtype for part in contents)
-
-    def fill(self, contents: tuple[Tensor, Tensor]) -> None:
-        """Make `contents` the ring."""
-        self.restore(contents)
-
     def copy(self) -> tuple[Tensor, Tensor]:
         """Return copies of the buffers, for `restore`."""
         return self._keys.clone(), self._values.clone()
@@ -182,15 +165,17 @@ class KVCache:
     def __init__(self, config: ModelConfig, *, context_tokens: int, dtype: torch.dtype, device: str) -> None:
         self._length = 0
         self._reached = 0  # the length after the last advance, which is what the rings hold, even after truncation
-        self._window = min(config.sliding_window, context_tokens)
+        self.window = min(config.sliding_window, context_tokens)
         self.position = torch.zeros(1, dtype=torch.int32, device=device)
         heads, head_dim, position = config.kv_heads, config.head_dim, self.position
         self.layers: Sequence[LayerCache] = [
-            SlidingLayer(heads, head_dim, window=self._window, dtype=dtype, position=position)
+            SlidingLayer(heads, head_dim, window=self.window, dtype=dtype, position=position)
             if kind is LayerKind.SLIDING
             else FullLayer(heads, head_dim, context_tokens=context_tokens, dtype=dtype, position=position)
             for kind in config.layer_kinds
         ]
+        self.full_layers = [layer for layer in self.layers if isinstance(layer, FullLayer)]
+        self.sliding_layers = [layer for layer in self.layers if isinstance(layer, SlidingLayer)]
 
     @property
     def length(self) -> int:
@@ -203,29 +188,21 @@ class KVCache:
 
     def mark(self) -> CacheMark:
         """Return a mark of the current length. It is valid while the positions before it stay cached."""
-        return CacheMark(self._length, self._reached, tuple(layer.copy() for layer in self._rings()))
+        return CacheMark(self._length, self._reached, tuple(layer.copy() for layer in self.sliding_layers))
 
     def rewind(self, mark: CacheMark) -> None:
         """Return to the exact state at `mark`."""
         assert mark.length <= self._length, "a mark beyond the end belongs to another sequence"
-        for layer, copied in zip(self._rings(), mark.rings, strict=True):
+        for layer, copied in zip(self.sliding_layers, mark.rings, strict=True):
             layer.restore(copied)
         self._length, self._reached = mark.length, mark.reached
 
-    def contents(self) -> list[tuple[Tensor, Tensor]]:
-        """Return keys and values of each layer, as views, for `fill` of another cache."""
-        return [layer.contents(self._length) for layer in self.layers]
-
-    def fill(self, contents: Sequence[tuple[Tensor, Tensor]], length: int) -> bool:
-        """Copy the `contents` of a cache of `length` positions into this empty one; False if the shapes differ."""
+    def fill(self, length: int, rings: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Give this empty cache a `length`, whose positions the full layers hold already, and the `rings` at it."""
         assert self._length == 0, "only an empty cache can be filled"
-        layers = list(zip(self.layers, contents, strict=True))
-        if not all(layer.fits(part, length) for layer, part in layers):
-            return False
-        for layer, part in layers:
-            layer.fill(part)
+        for layer, ring in zip(self.sliding_layers, rings, strict=True):
+            layer.restore(ring)
         self.advance(length)
-        return True
 
     def shortest_truncation(self) -> int:
         """Return the smallest length, except 0, that `truncate` accepts.
@@ -233,7 +210,7 @@ class KVCache:
         A ring of W slots holds the last W positions before the length it reached. The next query needs the W - 1
         before it, so one position can be dropped, but not two: the slot of the second holds a newer position.
         """
-        return self._reached - 1 if self._rings() and self._reached > self._window else 0
+        return self._reached - 1 if self.sliding_layers and self._reached > self.window else 0
 
     def truncate(self, length: int) -> None:
         """Drop the positions from `length` on, without a mark; `length` is 0 or at least `shortest_truncation()`."""
@@ -241,9 +218,6 @@ class KVCache:
         self._length = length
         if length == 0:
             self._reached = 0
-
-    def _rings(self) -> list[SlidingLayer]:
-        return [layer for layer in self.layers if isinstance(layer, SlidingLayer)]
 
 
 def _enlarged(buffer: Tensor, slots: int) -> Tensor:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from gptoss_cli import __version__, settings
+from gptoss_cli import __version__
+from gptoss_cli.cache_files import KV_LIMIT_BYTES, int8_folder, kv_folder
 from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
@@ -21,7 +22,7 @@ from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.generation import Numerics
 from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.placement import KernelSet, Placement
-from gptoss_cli.settings import Dense, Dtype
+from gptoss_cli.settings import Dense, Dtype, Execution
 
 _TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 _CPU_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 512, 2048
@@ -33,12 +34,13 @@ def load(
     *,
     progress: Callable[[str], None] | None = None,
     chunk_tokens: int | None = None,
+    kv_limit_bytes: int = KV_LIMIT_BYTES,
 ) -> Generator:
     """Load the checkpoint in `folder`, or in its `original` folder, and place its weights as `placement` says.
 
     On the CPU they are mapped files. 8-bit dense weights are converted first, unless their cache exists. The number of
     threads applies to the whole process. `progress` is called with a line before a step that takes long. A prefill
-    reads `chunk_tokens` at once.
+    reads `chunk_tokens` at once. KV caches on disk use at most `kv_limit_bytes`; 0 neither reads nor writes any.
 
     Raises NotInstalledError, IntegrityError or ResourceError if something is wrong with the files or the device, and
     UsageError if the context is larger than the model's.
@@ -53,7 +55,7 @@ def load(
     weights, identity = load_weights(home, config, placement), fingerprint(home)
     kernels, numerics = _choose_kernels(placement)
     if placement.dense is Dense.INT8:
-        weights = int8_weights(weights, settings.cache_folder() / "int8", identity)
+        weights = int8_weights(weights, int8_folder(), identity)
     dtype, on_cpu = _TORCH_DTYPES[placement.dtype], placement.device == "cpu"
     use_cuda_graph = placement.kernels is KernelSet.TRITON and not on_cpu
     model = Transformer(config, weights, kernels, dtype, use_cuda_graph=use_cuda_graph)
@@ -68,8 +70,7 @@ def load(
         chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS),
         overlapped=overlapped,
         numerics=numerics,
-        # A GPU computes the first messages faster than a disk returns them.
-        prefix_cache=_prefix_cache(identity, placement, numerics) if on_cpu else None,
+        prefix_cache=_prefix_cache(identity, placement, numerics, kv_limit_bytes),
     )
 
 
@@ -87,9 +88,12 @@ def _is_wholly_on_device(model: Transformer) -> bool:
     return experts_there and model.weights.embedding.device == model.device
 
 
-def _prefix_cache(identity: str, placement: Placement, numerics: Numerics) -> PrefixCache:
-    key = f"{__version__} {identity} {placement.dtype} {numerics.summary}"
-    return PrefixCache(settings.cache_folder() / "prefixes", key)
+def _prefix_cache(identity: str, placement: Placement, numerics: Numerics, limit_bytes: int) -> PrefixCache | None:
+    # A GPU that holds all weights computes a prompt about as fast as a disk returns it.
+    if limit_bytes == 0 or placement.execution is Execution.MXFP4:
+        return None
+    key = f"{__version__} {identity} {placement.dtype} {placement.device} {numerics.summary}"
+    return PrefixCache(kv_folder(), key, limit_bytes=limit_bytes)
 
 
 def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:

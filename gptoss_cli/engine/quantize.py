@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gptoss_cli.cache_files import mark_used
 from gptoss_cli.engine.weights import Int8Matrix, LayerWeights, Linear, ModelWeights
 from gptoss_cli.errors import Hint, ResourceError, first_line
 from gptoss_cli.files import replacing, safetensors_header
@@ -39,6 +40,7 @@ def int8_weights(weights: ModelWeights, folder: Path, fingerprint: str) -> Model
         mapped = _mapped(path, matrices)
     if mapped is None:
         raise ResourceError(f"{path} cannot be read back after it was written", Hint.BF16_DENSE)
+    mark_used([path])
     layers = tuple(_layer(mapped, index, layer) for index, layer in enumerate(weights.layers))
     return replace(weights, layers=layers, unembedding=mapped["unembedding"])
 

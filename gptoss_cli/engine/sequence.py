@@ -15,6 +15,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -29,8 +30,8 @@ _MAX_MARKS = 8  # each of them holds a copy of the rings
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
-    """A length to rewind to, and the hidden state [1, C] of the last token before it."""
+class Mark:
+    """A length that a sequence can be rewound to, and the hidden state [1, C] of the last token before it."""
 
     cache: CacheMark
     hidden: Tensor
@@ -54,7 +55,8 @@ class Sequence:
         self.hidden: Tensor | None = None  # [1, C] after the last cached id; None right after a truncation
         self._model = model
         self._chunk_tokens = chunk_tokens
-        self._marks: list[_Mark] = []  # by increasing length
+        self._marks: list[Mark] = []  # by increasing length
+        self._lock = Lock()  # held while marks are dropped, and while what they protect is copied
 
     def __len__(self) -> int:
         return len(self.cached) + len(self.pending)
@@ -99,7 +101,36 @@ class Sequence:
         """Make the cached ids a length that can be rewound to."""
         assert self.hidden is not None
         if not self._marks or self._marks[-1].cache.length < self.cache.length:
-            self._marks = [*self._marks[1 - _MAX_MARKS :], _Mark(self.cache.mark(), self.hidden)]
+            self._marks = [*self._marks[1 - _MAX_MARKS :], Mark(self.cache.mark(), self.hidden)]
+
+    def last_mark(self) -> tuple[Mark, list[int]] | None:
+        """Return the last mark and the ids before it; None without a mark, or if its rings have lost a position."""
+        with self._lock:
+            if not self._marks or self._marks[-1].cache.reached != self._marks[-1].cache.length:
+                return None
+            return self._marks[-1], self.cached[: self._marks[-1].cache.length]
+
+    @contextmanager
+    def protecting(self, mark: Mark) -> Iterator[bool]:
+        """Let no other thread rewind the sequence within the block; the value is False if `mark` was left already."""
+        with self._lock:
+            yield any(mark is other for other in self._marks)
+
+    def snapshot(self, mark: Mark, first: int, end: int) -> list[Tensor] | None:
+        """Return copies of keys and values [N, K, D] of each full layer, at positions before `mark`.
+
+        Return None if the sequence was rewound to before the mark. May be called from any thread.
+        """
+        with self.protecting(mark) as is_protected:
+            if not is_protected:
+                return None
+            return [part[first:end].clone() for layer in self.cache.full_layers for part in layer.contents(end)]
+
+    def clear(self) -> None:
+        """Make the sequence empty."""
+        self.pending = []
+        with self._lock:
+            self._truncate(0)
 
     def restore(self, ids: list[int], hidden: Tensor) -> None:
         """Take over a cache that was filled from outside with `ids`, and `hidden`, the state after the last of them."""
@@ -120,10 +151,11 @@ class Sequence:
         if length < self.cache.shortest_truncation():
             length = 0
         marks = [mark for mark in self._marks if length <= mark.cache.length <= common]
-        if marks:
-            self._rewind(marks[-1])
-        else:
-            self._truncate(length)
+        with self._lock:
+            if marks:
+                self._rewind(marks[-1])
+            else:
+                self._truncate(length)
 
     def _recover(self) -> None:
         """Return to the last mark, and make pending what followed it.
@@ -131,13 +163,14 @@ class Sequence:
         A chunk that failed half way has overwritten keys in some of the rings, which a truncation cannot bring back.
         """
         ids = self.cached + self.pending
-        if self._marks:
-            self._rewind(self._marks[-1])
-        else:
-            self._truncate(0)
+        with self._lock:
+            if self._marks:
+                self._rewind(self._marks[-1])
+            else:
+                self._truncate(0)
         self.pending = ids[len(self.cached) :]
 
-    def _rewind(self, mark: _Mark) -> None:
+    def _rewind(self, mark: Mark) -> None:
         self.cache.rewind(mark.cache)
         self.hidden = mark.hidden
         self._drop_uncached()

@@ -13,7 +13,7 @@ from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.completions import SCRIPTS, find_script
 from gptoss_cli.cli.definition import PROGRAM
 from gptoss_cli.cli.definition_conversations import CONVERSATIONS
-from gptoss_cli.cli.options import CommonOptions, CompareOptions, ConfigAction, Shell, TurnOptions
+from gptoss_cli.cli.options import CacheAction, CommonOptions, CompareOptions, ConfigAction, Shell, TurnOptions
 from gptoss_cli.settings import ExportFormat
 from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal
@@ -45,7 +45,7 @@ def _closed_values() -> dict[str, list[str]]:
     return values
 
 
-_CLOSED_ARGUMENTS: dict[str, list[str]] = {"config": [*ConfigAction], "completions": [*Shell]}
+_CLOSED_ARGUMENTS: dict[str, list[str]] = {"cache": [*CacheAction], "config": [*ConfigAction], "completions": [*Shell]}
 
 
 def _named_options(script: str) -> set[str]:

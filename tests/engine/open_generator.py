@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.loader import load
@@ -18,13 +19,18 @@ def open_generator(
     context_tokens: int | None = None,
     chunk_tokens: int | None = None,
     progress: Callable[[str], None] | None = None,
+    kv_limit_bytes: int = KV_LIMIT_BYTES,
     **placement: Any,
 ) -> Generator:
     """Load a checkpoint; without `context_tokens`, with the largest context of its model."""
     if context_tokens is None:
         context_tokens = load_config(weights_folder(folder) / "config.json").max_context_tokens
     return load(
-        folder, Placement(context_tokens=context_tokens, **placement), progress=progress, chunk_tokens=chunk_tokens
+        folder,
+        Placement(context_tokens=context_tokens, **placement),
+        progress=progress,
+        chunk_tokens=chunk_tokens,
+        kv_limit_bytes=kv_limit_bytes,
     )
 
 

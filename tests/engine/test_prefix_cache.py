@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_cli import settings
+from gptoss_cli.cache_files import kv_folder
+from gptoss_cli.engine.generator import Generator
 from gptoss_cli.generation import Sampling
 from gptoss_cli.settings import Dense, Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
@@ -32,11 +33,20 @@ def computed(folder: Path, *, dtype: Dtype = Dtype.FLOAT32, dense: Dense = Dense
     generator = open_generator(folder, dtype=dtype, dense=dense, context_tokens=200, chunk_tokens=16)
     generator.keep_prefix(PREFIX)
     steps = list(generator.prefill(PROMPT))
-    return steps[-1][1], list(generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=12))
+    return steps[-1][1], decoded(generator, 12)
+
+
+def decoded(generator: Generator, tokens: int) -> list[int]:
+    return list(generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=tokens))
+
+
+def prefilled(generator: Generator, ids: list[int]) -> int:
+    """Read `ids`; return how many of them were computed."""
+    return list(generator.prefill(ids))[-1][1]
 
 
 def stored_files() -> list[Path]:
-    return sorted((settings.cache_folder() / "prefixes").glob("*"))
+    return sorted(kv_folder().glob("*"))
 
 
 @pytest.mark.parametrize("dtype", Dtype)
@@ -50,7 +60,7 @@ def test_a_prompt_with_another_beginning_is_computed_whole(folder: Path) -> None
     computed(folder)
     generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200)
     generator.keep_prefix(PREFIX)
-    assert list(generator.prefill(PROMPT[1:]))[-1][1] == len(PROMPT) - 1
+    assert prefilled(generator, PROMPT[1:]) == len(PROMPT) - 1
 
 
 def test_each_numerics_has_its_own_files(folder: Path) -> None:
@@ -77,7 +87,7 @@ def test_a_damaged_file_is_ignored_and_written_again(folder: Path, damage: Calla
 
 def test_a_folder_that_cannot_be_written_changes_nothing(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "prefixes").touch()
+    (tmp_path / "cache" / "kv").touch()
     assert computed(folder)[0] == len(PROMPT)
 
 
@@ -85,6 +95,21 @@ def test_a_prefix_from_disk_can_be_rewound_to(folder: Path) -> None:
     computed(folder)
     generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200)
     generator.keep_prefix(PREFIX)
-    list(generator.prefill(PROMPT))
-    list(generator.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=40))
-    assert list(generator.prefill([*PREFIX, 5, 6, 7]))[-1][1] == 3
+    prefilled(generator, PROMPT)
+    decoded(generator, 40)
+    assert prefilled(generator, [*PREFIX, 5, 6, 7]) == 3
+
+
+def test_a_prefix_that_begins_with_a_stored_one_is_stored_too(folder: Path) -> None:
+    computed(folder)
+    for tokens in (len(PROMPT) - len(PREFIX), 3):
+        generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200, chunk_tokens=16)
+        generator.keep_prefix(PROMPT[:37])
+        assert prefilled(generator, PROMPT) == tokens
+
+
+def test_nothing_is_read_or_written_without_room_on_disk(folder: Path) -> None:
+    computed(folder)
+    generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=200, kv_limit_bytes=0)
+    assert prefilled(generator, PROMPT) == len(PROMPT)
+    assert generator.save_kv() == generator.kv_names() == []

@@ -5,8 +5,7 @@
 
 static const IsaKernels *selected;
 
-/* The tables that this machine can run, best first, up to NULL. */
-static const IsaKernels *const *usable(void) {
+const IsaKernels *const *gptoss_tables(void) {
     static const IsaKernels *found[5];
     int count = 0;
 #ifdef HAS_AVX512
@@ -26,7 +25,7 @@ static const IsaKernels *const *usable(void) {
 }
 
 const IsaKernels *gptoss_kernels(void) {
-    if (!selected) selected = usable()[0];
+    if (!selected) selected = gptoss_tables()[0];
     return selected;
 }
 
@@ -35,17 +34,9 @@ EXPORT const char *gptoss_selected(void) { return gptoss_kernels()->name; }
 
 /* Use the kernels of that name from now on, or the best for "". Returns 0 if this machine cannot run them. */
 EXPORT int gptoss_select(const char *name) {
-    for (const IsaKernels *const *table = usable(); *table; table++)
+    for (const IsaKernels *const *table = gptoss_tables(); *table; table++)
         if (*name == '\0' || !strcmp(name, (*table)->name)) return selected = *table, 1;
     return 0;
-}
-
-/* Use the best kernels that compute what the scalar ones do. Returns the name of the best that do not, or NULL. */
-EXPORT const char *gptoss_self_check(void) {
-    const IsaKernels *const *tables = usable(), *const *table = tables;
-    while (*table != &gptoss_scalar && !gptoss_is_right(*table)) table++;
-    selected = *table;
-    return table == tables ? NULL : tables[0]->name;
 }
 
 enum { READ_WORDS = 128 * 1024 };

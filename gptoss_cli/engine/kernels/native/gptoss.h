@@ -115,6 +115,9 @@ const IsaKernels *gptoss_kernels(void);
 
 EXPORT int gptoss_select(const char *name);
 
+/* The tables that this machine can run, best first, up to NULL. */
+const IsaKernels *const *gptoss_tables(void);
+
 /* 1 if the table computes what the scalar one does. Leaves any kernels selected. */
 int gptoss_is_right(const IsaKernels *use);
 

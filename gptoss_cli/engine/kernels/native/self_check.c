@@ -157,3 +157,11 @@ int gptoss_is_right(const IsaKernels *use) {
     free(r);
     return right;
 }
+
+/* Select the best kernels that compute what the scalar ones do. Returns the name of the best that do not, or NULL. */
+EXPORT const char *gptoss_self_check(void) {
+    const IsaKernels *const *tables = gptoss_tables(), *const *table = tables;
+    while (*table != &gptoss_scalar && !gptoss_is_right(*table)) table++;
+    gptoss_select((*table)->name);
+    return table == tables ? NULL : tables[0]->name;
+}
