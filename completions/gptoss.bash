@@ -25,15 +25,19 @@ _gptoss() {
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
         --no-prefix-cache --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
-        --efforts --logprobs"
-    local chat="-f --file --plain --vi"
+        --efforts --logprobs -c --continue --resume --save --no-save --title --save-reasoning --no-save-reasoning"
+    local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
     local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
-    local command="" word index
+    local conversations="list show search export import rename rm backup path check"
+    local conversations_list="-n --all --json" conversations_show="--reasoning --raw --branch --json"
+    local conversations_search="-n --latest --reasoning --json" conversations_rm="--all -y --yes"
+    local conversations_export="--all -f --format -o --output --reasoning --force"
+    local command="" inner="" word index
 
     # bash splits --color=never into three words.
     if [[ $current == "=" ]]; then
@@ -45,14 +49,31 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | evaluate | cache | config | completions)
+            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | evaluate | conversations | cache | config | completions)
                 command=$word
                 break
                 ;;
         esac
     done
 
+    if [[ $command == conversations ]]; then
+        for ((index++; index < COMP_CWORD; index++)); do
+            word=${COMP_WORDS[index]}
+            if [[ " $conversations " == *" $word "* ]]; then
+                inner=$word
+                break
+            fi
+        done
+    fi
+
     COMPREPLY=()
+    if [[ -n $inner && $previous == --reasoning ]]; then
+        previous="" # a flag there
+    fi
+    if [[ $inner == export && ($previous == -f || $previous == --format) ]]; then
+        _gptoss_words "md json jsonl chatgpt"
+        return 0
+    fi
     case $previous in
         --color) _gptoss_words "auto always never" ;;
         -m | --model) _gptoss_models ;;
@@ -73,6 +94,7 @@ _gptoss() {
             ;;
         -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
+        --resume | --title | --at | --branch | -n) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
@@ -99,11 +121,21 @@ _gptoss() {
                         _gptoss_models "gpt2-xl qwen3-30b-a3b qwen3-235b-a22b"
                     fi
                     ;;
+                conversations)
+                    if [[ -z $inner ]]; then
+                        _gptoss_arguments "$conversations" "$common"
+                    elif [[ $current == -* ]]; then
+                        word=conversations_$inner
+                        _gptoss_words "${!word} $common"
+                    elif [[ $inner == import || $inner == backup ]]; then
+                        _gptoss_files ""
+                    fi
+                    ;;
                 list | doctor) _gptoss_words "--json $common" ;;
                 cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect evaluate cache config completions $common" ;;
+                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect evaluate conversations cache config completions $common" ;;
             esac
             ;;
     esac

@@ -8,7 +8,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
         '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--reasoning'
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
-        '--stop', '--schema', '--choice', '--efforts', '--logprobs'
+        '--stop', '--schema', '--choice', '--efforts', '--logprobs', '--title'
+    $history = '-c', '--continue', '--resume', '--save', '--no-save', '--save-reasoning', '--no-save-reasoning'
     $data = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'data' }
         elseif ($env:XDG_DATA_HOME) { Join-Path $env:XDG_DATA_HOME 'gptoss' }
         elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
@@ -17,8 +18,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $models = @('20b', '120b', 'demo') + $installed
     $known = @('gpt2-xl', 'qwen3-30b-a3b', 'qwen3-235b-a22b')
     $options = @{
-        'ask' = $ask + $turn + $common
-        'chat' = @('-f', '--file', '--plain', '--vi') + $turn + $common
+        'ask' = $ask + $history + $turn + $common
+        'chat' = @('-f', '--file', '--plain', '--vi', '--at', '--fork') + $history + $turn + $common
         'download' = @('20b', '120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
         'verify' = $models + @('--quick', '--json') + $common
         'list' = @('--json') + $common
@@ -31,6 +32,9 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
         'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
+        'conversations' = @('list', 'show', 'search', 'export', 'import', 'rename', 'rm', 'backup', 'path', 'check',
+            '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
+            '--force', '-y', '--yes') + $common
         'cache' = @('list', 'clear', '--json', '-y', '--yes') + $common
         'config' = @('show', 'path', 'edit', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
@@ -47,6 +51,11 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--reasoning' = 'show', 'collapse', 'hide'
         '--by' = 'depth', 'experts', 'size', 'memory', 'compute'
         '--experiment' = , 'k-bias'
+        '--format' = 'md', 'json', 'jsonl', 'chatgpt'
+        '--resume' = @()
+        '--title' = @()
+        '--at' = @()
+        '--branch' = @()
         '--explain' = @()
         '--instructions' = @()
         '--temperature' = @()

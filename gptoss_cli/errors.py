@@ -62,6 +62,8 @@ class Hint(Enum):
     DELETE_FOLDER = auto()  # `subject` is its path
     SAVE_ANSWER = auto()  # to a file, since there is no clipboard
     START_AGAIN = auto()
+    LIST_CONVERSATIONS = auto()
+    ANOTHER_MODEL = auto()
     VERIFY = auto()  # check the files of the checkpoint
 
 

@@ -67,6 +67,15 @@ class ColorChoice(StrEnum):
     NEVER = "never"
 
 
+class ExportFormat(StrEnum):
+    """Formats of an export. `json` alone keeps every branch with all that is known of it; `chatgpt` every branch."""
+
+    MARKDOWN = "md"
+    JSON = "json"
+    JSON_LINES = "jsonl"
+    CHATGPT = "chatgpt"
+
+
 def data_folder() -> Path:
     """Return the folder of checkpoints and conversations: `$XDG_DATA_HOME/gptoss`, or the platform's own."""
     return _folder("data", platformdirs.user_data_path)

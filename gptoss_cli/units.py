@@ -1,4 +1,4 @@
-"""Download sizes and durations in words. Sizes of memory are in GiB: see placement.reasons.gib."""
+"""Download sizes, durations and ages in words. Sizes of memory are in GiB: see placement.reasons.gib."""
 
 _STEPS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
@@ -20,3 +20,12 @@ def duration_words(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def age_words(seconds: float) -> str:
+    """Return the time since something, roughly: just now, 5 minutes ago, 1 day ago."""
+    for unit, step in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        count = int(seconds // step)
+        if count >= 1:
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"

@@ -19,6 +19,8 @@ _README = _PACKAGE / "README.md"
 _LATE_IMPORTS = {
     "__main__": "the folder of the user must leave the path before anything is imported",
     "cli.chat": "the prompt is shown before the modules that answer are imported",
+    "cli.conversations": "only `show --raw` needs the vocabulary",
+    "cli.definition_conversations": "each command imports only what it needs",
     "cli.definition": "each command imports only what it needs",
     "cli.main": "--version does not wait for Typer",
     "cli.output": "only --extract needs the Markdown parser, which an answer does not wait for",

@@ -4,7 +4,9 @@ import datetime
 import logging
 import time
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 
+from gptoss_cli.archive.recorder import Attachment, NoRecorder, Recorder, Snapshot
 from gptoss_cli.chat.constraints import TurnConstraint
 from gptoss_cli.chat.inspection import DecodedTurn, read_again, token_event
 from gptoss_cli.chat.turn_settings import TurnSettings
@@ -19,7 +21,17 @@ from gptoss_cli.generation import (
     random_seed,
 )
 from gptoss_cli.harmony.conversation import Conversation
-from gptoss_cli.harmony.events import AnswerDelta, Delta, EndReason, Event, Markup, PrefillProgress, Token, TurnEnd
+from gptoss_cli.harmony.events import (
+    AnswerDelta,
+    Delta,
+    EndReason,
+    Event,
+    Markup,
+    Message,
+    PrefillProgress,
+    Token,
+    TurnEnd,
+)
 from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
@@ -122,7 +134,8 @@ class ChatSession:
     """Sends a conversation to a generator and adds the model's messages to it.
 
     `settings` are those of the next turn; replace them as a whole. `recipients` are the tools that may be called.
-    `last_raw` is the last turn as it was decoded, markup included, and `last_turn` its ids.
+    `last_raw` is the last turn as it was decoded, markup included, and `last_turn` its ids. `recorder` listens to
+    everything that happens.
     """
 
     def __init__(
@@ -137,6 +150,7 @@ class ChatSession:
     ) -> None:
         self.conversation = Conversation(instructions, date, effort)
         self.settings = settings or TurnSettings()
+        self.recorder: Recorder = NoRecorder()
         self.last_end: TurnEnd | None = None
         self.last_raw = ""
         self._generator = generator
@@ -176,7 +190,42 @@ class ChatSession:
         """Change the effort of the next turns; return how many tokens the next turn has to read again because of it."""
         before = self._invalidated_tokens()
         self.conversation.effort = effort
+        self.recorder.record(self.snapshot())
         return max(0, self._invalidated_tokens() - before)
+
+    def keep_messages(self, count: int) -> None:
+        """Keep the first `count` messages of the conversation and remove the others."""
+        self.conversation.truncate(count)
+        self.last_end = None
+        self.recorder.record(self.snapshot())
+
+    def restore(self, messages: Iterable[Message], written_effort: ReasoningEffort | None = None) -> None:
+        """Continue a conversation that was saved: add its messages, which the recorder already has.
+
+        With `written_effort`, the effort that its system message names, it renders to the same ids as before.
+        """
+        for message in messages:
+            self.conversation.add(message)
+        if written_effort is not None:
+            self.conversation.written_effort = written_effort
+
+    def snapshot(self, attachments: Iterable[Attachment] = ()) -> Snapshot:
+        """Return the conversation as it stands. `attachments` belong to its last message."""
+        conversation, settings = self.conversation, self.settings
+        return Snapshot(
+            messages=conversation.messages,
+            instructions=conversation.instructions,
+            date=conversation.date,
+            settings={
+                "effort": conversation.effort,
+                "written_effort": conversation.written_effort,
+                "temperature": settings.temperature,
+                "top_p": settings.top_p,
+                "top_k": settings.top_k,
+                "think_budget": settings.think_budget,
+            },
+            attachments=tuple(attachments),
+        )
 
     def prefix(self) -> list[int]:
         """Return the ids that every prompt of this conversation begins with, up to the user's first word."""
@@ -185,8 +234,11 @@ class ChatSession:
         ids = preface.render()
         return ids[: len(ids) - ids[::-1].index(END) - 1]
 
-    def turn(self, text: str) -> Generator[Event]:
+    def turn(self, text: str, attachments: Iterable[Attachment] = ()) -> Generator[Event]:
         """Add `text` as the user's message and yield the events of the turn, TurnEnd last.
+
+        `attachments` are the files whose text is part of the message.
+
 
         `stop`, closing the iterator, or an exception in its consumer end the turn at any point. The user's message
         then stays in the conversation even if no token was generated: it was sent and it is on the screen, so a next
@@ -198,13 +250,14 @@ class ChatSession:
         before = len(self.conversation.messages)
         self.conversation.add_user(text)
         try:
-            yield from self.answer()
+            yield from self.answer(attachments)
         except GptossError:
             if self.last_end is None or self.last_end.first_token_seconds is None:
                 self.conversation.truncate(before)
+                self.recorder.record(self.snapshot())
             raise
 
-    def answer(self) -> Generator[Event]:
+    def answer(self, attachments: Iterable[Attachment] = ()) -> Generator[Event]:
         """Answer the conversation as it stands: the part of `turn` after the user's message.
 
         Raises the generator's errors except NumericalError, which ends the turn. However the turn ends, its messages
@@ -214,9 +267,12 @@ class ChatSession:
         self.last_end = None
         turn = self._new_turn()
         self._constraint = turn.constraint
+        self.recorder.record(self.snapshot(attachments))
         try:
-            yield from self._generate(turn)
-            yield from turn.close()
+            with closing(self._events(turn)) as events:
+                for event in events:
+                    self.recorder.listen(event)
+                    yield event
         finally:
             self._constraint = None
             turn.close()
@@ -225,6 +281,7 @@ class ChatSession:
             self.last_end = turn.end(self._generator.expert_hit_rate)
             self.last_raw = turn.raw
             self.last_turn = turn.decoded
+            self.recorder.finish(self.snapshot(), self.last_end)
         yield self.last_end
 
     def inspect_last_turn(self, *, top: int = 5) -> Generator[Token]:
@@ -256,6 +313,10 @@ class ChatSession:
     def _invalidated_tokens(self) -> int:
         """Return how many tokens of the last prompt the next prompt does not begin with."""
         return len(self._last_prompt) - common_prefix(self._last_prompt, self.conversation.render())
+
+    def _events(self, turn: _Turn) -> Generator[Event]:
+        yield from self._generate(turn)
+        yield from turn.close()
 
     def _generate(self, turn: _Turn) -> Iterator[Event]:
         try:

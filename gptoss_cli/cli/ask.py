@@ -3,65 +3,111 @@
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import typer
 
+from gptoss_cli.archive.archive import Archive
+from gptoss_cli.archive.recorder import Attachment
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.chat.stopping import Incomplete, Problem, apply_stop_conditions, incompleteness
 from gptoss_cli.chat.transcript import Transcript
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import JsonLines, answer_record, json_text, token_json
-from gptoss_cli.cli.options import AnswerOptions, TurnOptions
+from gptoss_cli.cli.options import AnswerOptions, AskHistoryOptions, TurnOptions
 from gptoss_cli.cli.output import check_output, code_block, output_format, without_answer, write_answer
-from gptoss_cli.cli.prompt_input import chat_request, prompt_text
+from gptoss_cli.cli.prompt_input import attachment, chat_request, prompt_text
+from gptoss_cli.cli.resuming import Resumed, archive_path, check_choice, find_stored
+from gptoss_cli.cli.saving import Saving
 from gptoss_cli.cli.signals import stopping
-from gptoss_cli.errors import ExitStatus, UsageError
+from gptoss_cli.errors import ExitStatus, Hint, UsageError
 from gptoss_cli.generation import random_seed
 from gptoss_cli.harmony.events import Event, Token, TurnEnd
 from gptoss_cli.harmony.structured_output import OutputFormat
 from gptoss_cli.settings import ReasoningDisplay
+from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.turn_plain import show_turn
 
 
-def run_ask(words: Sequence[str], options: TurnOptions, answer: AnswerOptions, environment: Environment) -> None:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The input of `ask`. `given` are the names of the options on the command line itself."""
+
+    words: Sequence[str]
+    answer: AnswerOptions
+    history: AskHistoryOptions
+    given: frozenset[str] = frozenset()
+
+
+def run_ask(question: Question, options: TurnOptions, environment: Environment) -> None:
     """Ask once and write the answer.
 
     Everything that is wrong with the input is raised before the model is opened. Raises typer.Exit if the answer is
     incomplete.
     """
     began = time.monotonic()
-    console = environment.console
+    console, answer = environment.console, question.answer
     lines = JsonLines(console, shows_reasoning=_keeps_reasoning(options)) if answer.stream_json else None
     with nullcontext() if lines is None else lines.closing():
-        check_combination(answer)
+        check_combination(answer, question.history)
         check_output(answer.output)
-        text = prompt_text(words, console, files=answer.files or ())
+        attached = [attachment(file, console) for file in answer.files or ()]
+        text = prompt_text(question.words, console, attached=attached)
         output = output_format(answer.schema, answer.choice, console)
         request = chat_request(options, console)
-        _Turn(options, answer, environment, lines).run(text, request, output, began=began)
+        resumed = _resumed(question, console)
+        turn = _Turn(options, question, environment, lines, resumed)
+        turn.attachments = [each.record for each in attached]
+        turn.run(text, resumed.request(request) if resumed else request, output, began=began)
+
+
+def _resumed(question: Question, console: Console) -> Resumed | None:
+    """Return the conversation to continue, named in a notice, or None for a new one. Raises GptossError."""
+    history = question.history
+    if not history.continue_last and history.resume is None:
+        return None
+    if history.resume == "":
+        raise UsageError("--resume needs an id or a title", Hint.LIST_CONVERSATIONS)
+    with closing(Archive(archive_path(), notice=console.notice)) as archive:
+        resumed = Resumed(find_stored(archive, history.resume), question.given)
+    console.notice(resumed.description())
+    return resumed
 
 
 class _Turn:
     """The only turn of an `ask`, and the ways in which its answer is written."""
 
     def __init__(
-        self, options: TurnOptions, answer: AnswerOptions, environment: Environment, lines: JsonLines | None
+        self,
+        options: TurnOptions,
+        question: Question,
+        environment: Environment,
+        lines: JsonLines | None,
+        resumed: Resumed | None,
     ) -> None:
         self._options = options
-        self._answer = answer
+        self._answer = question.answer
+        self._history = question.history
         self._environment = environment
         self._console = environment.console
         self._lines = lines
+        self._resumed = resumed
+        self.attachments: Sequence[Attachment] = ()
+        self._effort = options.effort
         self._transcript = Transcript()
         self._tokens: list[Token] = []
 
     def run(self, text: str, request: ChatRequest, output: OutputFormat | None, *, began: float) -> None:
         """Open the model, ask, and write the answer. Raises typer.Exit if the answer is incomplete."""
-        opened = self._environment.open(request)
+        self._effort = request.effort
+        opened = self._open(request)
         _require_format(opened, output)
-        end = self._show(opened, text, began)
+        saving = self._save(opened)
+        try:
+            end = self._show(opened, text, began)
+        finally:
+            saving.close(self._console, command=None if self._resumed else "gptoss ask")
         incomplete = incompleteness(end) or self._wrong_format(output)
         if self._lines:
             self._lines.end(end, incomplete)
@@ -72,14 +118,28 @@ class _Turn:
                 self._console.error(incomplete_words(incomplete))
             raise typer.Exit(incomplete.status)
 
+    def _open(self, request: ChatRequest) -> OpenedModel:
+        if self._resumed is None:
+            return self._environment.open(request)
+        opened = self._resumed.open(self._environment.open, request)
+        for notice in self._resumed.notices(opened):
+            self._console.notice(notice)
+        return opened
+
+    def _save(self, opened: OpenedModel) -> Saving:
+        history = self._history
+        saving = Saving(opened.info, enabled=history.saves, keep_reasoning=history.save_reasoning)
+        opened.session.recorder = saving.begin(self._resumed.stored if self._resumed else None, title=history.title)
+        return saving
+
     def _show(self, opened: OpenedModel, text: str, began: float) -> TurnEnd:
         session = opened.session
         seed = random_seed() if session.settings.seed is None else session.settings.seed
         session.settings = replace(session.settings, seed=seed, logprobs=self._answer.logprobs)
         if self._lines:
-            self._lines.start(opened.info, self._options.effort, seed)
+            self._lines.start(opened.info, self._effort, seed)
         deadline = None if self._answer.timeout is None else began + self._answer.timeout
-        with stopping(session.stop), closing(session.turn(text)) as turn:
+        with stopping(session.stop), closing(session.turn(text, self.attachments)) as turn:
             events = apply_stop_conditions(turn, session.stop, stop_texts=self._answer.stop or (), deadline=deadline)
             return show_turn(self._visible(events), self._console, reasoning=self._display)
 
@@ -113,7 +173,7 @@ class _Turn:
         answer, text = self._answer, self._transcript.answer
         if answer.as_json:
             reasoning = self._transcript.reasoning if _keeps_reasoning(self._options) else None
-            record = answer_record(opened.info, self._options.effort, end, answer=text, reasoning=reasoning)
+            record = answer_record(opened.info, self._effort, end, answer=text, reasoning=reasoning)
             if answer.logprobs is not None:
                 record["tokens"] = [token_json(token) for token in self._tokens]
             write_answer(json_text(record), answer.output, self._console)
@@ -139,8 +199,11 @@ def _keeps_reasoning(options: TurnOptions) -> bool:
     return options.reasoning is not ReasoningDisplay.HIDE
 
 
-def check_combination(answer: AnswerOptions) -> None:
-    """Raise UsageError for options that do not go together."""
+def check_combination(answer: AnswerOptions, history: AskHistoryOptions) -> None:
+    """Raise UsageError for options that contradict each other."""
+    check_choice(continue_last=history.continue_last, resume=history.resume)
+    if history.title is not None and not history.save:
+        raise UsageError("--title needs --save.")
     given = {
         "--json": answer.as_json,
         "--stream-json": answer.stream_json,
@@ -153,11 +216,15 @@ def check_combination(answer: AnswerOptions) -> None:
         "--schema": answer.schema is not None,
         "--choice": answer.choice is not None,
         "--logprobs": answer.logprobs is not None,
+        "--continue": history.continue_last,
+        "--resume": history.resume is not None,
     }
     excluded = {
         "--stream-json": ("--json", "--no-stream", "--extract", "--output", "--efforts"),
         "--extract": ("--json", "--efforts"),
         "--efforts": ("--no-stream", "--output", "--timeout", "--stop", "--schema", "--choice", "--logprobs"),
+        "--continue": ("--efforts",),
+        "--resume": ("--efforts",),
         "--schema": ("--choice", "--extract", "--stop"),
         "--choice": ("--extract", "--stop"),
     }

@@ -1,11 +1,16 @@
 """`gptoss chat`: a conversation at the terminal. The prompt is shown while the model loads in a thread."""
 
+from __future__ import annotations
+
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+import typer
 
 from gptoss_cli import settings
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel
@@ -13,36 +18,99 @@ from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.chat_state import ChatState
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.hints import sentence, unexpected, with_hints
-from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.cli.options import HistoryOptions, TurnOptions
 from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
 from gptoss_cli.cli.signals import stopping
-from gptoss_cli.errors import GptossError, Hint, UsageError
+from gptoss_cli.errors import ExitStatus, GptossError, Hint, UsageError
 from gptoss_cli.terminal import slash
-from gptoss_cli.terminal.console import Style
+from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
-from gptoss_cli.terminal.prompt import ChatPrompt, open_history
+from gptoss_cli.terminal.picker import Picker
+from gptoss_cli.terminal.prompt import ChatPrompt, open_history, temporary_history
 
+# For annotations alone: they import the database, which a new conversation does not need before its prompt.
+if TYPE_CHECKING:
+    from gptoss_cli.archive.archive import Archive
+    from gptoss_cli.cli.resuming import Resumed
+
+_UNSAVED: Final = HistoryOptions(save=False)
 _Loaded = TypeVar("_Loaded")
 
 
-def run_chat(
-    words: Sequence[str],
-    files: Sequence[str | Path],
-    options: TurnOptions,
-    environment: Environment,
-    *,
-    plain: bool,
-    vi: bool,
-) -> None:
-    """Talk until the user leaves; `words` are the first message, `files` go along with it. Raises GptossError."""
-    if not environment.console.reads_terminal:
+@dataclass(frozen=True, slots=True)
+class ChatStart:
+    """The beginning of a chat: the words of the first message, files that go with it, and what it continues.
+
+    `given` are the names of the options on the command line itself, which replace what a conversation has of its own.
+    """
+
+    words: Sequence[str]
+    files: Sequence[str | Path]
+    history: HistoryOptions
+    plain: bool = False
+    vi: bool = False
+    given: frozenset[str] = frozenset()
+
+
+def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -> None:
+    """Talk until the user leaves. Raises GptossError."""
+    console = environment.console
+    if not console.reads_terminal:
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
-    chat = Chat(chat_request(options, environment.console), environment, plain=plain, vi=vi)
+    resumed = _resumed(start, console)
+    chat = Chat(
+        chat_request(options, console),
+        environment,
+        plain=start.plain,
+        vi=start.vi,
+        history=start.history,
+        resumed=resumed,
+    )
     if options.reasoning is not None:
         chat.state.reasoning = options.reasoning
-    for file in files:
-        chat.state.attached.append(attachment(Path(file), environment.console))
-    chat.run(valid_text(" ".join(words)))
+    for file in start.files:
+        chat.state.attached.append(attachment(Path(file), console))
+    try:
+        chat.run(valid_text(" ".join(start.words)))
+    finally:
+        chat.close()
+
+
+def _resumed(start: ChatStart, console: Console) -> Resumed | None:
+    """Return the conversation to continue, named in a notice, or None for a new one. Raises GptossError."""
+    history = start.history
+    if not (history.continue_last or history.resume is not None or history.fork or history.at is not None):
+        return None
+    # Here and not at the top: a new conversation needs no database before its prompt.
+    from gptoss_cli.archive.archive import Archive
+    from gptoss_cli.cli.resuming import Resumed, archive_path, check_choice, find_stored
+
+    resume = history.resume
+    check_choice(continue_last=history.continue_last, resume=resume, at=history.at, fork=history.fork)
+    archive = Archive(archive_path(), notice=console.notice)
+    try:
+        if resume == "":
+            resume = _picked(archive, console)
+        stored = find_stored(archive, resume, at=history.at, fork=history.fork, saves=history.save)
+    finally:
+        archive.close()
+    resumed = Resumed(stored, start.given)
+    console.notice(resumed.description())
+    return resumed
+
+
+def _picked(archive: Archive, console: Console) -> str:
+    """Return the id of the conversation that the user chooses. Raises typer.Exit if the user leaves."""
+    # Here and not at the top, as above.
+    from gptoss_cli.cli.conversation_views import choices, preview
+
+    found = choices(archive, time.time())
+    if not found:
+        raise UsageError("There is no conversation to continue yet")
+    chosen = Picker(found, lambda each: preview(archive, each), colored=console.colors).run()
+    if chosen is None:
+        raise typer.Exit(ExitStatus.INTERRUPTED)
+    return chosen
 
 
 class Loading(Generic[_Loaded]):
@@ -112,25 +180,42 @@ class TurnRunner(Protocol):
     def status(self) -> list[str]:
         """Return the parts of the toolbar after the name of the model."""
 
+    def report(self) -> None:
+        """Show what happened to the saved conversation meanwhile."""
+
+    def close(self) -> None:
+        """End the saving, and say how to continue the conversation."""
+
 
 class Chat:
     """One run of `gptoss chat`: the prompt, and the model that loads behind it."""
 
-    def __init__(self, request: ChatRequest, environment: Environment, *, plain: bool, vi: bool) -> None:
+    def __init__(
+        self,
+        request: ChatRequest,
+        environment: Environment,
+        *,
+        plain: bool,
+        vi: bool,
+        history: HistoryOptions = _UNSAVED,
+        resumed: Resumed | None = None,
+    ) -> None:
         self._environment = environment
         self._console = console = environment.console
-        self._request = request
+        self._request = resumed.request(request) if resumed else request
+        self._history = history
+        self._resumed = resumed
         self.state = ChatState(
             console=console,
             screen=None if plain else open_screen(console),
             reasoning=settings.ReasoningDisplay.COLLAPSE,
-            model=request.model or "gptoss",
+            model=self._request.model or "gptoss",
         )
-        history, problem = open_history(settings.state_folder() / "history")
+        inputs, problem = open_history(settings.state_folder() / "history") if history.save else temporary_history()
         if problem is not None:
             console.notice(problem)
         self._prompt = ChatPrompt(
-            history,
+            inputs,
             toolbar=self._toolbar,
             shortcuts={"c-o": self._show_reasoning, "s-tab": self._next_effort},
             completer=slash.SlashCompleter(lambda: [model.short_name for model in catalog.MODELS]),
@@ -155,6 +240,11 @@ class Chat:
             if self._prompt.was_cleared:
                 self.state.edited_from = None
 
+    def close(self) -> None:
+        """End the saving of the conversation."""
+        if self._is_ready:
+            self._loading.result().close()
+
     def take(self, text: str) -> None:
         """Run a command or send a message. An error is shown in one line, and the chat goes on.
 
@@ -173,6 +263,8 @@ class Chat:
             if exc is self._loading.error:
                 raise
             self._console.error(sentence(exc, in_chat=True) if isinstance(exc, GptossError) else unexpected(exc))
+        if self._is_ready:
+            self._loading.result().report()
 
     def loaded(self) -> TurnRunner | None:
         """Wait for the load; None if the user does not wait. Raises the error of the load."""
@@ -218,12 +310,21 @@ class Chat:
 
     def _load(self, notice: Notify) -> TurnRunner:
         """Import what answers and open the model, in the thread of the load."""
-        # Here and not at the top: these import openai_harmony and rich, and the prompt does not wait for them.
+        # Here and not at the top: these import openai_harmony, rich and sqlite3, and the prompt does not wait for them.
         from gptoss_cli.cli.chat_commands import COMMANDS
         from gptoss_cli.cli.loaded_chat import LoadedChat
+        from gptoss_cli.cli.saving import Saving
 
-        opened = self._open(self._request, notice)
-        return LoadedChat(opened, self.state, COMMANDS, prompt=self._prompt, open_other=self._open_other)
+        resumed = self._resumed
+        if resumed is None:
+            opened = self._open(self._request, notice)
+        else:
+            opened = resumed.open(lambda request: self._open(request, notice), self._request)
+            for line in resumed.notices(opened):
+                notice(line)
+        saving = Saving(opened.info, enabled=self._history.save, keep_reasoning=self._history.save_reasoning)
+        opened.session.recorder = saving.begin(resumed.stored if resumed else None)
+        return LoadedChat(opened, self.state, COMMANDS, prompt=self._prompt, open_other=self._open_other, saving=saving)
 
     def _open(self, request: ChatRequest, notice: Notify) -> OpenedModel:
         return self._environment.open_model(request, progress=lambda text: None, notice=notice)

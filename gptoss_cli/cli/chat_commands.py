@@ -1,12 +1,13 @@
 """The slash commands of a chat that need the model. A wrong argument is a UsageError and changes nothing."""
 
-import os
+import datetime
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.cli.conversation_commands import CONVERSATION_COMMANDS
 from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import attachment, instructions_text
 from gptoss_cli.errors import UsageError
@@ -57,6 +58,7 @@ def _instructions(chat: LoadedChat, argument: str) -> None:
         chat.console.err(f"{current}\n")
         return
     conversation.instructions = None if argument == "off" else instructions_text(argument)
+    chat.session.recorder.record(chat.session.snapshot())
     chat.console.notice("The instructions apply from the next turn on." if argument != "off" else "No instructions.")
 
 
@@ -72,6 +74,7 @@ def _set(chat: LoadedChat, argument: str) -> None:
     name, text = words
     change: dict[str, Any] = {_field(name): _value(name, text)}
     chat.session.settings = replace(chat.session.settings, **change)
+    chat.session.recorder.record(chat.session.snapshot())
     chat.console.notice(f"{name} is {text} from now on.")
 
 
@@ -99,9 +102,9 @@ def _value(name: str, text: str) -> float | int | None:
 def _file(chat: LoadedChat, argument: str) -> None:
     if not argument:
         raise UsageError("Name a file to send along: /file PATH")
-    text = attachment(Path(argument), chat.console)
-    chat.state.attached.append(text)
-    tokens = _message_tokens(chat.session, text)
+    attached = attachment(Path(argument), chat.console)
+    chat.state.attached.append(attached)
+    tokens = _message_tokens(chat.session, attached.text)
     chat.console.notice(f"{argument} goes along with the next message: about {tokens:,} tokens.")
 
 
@@ -150,21 +153,6 @@ def _copy(chat: LoadedChat, argument: str) -> None:
     chat.console.notice(f"Copied {len(text):,} characters.")
 
 
-def _save(chat: LoadedChat, argument: str) -> None:
-    if not argument:
-        raise UsageError("Name a new file: /save FILE")
-    text = _last_answer(chat.session).text
-    file = Path(argument).expanduser()
-    try:
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w", encoding="utf-8") as stream:
-            stream.write(f"{text}\n")
-    except FileExistsError as exc:
-        raise UsageError(f"{file} exists already. Give another name: /save FILE") from exc
-    except OSError as exc:
-        raise UsageError(f"{file} cannot be written: {exc.strerror}. Give another name: /save FILE") from exc
-    chat.console.notice(f"The last answer is in {file}.")
-
-
 def _tokens(chat: LoadedChat, argument: str) -> None:
     if argument == "last":
         console = chat.console
@@ -210,7 +198,9 @@ def _raw(chat: LoadedChat, argument: str) -> None:
 
 
 def _new(chat: LoadedChat, argument: str) -> None:
+    chat.session.recorder = chat.saving.begin()
     chat.keep_messages(0)
+    chat.session.conversation.date = datetime.date.today()
     chat.state.attached = []
     chat.console.notice("A new conversation.")
 
@@ -246,9 +236,9 @@ COMMANDS: Final[dict[str, Callable[[LoadedChat, str], None]]] = {
     "/undo": _undo,
     "/edit": _edit,
     "/copy": _copy,
-    "/save": _save,
     "/tokens": _tokens,
     "/experts": _experts,
     "/raw": _raw,
     "/new": _new,
+    **CONVERSATION_COMMANDS,
 }

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from gptoss_cli.cli.prompt_input import AttachedFile
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.live_region import LiveRegion
@@ -12,7 +13,7 @@ class ChatState:
     """The state of a chat.
 
     `screen` None shows turns without Markdown. `model` is the name on the toolbar. `draft` is the text that the next
-    prompt starts with, `attached` are texts that go before the next message, and `edited_from`, if it is set, is how
+    prompt starts with, `attached` are files that go with the next message, and `edited_from`, if it is set, is how
     many messages are kept when the next message is sent.
     """
 
@@ -21,7 +22,7 @@ class ChatState:
     reasoning: ReasoningDisplay
     model: str
     draft: str = ""
-    attached: list[str] = field(default_factory=list)
+    attached: list[AttachedFile] = field(default_factory=list)
     edited_from: int | None = None
     last_reasoning: str = ""
     is_leaving: bool = False

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +21,8 @@ from gptoss_cli.terminal.console import Console
 _LARGEST_FILE_BYTES = 1 << 20
 # Commands that must work while config.toml is being repaired.
 _WITHOUT_CONFIG = {"config", "completions"}
+# Settings that stand in a table of config.toml: their variables begin with its name.
+_TABLES = ("history",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +65,25 @@ class ConfigFile:
 
     def of_commands(self) -> dict[str, Any]:
         """Return command name -> its defaults, as Typer's `default_map`."""
-        return {name: _Defaults(self, self._program, name) for name in self._program.commands.keys() - _WITHOUT_CONFIG}
+        commands = self._program.commands
+        defaults: dict[str, Any] = {name: _Defaults(self, commands, name) for name in commands.keys() - _WITHOUT_CONFIG}
+        for name, inner in commands.groups.items():
+            defaults[name] = {each: _Defaults(self, inner, each) for each in inner}
+        return defaults
 
 
 class _Defaults:
     """The settings of one command. Its arguments are not settings, even if the file has a key of that name."""
 
-    def __init__(self, file: ConfigFile, program: Any, name: str) -> None:
+    def __init__(self, file: ConfigFile, commands: Mapping[str, Any], name: str) -> None:
         self._file = file
-        self._program = program
+        self._commands = commands
         self._name = name
 
     @cached_property
     def _keys(self) -> dict[str, str]:
         """Parameter -> its key in the file. Cached here and not computed before: it builds the command."""
-        command = self._program.commands[self._name]
+        command = self._commands[self._name]
         return {parameter.name: setting_key(parameter) for parameter in command.params if _is_setting(parameter)}
 
     def get(self, name: str, default: object = None) -> object:
@@ -100,7 +107,11 @@ def all_settings(program: Any) -> dict[str, Any]:
 
 
 def setting_key(option: Any) -> str:
-    """Return the key of an option in config.toml."""
+    """Return the key of an option in config.toml; one in a table begins with its name and a dot."""
+    for table in _TABLES:
+        prefix = f"GPTOSS_{table.upper()}_"
+        if option.envvar.startswith(prefix):
+            return f"{table}.{option.envvar.removeprefix(prefix).lower().replace('_', '-')}"
     return option_name(option).removeprefix("--")
 
 
@@ -122,7 +133,10 @@ def _check(file: Path, key: str, entry: Entry, option: Any) -> None:
     location = f"{file}, line {entry.line}"
     if not isinstance(entry.value, str | int | float):
         raise UsageError(f"{location}: {key} should be one value", Hint.EDIT_SETTINGS)
-    if option.type_descriptor.annotation not in (int, float) and not isinstance(entry.value, str):
+    kind = option.type_descriptor.annotation
+    if kind is bool and not isinstance(entry.value, bool):
+        raise UsageError(f"{location}: {key} should be true or false", Hint.EDIT_SETTINGS)
+    if kind not in (bool, int, float) and not isinstance(entry.value, str):
         raise UsageError(f"{location}: {key} should be text in quotes", Hint.EDIT_SETTINGS)
     try:
         converted(option, as_typed(entry.value))
@@ -153,7 +167,22 @@ def read_config(file: Path) -> dict[str, Entry]:
         raise UsageError(f"{file} is nested too deeply", Hint.EDIT_SETTINGS) from exc
     except tomllib.TOMLDecodeError as exc:
         raise UsageError(f"{file}, {_toml_problem(str(exc), text)}", Hint.EDIT_SETTINGS) from exc
-    return {key: Entry(value, _line_of(key, text)) for key, value in values.items()}
+    entries: dict[str, Entry] = {}
+    for key, value in values.items():
+        if key in _TABLES and isinstance(value, dict):
+            entries |= {f"{key}.{name}": Entry(each, _line_in(key, name, text)) for name, each in value.items()}
+        else:
+            entries[key] = Entry(value, _line_of(key, text))
+    return entries
+
+
+def _line_in(table: str, name: str, text: str) -> int:
+    """Return the line of a key in a table, written below the table's heading or with its name and a dot."""
+    heading = re.search(rf"^\s*\[\s*{table}\s*\]", text, re.MULTILINE)
+    skipped = text.count("\n", 0, heading.start()) if heading else 0
+    below = "\n".join(text.splitlines()[skipped:])
+    dotted = re.search(rf"^\s*{table}\s*\.\s*{re.escape(name)}\s*=", text, re.MULTILINE)
+    return text.count("\n", 0, dotted.start()) + 1 if dotted else skipped + _line_of(name, below)
 
 
 def _toml_problem(message: str, text: str) -> str:

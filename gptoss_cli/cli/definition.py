@@ -11,15 +11,18 @@ from typing import Annotated
 import typer
 
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
+from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
 from gptoss_cli.cli.options import (
     AnswerOptions,
+    AskHistoryOptions,
     BenchOptions,
     CacheAction,
     CompareOptions,
     ConfigAction,
     EvaluateOptions,
+    HistoryOptions,
     InspectOptions,
     JsonOption,
     PlanOptions,
@@ -42,7 +45,7 @@ def gptoss(*, invocation: typer.Context) -> None:
         typer.echo(invocation.get_help())
 
 
-@_COMMANDS.command("chat", epilog=_SETTINGS)
+@_COMMANDS.command("chat", epilog=_SETTINGS, kind=OptionalValueCommand)
 def chat(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT", help="The first message.", show_default=False)
@@ -56,17 +59,20 @@ def chat(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print the text itself: no Markdown, no redrawing.")] = False,
     vi: Annotated[bool, typer.Option("--vi", help="Edit messages with the keys of vi.")] = False,
+    history: HistoryOptions,
     options: TurnOptions,
+    invocation: typer.Context,
     environment: Environment,
 ) -> None:
     """Chat with a model.
 
     A PROMPT is sent as the first message. Enter sends, Alt-Enter starts a new line, Ctrl-C stops an answer and keeps
-    its beginning, Ctrl-D leaves. /help lists the commands of a chat.
+    its beginning, Ctrl-D leaves. /help lists the commands of a chat. The conversation is kept: -c continues it.
     """
-    from gptoss_cli.cli.chat import run_chat
+    from gptoss_cli.cli.chat import ChatStart, run_chat
 
-    run_chat(words or [], files or [], options, environment, plain=plain, vi=vi)
+    start = ChatStart(words or [], files or [], history, plain=plain, vi=vi, given=_given(invocation))
+    run_chat(start, options, environment)
 
 
 @_COMMANDS.command("ask", epilog=_SETTINGS, kind=OptionalValueCommand)
@@ -76,7 +82,9 @@ def ask(
     ] = None,
     *,
     answer: AnswerOptions,
+    history: AskHistoryOptions,
     options: TurnOptions,
+    invocation: typer.Context,
     environment: Environment,
 ) -> None:
     """Ask one question; the answer goes to stdout.
@@ -84,14 +92,15 @@ def ask(
     Everything else goes to stderr. Without a PROMPT, or with - for it, the prompt is read from stdin; with both, the
     piped text follows the PROMPT. A prompt that begins with a dash goes after --.
     """
+    from gptoss_cli.cli.ask import Question, run_ask
+
+    question = Question(words or [], answer, history, _given(invocation))
     if answer.efforts is not None and not answer.stream_json:  # together they are an error, which JSON lines report
         from gptoss_cli.cli.efforts import run_efforts
 
-        run_efforts(words or [], options, answer, environment)
+        run_efforts(question, options, environment)
     else:
-        from gptoss_cli.cli.ask import run_ask
-
-        run_ask(words or [], options, answer, environment)
+        run_ask(question, options, environment)
 
 
 @_COMMANDS.command("download")
@@ -321,7 +330,14 @@ def completions(
     run_completions(shell, environment.console)
 
 
+_COMMANDS.add_group("conversations", conversations, CONVERSATIONS)
 PROGRAM = build_program(gptoss, _COMMANDS)
+
+
+def _given(invocation: typer.Context) -> frozenset[str]:
+    """Return the names of the parameters that the command line itself sets."""
+    sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
 
 def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:

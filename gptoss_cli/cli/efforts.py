@@ -1,6 +1,6 @@
 """`gptoss ask --efforts`: one question answered at several efforts, one after the other and with the same seed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -11,12 +11,12 @@ from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.chat.stopping import incompleteness
 from gptoss_cli.chat.transcript import Transcript
-from gptoss_cli.cli.ask import check_combination
+from gptoss_cli.cli.ask import Question, check_combination
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import cuts_json, write_json
-from gptoss_cli.cli.options import AnswerOptions, TurnOptions
-from gptoss_cli.cli.prompt_input import chat_request, prompt_text
+from gptoss_cli.cli.options import TurnOptions
+from gptoss_cli.cli.prompt_input import attachment, chat_request, prompt_text
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import ExitStatus, UsageError
 from gptoss_cli.generation import random_seed
@@ -26,12 +26,14 @@ from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.tables import EffortAnswer, show_answers
 
 
-def run_efforts(words: Sequence[str], options: TurnOptions, answer: AnswerOptions, environment: Environment) -> None:
+def run_efforts(question: Question, options: TurnOptions, environment: Environment) -> None:
     """Run `gptoss ask --efforts`. Everything that is wrong with the input is raised before the model is opened."""
+    answer = question.answer
     assert answer.efforts is not None
-    check_combination(answer)
+    check_combination(answer, question.history)
     efforts = parse_efforts(answer.efforts)
-    text = prompt_text(words, environment.console, files=answer.files or ())
+    attached = [attachment(file, environment.console) for file in answer.files or ()]
+    text = prompt_text(question.words, environment.console, attached=attached)
     request = chat_request(options, environment.console)
     ask_at_efforts(text, efforts, request, environment, as_json=answer.as_json)
 

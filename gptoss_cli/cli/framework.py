@@ -4,6 +4,8 @@ Typer takes tens of milliseconds to build all commands, so each is built when it
 gets every group of options (a dataclass of options.py) as one value, and the Environment as `environment`.
 """
 
+from __future__ import annotations
+
 import inspect
 import logging
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -20,6 +22,7 @@ from gptoss_cli.cli.refusals import option_name, refusal
 from gptoss_cli.errors import ExitStatus, UsageError
 
 _EXTRACT = ("-x", "--extract")
+_RESUME = "--resume"
 _APPEARANCE: dict[str, Any] = {
     "add_completion": False,  # the scripts in completions/ are written by hand and start no Python
     "rich_markup_mode": None,  # plain help imports nothing heavy
@@ -32,23 +35,27 @@ _Group = TypeVar("_Group")
 
 
 class OptionalValueCommand(TyperCommand):
-    """A command whose `-x` and `--extract` may stand without a value or with one in the same word (`-xpython`).
+    """A command with options that may stand without a value, which Typer has not.
 
-    Typer has no such options.
+    The value of `-x` and `--extract` stands in the same word (`-xpython`), that of `--resume` may be the next one.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args`; a bare `-x` gets an empty value."""
+        """Parse `args`; a bare `-x` gets an empty value, and so does `--resume` before an option or at the end."""
         takes_value = {flag for p in self.params if not getattr(p, "is_flag", True) for flag in p.opts}
         given: list[str] = []
         before = ""
-        for i, word in enumerate(args):
+        for i, (word, after) in enumerate(zip(args, [*args[1:], "-"], strict=False)):
             if word == "--":
                 given += args[i:]
                 break
-            bare = word in _EXTRACT and (before in _EXTRACT or before not in takes_value)
-            given.append("--extract=" if bare else word)
-            before = "" if before in takes_value and before not in _EXTRACT else word
+            is_option = before not in takes_value and word in takes_value
+            if is_option and word in _EXTRACT:
+                word = "--extract="
+            elif is_option and word == _RESUME and after.startswith("-"):
+                word = "--resume="
+            given.append(word)
+            before = "" if before in takes_value else word
         return super().parse_args(ctx, given)
 
 
@@ -70,11 +77,28 @@ class _Definition:
         return typer.main.get_command(alone)
 
 
+@dataclass(frozen=True, slots=True)
+class _CommandGroup:
+    """A command with commands of its own, before Typer has built it."""
+
+    function: Callable[..., None]
+    commands: Commands
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").partition("\n")[0]
+
+    def build(self, name: str) -> Any:
+        program = build_program(self.function, self.commands)
+        program.name = name
+        return program
+
+
 class Commands(MutableMapping[str, Any]):
     """Command name -> Typer command, built when it is first looked up."""
 
     def __init__(self) -> None:
-        self._definitions: dict[str, _Definition] = {}
+        self._definitions: dict[str, _Definition | _CommandGroup] = {}
         self._built: dict[str, Any] = {}
 
     def command(
@@ -87,6 +111,15 @@ class Commands(MutableMapping[str, Any]):
             return function
 
         return add
+
+    def add_group(self, name: str, function: Callable[..., None], commands: Commands) -> None:
+        """Add the command `name`, which has `commands` of its own. `function` has its help and runs before each."""
+        self._definitions[name] = _CommandGroup(function, commands)
+
+    @property
+    def groups(self) -> dict[str, Commands]:
+        """The commands of each group. Builds none."""
+        return {name: each.commands for name, each in self._definitions.items() if isinstance(each, _CommandGroup)}
 
     def summaries(self) -> list[tuple[str, str]]:
         """Return each command's name and the first line of its help. Builds none."""

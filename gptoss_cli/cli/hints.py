@@ -48,8 +48,10 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.ALLOW_NETWORK: _same("unset", "HF_HUB_OFFLINE to use the network"),
     Hint.REINSTALL: _same("reinstall", "gptoss"),
     Hint.DELETE_FOLDER: _same("delete", "{subject}"),
-    Hint.SAVE_ANSWER: (("write", "it to a file with -o FILE"), ("use", "/save FILE")),
+    Hint.SAVE_ANSWER: (("write", "it to a file with -o FILE"), ("use", "/export FILE")),
     Hint.START_AGAIN: _same("start", "gptoss again"),
+    Hint.LIST_CONVERSATIONS: (("run:", "gptoss conversations list"), ("use", "/conversations")),
+    Hint.ANOTHER_MODEL: (("continue with", "another model: -m MODEL"), (_START, "another model: -m MODEL")),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }
 

@@ -12,6 +12,7 @@ from gptoss_cli.chat.stopping import incompleteness
 from gptoss_cli.cli.chat_state import ChatState
 from gptoss_cli.cli.hints import with_hints
 from gptoss_cli.cli.incomplete import incomplete_words
+from gptoss_cli.cli.saving import Saving
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.harmony.events import Event, Token, TurnEnd
@@ -39,10 +40,12 @@ class LoadedChat:
         *,
         prompt: ChatPrompt,
         open_other: Callable[[str], OpenedModel | None],
+        saving: Saving,
     ) -> None:
         self.session: ChatSession = opened.session
         self.state = state
         self.console = state.console
+        self.saving = saving
         self._commands = commands
         self._prompt = prompt
         self._open_other = open_other
@@ -59,7 +62,8 @@ class LoadedChat:
             self.keep_messages(state.edited_from)
         before = len(session.conversation.messages)
         try:
-            self.show(session.turn("\n\n".join([*state.attached, text])))
+            message = "\n\n".join([*(each.text for each in state.attached), text])
+            self.show(session.turn(message, [each.record for each in state.attached]))
         except ResourceError as exc:
             if len(session.conversation.messages) > before:
                 raise
@@ -105,8 +109,7 @@ class LoadedChat:
 
     def keep_messages(self, count: int) -> None:
         """Keep the first `count` messages of the conversation and remove the others."""
-        self.session.conversation.truncate(count)
-        self.session.last_end = None
+        self.session.keep_messages(count)
         self.state.last_reasoning = ""
         self.state.edited_from = None
 
@@ -120,9 +123,19 @@ class LoadedChat:
             return False
         opened.session.conversation = self.session.conversation
         opened.session.settings = self.session.settings
+        opened.session.recorder = self.session.recorder
+        self.saving.change_model(opened.info)
         self.session = opened.session
         self.state.model = name
         return True
+
+    def report(self) -> None:
+        """Show what happened to the saved conversation meanwhile."""
+        self.saving.report(self.console)
+
+    def close(self) -> None:
+        """End the saving, and say how to continue the conversation."""
+        self.saving.close(self.console, command="gptoss chat" if self.session.conversation.messages else None)
 
     def next_effort(self) -> None:
         """Change to the next of the efforts that the model was trained for."""

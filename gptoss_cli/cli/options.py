@@ -11,7 +11,16 @@ import typer
 from gptoss_cli import __version__
 from gptoss_cli.architecture.figures import Group
 from gptoss_cli.generation import LARGEST_SEED
-from gptoss_cli.settings import Activations, ColorChoice, Dense, Dtype, Execution, ReasoningDisplay, ReasoningEffort
+from gptoss_cli.settings import (
+    Activations,
+    ColorChoice,
+    Dense,
+    Dtype,
+    Execution,
+    ExportFormat,
+    ReasoningDisplay,
+    ReasoningEffort,
+)
 
 LONGEST_CONTEXT_TOKENS = 131_072
 _LARGEST_SIZE_BYTES = 1 << 50
@@ -108,6 +117,18 @@ ActivationsOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None, _setting("GPTOSS_THREADS", metavar="N", min=1, max=1024, help="CPU threads; by default one per core.")
+]
+ContinueOption = Annotated[
+    bool, typer.Option("--continue", "-c", help="Continue the conversation that was updated last.")
+]
+ResumeOption = Annotated[
+    str | None, typer.Option("--resume", metavar="ID|TITLE", help="Continue this conversation.", show_default=False)
+]
+SaveReasoningOption = Annotated[
+    bool,
+    _setting(
+        "GPTOSS_HISTORY_REASONING", "--save-reasoning/--no-save-reasoning", help="Keep the reasoning when saving."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -206,6 +227,44 @@ class TurnOptions:
     reasoning: Annotated[
         ReasoningDisplay | None, _setting("GPTOSS_REASONING", help="Show, collapse or hide the reasoning.")
     ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryOptions:
+    """The options of `chat` about the conversations on disk."""
+
+    continue_last: ContinueOption = False
+    resume: ResumeOption = None
+    at: Annotated[
+        int | None,
+        typer.Option("--at", metavar="N", min=0, help="With -c or --resume: as it was after your Nth message; a copy."),
+    ] = None
+    fork: Annotated[bool, typer.Option("--fork", help="With -c or --resume: continue a copy of the conversation.")] = (
+        False
+    )
+    save: Annotated[
+        bool, _setting("GPTOSS_HISTORY_SAVE", "--save/--no-save", help="Keep the conversation; or write nothing.")
+    ] = True
+    save_reasoning: SaveReasoningOption = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskHistoryOptions:
+    """The options of `ask` about the conversations on disk."""
+
+    continue_last: ContinueOption = False
+    resume: ResumeOption = None
+    save: Annotated[bool, _setting("GPTOSS_HISTORY_ASK", "--save", help="Keep the question and the answer.")] = False
+    no_save: Annotated[bool, typer.Option("--no-save", help="Write nothing, not even with -c or --resume.")] = False
+    title: Annotated[
+        str | None, typer.Option("--title", metavar="TEXT", help="With --save: the title of the conversation.")
+    ] = None
+    save_reasoning: SaveReasoningOption = True
+
+    @property
+    def saves(self) -> bool:
+        """True if the turn is saved."""
+        return not self.no_save and (self.save or self.continue_last or self.resume is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,3 +398,16 @@ class InspectOptions:
         str | None, typer.Option(metavar="TEXT", help="Show the token ids of the prompt that TEXT becomes.")
     ] = None
     as_json: JsonOption = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationExportOptions:
+    """The options of `conversations export`."""
+
+    every: Annotated[bool, typer.Option("--all", help="Export all conversations.")] = False
+    form: Annotated[
+        ExportFormat | None, typer.Option("--format", "-f", help="By default that of the FILE's name, else md.")
+    ] = None
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE|-", help="File to write.")] = None
+    reasoning: Annotated[bool, typer.Option("--reasoning", help="With md and jsonl: the reasoning too.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False

@@ -4,13 +4,16 @@ Reads no more of anything than some context could hold.
 """
 
 import codecs
+import hashlib
 import os
 import re
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from gptoss_cli.archive.recorder import Attachment
 from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
@@ -34,26 +37,38 @@ _SURROGATES: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _OPEN_PIPES: Final = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 
-def prompt_text(words: Sequence[str], console: Console, *, files: Sequence[Path] = ()) -> str:
-    """Return the prompt: the words, then each file and the piped text in a code fence that they cannot close.
+@dataclass(frozen=True, slots=True)
+class AttachedFile:
+    """A text file that goes with a message: its text below its name, in a code fence, and what is saved about it."""
+
+    text: str
+    record: Attachment
+
+
+def prompt_text(words: Sequence[str], console: Console, *, attached: Sequence[AttachedFile] = ()) -> str:
+    """Return the prompt: the words, then each attached file and the piped text in a code fence that they cannot close.
 
     Piped text alone is the prompt as it is. Raises UsageError if there is no prompt, a file cannot be read or input is
     not text; ResourceError if input fits no context.
     """
     asked = "" if list(words) == ["-"] else valid_text(" ".join(words))
-    attached = [attachment(file, console) for file in files]
     piped = _piped_text(console) if list(words) == ["-"] or not console.reads_terminal else ""
     asked, piped = (text if text.strip() else "" for text in (asked, piped))
     if not (asked or attached or piped):
         raise UsageError('There is no prompt. Try: gptoss ask "Why is the sky blue?", or pipe text into it.')
     if not (asked or attached):
         return piped
-    return "\n\n".join(part for part in (asked, *attached, _fenced(piped) if piped else "") if part)
+    return "\n\n".join(
+        part for part in (asked, *(each.text for each in attached), _fenced(piped) if piped else "") if part
+    )
 
 
-def attachment(file: Path, console: Console) -> str:
-    """Return the text of `file` below its name, in a code fence that it cannot close. Raises as `read_text_file`."""
-    return f"{printable_path(file)}:\n{_fenced(read_text_file(file, console))}"
+def attachment(file: Path, console: Console) -> AttachedFile:
+    """Return `file` as part of a message, in a code fence that it cannot close. Raises as `read_text_file`."""
+    data = _read(file)
+    text = f"{printable_path(file)}:\n{_fenced(_decoded(data, printable_path(file), console))}"
+    location = valid_text(os.path.abspath(file.expanduser()))
+    return AttachedFile(text, Attachment(location, hashlib.sha256(data).hexdigest(), len(data)))
 
 
 def read_text_file(file: Path, console: Console) -> str:
@@ -61,13 +76,7 @@ def read_text_file(file: Path, console: Console) -> str:
 
     Raises UsageError that names it, also for a folder, a device, or a pipe without a writer.
     """
-    try:
-        with _open_regular(file) as stream:
-            data = stream.read(_LARGEST_INPUT_BYTES + 1)
-    except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        raise UsageError(f"{printable_path(file)} cannot be read: {reason}.") from exc
-    return _decoded(data, printable_path(file), console)
+    return _decoded(_read(file), printable_path(file), console)
 
 
 def instructions_text(value: str | None) -> str | None:
@@ -124,6 +133,16 @@ def valid_text(text: str) -> str:
 def printable_path(file: Path) -> str:
     """Return the path as text that can be encoded."""
     return valid_text(os.fspath(file))
+
+
+def _read(file: Path) -> bytes:
+    """Return the bytes of a file, one more than the most that can be used. Raises UsageError."""
+    try:
+        with _open_regular(file) as stream:
+            return stream.read(_LARGEST_INPUT_BYTES + 1)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        raise UsageError(f"{printable_path(file)} cannot be read: {reason}.") from exc
 
 
 def _open_regular(file: Path) -> BinaryIO:

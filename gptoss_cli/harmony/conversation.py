@@ -20,14 +20,14 @@ class Conversation:
 
     The date is fixed, since another one would change the system message and invalidate every cached token after it.
     A change of `effort` between turns does that. NONE is the exception: the model was not trained on that word, so
-    the system message keeps the previous effort, or medium.
+    the system message keeps the previous effort, or medium: `written_effort`.
     """
 
     def __init__(self, instructions: str | None, date: datetime.date, effort: ReasoningEffort) -> None:
         self.instructions = instructions
         self.date = date
         self._effort = effort
-        self._written_effort = ReasoningEffort.MEDIUM
+        self.written_effort = ReasoningEffort.MEDIUM
         self.effort = effort
         self._messages: list[Message] = []
         self._rendered: dict[Message, list[int]] = {}
@@ -46,7 +46,7 @@ class Conversation:
     def effort(self, effort: ReasoningEffort) -> None:
         self._effort = effort
         if effort is not ReasoningEffort.NONE:
-            self._written_effort = effort
+            self.written_effort = effort
 
     def add(self, message: Message) -> None:
         """Append a message, with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
@@ -92,7 +92,7 @@ class Conversation:
                 yield message
 
     def _preface(self) -> list[int]:
-        system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self._written_effort.name])
+        system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self.written_effort.name])
         contents: list[tuple[Role, SystemContent | DeveloperContent]] = [
             (Role.SYSTEM, system.with_conversation_start_date(self.date.isoformat()))
         ]

@@ -155,6 +155,11 @@ def open_history(file: Path) -> tuple[History, str | None]:
     return FileHistory(file), None
 
 
+def temporary_history() -> tuple[History, None]:
+    """Return an input history that is not saved, and no problem."""
+    return InMemoryHistory(), None
+
+
 def without_block(text: str) -> str:
     """Return the text within three double quotes, or `text` if it is not in quotes."""
     inner = text.strip()

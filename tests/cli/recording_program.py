@@ -7,10 +7,11 @@ A record is the pickled conversation before the answer, the seed, and the answer
 
 import pickle
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from copy import deepcopy
 from pathlib import Path
 
+from gptoss_cli.archive.recorder import Attachment
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.cli import definition, main
@@ -23,9 +24,9 @@ def _record_turns(session: ChatSession) -> None:
     """Make `session` add every turn that it completes to the file."""
     answer = session.answer
 
-    def recorded() -> Generator[Event]:
+    def recorded(attachments: Iterable[Attachment] = ()) -> Generator[Event]:
         before = deepcopy(session.conversation)
-        yield from answer()
+        yield from answer(attachments)
         if session.last_end is not None and session.last_end.reason is EndReason.COMPLETE:
             with _FILE.open("ab") as file:
                 pickle.dump((before, session.last_end.seed, session.last_raw), file)

@@ -1,5 +1,6 @@
 """`gptoss chat` on a pseudo-terminal, as a user meets it."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,9 @@ def test_a_conversation_of_two_turns(script: Script) -> None:
         terminal.type(_CTRL_D)
         assert terminal.wait() == 0
         conversation = "> Sky?\nLight.\nReasoned 0 s (2 tokens)\n\nBlue.\n\n> Evening?\nRed.\n\n>"
-        assert terminal.text == conversation
+        shown, _, farewell = terminal.text.rpartition("\n")
+        assert shown == conversation
+        assert re.fullmatch(r"gptoss chat --resume \w{6,26} continues this\.", farewell)
         assert terminal.restored()
 
 

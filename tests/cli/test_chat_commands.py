@@ -150,8 +150,8 @@ def test_set_changes_how_it_answers(line: str, name: str, value: object) -> None
         ("/copy answer", "Try: /copy, or /copy code"),
         ("/copy", "There is no clipboard here"),
         ("/copy code", "There is no code in the last answer."),
-        ("/save", "Name a new file: /save FILE"),
-        ("/save /", "exists already"),
+        ("/resume", "Name a conversation: /resume ID"),
+        ("/export /", "exists already"),
         ("/model", "Name a model: /model 20b"),
         ("/instructions @/nowhere", "There is no file /nowhere"),
         ("/retri", "There is no command /retri. Did you mean /retry?"),
@@ -165,7 +165,7 @@ def test_what_a_command_is_given_wrongly_is_told_and_nothing_is_sent(line: str, 
     assert talk.said == ["Sky?", "Blue."]
 
 
-@pytest.mark.parametrize("command", ["/undo", "/retry", "/edit", "/copy", "/save x", "/raw"])
+@pytest.mark.parametrize("command", ["/undo", "/retry", "/edit", "/copy", "/export x", "/raw"])
 def test_a_command_that_needs_a_turn_says_so(command: str) -> None:
     assert "gptoss: There is no" in begin().say(command)
 
@@ -183,13 +183,6 @@ def test_tokens_knows_that_reasoning_is_not_read_again() -> None:
     end = talk.session.last_end
     assert end is not None
     assert f"{end.reasoning_tokens} of the last turn's reasoning, which the next turn does not read" in shown
-
-
-def test_the_last_answer_can_be_saved_once(tmp_path: Path) -> None:
-    talk = begin("Blue.\n")
-    talk.say("Sky?", f"/save {tmp_path / 'a b.txt'}")
-    assert (tmp_path / "a b.txt").read_text("utf-8") == "Blue.\n\n"
-    assert "exists already" in talk.say(f"/save {tmp_path / 'a b.txt'}")
 
 
 def test_instructions_hold_from_the_next_turn_and_can_be_taken_away() -> None:

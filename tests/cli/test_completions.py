@@ -12,7 +12,9 @@ import pytest
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.completions import SCRIPTS, find_script
 from gptoss_cli.cli.definition import PROGRAM
+from gptoss_cli.cli.definition_conversations import CONVERSATIONS
 from gptoss_cli.cli.options import CacheAction, CommonOptions, CompareOptions, ConfigAction, Shell, TurnOptions
+from gptoss_cli.settings import ExportFormat
 from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal
 
@@ -23,12 +25,13 @@ _SCRIPTS = tuple(SCRIPTS.values())
 def _options(command: Any) -> set[str]:
     parent = PROGRAM.make_context("gptoss", [], resilient_parsing=True)
     context = command.make_context("command", [], parent=parent, resilient_parsing=True)
-    flags = (flag for parameter in command.get_params(context) for flag in parameter.opts)
+    flags = (flag for parameter in command.get_params(context) for flag in parameter.opts + parameter.secondary_opts)
     return {flag for flag in flags if flag.startswith("-")}
 
 
 def _all_options() -> set[str]:
-    return _options(PROGRAM).union(*(_options(command) for command in PROGRAM.commands.values()))
+    inner = (command for group in PROGRAM.commands.groups.values() for command in group.values())
+    return _options(PROGRAM).union(*(_options(command) for command in (*PROGRAM.commands.values(), *inner)))
 
 
 def _closed_values() -> dict[str, list[str]]:
@@ -90,6 +93,22 @@ def test_bash_offers_the_commands_and_the_common_options() -> None:
 @pytest.mark.parametrize("command", list(PROGRAM.commands))
 def test_bash_offers_each_commands_own_options(command: str) -> None:
     assert _complete("-q", command, "-") == _options(PROGRAM.commands[command])
+
+
+@pytest.mark.parametrize("command", list(CONVERSATIONS))
+def test_bash_offers_the_options_of_each_command_of_conversations(command: str) -> None:
+    assert _complete("conversations", command, "-") == _options(CONVERSATIONS[command])
+
+
+def test_bash_offers_the_commands_of_conversations_and_the_formats_of_an_export() -> None:
+    assert _complete("conversations", "") == set(CONVERSATIONS)
+    assert _complete("conversations", "export", "--format", "") == set(ExportFormat)
+
+
+@pytest.mark.parametrize("script", _SCRIPTS)
+def test_every_command_of_conversations_is_there(script: str) -> None:
+    text = (_FOLDER / script).read_text("utf-8")
+    assert [name for name in CONVERSATIONS if not re.search(rf"\b{name}\b", text)] == []
 
 
 @pytest.mark.parametrize("option", list(_closed_values()))

@@ -10,7 +10,14 @@ import pytest
 
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.options import TurnOptions
-from gptoss_cli.cli.prompt_input import chat_request, instructions_text, prompt_text, read_text_file
+from gptoss_cli.cli.prompt_input import (
+    AttachedFile,
+    attachment,
+    chat_request,
+    instructions_text,
+    prompt_text,
+    read_text_file,
+)
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.settings import Execution
 from gptoss_cli.terminal.console import Console
@@ -23,17 +30,21 @@ def _console(piped: bytes) -> Console:
     return Console(KeptStream(text=piped), KeptStream(), KeptStream(), {})
 
 
+def _attached(*files: Path) -> list[AttachedFile]:
+    return [attachment(file, _console(b"")) for file in files]
+
+
 def test_files_follow_the_words_and_precede_the_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text("A\n")
     Path("b.txt").write_text("```\nB\n```")
-    text = prompt_text(["Compare"], _console(b"C\n"), files=[Path("a.txt"), Path("b.txt")])
+    text = prompt_text(["Compare"], _console(b"C\n"), attached=_attached(Path("a.txt"), Path("b.txt")))
     assert text == "Compare\n\na.txt:\n```\nA\n```\n\nb.txt:\n````\n```\nB\n```\n````\n\n```\nC\n```"
 
 
 def test_a_file_alone_is_something_to_ask(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("Why?")
-    assert prompt_text([], _console(b""), files=[tmp_path / "a"]).endswith("```\nWhy?\n```")
+    assert prompt_text([], _console(b""), attached=_attached(tmp_path / "a")).endswith("```\nWhy?\n```")
 
 
 @pytest.mark.parametrize("kind", ["absent", "folder", "pipe", "loop", "device", "unreadable", "nul"])

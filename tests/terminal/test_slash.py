@@ -44,7 +44,7 @@ def test_of_two_slashes_the_first_is_removed() -> None:
 @pytest.mark.parametrize(
     ("text", "offered"),
     [
-        ("/re", ["/reasoning", "/retry"]),
+        ("/re", ["/reasoning", "/retry", "/resume"]),
         ("/effort ", ["none", "low", "medium", "high"]),
         ("/effort h", ["high"]),
         ("/reasoning c", ["collapse"]),

@@ -1,0 +1,139 @@
+"""The slash commands of a chat about the conversations on disk. A wrong argument changes nothing."""
+
+import datetime
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from gptoss_cli.archive.archive import Stored
+from gptoss_cli.archive.export import export
+from gptoss_cli.archive.rows import ConversationRow, MessageRow, Status
+from gptoss_cli.archive.search import search
+from gptoss_cli.archive.titles import title_line
+from gptoss_cli.chat.request import ChatRequest
+from gptoss_cli.cli.conversation_views import hit_text, listing
+from gptoss_cli.cli.loaded_chat import LoadedChat
+from gptoss_cli.cli.prompt_input import printable_path
+from gptoss_cli.cli.resuming import Resumed, other_model
+from gptoss_cli.errors import UsageError
+from gptoss_cli.harmony.conversation import Conversation
+from gptoss_cli.harmony.events import Role
+from gptoss_cli.settings import ExportFormat
+
+_SHOWN: Final = 10
+
+
+def _save(chat: LoadedChat, argument: str) -> None:
+    if argument and not title_line(argument):
+        raise UsageError("a title needs a visible character")
+    saving, session = chat.saving, chat.session
+    if saving.enable() or (argument and saving.conversation is None):
+        session.recorder = saving.begin(title=argument or None)
+        session.recorder.record(session.snapshot())
+    elif argument and saving.conversation is not None:
+        saving.archive.rename(saving.conversation, argument)
+    if saving.conversation is None:
+        chat.console.notice("This chat is saved from its first message on.")
+        return
+    row = saving.archive.load(saving.conversation).row
+    short = saving.archive.short_id(row.id)
+    chat.console.notice(f"Saved as “{row.title or short}”. To continue it later: gptoss chat --resume {short}")
+
+
+def _conversations(chat: LoadedChat, argument: str) -> None:
+    archive, console = chat.saving.archive, chat.console
+    if argument:
+        hits = search(archive, argument, limit=_SHOWN)
+        shown = "\n".join(hit_text(hit, archive.short_id(hit.conversation), time.time()) for hit in hits)
+        console.err(shown or f"No message has: {title_line(argument)}\n")
+        return
+    summaries = archive.summaries(_SHOWN)
+    if summaries:
+        console.err(listing(summaries, archive, time.time(), columns=console.stderr.columns))
+    else:
+        console.notice("There are no saved conversations yet.")
+
+
+def _resume(chat: LoadedChat, argument: str) -> None:
+    if not argument:
+        raise UsageError("Name a conversation: /resume ID. To list them: /conversations")
+    archive = chat.saving.archive
+    stored = archive.load(archive.find(argument).id)
+    resumed = Resumed(stored, ("model",))
+    session, state = chat.session, chat.state
+    request = resumed.request(ChatRequest(settings=session.settings))
+    assert request.date is not None
+    session.conversation = Conversation(request.instructions, request.date, request.effort)
+    session.restore(stored.current, resumed.written_effort(request.effort))
+    session.settings = request.settings
+    session.recorder = chat.saving.begin(stored)
+    session.last_end, session.last_raw = None, ""
+    state.last_reasoning, state.attached, state.edited_from = "", [], None
+    chat.console.notice(resumed.description())
+    if different := other_model(stored.row, chat.saving.model):
+        chat.console.notice(different)
+    chat.console.notice(f"The conversation has {session.used_tokens:,} tokens so far.")
+
+
+def _fork(chat: LoadedChat, argument: str) -> None:
+    saving = chat.saving
+    if saving.conversation is None:
+        raise UsageError("This conversation is not saved. To save it: /save")
+    original = saving.archive.load(saving.conversation)
+    fork = saving.archive.load(saving.archive.fork(original, original.row.tip).id)
+    chat.session.recorder = saving.begin(fork)
+    short = saving.archive.short_id(original.row.id)
+    chat.console.notice(f"This chat goes on as a copy. The original stays as it is: /resume {short}")
+
+
+def _export(chat: LoadedChat, argument: str) -> None:
+    if not chat.session.conversation.messages:
+        raise UsageError("There is no message to export yet.")
+    file = Path(argument or f"gptoss-{datetime.datetime.now():%Y%m%d-%H%M%S}.md").expanduser()
+    suffix = file.suffix.removeprefix(".")
+    form = ExportFormat(suffix) if suffix in list(ExportFormat) else ExportFormat.MARKDOWN
+    text = export([_in_memory(chat)], form)
+    name = printable_path(file)
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with open(handle, "w", encoding="utf-8", errors="replace") as stream:
+            stream.write(text)
+    except FileExistsError as exc:
+        raise UsageError(f"{name} exists already. Give another name: /export FILE") from exc
+    except OSError as exc:
+        raise UsageError(f"{name} cannot be written: {exc.strerror}. Give another name: /export FILE") from exc
+    chat.console.notice(f"The conversation is in {name}.")
+
+
+def _in_memory(chat: LoadedChat) -> Stored:
+    """Return the conversation as it stands, so that it can be exported even where it cannot be saved."""
+    snapshot, now = chat.session.snapshot(), time.time()
+    messages = []
+    for number, message in enumerate(snapshot.messages, start=1):
+        status = Status.COMPLETE if message.complete else Status.INTERRUPTED
+        messages.append(MessageRow(number, number - 1 or None, message, status, None, now))
+    first = next((each.text for each in snapshot.messages if each.role is Role.USER), "")
+    row = ConversationRow(
+        id=chat.saving.conversation or "",
+        title=title_line(first) or None,
+        model=chat.saving.model,
+        identity="",
+        instructions=snapshot.instructions,
+        date=snapshot.date.isoformat(),
+        settings=snapshot.settings,
+        created=now,
+        updated=now,
+        tip=len(messages),
+    )
+    return Stored(row, tuple(messages), ())
+
+
+CONVERSATION_COMMANDS: Final[dict[str, Callable[[LoadedChat, str], None]]] = {
+    "/save": _save,
+    "/conversations": _conversations,
+    "/resume": _resume,
+    "/export": _export,
+    "/fork": _fork,
+}

@@ -1,0 +1,117 @@
+"""Conversations as text: a list, the messages of one, and the hits of a search."""
+
+from collections.abc import Iterator, Sequence
+
+from gptoss_cli.archive.archive import Archive, Stored, Summary
+from gptoss_cli.archive.search import Hit
+from gptoss_cli.archive.titles import clean, title_line
+from gptoss_cli.cli.resuming import title_of
+from gptoss_cli.harmony.events import Message, Role
+from gptoss_cli.terminal.cells import text_of
+from gptoss_cli.terminal.markdown.stream import MarkdownStream
+from gptoss_cli.terminal.picker import Choice
+from gptoss_cli.units import age_words
+
+_HEADINGS = ("ID", "UPDATED", "MODEL", "MESSAGES", "TITLE")
+_MODEL_CELLS = 24
+_LEAST_TITLE_CELLS = 16
+_PREVIEWED = 6
+_PREVIEWED_CHARACTERS = 2000
+
+
+def listing(summaries: Sequence[Summary], archive: Archive, now: float, *, columns: int | None) -> str:
+    """Return a table of conversations. On a terminal of so many columns each is one line."""
+    table = [_HEADINGS, *(_cells(each, archive, now) for each in summaries)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(_HEADINGS) - 1)]
+    room = None if columns is None else max(_LEAST_TITLE_CELLS, columns - 1 - sum(width + 2 for width in widths))
+    lines = []
+    for *cells, title in table:
+        before = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"{before}  {title if room is None else title_line(title, room)}".rstrip() + "\n")
+    return "".join(lines)
+
+
+def transcript(stored: Stored, *, reasoning: bool, columns: int | None, branches: int) -> str:
+    """Return the messages of the current path: Markdown laid out in so many columns, or as it is."""
+    row = stored.row
+    head = f"{title_of(row)}\n{row.id} · {title_line(row.model, _MODEL_CELLS)} · {row.date}"
+    parts = [f"{head} · {branches} branches" if branches > 1 else head]
+    speaker = ""
+    for message in stored.current:
+        if message.is_reasoning and not reasoning:
+            continue
+        name = _speaker(message)
+        text = _laid_out(message.text, columns)
+        if not message.complete:
+            text += "\n[interrupted]"
+        parts.append(text if name == speaker else f"{name}\n\n{text}")
+        speaker = name
+    return "\n\n".join(parts) + "\n"
+
+
+def hit_text(hit: Hit, short_id: str, now: float) -> str:
+    """Return a hit: its conversation, and the line with marks around the words between its neighbors."""
+    where = f"message {hit.user_message}" + ("" if hit.is_current else ", on another branch")
+    head = f"{short_id}  {hit.title or hit.conversation}  ({where}, {age_words(now - hit.created)})"
+    around = [f"    {line}" if line.strip() else "" for line in (hit.before, hit.after)]
+    lines = [head, around[0], f"  > {_marked(hit)}", around[1]]
+    return "".join(f"{line.rstrip()}\n" for line in lines if line)
+
+
+def choices(archive: Archive, now: float) -> list[Choice]:
+    """Return the entries of the picker, one for each conversation."""
+    # There may be thousands: titles are stored as short lines, so only the few models have to be measured.
+    found = archive.titles()
+    models = {model: title_line(model, _MODEL_CELLS) for model in {model for _, _, model, _ in found}}
+    return [
+        Choice(name, clean(title) or name, f"{models[model]}, {age_words(now - updated)}")
+        for name, title, model, updated in found
+    ]
+
+
+def preview(archive: Archive, conversation: str) -> str:
+    """Return the last messages of a conversation, the newest first, for a person to recognise it."""
+    shown = [each for each in archive.load(conversation).current if not each.is_reasoning][-_PREVIEWED:]
+    parts = []
+    for message in reversed(shown):
+        lines = [clean(line) for line in message.text[:_PREVIEWED_CHARACTERS].splitlines()]
+        parts.append("\n".join([f"{_speaker(message)}:", *lines]))
+    return "\n\n".join(parts)
+
+
+def _cells(summary: Summary, archive: Archive, now: float) -> tuple[str, ...]:
+    row = summary.row
+    age, model = age_words(now - row.updated), title_line(row.model, _MODEL_CELLS)
+    return archive.short_id(row.id), age, model, f"{summary.messages:,}", title_line(row.title or "")
+
+
+def _speaker(message: Message) -> str:
+    match message.role:
+        case Role.USER:
+            return "You"
+        case Role.TOOL:
+            return f"Tool {title_line(message.name or '')}".rstrip()
+        case _:
+            return "Reasoning" if message.is_reasoning else "gpt-oss"
+
+
+def _laid_out(text: str, columns: int | None) -> str:
+    if columns is None:
+        return text
+    stream = MarkdownStream(columns)
+    stream.feed(text)
+    return "\n".join(text_of(line) for line in stream.finish())
+
+
+def _marked(hit: Hit) -> str:
+    return "".join(_pieces(hit))
+
+
+def _pieces(hit: Hit) -> Iterator[str]:
+    end = 0
+    for start, stop in hit.spans:
+        if start < end:
+            continue
+        yield f"{hit.line[end:start]}»{hit.line[start:stop]}«"
+        end = stop
+    yield hit.line[end:]

@@ -1,0 +1,164 @@
+"""The commands of `gptoss conversations`: their arguments, their help, and the import of what does the work."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gptoss_cli.cli.environment import Environment
+from gptoss_cli.cli.framework import Commands
+from gptoss_cli.cli.options import ConversationExportOptions, JsonOption, YesOption
+
+CONVERSATIONS = Commands()
+_NameArgument = Annotated[str, typer.Argument(metavar="ID|TITLE", help="Conversation.", show_default=False)]
+_LimitOption = Annotated[int, typer.Option("-n", metavar="N", min=1, help="At most N.")]
+
+
+def conversations(*, invocation: typer.Context) -> None:
+    """List, search, export and remove saved conversations."""
+    if invocation.invoked_subcommand is None:
+        typer.echo(invocation.get_help())
+
+
+@CONVERSATIONS.command("list")
+def list_conversations(
+    *,
+    limit: _LimitOption = 20,
+    every: Annotated[bool, typer.Option("--all", help="List all conversations.")] = False,
+    as_json: JsonOption = False,
+    environment: Environment,
+) -> None:
+    """List conversations, the one updated last first."""
+    from gptoss_cli.cli.conversations import run_list
+
+    run_list(environment.console, limit=None if every else limit, as_json=as_json)
+
+
+@CONVERSATIONS.command("show")
+def show(
+    name: _NameArgument,
+    *,
+    reasoning: Annotated[bool, typer.Option("--reasoning", help="Show the reasoning too.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print the next prompt with its Harmony markup.")] = False,
+    branch: Annotated[
+        int, typer.Option("--branch", metavar="N", min=1, help="Show the Nth branch; 1 is the current one.")
+    ] = 1,
+    as_json: JsonOption = False,
+    environment: Environment,
+) -> None:
+    """Show a conversation."""
+    from gptoss_cli.cli.conversations import ShowOptions, run_show
+
+    options = ShowOptions(reasoning=reasoning, raw=raw, branch=branch, as_json=as_json)
+    run_show(name, options, environment.console)
+
+
+@CONVERSATIONS.command("search")
+def search(
+    words: Annotated[list[str], typer.Argument(metavar="WORDS", help="Words, all of which must occur.")],
+    *,
+    limit: _LimitOption = 20,
+    latest: Annotated[bool, typer.Option("--latest", help="The newest first, not the best.")] = False,
+    reasoning: Annotated[bool, typer.Option("--reasoning", help="Search the reasoning and tool output too.")] = False,
+    as_json: JsonOption = False,
+    environment: Environment,
+) -> None:
+    """Search the messages of all conversations.
+
+    The last word may be the beginning of one. Marks around a word show a hit.
+    """
+    from gptoss_cli.cli.conversations import SearchOptions, run_search
+
+    options = SearchOptions(limit=limit, latest=latest, reasoning=reasoning, as_json=as_json)
+    run_search(" ".join(words), options, environment.console)
+
+
+@CONVERSATIONS.command("export")
+def export(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="ID|TITLE", help="Conversations.", show_default=False)
+    ] = None,
+    *,
+    options: ConversationExportOptions,
+    environment: Environment,
+) -> None:
+    """Write conversations to stdout or a file.
+
+    json keeps everything and can be imported; jsonl is training data; chatgpt is ChatGPT's own format.
+    """
+    from gptoss_cli.cli.conversations import run_export
+
+    run_export(names or [], options, environment.console)
+
+
+@CONVERSATIONS.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON export of gptoss, or ChatGPT's.")],
+    *,
+    environment: Environment,
+) -> None:
+    """Add the conversations of a file.
+
+    FILE is a json export of gptoss, or the conversations.json of an export from ChatGPT.
+    """
+    from gptoss_cli.cli.conversations import run_import
+
+    run_import(file, environment.console)
+
+
+@CONVERSATIONS.command("rename")
+def rename(
+    name: _NameArgument,
+    title: Annotated[str, typer.Argument(metavar="TITLE", help="New title.", show_default=False)],
+    *,
+    environment: Environment,
+) -> None:
+    """Give a conversation another title."""
+    from gptoss_cli.cli.conversations import run_rename
+
+    run_rename(name, title, environment.console)
+
+
+@CONVERSATIONS.command("rm")
+def remove(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="ID|TITLE", help="Conversations.", show_default=False)
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Remove all conversations.")] = False,
+    yes: YesOption = False,
+    environment: Environment,
+) -> None:
+    """Remove conversations for good.
+
+    Shows what and how much, and asks first. No byte of their text is left in the database.
+    """
+    from gptoss_cli.cli.conversations import run_remove
+
+    run_remove(names or [], environment.console, every=every, yes=yes)
+
+
+@CONVERSATIONS.command("backup")
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="New file.")], *, environment: Environment
+) -> None:
+    """Write a copy of the database to a new file."""
+    from gptoss_cli.cli.conversations import run_backup
+
+    run_backup(file, environment.console)
+
+
+@CONVERSATIONS.command("path")
+def path(*, environment: Environment) -> None:
+    """Print the path of the database."""
+    from gptoss_cli.cli.resuming import archive_path
+
+    environment.console.out(f"{archive_path()}\n")
+
+
+@CONVERSATIONS.command("check")
+def check(*, environment: Environment) -> None:
+    """Check the database."""
+    from gptoss_cli.cli.conversations import run_check
+
+    run_check(environment.console)
