@@ -6,7 +6,7 @@ from dataclasses import asdict
 from gptoss_cli.chat.opening import choose_checkpoint, choose_placement
 from gptoss_cli.cli.hints import notifier
 from gptoss_cli.cli.json_output import write_json
-from gptoss_cli.cli.options import BenchOptions
+from gptoss_cli.cli.model_options import BenchOptions
 from gptoss_cli.engine import loader
 from gptoss_cli.engine.benchmark import Benchmark, Spread, measure
 from gptoss_cli.generation import Numerics

@@ -12,7 +12,7 @@ from gptoss_cli.architecture.rows import FIGURES, find_figures
 from gptoss_cli.checkpoint.folder import load_json
 from gptoss_cli.checkpoint.store import find_checkpoint
 from gptoss_cli.cli.json_output import write_json
-from gptoss_cli.cli.options import CompareOptions
+from gptoss_cli.cli.model_options import CompareOptions
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.errors import NotInstalledError, UsageError
 from gptoss_cli.terminal.architecture_table import (

@@ -14,18 +14,14 @@ from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
 from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
+from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
     AskHistoryOptions,
-    BenchOptions,
     CacheAction,
-    CompareOptions,
     ConfigAction,
-    EvaluateOptions,
     HistoryOptions,
-    InspectOptions,
     JsonOption,
-    PlanOptions,
     Shell,
     TurnOptions,
     YesOption,

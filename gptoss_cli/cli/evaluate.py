@@ -23,7 +23,8 @@ from gptoss_cli.cli.evaluation import (
     read_questions,
 )
 from gptoss_cli.cli.json_output import write_json
-from gptoss_cli.cli.options import EvaluateOptions, TurnOptions
+from gptoss_cli.cli.model_options import EvaluateOptions
+from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.cli.prompt_input import chat_request, printable_path
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.errors import ExitStatus

@@ -37,7 +37,7 @@ from gptoss_cli.cli.inspect_views import (
     tensors_lines,
 )
 from gptoss_cli.cli.json_output import write_json
-from gptoss_cli.cli.options import InspectOptions
+from gptoss_cli.cli.model_options import InspectOptions
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError, UsageError
 from gptoss_cli.generation import AttentionMeasurement
 from gptoss_cli.harmony.conversation import Conversation

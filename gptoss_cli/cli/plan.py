@@ -9,7 +9,7 @@ from gptoss_cli import settings
 from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
-from gptoss_cli.cli.options import PlanOptions
+from gptoss_cli.cli.model_options import PlanOptions
 from gptoss_cli.errors import GptossError
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose

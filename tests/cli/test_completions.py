@@ -13,7 +13,8 @@ from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.completions import SCRIPTS, find_script
 from gptoss_cli.cli.definition import PROGRAM
 from gptoss_cli.cli.definition_conversations import CONVERSATIONS
-from gptoss_cli.cli.options import CacheAction, CommonOptions, CompareOptions, ConfigAction, Shell, TurnOptions
+from gptoss_cli.cli.model_options import CompareOptions
+from gptoss_cli.cli.options import CacheAction, CommonOptions, ConfigAction, Shell, TurnOptions
 from gptoss_cli.settings import ExportFormat
 from tests.cli.conftest import Run
 from tests.cli.terminal_driver import Terminal

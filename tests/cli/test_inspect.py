@@ -18,7 +18,7 @@ from gptoss_cli.architecture.known import GPT_OSS_20B, KNOWN
 from gptoss_cli.chat.opening import open_model
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.inspect import run_inspect
-from gptoss_cli.cli.options import InspectOptions
+from gptoss_cli.cli.model_options import InspectOptions
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.errors import ExitStatus
 from gptoss_cli.terminal.console import Console
