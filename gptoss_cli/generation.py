@@ -153,6 +153,15 @@ class TokenGenerator(Protocol):
     def expert_hit_rate(self) -> float | None:
         """The fraction of experts used in decode that were in GPU memory; None if all experts are there."""
 
+    def kv_names(self) -> list[str]:
+        """Return the names of the files that `save_kv` writes now, [] if it writes none."""
+
+    def save_kv(self) -> list[str]:
+        """Keep on disk what has been prefilled, so that a later process need not read it again -> names of the files.
+
+        Raises nothing, and another thread may call it during a decode.
+        """
+
     def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Read the ids that are not in the cache; yield (done_tokens, total_tokens), at 0 and after each chunk.
 

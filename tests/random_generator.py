@@ -21,6 +21,14 @@ class RandomGenerator:
         self.prefilled_tokens = 0
         self._rarity = rarity
 
+    def kv_names(self) -> list[str]:
+        """See TokenGenerator.kv_names."""
+        return []
+
+    def save_kv(self) -> list[str]:
+        """See TokenGenerator.save_kv."""
+        return []
+
     def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Read the ids after the longest prefix they share with the sequence; the last one is always read."""
         self.prefilled_tokens = len(ids) - min(common_prefix(self.sequence, ids), len(ids) - 1)

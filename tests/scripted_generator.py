@@ -53,6 +53,14 @@ class ScriptedGenerator:
         """The ids that were read or yielded, without those that a later prompt dropped."""
         return tuple(self._sequence)
 
+    def kv_names(self) -> list[str]:
+        """See TokenGenerator.kv_names."""
+        return []
+
+    def save_kv(self) -> list[str]:
+        """See TokenGenerator.save_kv."""
+        return []
+
     def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Read `ids` after the longest prefix they share with the sequence; the last one is always read."""
         if len(ids) >= self._context_tokens:

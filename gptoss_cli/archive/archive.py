@@ -1,8 +1,9 @@
 """The conversations on disk: list, find, load, fork, rename, remove and check them."""
 
+import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -206,6 +207,12 @@ class Archive:
         with self.database.reading() as connection:
             return [row for (row,) in connection.execute("SELECT id FROM conversation ORDER BY id")]
 
+    def kv_names(self) -> set[str]:
+        """Return the names of the KV files of all conversations."""
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT settings FROM conversation").fetchall()
+        return {name for (settings,) in rows for name in kv_names_of(json.loads(settings))}
+
     def fork(self, stored: Stored, tip: int | None) -> ConversationRow:
         """Copy the path to `tip` as a new conversation and return it.
 
@@ -323,3 +330,9 @@ def _add_rows(connection: sqlite3.Connection, stored: Stored) -> ConversationRow
 
 def _named(row: ConversationRow) -> str:
     return f"“{row.title}”" if row.title else f"conversation {row.id}"
+
+
+def kv_names_of(settings: Mapping[str, object]) -> list[str]:
+    """Return the names of KV files in a conversation's settings; imported ones may hold anything there."""
+    names = settings.get("kv")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

@@ -159,6 +159,7 @@ class ChatSession:
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
         self.last_turn: DecodedTurn | None = None
+        self.kv_names: list[str] = []  # of the files that `save_kv` has written or may write for this conversation
 
     @property
     def context_tokens(self) -> int:
@@ -199,15 +200,30 @@ class ChatSession:
         self.last_end = None
         self.recorder.record(self.snapshot())
 
-    def restore(self, messages: Iterable[Message], written_effort: ReasoningEffort | None = None) -> None:
+    def restore(
+        self,
+        messages: Iterable[Message],
+        written_effort: ReasoningEffort | None = None,
+        kv_names: Iterable[str] = (),
+    ) -> None:
         """Continue a conversation that was saved: add its messages, which the recorder already has.
 
         With `written_effort`, the effort that its system message names, it renders to the same ids as before.
+        `kv_names` are the names of its KV files.
         """
         for message in messages:
             self.conversation.add(message)
+        self.kv_names = list(kv_names)
         if written_effort is not None:
             self.conversation.written_effort = written_effort
+
+    def save_kv(self) -> None:
+        """Keep the conversation's KV cache on disk if the conversation itself is saved, so that it continues at once.
+
+        May be called from another thread during a turn.
+        """
+        if self.kv_names:
+            self._generator.save_kv()
 
     def snapshot(self, attachments: Iterable[Attachment] = ()) -> Snapshot:
         """Return the conversation as it stands. `attachments` belong to its last message."""
@@ -223,6 +239,8 @@ class ChatSession:
                 "top_p": settings.top_p,
                 "top_k": settings.top_k,
                 "think_budget": settings.think_budget,
+                # Known before the files are written: whoever removes the conversation must find them after a crash too.
+                "kv": self.kv_names,
             },
             attachments=tuple(attachments),
         )
@@ -281,6 +299,8 @@ class ChatSession:
             self.last_end = turn.end(self._generator.expert_hit_rate)
             self.last_raw = turn.raw
             self.last_turn = turn.decoded
+            if not isinstance(self.recorder, NoRecorder):
+                self.kv_names = list(dict.fromkeys([*self.kv_names, *self._generator.kv_names()]))
             self.recorder.finish(self.snapshot(), self.last_end)
         yield self.last_end
 

@@ -107,6 +107,7 @@ class _Turn:
         try:
             end = self._show(opened, text, began)
         finally:
+            opened.session.save_kv()
             saving.close(self._console, command=None if self._resumed else "gptoss ask")
         incomplete = incompleteness(end) or self._wrong_format(output)
         if self._lines:

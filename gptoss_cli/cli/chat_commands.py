@@ -199,6 +199,7 @@ def _raw(chat: LoadedChat, argument: str) -> None:
 
 def _new(chat: LoadedChat, argument: str) -> None:
     chat.session.recorder = chat.saving.begin()
+    chat.session.kv_names = []
     chat.keep_messages(0)
     chat.session.conversation.date = datetime.date.today()
     chat.state.attached = []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from gptoss_cli.archive.archive import Stored
+from gptoss_cli.archive.archive import Stored, kv_names_of
 from gptoss_cli.archive.export import export
 from gptoss_cli.archive.rows import ConversationRow, MessageRow, Status
 from gptoss_cli.archive.search import search
@@ -66,7 +66,7 @@ def _resume(chat: LoadedChat, argument: str) -> None:
     request = resumed.request(ChatRequest(settings=session.settings))
     assert request.date is not None
     session.conversation = Conversation(request.instructions, request.date, request.effort)
-    session.restore(stored.current, resumed.written_effort(request.effort))
+    session.restore(stored.current, resumed.written_effort(request.effort), kv_names_of(stored.row.settings))
     session.settings = request.settings
     session.recorder = chat.saving.begin(stored)
     session.last_end, session.last_raw = None, ""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import typer
 
-from gptoss_cli.archive.archive import Archive, Removal, Stored
+from gptoss_cli.archive.archive import Archive, Removal, Stored, kv_names_of
 from gptoss_cli.archive.export import export
 from gptoss_cli.archive.importing import import_conversations
 from gptoss_cli.archive.search import search
+from gptoss_cli.cache_files import forget
 from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.cli.confirmation import confirm
 from gptoss_cli.cli.conversation_views import hit_text, listing, transcript
@@ -20,7 +21,7 @@ from gptoss_cli.cli.options import ConversationExportOptions
 from gptoss_cli.cli.output import check_output, write_answer
 from gptoss_cli.cli.prompt_input import printable_path
 from gptoss_cli.cli.resuming import Resumed, archive_path, count_messages, title_of
-from gptoss_cli.errors import ExitStatus, Hint, IntegrityError, UsageError
+from gptoss_cli.errors import ExitStatus, Hint, IntegrityError, ResourceError, UsageError
 from gptoss_cli.settings import ExportFormat
 from gptoss_cli.terminal.console import Console
 
@@ -146,7 +147,12 @@ def run_remove(names: Sequence[str], console: Console, *, every: bool, yes: bool
         amount = f"{_counted(len(found), 'conversation')} with {_counted(sum(map(count_messages, found)), 'message')}"
         if not confirm(f"Remove {amount}: {titles}{more}?", console, yes=yes, needs_yes=True):
             raise typer.Exit(ExitStatus.INTERRUPTED)
+        kv_names = [name for each in found for name in kv_names_of(each.row.settings)]
         removal = archive.remove([each.row.id for each in found])
+        try:
+            forget(kv_names, kept=archive.kv_names())
+        except OSError as exc:
+            raise ResourceError(f"A KV cache of the conversations cannot be deleted: {exc}") from exc
     console.notice(f"{_counted(removal.conversations, 'conversation')} removed.")
     for line in _left(removal):
         console.err(f"{line}\n")

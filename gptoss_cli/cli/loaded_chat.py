@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
@@ -23,6 +24,10 @@ from gptoss_cli.terminal.turn_plain import show_turn
 from gptoss_cli.terminal.typeahead import TypeAhead
 
 _NEARLY_FULL = 0.8
+
+
+# The KV cache is then written while nobody waits, in case the chat does not end in order.
+_IDLE_SECONDS = 60
 
 
 class LoadedChat:
@@ -50,6 +55,7 @@ class LoadedChat:
         self._prompt = prompt
         self._open_other = open_other
         self._inspected: tuple[DecodedTurn, list[Token]] | None = None
+        self._idle: threading.Timer | None = None
 
     def run(self, command: str, argument: str) -> None:
         """Run a slash command. Raises UsageError for a wrong argument, and what its turn or load raises."""
@@ -75,11 +81,15 @@ class LoadedChat:
         """Run a turn and show it. Raises what the turn raises."""
         session = self.session
         typed = TypeAhead({"c-n": session.answer_now})
+        self._stop_idling()
         try:
             with stopping(session.stop), closing(turn) as events:
                 end = self._follow(events, typed)
         finally:
             self._prompt.type_ahead(typed.keys)
+            self._idle = threading.Timer(_IDLE_SECONDS, session.save_kv)
+            self._idle.daemon = True
+            self._idle.start()
         incomplete = incompleteness(end)
         if incomplete is not None:
             self.console.notice(incomplete_words(incomplete, in_chat=True))
@@ -107,6 +117,10 @@ class LoadedChat:
             self.console.notice(f"Stopped. These are the first {len(tokens):,} of {len(turn.ids):,} tokens.")
         return tokens
 
+    def _stop_idling(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+
     def keep_messages(self, count: int) -> None:
         """Keep the first `count` messages of the conversation and remove the others."""
         self.session.keep_messages(count)
@@ -124,6 +138,7 @@ class LoadedChat:
         opened.session.conversation = self.session.conversation
         opened.session.settings = self.session.settings
         opened.session.recorder = self.session.recorder
+        opened.session.kv_names = self.session.kv_names
         self.saving.change_model(opened.info)
         self.session = opened.session
         self.state.model = name
@@ -135,6 +150,8 @@ class LoadedChat:
 
     def close(self) -> None:
         """End the saving, and say how to continue the conversation."""
+        self._stop_idling()
+        self.session.save_kv()
         self.saving.close(self.console, command="gptoss chat" if self.session.conversation.messages else None)
 
     def next_effort(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gptoss_cli import settings
-from gptoss_cli.archive.archive import Archive, Stored
+from gptoss_cli.archive.archive import Archive, Stored, kv_names_of
 from gptoss_cli.archive.rows import ConversationRow
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.checkpoint import catalog
@@ -62,7 +62,9 @@ class Resumed:
             hints = (Hint.DOWNLOAD, Hint.ANOTHER_MODEL) if known else (Hint.ANOTHER_MODEL,)
             message = f"{self.model}, the model of this conversation, is not installed"
             raise NotInstalledError(message, *hints, subject=known.short_name if known else "") from exc
-        opened.session.restore(self.stored.current, self.written_effort(request.effort))
+        opened.session.restore(
+            self.stored.current, self.written_effort(request.effort), kv_names_of(self.stored.row.settings)
+        )
         return opened
 
     def notices(self, opened: OpenedModel) -> list[str]:

@@ -88,8 +88,8 @@ def _interrupted_turns(tmp_path: Path, interrupt: Interrupt, moments: int) -> No
             interrupt(terminal, 1.5)
             _clear_prompt(terminal)
             if number % 4 == 3:
-                terminal.type(f"{chance.choice(_QUESTIONS[:5])}\r")
-                terminal.wait_for("Reasoned")
+                # Counted, because the turns before are still on the screen.
+                terminal.type_for(f"{chance.choice(_QUESTIONS[:5])}\r", "Reasoned")
                 terminal.wait_for_prompt()
                 terminal.type_for("/new\r", "A new conversation.")
         _leave(terminal)
