@@ -29,6 +29,8 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         home = tmp_path_factory.mktemp("home")
         patch.setenv("GPTOSS_HOME", str(home / "gptoss"))
         patch.setenv("HF_HOME", str(home / "huggingface"))
+        # Programs that the tests start run this tree, and find the fakes in tests/.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         patch.setenv("TERM", "xterm-256color")
         yield
 
