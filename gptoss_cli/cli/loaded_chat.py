@@ -87,7 +87,8 @@ class LoadedChat:
                 end = self._follow(events, typed)
         finally:
             self._prompt.type_ahead(typed.keys)
-            self._idle = threading.Timer(_IDLE_SECONDS, session.save_kv)
+            # Not of `session`: the timer would keep a model in memory that another has replaced.
+            self._idle = threading.Timer(_IDLE_SECONDS, lambda: self.session.save_kv())
             self._idle.daemon = True
             self._idle.start()
         incomplete = incompleteness(end)
