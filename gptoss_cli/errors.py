@@ -64,6 +64,9 @@ class Hint(Enum):
     START_AGAIN = auto()
     LIST_CONVERSATIONS = auto()
     ANOTHER_MODEL = auto()
+    CONVERT = auto()  # `subject` is the path of a checkpoint
+    CONVERT_AGAIN = auto()  # `subject` is the name of a checkpoint that was converted
+    FETCH_AND_CONVERT = auto()  # `subject` is OWNER/NAME
     VERIFY = auto()  # check the files of the checkpoint
 
 

@@ -42,3 +42,8 @@ DEMO = MODELS[-1]
 def find_model(name: str) -> Model | None:
     """Return the model with this name or alias, or None."""
     return next((model for model in MODELS if name in (model.name, model.alias)), None)
+
+
+def find_repository(repository: str) -> Model | None:
+    """Return the model that is published in this repository, or None."""
+    return next((model for model in MODELS if model.published and model.published.repository == repository), None)

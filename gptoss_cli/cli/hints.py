@@ -1,5 +1,6 @@
 """The words for hints: flags on the command line, slash commands in a chat."""
 
+import shlex
 from typing import Final
 
 from gptoss_cli.chat.request import Notify
@@ -15,7 +16,8 @@ def _same(verb: str, what: str) -> tuple[_Words, _Words]:
     return (verb, what), (verb, what)
 
 
-# Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject.
+# Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject,
+# `{quoted}` the same for a shell.
 HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.DOWNLOAD: _same("run:", "gptoss download {subject}"),
     Hint.LARGER_CONTEXT: (("use", "a larger --context"), (_START, "a larger --context")),
@@ -52,6 +54,9 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.START_AGAIN: _same("start", "gptoss again"),
     Hint.LIST_CONVERSATIONS: (("run:", "gptoss conversations list"), ("use", "/conversations")),
     Hint.ANOTHER_MODEL: (("continue with", "another model: -m MODEL"), (_START, "another model: -m MODEL")),
+    Hint.CONVERT: _same("run:", "gptoss convert {quoted} NAME"),
+    Hint.CONVERT_AGAIN: _same("convert it again:", "gptoss remove {subject}, then gptoss convert SOURCE {subject}"),
+    Hint.FETCH_AND_CONVERT: _same("run:", "hf download {subject}, then gptoss convert {subject} NAME"),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }
 
@@ -82,7 +87,8 @@ def with_hints(message: str, *hints: Hint, subject: str = "", in_chat: bool = Fa
     if not hints:
         return message
     words = [HINT_WORDS[hint][in_chat] for hint in hints]
-    advice = _alternatives([(verb, what.format(subject=subject).rstrip()) for verb, what in words])
+    quoted = shlex.quote(subject)
+    advice = _alternatives([(verb, what.format(subject=subject, quoted=quoted).rstrip()) for verb, what in words])
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} {advice}"
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from gptoss_cli import settings
 from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.checkpoint.folder import weights_folder
+from gptoss_cli.checkpoint.judgement import check_loadable
 from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import PlanOptions
@@ -86,7 +88,7 @@ def planned_config(wanted: str | None) -> tuple[str, ModelConfig, int]:
     IntegrityError for a wrong name, folder or config.
     """
     installed = store.installed()
-    model = catalog.find_model(wanted) if wanted else _default_model(installed)
+    model = store.known_model(wanted) if wanted else _default_model(installed)
     if model is not None and model.published is not None:
         size = 0 if model.name in installed else model.published.download_bytes
         return model.name, published_config(layers=model.published.layers, experts=model.published.experts), size
@@ -103,7 +105,10 @@ def _config_file(folder: Path, wanted: str) -> Path:
     """Return the config of a folder, which may lack the weights. Raises what `ask -m` raises for anything else."""
     files = (folder / "config.json", folder / "original" / "config.json")
     found = next((file for file in files if file.is_file()), None)
-    return found or store.find_checkpoint(wanted) / "config.json"
+    if found is None:
+        return weights_folder(store.find_checkpoint(wanted)) / "config.json"
+    check_loadable(folder)
+    return found
 
 
 def _default_model(installed: dict[str, Path]) -> catalog.Model:
