@@ -66,6 +66,7 @@ class Hint(Enum):
     ANOTHER_MODEL = auto()
     CONVERT = auto()  # `subject` is the path of a checkpoint
     CONVERT_AGAIN = auto()  # `subject` is the name of a checkpoint that was converted
+    ALLOW_ROUNDING = auto()  # not only a conversion without loss
     FETCH_AND_CONVERT = auto()  # `subject` is OWNER/NAME
     VERIFY = auto()  # check the files of the checkpoint
 

@@ -1,17 +1,18 @@
 """Pack bf16 matrices into MXFP4 blocks, with numpy alone.
 
-OCP Microscaling Formats v1.0: 32 values share a scale 2^(s - 127), and each is an E2M1 number (sign, 2 bits of exponent,
-1 of mantissa: 0, 0.5, 1, 1.5, 2, 3, 4, 6). The scale gives the largest value of the block the exponent of 4 and 6.
-With it the E2M1 numbers also reach furthest down, so every block that was MXFP4 once is packed without loss, whatever
-its scale was. Other values are rounded to the nearest, ties to an even mantissa; what would be 8 becomes 6.
+OCP Microscaling Formats v1.0: 32 values share a scale 2^(s - 127), and each is an E2M1 number (sign, 2 bits of
+exponent, 1 of mantissa: 0, 0.5, 1, 1.5, 2, 3, 4, 6). The scale gives the largest value of the block the exponent of 4
+and 6. With it the E2M1 numbers also reach furthest down, so every block that was MXFP4 once is packed without loss,
+whatever its scale was. Other values are rounded to the nearest, ties to an even mantissa; what would be 8 becomes 6.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptoss_cli.placement.model_config import BLOCK_BYTES, BLOCK_VALUES
+from gptoss_cli.placement.model_config import BLOCK_BYTES
 
 # bfloat16: 1 bit of sign, 8 of exponent, 7 of mantissa.
 _MANTISSA_BITS = np.int16(7)
@@ -37,20 +38,16 @@ class PackedMatrix:
     largest_error: float = 0.0
 
 
-def pack(bits: NDArray[np.uint16]) -> PackedMatrix:
-    """Pack a matrix [columns, rows] of bfloat16 bits, the transpose of the result. Blocks lie along the columns.
+def pack(slabs: Iterable[NDArray[np.uint16]], groups: int, rows: int) -> PackedMatrix:
+    """Pack a matrix [groups * 32, rows] of bfloat16 bits, the transpose of the result, given as slabs [32, rows].
 
-    Raises ValueError for infinity and NaN.
+    Each column of a slab is a block. A slab stays in the cache of a core, and may be overwritten when the next is
+    taken. Raises ValueError for infinity and NaN.
     """
-    columns, rows = bits.shape
-    groups = columns // BLOCK_VALUES
-    assert columns == groups * BLOCK_VALUES, "the config was checked"
     blocks = np.empty((rows, groups, BLOCK_BYTES), np.uint8)
     scales = np.empty((rows, groups), np.uint8)
     rounded_blocks, error = 0, 0.0
-    # One row of blocks at a time: all that is computed of it stays in the cache of a core.
-    for group in range(groups):
-        values = bits[group * BLOCK_VALUES : (group + 1) * BLOCK_VALUES]
+    for group, values in enumerate(slabs):
         magnitudes = (values & _MAGNITUDE).view(np.int16)
         largest = magnitudes.max(axis=0)
         if largest.max() >= _INFINITY:
@@ -105,7 +102,7 @@ def _largest_error(magnitudes: NDArray[np.int16], codes: NDArray[np.uint8], scal
     """Return the largest difference of a magnitude and its E2M1 number, divided by the largest of its block."""
     factors = np.exp2(np.float32(127) - scale.astype(np.float32))
     quotients = _floats(magnitudes) * factors
-    largest = np.maximum(quotients.max(axis=0), np.float32(1))  # less than 1 is a block of zeros
+    largest = np.maximum(quotients.max(axis=0), np.float32(1))  # less is a block of zeros, or of next to nothing
     quotients -= _VALUES.take(codes)
     np.abs(quotients, out=quotients)
     return float((quotients.max(axis=0) / largest).max())
