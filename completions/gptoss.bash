@@ -10,11 +10,13 @@ _gptoss_files() {
 
 # The values of a model: a name (some commands know more, $1), an installed checkpoint, any other folder.
 _gptoss_models() {
-    local IFS=$'\n' data=${XDG_DATA_HOME:-$HOME/.local/share}/gptoss names="20b 120b demo${1:+ $1}" installed
+    local IFS=$'\n' data=${XDG_DATA_HOME:-$HOME/.local/share}/gptoss installed
+    local names="20b 120b safeguard safeguard-120b demo${1:+ $1}"
     if [[ -n $GPTOSS_HOME ]]; then
         data=$GPTOSS_HOME/data
     fi
     installed=$(cd "$data/checkpoints" 2> /dev/null && compgen -d)
+    installed=${installed//--/\/}  # the folder of OWNER/NAME
     COMPREPLY=($(compgen -W "${names// /$IFS}$IFS$installed" -- "$current") $(compgen -d -- "$current"))
 }
 
@@ -28,6 +30,7 @@ _gptoss() {
         --efforts --logprobs -c --continue --resume --save --no-save --title --save-reasoning --no-save-reasoning"
     local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
+    local convert="--exact --dry-run --json"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
     local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
     local compare="--by --context --benchmarks --explain --json"
@@ -49,7 +52,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | evaluate | conversations | cache | config | completions)
+            ask | chat | download | convert | verify | list | remove | plan | doctor | bench | compare | inspect | evaluate | conversations | cache | config | completions)
                 command=$word
                 break
                 ;;
@@ -106,8 +109,8 @@ _gptoss() {
                     fi
                     ;;
                 chat) [[ $current == -* ]] && _gptoss_words "$chat $turn $common" ;;
-                download | remove) _gptoss_arguments "20b 120b" "${!command} $common" ;;
-                verify | plan | bench)
+                download | remove) _gptoss_arguments "20b 120b safeguard safeguard-120b" "${!command} $common" ;;
+                convert | verify | plan | bench)
                     if [[ $current == -* ]]; then
                         _gptoss_words "${!command} $common"
                     else
@@ -135,7 +138,7 @@ _gptoss() {
                 cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect evaluate conversations cache config completions $common" ;;
+                *) _gptoss_words "ask chat download convert verify list remove plan doctor bench compare inspect evaluate conversations cache config completions $common" ;;
             esac
             ;;
     esac

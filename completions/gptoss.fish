@@ -8,7 +8,7 @@ function __gptoss_models
     set -q XDG_DATA_HOME; and set data $XDG_DATA_HOME/gptoss
     set -q GPTOSS_HOME; and set data $GPTOSS_HOME/data
     for folder in $data/checkpoints/*/
-        basename $folder
+        string replace -- -- / (basename $folder) # the folder of OWNER/NAME
     end
     __fish_complete_directories
 end
@@ -16,6 +16,7 @@ end
 complete -c gptoss -n __fish_use_subcommand -a ask -d 'Ask one question'
 complete -c gptoss -n __fish_use_subcommand -a chat -d 'Chat with a model'
 complete -c gptoss -n __fish_use_subcommand -a download -d 'Download a model and verify it'
+complete -c gptoss -n __fish_use_subcommand -a convert -d 'Convert a fine-tuned model that was saved in bf16'
 complete -c gptoss -n __fish_use_subcommand -a verify -d 'Verify an installed model, offline'
 complete -c gptoss -n __fish_use_subcommand -a list -d 'List known and installed models'
 complete -c gptoss -n __fish_use_subcommand -a remove -d 'Delete a downloaded model'
@@ -38,7 +39,7 @@ complete -c gptoss -s V -l version -d 'Print the version'
 complete -c gptoss -s h -l help -d 'Show help'
 
 set -l turn '__fish_seen_subcommand_from ask chat evaluate'
-complete -c gptoss -n $turn -s m -l model -x -a '20b 120b demo (__gptoss_models)' -d 'Model that answers'
+complete -c gptoss -n $turn -s m -l model -x -a '20b 120b safeguard safeguard-120b demo (__gptoss_models)' -d 'Model that answers'
 complete -c gptoss -n $turn -s e -l effort -x -a 'none low medium high' -d 'Amount of reasoning'
 complete -c gptoss -n $turn -s s -l instructions -r -d 'Developer instructions for the model, or @FILE'
 complete -c gptoss -n $turn -s t -l temperature -x -d 'Randomness; 0 takes the likeliest token'
@@ -108,14 +109,17 @@ complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from export" -
 complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from rm" -s y -l yes -d 'Do not ask'
 complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from import backup" -F
 
-complete -c gptoss -n '__fish_seen_subcommand_from download remove' -a '20b 120b'
-complete -c gptoss -n '__fish_seen_subcommand_from verify plan bench' -a '20b 120b demo (__gptoss_models)'
+complete -c gptoss -n '__fish_seen_subcommand_from download remove' -a '20b 120b safeguard safeguard-120b'
+complete -c gptoss -n '__fish_seen_subcommand_from verify plan bench' -a '20b 120b safeguard safeguard-120b demo (__gptoss_models)'
 complete -c gptoss -n '__fish_seen_subcommand_from download remove cache' -s y -l yes -d 'Do not ask'
-complete -c gptoss -n '__fish_seen_subcommand_from download verify list plan doctor bench compare inspect evaluate cache' -l json -d 'Print one JSON object on stdout'
+complete -c gptoss -n '__fish_seen_subcommand_from download convert verify list plan doctor bench compare inspect evaluate cache' -l json -d 'Print one JSON object on stdout'
 
 set -l download '__fish_seen_subcommand_from download'
 complete -c gptoss -n $download -l revision -x -d 'A branch, tag or commit of the repository'
 complete -c gptoss -n $download -l dry-run -d 'Show the missing files, and download nothing'
+complete -c gptoss -n '__fish_seen_subcommand_from convert' -l exact -d 'Fail if a value would be rounded'
+complete -c gptoss -n '__fish_seen_subcommand_from convert' -l dry-run -d 'Show the sizes, and convert nothing'
+complete -c gptoss -n '__fish_seen_subcommand_from convert' -a '(__fish_complete_directories)'
 complete -c gptoss -n '__fish_seen_subcommand_from verify' -l quick -d 'Check sizes, headers and shapes only'
 complete -c gptoss -n '__fish_seen_subcommand_from remove' -l partial -d 'Delete only the rest of a broken download'
 
@@ -129,7 +133,7 @@ complete -c gptoss -n $bench -l generate -x -d 'Tokens to decode'
 complete -c gptoss -n $bench -l repeat -x -d 'Repetitions after one to warm up'
 complete -c gptoss -n $bench -l kernels -d 'Also time each operation of a token'
 
-complete -c gptoss -n '__fish_seen_subcommand_from compare inspect' -a '20b 120b demo gpt2-xl qwen3-30b-a3b qwen3-235b-a22b (__gptoss_models)'
+complete -c gptoss -n '__fish_seen_subcommand_from compare inspect' -a '20b 120b safeguard safeguard-120b demo gpt2-xl qwen3-30b-a3b qwen3-235b-a22b (__gptoss_models)'
 set -l compare '__fish_seen_subcommand_from compare'
 complete -c gptoss -n $compare -l by -x -a 'depth experts size memory compute' -d 'Show only the rows about this'
 complete -c gptoss -n $compare -l context -x -d 'Tokens that cache and attention are computed for'

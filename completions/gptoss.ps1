@@ -15,15 +15,17 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
         else { Join-Path $HOME '.local/share/gptoss' }
     $installed = @(Get-ChildItem (Join-Path $data 'checkpoints') -Directory -Name -ErrorAction SilentlyContinue)
-    $models = @('20b', '120b', 'demo') + $installed
+    $installed = @($installed | ForEach-Object { $_ -replace '^([^-]+(?:-[^-]+)*)--', '$1/' })  # OWNER/NAME
+    $models = @('20b', '120b', 'safeguard', 'safeguard-120b', 'demo') + $installed
     $known = @('gpt2-xl', 'qwen3-30b-a3b', 'qwen3-235b-a22b')
     $options = @{
         'ask' = $ask + $history + $turn + $common
         'chat' = @('-f', '--file', '--plain', '--vi', '--at', '--fork') + $history + $turn + $common
-        'download' = @('20b', '120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
+        'download' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
+        'convert' = @('--exact', '--dry-run', '--json') + $common
         'verify' = $models + @('--quick', '--json') + $common
         'list' = @('--json') + $common
-        'remove' = @('20b', '120b', '--partial', '-y', '--yes') + $common
+        'remove' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--partial', '-y', '--yes') + $common
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
             '--activations', '--json') + $common
         'doctor' = @('--json') + $common

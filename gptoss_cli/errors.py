@@ -67,6 +67,7 @@ class Hint(Enum):
     CONVERT = auto()  # `subject` is the path of a checkpoint
     CONVERT_AGAIN = auto()  # `subject` is the name of a checkpoint that was converted
     ALLOW_ROUNDING = auto()  # not only a conversion without loss
+    POLICY = auto()  # a policy as the instructions
     FETCH_AND_CONVERT = auto()  # `subject` is OWNER/NAME
     VERIFY = auto()  # check the files of the checkpoint
 

@@ -52,6 +52,21 @@ class Judgement:
         """False if it is certain that the checkpoint cannot be loaded."""
         return self.kind in (Kind.PACKED, Kind.UNKNOWN)
 
+    @property
+    def words(self) -> str:
+        """A noun phrase for one that cannot be loaded."""
+        words = {
+            Kind.UNPACKED: f"{self.name} re-save",
+            Kind.UNSLOTH: "unsloth 4-bit",
+            Kind.BITSANDBYTES: "bitsandbytes",
+            Kind.QUANTIZED: self.name,
+            Kind.ADAPTER: "LoRA adapter",
+            Kind.GGUF: "GGUF",
+            Kind.PICKLED: "pickled weights",
+            Kind.OTHER_MODEL: f"{self.name} model",
+        }
+        return words[self.kind]
+
 
 def judge(config: Mapping[str, object], tensors: Collection[str], files: Collection[str] = ()) -> Judgement:
     """Judge a checkpoint. `tensors` is empty if their names are not known, `files` has the names in its folder."""
@@ -114,11 +129,11 @@ def weights_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in safetensors_files(folder) if path.is_file())
 
 
-def check_loadable(folder: Path) -> None:
-    """Raise the error of `refusal` if the checkpoint in a folder cannot be loaded."""
+def check_loadable(folder: Path, name: str) -> None:
+    """Raise the error of `refusal` if the checkpoint in a folder cannot be loaded. `name` is what the user calls it."""
     judged = judge_folder(folder)
     if not judged.is_loadable:
-        raise refusal(judged, str(folder), weights_bytes(folder), Hint.CONVERT)
+        raise refusal(judged, name, weights_bytes(folder), Hint.CONVERT)
 
 
 def check_files(folder: Path) -> None:

@@ -151,7 +151,7 @@ def find_checkpoint(name_or_path: str) -> Path:
     Raises IntegrityError if it is another kind of checkpoint, with what to do.
     """
     folder = find_folder(name_or_path)
-    check_loadable(folder)
+    check_loadable(folder, name_or_path)
     return folder
 
 
@@ -197,6 +197,9 @@ def _complete(folder: Path) -> Path:
     check_files(folder)
     missing = _missing_files(folder)
     if missing:
+        judged = judge_folder(folder)
+        if judged.kind not in (Kind.PACKED, Kind.UNPACKED, Kind.UNKNOWN):
+            raise refusal(judged, str(folder))
         raise NotInstalledError(f"{folder} is not a complete checkpoint: no {_shortened(missing)}")
     return folder
 
@@ -218,12 +221,9 @@ def installed() -> dict[str, Path]:
     return found
 
 
-def cached(name: str) -> Path | None:
-    """Return the folder of a published model's complete copy in the Hugging Face cache. Raises IntegrityError."""
-    model = catalog.find_model(name)
-    if model is None or model.published is None:
-        return None
-    snapshot = hub_cache.find_snapshot(model.published.repository)
+def cached(location: ModelLocation) -> Path | None:
+    """Return the folder of a model's complete copy in the Hugging Face cache. Raises IntegrityError."""
+    snapshot = hub_cache.find_snapshot(location.repository)
     if snapshot is None:
         return None
     hub_cache.check_links(snapshot)

@@ -57,6 +57,7 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.CONVERT: _same("run:", "gptoss convert {quoted} NAME"),
     Hint.CONVERT_AGAIN: _same("convert it again:", "gptoss remove {subject}, then gptoss convert SOURCE {subject}"),
     Hint.ALLOW_ROUNDING: _same("leave out", "--exact"),
+    Hint.POLICY: (("give", "it one with -s @FILE"), ("give", "it one: /instructions @FILE")),
     Hint.FETCH_AND_CONVERT: _same("run:", "hf download {subject}, then gptoss convert {subject} NAME"),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }

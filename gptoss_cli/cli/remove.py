@@ -22,7 +22,7 @@ def run_remove(model: str, console: Console, *, partial: bool, yes: bool) -> Non
     if not target.is_dir():
         if partial:
             raise NotInstalledError(f"There is no unfinished download of {location.name}")
-        if (cached := store.cached(location.name)) is not None:
+        if (cached := store.cached(location)) is not None:
             raise UsageError(f"{location.name} is in the Hugging Face cache, {cached}. Remove it with: hf cache rm")
         raise NotInstalledError(f"{location.name} is not downloaded")
     size_bytes = partial_bytes(location) + (0 if partial else held_bytes(location.folder))

@@ -79,20 +79,26 @@ def _find(name: str) -> _Checkpoint:
     if catalog.find_model(name) is catalog.DEMO:
         return _Checkpoint(name, demo_checkpoint(), (), None, "Delete that folder: it is made again")
     folder = store.find_checkpoint(name)
+    location = next((each for each in locations() if each.folder == folder), None)
+    if location is not None and (manifest := location.manifest()) is not None:
+        return _Checkpoint(location.name, folder, manifest.files, location, _remedy(location))
     remedy = "Get it again from where it came"
     if not Path(name).expanduser().is_dir():
         location = find_location(name)
-        if folder == location.folder:
-            manifest = location.manifest()
-            assert manifest is not None, "an installed model has a manifest"
-            remedy = f"Run: gptoss download {location.short_name}"
-            return _Checkpoint(location.name, folder, manifest.files, location, remedy)
         name, remedy = location.name, f"Delete it, and run: gptoss download {location.short_name}"
     return _Checkpoint(name, folder, tuple(cached_files(folder)), None, remedy)
 
 
+def _remedy(location: ModelLocation) -> str:
+    if location.is_converted:
+        return f"Run: gptoss remove {location.name}, and convert it again"
+    return f"Run: gptoss download {location.short_name}"
+
+
 def _installed() -> Iterator[_Checkpoint]:
-    names = dict.fromkeys([*store.installed(), *(each.short_name for each in locations() if each.manifest())])
+    own = (each.short_name for each in locations() if each.manifest())
+    cached = (repository for repository, _, judged in store.cached_repositories() if judged.is_loadable)
+    names = dict.fromkeys([*store.installed(), *own, *cached])
     checkpoints = {checkpoint.folder: checkpoint for checkpoint in map(_find, names)}
     if not checkpoints:
         raise NotInstalledError("No model is downloaded", Hint.DOWNLOAD, subject="20b")
