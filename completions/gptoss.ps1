@@ -15,7 +15,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
         else { Join-Path $HOME '.local/share/gptoss' }
     $installed = @(Get-ChildItem (Join-Path $data 'checkpoints') -Directory -Name -ErrorAction SilentlyContinue)
-    $installed = @($installed | ForEach-Object { $_ -replace '^([^-]+(?:-[^-]+)*)--', '$1/' })  # OWNER/NAME
+    $installed = @($installed | ForEach-Object { ([regex]'--').Replace($_, '/', 1) })  # the folder of OWNER/NAME
     $models = @('20b', '120b', 'safeguard', 'safeguard-120b', 'demo') + $installed
     $known = @('gpt2-xl', 'qwen3-30b-a3b', 'qwen3-235b-a22b')
     $options = @{

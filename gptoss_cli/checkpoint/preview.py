@@ -10,7 +10,7 @@ from gptoss_cli.checkpoint import catalog
 from gptoss_cli.checkpoint.download import DownloadPlan
 from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, load_json, parse_json, read_index
 from gptoss_cli.checkpoint.hub import Hub, TransientError, is_offline
-from gptoss_cli.checkpoint.judgement import CONFIG, judge, judge_folder, refusal
+from gptoss_cli.checkpoint.judgement import CONFIG, Kind, judge, judge_folder, refusal
 from gptoss_cli.checkpoint.manifest import CheckpointFile
 from gptoss_cli.checkpoint.transfer import RetryPolicy, TransferContext, fetch_file
 from gptoss_cli.errors import Hint, IntegrityError
@@ -47,7 +47,9 @@ def check_kind(plan: DownloadPlan, connect: Callable[[], Hub], retry_policy: Ret
             folder = Path(temporary)
             _get_small_files(plan, context, folder)
             config = load_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-            judged = judge(config, _tensor_names(plan, context, folder))
+            judged = judge(config, _indexed_names(folder))
+            if judged.kind in (Kind.PACKED, Kind.UNPACKED, Kind.UNKNOWN) and not (folder / INDEX).is_file():
+                judged = judge(config, _names_in_header(plan, context))
     if not judged.is_loadable:
         repository = plan.manifest.repository
         hint = Hint.FETCH_AND_CONVERT if plan.missing else Hint.CONVERT
@@ -64,28 +66,33 @@ def _get_small_files(plan: DownloadPlan, context: TransferContext, folder: Path)
                 shutil.copyfile(plan.location.folder / file.name, folder / file.name)
 
 
-def _tensor_names(plan: DownloadPlan, context: TransferContext, folder: Path) -> Collection[str]:
-    """Return the names in the index, else in the header of the first file; none if that cannot be read now."""
-    if (folder / INDEX).is_file():
-        return read_index(folder / INDEX).keys()
+def _indexed_names(folder: Path) -> Collection[str]:
+    return read_index(folder / INDEX).keys() if (folder / INDEX).is_file() else ()
+
+
+def _names_in_header(plan: DownloadPlan, context: TransferContext) -> Collection[str]:
+    """Return the names of the tensors in the first file of weights; none if its header cannot be had now."""
     file = next(file for file in plan.manifest.files if _weights_bytes(file))
     if file not in plan.missing:
         return ()
     try:
-        return parse_json(_header(context, file), Path(file.name)).keys()
+        length = int.from_bytes(_range(context, file, 0, 8), "little")
+        if length > min(MAX_JSON_BYTES, file.size_bytes - 8):
+            return ()
+        return parse_json(_range(context, file, 8, 8 + length), Path(file.name)).keys()
     except (TransientError, IntegrityError):
         return ()  # the transfer tries again, and the check after it names the fault
 
 
-def _header(context: TransferContext, file: CheckpointFile) -> bytes:
-    """Return the header of a safetensors file on the Hub, up to 1 MB of it."""
-    start = b""
-    with context.hub.open(context.manifest, file, 0, min(file.size_bytes, 8 + MAX_JSON_BYTES)) as body:
+def _range(context: TransferContext, file: CheckpointFile, start_byte: int, end_byte: int) -> bytes:
+    """Return a few bytes of a file on the Hub. A server may send the file from its beginning."""
+    data = b""
+    with context.hub.open(context.manifest, file, start_byte, end_byte) as body:
         for block in body.blocks:
-            start += block
-            if len(start) >= 8 + min(int.from_bytes(start[:8], "little"), MAX_JSON_BYTES):
+            data += block
+            if body.start_byte + len(data) >= end_byte:
                 break
-    return start[8 : 8 + int.from_bytes(start[:8], "little")]
+        return data[start_byte - body.start_byte : end_byte - body.start_byte]
 
 
 def _weights_bytes(file: CheckpointFile) -> int:

@@ -263,7 +263,7 @@ def _find_model(model: Model) -> Path:
             return folder
         incomplete = incomplete or f"{model.name} is incomplete in {folder}: no {_shortened(missing)}"
     if model.published is not None and find_location(model.name).is_busy():
-        raise _busy_error(model.name)
+        raise _busy_error(find_location(model.name))
     raise NotInstalledError(incomplete or f"{model.name} is not downloaded", Hint.DOWNLOAD, subject=model.short_name)
 
 
@@ -272,13 +272,16 @@ def _find_own(location: ModelLocation) -> Path:
     if not missing:
         return location.folder
     if location.is_busy():
-        raise _busy_error(location.name)
+        raise _busy_error(location)
     message = f"{location.name} is incomplete in {location.folder}: no {_shortened(missing)}"
     raise NotInstalledError(message, location.remedy, subject=location.short_name)
 
 
-def _busy_error(name: str) -> GptossError:
-    return NotInstalledError(f"{name} is not complete: another gptoss is writing it. Wait until it has finished")
+def _busy_error(location: ModelLocation) -> GptossError:
+    verb = "converting" if location.is_converted else "downloading"
+    return NotInstalledError(
+        f"{location.name} is not complete: another gptoss is {verb} it. Wait until it has finished"
+    )
 
 
 def _copies(model: Model) -> Iterator[tuple[Path, list[str]]]:

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 from gptoss_cli.checkpoint import store
+from gptoss_cli.checkpoint.catalog import find_model
 from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.checkpoint.header import check_tensors
 from gptoss_cli.checkpoint.judgement import Kind, judge_folder, refusal
@@ -29,8 +30,10 @@ _SPARE_BYTES = 1 << 24  # for the small files and records
 
 def run_convert(source: str, name: str, console: Console, *, exact: bool, dry_run: bool, as_json: bool) -> None:
     """Run `gptoss convert`. Raises GptossError."""
+    if find_model(name) is not None:
+        raise UsageError(f"{name} is the name of a published model. Choose another name")
     if not is_converted_name(name):
-        raise UsageError(f"{name!r} cannot be the name of a converted model. Use letters, digits, dots and dashes")
+        raise UsageError(f"{name!r} cannot be the name of a model. Use letters, digits, dots and single dashes")
     location = converted_location(name)
     if location.manifest_path.is_file():
         raise UsageError(f"There is a model {name} already. Choose another name, or run: gptoss remove {name}")

@@ -132,7 +132,7 @@ def _fitted(row: _Row, folder: Path, judged: Judgement, machine: Hardware) -> _R
     try:
         config = load_config(weights_folder(folder) / "config.json")
     except GptossError:
-        return replace(row, state="damaged")
+        return row
     return replace(row, fits=fit(config, machine))
 
 

@@ -53,6 +53,7 @@ def pack(slabs: Iterable[NDArray[np.uint16]], groups: int, rows: int) -> PackedM
         if largest.max() >= _INFINITY:
             raise ValueError("infinity or NaN")
         scale = np.maximum((largest >> _MANTISSA_BITS) - _TOP_EXPONENT, np.int16(0))
+        scale[largest == 0] = 127  # any scale would do, but 0 would make the bits of 0 those of 1.0
         codes, rounded = _encode(magnitudes, scale)
         tiny = (largest < _SMALLEST) & (largest > 0)
         if tiny.any():

@@ -258,5 +258,5 @@ def test_a_path_that_does_not_exist_is_not_installed() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="Choose 20b, 120b, demo"):
+    with pytest.raises(UsageError, match="Choose 20b, 120b, safeguard, safeguard-120b, demo"):
         store.find_checkpoint("30b")
