@@ -93,9 +93,10 @@ def _row(location: ModelLocation) -> _Row:
     if wanted is None and not folder.exists():
         return _Row(name, "not downloaded", expected_bytes)
     complete = manifest is not None and not any(location.lacks(file) for file in manifest.files)
+    busy = "converting" if location.is_converted else "downloading"
     return _Row(
         name,
-        "downloading" if location.is_busy() else "installed" if complete else "incomplete",
+        busy if location.is_busy() else "installed" if complete else "incomplete",
         wanted.size_bytes if wanted else expected_bytes,
         held_bytes(folder) + unfinished_bytes,
         unfinished_bytes,
@@ -144,7 +145,7 @@ def _demo_row() -> _Row:
 
 def _cells(row: _Row) -> tuple[str, ...]:
     state = row.state
-    if row.state in ("incomplete", "downloading"):
+    if row.state in ("incomplete", "downloading", "converting"):
         state = f"{row.state}, {size_words(row.bytes_here)} here"
     elif row.bytes_partial:
         state = f"{row.state}, and {size_words(row.bytes_partial)} of a broken download"

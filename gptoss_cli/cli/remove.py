@@ -30,7 +30,7 @@ def run_remove(model: str, console: Console, *, partial: bool, yes: bool) -> Non
         raise typer.Exit(ExitStatus.INTERRUPTED)
 
     def refuse() -> None:
-        raise UsageError(f"Another gptoss is downloading {location.name}. Stop it first")
+        raise UsageError(f"Another gptoss is writing {location.name}. Stop it first")
 
     with writing(target), locked(location.lock_path, waiting=refuse):
         if not partial:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.cli import convert as command
-from gptoss_cli.engine import convert
+from gptoss_cli.engine import convert, mxfp4
 from gptoss_cli.engine.mxfp4 import PackedMatrix
 from tests.checkpoint.snapshots import cache_repository
 from tests.cli.conftest import Run
@@ -103,14 +103,14 @@ def test_a_rounded_file_of_an_earlier_run_is_refused_by_exact(
 
 def _interrupted(run: Run, expert: int, monkeypatch: pytest.MonkeyPatch) -> str:
     """Stop a conversion with Ctrl-C at that expert; return stderr."""
-    count, pack = 0, convert.pack
+    count = 0
 
     def pack_until_stopped(*arguments: object) -> PackedMatrix:
         nonlocal count
         count += 1
         if count == expert:
             raise KeyboardInterrupt
-        return pack(*arguments)  # type: ignore[arg-type]
+        return mxfp4.pack(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(convert, "pack", pack_until_stopped)

@@ -1,5 +1,6 @@
 """The whole chain, from the command line to the engine, over a small random checkpoint with the real vocabulary."""
 
+import json
 import re
 from pathlib import Path
 
@@ -86,3 +87,16 @@ def test_without_any_model_the_demo_answers_and_says_so(run: Run) -> None:
 def test_the_demo_is_not_announced_if_it_was_requested(run: Run) -> None:
     status, _, asides = run("ask", "-m", "demo", "--reasoning", "hide", "--seed", "1", "What is gptoss?")
     assert (status, asides) == (0, "")
+
+
+@needs_demo
+def test_a_post_is_judged_by_a_policy_and_the_verdict_has_the_form_of_the_schema(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "policy.md").write_text("Label each post. VIOLATES: asks for medical advice.")
+    (tmp_path / "post.txt").write_text("What should I take for a headache?")
+    verdict = {"violates": {"type": "boolean"}, "category": {"enum": ["none", "medical"]}}
+    schema = {"type": "object", "properties": verdict, "required": list(verdict), "additionalProperties": False}
+    (tmp_path / "verdict.json").write_text(json.dumps(schema))
+    files = ("-s", f"@{tmp_path}/policy.md", "--schema", f"{tmp_path}/verdict.json", "-f", f"{tmp_path}/post.txt")
+    status, answer, _ = run("ask", "-m", "demo", "--seed", "1", *files)
+    assert status == 0
+    assert json.loads(answer).keys() == verdict.keys()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_the_demo_saved_by_transformers_becomes_the_demo_again(tmp_path: Path, m
         {"torch_dtype": None},
     ],
 )
-def test_the_config_may_say_anything_about_the_quantization(config: dict[str, object], tmp_path: Path) -> None:
+def test_the_config_may_say_anything_about_the_quantization(config: dict[str, Any], tmp_path: Path) -> None:
     run(write_unpacked(tmp_path / "bf16", SHAPE, **config), tmp_path / "ours")
     text = (tmp_path / "ours" / "config.json").read_text()
     assert '"quant_method": "mxfp4"' in text
@@ -153,8 +154,8 @@ def test_other_values_are_rounded_within_a_quarter_of_the_largest_of_the_block(t
     assert losses.rounded_blocks == tensors[_EXPERTS].size // 32
     assert 0 < losses.largest_error < 0.25
     wanted = torch.from_numpy(tensors[_EXPERTS].view(np.int16)).view(torch.bfloat16).float().transpose(1, 2)
-    errors = (values(next(experts(tmp_path / "ours"))) - wanted).abs().unflatten(-1, (-1, 32)).amax(-1)
-    largest = wanted.abs().unflatten(-1, (-1, 32)).amax(-1)
+    errors = (values(next(experts(tmp_path / "ours"))) - wanted).abs().reshape(-1, 32).amax(-1)
+    largest = wanted.abs().reshape(-1, 32).amax(-1)
     assert float((errors / largest).max()) == pytest.approx(losses.largest_error)
 
 
@@ -204,6 +205,7 @@ def test_tensors_that_do_not_fit_the_config_are_named(
 _KILLED = """
 import os, signal, sys, threading
 from pathlib import Path
+from typing import Any
 from gptoss_cli.engine import convert
 from tests.engine.test_convert import run
 

@@ -33,7 +33,7 @@ def write_unpacked(folder: Path, shape: Shape, *, tensors: Mapping[str, Array] |
     values = config_json(shape) | {"quantization_config": None, "torch_dtype": "bfloat16"} | config
     (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if v is not None}), "utf-8")
     (folder / "generation_config.json").write_text('{"eos_token_id": [200002]}')
-    shard_of = {}
+    shard_of: dict[str, str] = {}
     for number in range(2):
         part = {name: tensors[name] for name in sorted(tensors)[number::2]}
         file = write_safetensors(folder / f"model-0000{number + 1}-of-00002.safetensors", part)
