@@ -57,7 +57,7 @@ class Judgement:
         """A noun phrase for one that cannot be loaded."""
         words = {
             Kind.UNPACKED: f"{self.name} re-save",
-            Kind.UNSLOTH: "unsloth 4-bit",
+            Kind.UNSLOTH: "unsloth layout",
             Kind.BITSANDBYTES: "bitsandbytes",
             Kind.QUANTIZED: self.name,
             Kind.ADAPTER: "LoRA adapter",
@@ -153,7 +153,7 @@ def refusal(judged: Judgement, what: str, size_bytes: int = 0, convert: Hint | N
             size = f" ({size_words(size_bytes)})" if size_bytes else ""
             return IntegrityError(f"{what} is a {name} re-save{size}", *([convert] if convert else ()), subject=what)
         case Kind.UNSLOTH:
-            layout = "is in the 4-bit layout of unsloth, which only unsloth reads"
+            layout = "is in the layout of unsloth, which only unsloth reads"
             return IntegrityError(f"{what} {layout}. In unsloth, save it as merged_16bit and convert that")
         case Kind.BITSANDBYTES:
             return IntegrityError(f"{what} is quantized by bitsandbytes. Save the model in bf16 and convert that")

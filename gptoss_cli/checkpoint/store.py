@@ -40,7 +40,7 @@ class ModelLocation:
     @property
     def is_converted(self) -> bool:
         """True for a checkpoint that was converted here, so that it cannot be downloaded."""
-        return self.repository.startswith(f"{CONVERTED_OWNER}/")
+        return self.repository == f"{CONVERTED_OWNER}/{self.name}"
 
     @property
     def remedy(self) -> Hint:
@@ -105,8 +105,8 @@ def find_location(name: str) -> ModelLocation:
         return ModelLocation(model.name, model.short_name, model.published.repository)
     if model is not None:
         raise UsageError(f"{model.name} is part of gptoss: there is nothing to download or remove")
-    if is_converted_name(name) and converted_location(name).folder.is_dir():
-        return converted_location(name)
+    if (converted := find_converted(name)) is not None:
+        return converted
     if not is_repository(name) or not is_plain_file_name(name.replace("/", "--")):
         known = ", ".join(model.short_name for model in catalog.MODELS if model.published)
         raise UsageError(f"There is no model {name!r}. Choose {known}, or OWNER/NAME of a repository")
@@ -123,6 +123,12 @@ def is_converted_name(name: str) -> bool:
 def converted_location(name: str) -> ModelLocation:
     """Return the location of the checkpoint that is, or will be, converted as `name`."""
     return ModelLocation(name, name, f"{CONVERTED_OWNER}/{name}")
+
+
+def find_converted(name: str) -> ModelLocation | None:
+    """Return the location of the checkpoint that was converted as `name`, finished or not, or None."""
+    location = converted_location(name) if is_converted_name(name) else None
+    return location if location is not None and location.folder.is_dir() else None
 
 
 def locations() -> list[ModelLocation]:
@@ -165,8 +171,8 @@ def find_folder(name_or_path: str) -> Path:
     if model is not None:
         return _find_model(model)
     folder = Path(name_or_path).expanduser()
-    if is_converted_name(name_or_path) and converted_location(name_or_path).folder.is_dir():
-        return _find_own(converted_location(name_or_path))
+    if (converted := find_converted(name_or_path)) is not None:
+        return _find_own(converted)
     if is_repository(name_or_path) and not folder.is_dir():
         if find_location(name_or_path).folder.is_dir():
             return _find_own(find_location(name_or_path))

@@ -35,21 +35,28 @@ def run_convert(source: str, name: str, console: Console, *, exact: bool, dry_ru
     if not is_converted_name(name):
         raise UsageError(f"{name!r} cannot be the name of a model. Use letters, digits, dots and single dashes")
     location = converted_location(name)
-    if location.manifest_path.is_file():
-        raise UsageError(f"There is a model {name} already. Choose another name, or run: gptoss remove {name}")
-    run = _Run(Conversion(_find_source(source)), location, console, as_json=as_json)
+    _check_free(location)
+    conversion = Conversion(_find_source(source))
     if dry_run:
-        run.show()
+        _Run(conversion, location, console, as_json=as_json).show()
         return
     with writing(location.lock_path):
-        location.partial.mkdir(parents=True, exist_ok=True)
+        location.lock_path.parent.mkdir(parents=True, exist_ok=True)
         location.lock_path.touch()
 
     def refuse() -> None:
         raise UsageError(f"Another gptoss is converting {name}. Wait until it has finished")
 
     with locked(location.lock_path, waiting=refuse):
-        run.convert(exact=exact)
+        _check_free(location)
+        _Run(conversion, location, console, as_json=as_json).convert(exact=exact)
+
+
+def _check_free(location: ModelLocation) -> None:
+    """Raise UsageError if there is a model with this name."""
+    if location.manifest_path.is_file():
+        name = location.name
+        raise UsageError(f"There is a model {name} already. Choose another name, or run: gptoss remove {name}")
 
 
 def _find_source(source: str) -> Path:
@@ -90,16 +97,18 @@ class _Run:
         """Convert what is missing, verify the files, and install them."""
         self._check_space()
         self._announce()
-        for leftover in self._location.folder.glob(".*.part"):
-            leftover.unlink(missing_ok=True)
+        with writing(self._location.partial):
+            self._location.partial.mkdir(parents=True, exist_ok=True)
+            for leftover in self._location.folder.glob(".*.part"):
+                leftover.unlink(missing_ok=True)
         try:
             self._write_shards(exact=exact)
+            files = self._conversion.write_small_files(self._location.folder)
+            files += [file for file, _ in self._done.values()]
+            self._verify(files)
         except KeyboardInterrupt:
             self._console.notice("Stopped. Finished files are kept: run the same command to continue.")
             raise
-        files = self._conversion.write_small_files(self._location.folder)
-        files += [file for file, _ in self._done.values()]
-        self._verify(files)
         self._install(files)
         self._report()
 
@@ -149,10 +158,8 @@ class _Run:
     def _verify(self, files: list[CheckpointFile]) -> None:
         """Read the files back. A wrong one is deleted, so that the next run writes it again."""
         folder, stop = self._location.folder, threading.Event()
-        with (
-            stopping(stop.set),
-            FileProgress(self._console, sum(f.size_bytes for f in files), done="right") as progress,
-        ):
+        total_bytes = sum(file.size_bytes for file in files)
+        with stopping(stop.set), FileProgress(self._console, total_bytes, done="right") as progress:
             wrong = find_wrong_files(folder, files, progress, stop)
         for name in wrong:
             (folder / name).unlink(missing_ok=True)

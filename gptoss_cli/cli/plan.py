@@ -105,7 +105,7 @@ def _config_file(folder: Path, wanted: str) -> Path:
     """Return the config of a folder, which may lack the weights. Raises what `ask -m` raises for anything else."""
     files = (folder / "config.json", folder / "original" / "config.json")
     found = next((file for file in files if file.is_file()), None)
-    if found is None:
+    if found is None or store.find_converted(wanted) is not None:
         return weights_folder(store.find_checkpoint(wanted)) / "config.json"
     check_loadable(folder, wanted)
     return found
