@@ -168,7 +168,7 @@ def convert(
     """Convert a fine-tuned model that was saved in bf16.
 
     Packs the experts to MXFP4, as in the published models. Experts that were not trained are packed without loss.
-    Run it again to continue after an interruption. SOURCE stays as it is.
+    Run it again to continue after an interruption. The source stays as it is.
     """
     with _torch_errors():
         from gptoss_cli.cli.convert import run_convert
