@@ -25,6 +25,7 @@ from gptoss_cli.checkpoint.manifest import (
     read_manifest,
 )
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, NotInstalledError, UsageError
+from gptoss_cli.paths import expanded, shown_path, typed_path
 
 _PARTIAL = ".partial"
 _PIN = "wanted.json"
@@ -102,7 +103,7 @@ def find_location(name: str) -> ModelLocation:
         return find_location(published.name)
     if not is_repository(name) or not is_plain_file_name(name.replace("/", "--")):
         known = ", ".join(model.short_name for model in catalog.MODELS if model.published)
-        raise UsageError(f"There is no model {name!r}. Choose {known}, or OWNER/NAME of a repository")
+        raise UsageError(f"There is no model {shown_path(name)!r}. Choose {known}, or OWNER/NAME of a repository")
     return ModelLocation(name.replace("/", "--"), name, name)
 
 
@@ -131,14 +132,17 @@ def find_checkpoint(name_or_path: str) -> Path:
     model = catalog.find_model(name_or_path)
     if model is not None:
         return _find_model(model)
-    folder = Path(name_or_path).expanduser()
-    if is_repository(name_or_path) and not folder.is_dir() and find_location(name_or_path).folder.is_dir():
+    folder = typed_path(name_or_path)
+    is_folder = os.path.isdir(folder)
+    if is_repository(name_or_path) and not is_folder and find_location(name_or_path).folder.is_dir():
         return _find_own(find_location(name_or_path))
-    if not _is_path(name_or_path):
+    if not (is_folder or _is_path(name_or_path)):
         known = ", ".join(model.short_name for model in catalog.MODELS)
-        raise UsageError(f"There is no model {name_or_path!r}. Choose {known}, or the folder of a checkpoint")
-    if not folder.is_dir():
-        raise NotInstalledError(f"There is no folder {folder}")
+        raise UsageError(
+            f"There is no model {shown_path(name_or_path)!r}. Choose {known}, or the folder of a checkpoint"
+        )
+    if not is_folder:
+        raise NotInstalledError(f"There is no folder {shown_path(folder)}")
     missing = _missing_files(folder)
     if missing:
         raise NotInstalledError(f"{folder} is not a complete checkpoint: no {_shortened(missing)}")
@@ -168,7 +172,7 @@ def cached(name: str) -> Path | None:
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep)) or Path(text).is_dir()
+    return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep))
 
 
 def _find_model(model: Model) -> Path:
@@ -231,11 +235,11 @@ def _hub_cache() -> Path:
     """Return the folder in which huggingface_hub keeps repositories (its documentation, "environment variables")."""
     environment = os.environ
     if folder := environment.get("HF_HUB_CACHE"):
-        return Path(folder).expanduser()
+        return Path(expanded(folder))
     if home := environment.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
+        return Path(expanded(home)) / "hub"
     cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "huggingface" / "hub"
+    return Path(expanded(cache)) / "huggingface" / "hub"
 
 
 def _hub_snapshot(published: Published) -> Path | None:
@@ -266,9 +270,9 @@ def _check_links(snapshot: Path) -> None:
 
 def _missing_files(folder: Path) -> list[str]:
     """Return the names of the files that a checkpoint in `folder` lacks, none if it is complete."""
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         inner = folder / "original"
-        return _missing_files(inner) if (inner / "config.json").is_file() else ["config.json"]
+        return _missing_files(inner) if os.path.isfile(inner / "config.json") else ["config.json"]
     if (folder / INDEX).is_file():
         return [name for name in sorted(set(read_index(folder / INDEX).values())) if not (folder / name).is_file()]
     if (folder / _SINGLE).is_file():

@@ -45,7 +45,7 @@ class ChatStart:
     """
 
     words: Sequence[str]
-    files: Sequence[str | Path]
+    files: Sequence[Path]
     history: HistoryOptions
     plain: bool = False
     vi: bool = False
@@ -69,7 +69,7 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
     if options.reasoning is not None:
         chat.state.reasoning = options.reasoning
     for file in start.files:
-        chat.state.attached.append(attachment(Path(file), console))
+        chat.state.attached.append(attachment(file, console))
     try:
         chat.run(valid_text(" ".join(start.words)))
     finally:

@@ -27,6 +27,7 @@ from gptoss_cli.cli.options import (
     YesOption,
 )
 from gptoss_cli.errors import Hint, ResourceError, first_line
+from gptoss_cli.paths import typed_path
 
 _SETTINGS = (
     "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or in the"
@@ -48,9 +49,14 @@ def chat(
     ] = None,
     *,
     files: Annotated[
-        list[str] | None,
+        list[Path] | None,
         typer.Option(
-            "--file", "-f", metavar="PATH", help="Text file for the first message; repeatable.", show_default=False
+            "--file",
+            "-f",
+            metavar="PATH",
+            parser=typed_path,
+            help="Text file for the first message; repeatable.",
+            show_default=False,
         ),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print the text itself: no Markdown, no redrawing.")] = False,
@@ -259,7 +265,9 @@ def inspect(
 
 @_COMMANDS.command("evaluate", epilog=_SETTINGS)
 def evaluate(
-    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Questions with expected answers.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", parser=typed_path, help="Questions with expected answers.")
+    ],
     *,
     evaluate: EvaluateOptions,
     options: TurnOptions,

@@ -1,5 +1,6 @@
 """`gptoss plan`: how a model would run on this machine or on another one, before anything is downloaded."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import PlanOptions
 from gptoss_cli.errors import GptossError
+from gptoss_cli.paths import typed_path
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
 from gptoss_cli.placement.hardware import Cuda, Gpu, Hardware
@@ -96,13 +98,13 @@ def planned_config(wanted: str | None) -> tuple[str, ModelConfig, int]:
 
         return model.name, load_config(demo_checkpoint() / "config.json"), 0
     assert wanted is not None
-    return wanted, load_config(_config_file(Path(wanted).expanduser(), wanted)), 0
+    return wanted, load_config(_config_file(typed_path(wanted), wanted)), 0
 
 
 def _config_file(folder: Path, wanted: str) -> Path:
     """Return the config of a folder, which may lack the weights. Raises what `ask -m` raises for anything else."""
     files = (folder / "config.json", folder / "original" / "config.json")
-    found = next((file for file in files if file.is_file()), None)
+    found = next((file for file in files if os.path.isfile(file)), None)
     return found or store.find_checkpoint(wanted) / "config.json"
 
 

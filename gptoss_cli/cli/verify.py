@@ -1,5 +1,6 @@
 """`gptoss verify`: check the files of installed models, offline."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,7 @@ from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
+from gptoss_cli.paths import typed_path
 from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from gptoss_cli.terminal.console import Console
@@ -80,7 +82,7 @@ def _find(name: str) -> _Checkpoint:
         return _Checkpoint(name, demo_checkpoint(), (), None, "Delete that folder: it is made again")
     folder = store.find_checkpoint(name)
     remedy = "Get it again from where it came"
-    if not Path(name).expanduser().is_dir():
+    if not os.path.isdir(typed_path(name)):
         location = find_location(name)
         if folder == location.folder:
             manifest = location.manifest()
