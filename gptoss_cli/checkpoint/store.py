@@ -25,7 +25,7 @@ from gptoss_cli.checkpoint.manifest import (
     read_manifest,
 )
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, NotInstalledError, UsageError
-from gptoss_cli.paths import expanded, shown_path, typed_path
+from gptoss_cli.paths import shown_path, typed_path
 
 _PARTIAL = ".partial"
 _PIN = "wanted.json"
@@ -235,11 +235,11 @@ def _hub_cache() -> Path:
     """Return the folder in which huggingface_hub keeps repositories (its documentation, "environment variables")."""
     environment = os.environ
     if folder := environment.get("HF_HUB_CACHE"):
-        return Path(expanded(folder))
+        return Path(folder).expanduser()
     if home := environment.get("HF_HOME"):
-        return Path(expanded(home)) / "hub"
+        return Path(home).expanduser() / "hub"
     cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(expanded(cache)) / "huggingface" / "hub"
+    return Path(cache).expanduser() / "huggingface" / "hub"
 
 
 def _hub_snapshot(published: Published) -> Path | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from gptoss_cli import __version__
 from gptoss_cli.errors import ExitStatus, GptossError
@@ -13,6 +14,8 @@ from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from gptoss_cli.chat.request import OpenModel
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
@@ -39,7 +42,7 @@ def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
     except BrokenPipeError:
         console.abandon()
         return ExitStatus.BROKEN_PIPE
-    except Exception as exc:  # noqa: BLE001  the program's last resort
+    except BaseException as exc:  # noqa: BLE001  the program's last resort; a panic of a Rust library is no Exception
         return _report(exc, console)
 
 
@@ -47,18 +50,23 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(ExitStatus.TERMINATED)
 
 
-def _report(exc: Exception, console: Console) -> int:
+def _report(exc: BaseException, console: Console) -> int:
     import traceback
 
-    from gptoss_cli.cli.hints import sentence, unexpected
+    from gptoss_cli.cli.hints import sentence, unexpected, without_secrets
 
     if console.debug:
-        console.err("".join(traceback.format_exception(exc)))
+        console.err(without_secrets("".join(traceback.format_exception(exc)), console.environment))
     if isinstance(exc, GptossError):
-        console.error(sentence(exc))
+        console.error(without_secrets(sentence(exc), console.environment))
         return exc.exit_status
     if isinstance(exc, MemoryError):
         console.error(unexpected(exc))
         return ExitStatus.RESOURCES
-    console.error(f"{unexpected(exc)}. To see where: gptoss --debug ...")
+    if isinstance(exc, OSError) and exc.filename is None and exc.errno in _FULL:
+        # Typer writes help by itself.
+        console.error(f"The output cannot be written: {exc.strerror}")
+        console.abandon()
+        return ExitStatus.FAILED
+    console.error(without_secrets(f"{unexpected(exc)}. To see where: gptoss --debug ...", console.environment))
     return ExitStatus.FAILED
