@@ -39,7 +39,7 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     placement = choose_placement(name, folder, request.placement, notice, every_reason=request.every_reason)
     progress(f"Loading {name}")
     kv_limit_bytes = KV_LIMIT_BYTES if request.prefix_cache else 0
-    generator = loader.load(folder, placement, progress=progress, kv_limit_bytes=kv_limit_bytes)
+    generator = loader.load(folder, placement, progress=progress, notice=notice, kv_limit_bytes=kv_limit_bytes)
     session = _begin(generator, request)
     if request.prefix_cache:
         generator.keep_prefix(session.prefix())
@@ -65,7 +65,7 @@ def choose_checkpoint(model: str | None, notice: Notify) -> tuple[str, Path]:
             return name, folder
         notice("No model is installed: the built-in demo answers", Hint.DOWNLOAD, subject="20b")
     if model is None or catalog.find_model(model) is catalog.DEMO:
-        return catalog.DEMO.name, demo_checkpoint()
+        return catalog.DEMO.name, demo_checkpoint(notice=notice)
     return model, store.find_checkpoint(model)
 
 

@@ -33,14 +33,16 @@ def load(
     placement: Placement,
     *,
     progress: Callable[[str], None] | None = None,
+    notice: Callable[[str], None] | None = None,
     chunk_tokens: int | None = None,
     kv_limit_bytes: int = KV_LIMIT_BYTES,
 ) -> Generator:
     """Load the checkpoint in `folder`, or in its `original` folder, and place its weights as `placement` says.
 
     On the CPU they are mapped files. 8-bit dense weights are converted first, unless their cache exists. The number of
-    threads applies to the whole process. `progress` is called with a line before a step that takes long. A prefill
-    reads `chunk_tokens` at once. KV caches on disk use at most `kv_limit_bytes`; 0 neither reads nor writes any.
+    threads applies to the whole process. `progress` is called with a line before a step that takes long, and `notice`
+    with one about a file that was damaged and is made again. A prefill reads `chunk_tokens` at once. KV caches on disk
+    use at most `kv_limit_bytes`; 0 neither reads nor writes any.
 
     Raises NotInstalledError, IntegrityError or ResourceError if something is wrong with the files or the device, and
     UsageError if the context is larger than the model's.
@@ -55,7 +57,7 @@ def load(
     weights, identity = load_weights(home, config, placement), fingerprint(home)
     kernels, numerics = _choose_kernels(placement)
     if placement.dense is Dense.INT8:
-        weights = int8_weights(weights, int8_folder(), identity)
+        weights = int8_weights(weights, int8_folder(), identity, notice=notice)
     dtype, on_cpu = _TORCH_DTYPES[placement.dtype], placement.device == "cpu"
     use_cuda_graph = placement.kernels is KernelSet.TRITON and not on_cpu
     model = Transformer(config, weights, kernels, dtype, use_cuda_graph=use_cuda_graph)
