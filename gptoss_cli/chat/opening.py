@@ -1,6 +1,7 @@
 """Opens a chat: finds the checkpoint, chooses a placement, loads the model and begins the conversation."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -24,6 +25,7 @@ from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.placement import Placement
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import Execution
+from gptoss_cli.terminal_modes import TerminalModes
 
 # Without any handler Python writes warnings to stderr, also if nobody asked for a log.
 _NO_LOG: Final = logging.NullHandler()
@@ -53,6 +55,11 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
         dtype=request.placement.dtype,
     )
     return OpenedModel(session, info, generator.measure_attention)
+
+
+def end_at_lost_page(line: Callable[[str], str], terminal: TerminalModes | None) -> None:
+    """End the process in one line when a mapped file becomes shorter. See `loader.end_at_lost_page`."""
+    loader.end_at_lost_page(line, terminal)
 
 
 def choose_checkpoint(model: str | None, notice: Notify) -> tuple[str, Path]:

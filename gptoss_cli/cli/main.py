@@ -34,7 +34,7 @@ def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
         from gptoss_cli.cli.environment import Environment
         from gptoss_cli.cli.framework import invoke
 
-        return invoke(definition.PROGRAM, argv, Environment(console, open_model or definition.open_model))
+        return invoke(definition.PROGRAM, argv, Environment(console, open_model or definition.opener(console)))
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else ExitStatus.DONE
     except KeyboardInterrupt:

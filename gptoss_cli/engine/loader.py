@@ -1,6 +1,7 @@
 """Loading: from a checkpoint and a placement to a generator whose kernels have been checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +13,19 @@ from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels, find_kernels
+from gptoss_cli.engine.kernels.native_library import MappedFile, Native, find_library
 from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.model import Transformer
 from gptoss_cli.engine.prefix_cache import PrefixCache
 from gptoss_cli.engine.quantize import int8_weights
 from gptoss_cli.engine.selfcheck import check_device, check_kernels, check_overlapped
 from gptoss_cli.engine.weights import load_weights
-from gptoss_cli.errors import Hint, UsageError
+from gptoss_cli.errors import Hint, IntegrityError, UsageError
 from gptoss_cli.generation import Numerics
 from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.placement import KernelSet, Placement
 from gptoss_cli.settings import Dense, Dtype, Execution
+from gptoss_cli.terminal_modes import TerminalModes
 
 _TORCH_DTYPES = {Dtype.FLOAT32: torch.float32, Dtype.BFLOAT16: torch.bfloat16}
 _CPU_CHUNK_TOKENS, _GPU_CHUNK_TOKENS = 512, 2048
@@ -74,6 +77,33 @@ def load(
         numerics=numerics,
         prefix_cache=_prefix_cache(identity, placement, numerics, kv_limit_bytes),
     )
+
+
+def end_at_lost_page(line: Callable[[str], str], terminal: TerminalModes | None) -> None:
+    """End the process, with IntegrityError's status, when a mapped file becomes shorter while it is read.
+
+    `line` returns what is then written to stderr about a file; the modes of `terminal` are restored. Call it again when
+    other files are mapped. Does nothing on systems where the library cannot, and without the library.
+    """
+    path = find_library()
+    if path is None:
+        return
+    with suppress(OSError):
+        native = Native(path)
+        if terminal is not None:
+            native.restore_at_end(terminal.handle, terminal.flags, terminal.characters)
+        files = [MappedFile(start, end, line(name).encode()) for start, end, name in _mapped_checkpoints()]
+        native.end_at_lost_page(line("A file").encode(), files, IntegrityError.exit_status)
+
+
+def _mapped_checkpoints() -> Iterator[tuple[int, int, str]]:
+    """Yield the addresses and the path of each mapped safetensors file, as far as Linux tells."""
+    with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        for mapping in maps:
+            addresses, *_, name = mapping.rstrip("\n").split(maxsplit=5)
+            if name.endswith(".safetensors"):
+                start, _, end = addresses.partition("-")
+                yield int(start, 16), int(end, 16), name
 
 
 def _check_triton(model: Transformer, overlapped: bool, progress: Callable[[str], None] | None) -> None:
