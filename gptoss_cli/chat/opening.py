@@ -67,6 +67,9 @@ def choose_checkpoint(model: str | None, notice: Notify) -> tuple[str, Path]:
 
     Raises UsageError, NotInstalledError or IntegrityError.
     """
+    if model is None or catalog.find_model(model) not in (None, catalog.DEMO):
+        for problem in store.damaged_copies():
+            notice(str(problem), *problem.hints, subject=problem.subject)
     if model is None:
         for name, folder in store.installed().items():
             return name, folder

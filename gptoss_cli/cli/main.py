@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from gptoss_cli import __version__
 from gptoss_cli.errors import ExitStatus, GptossError
@@ -14,8 +13,6 @@ from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
     from gptoss_cli.chat.request import OpenModel
-
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
@@ -63,10 +60,5 @@ def _report(exc: BaseException, console: Console) -> int:
     if isinstance(exc, MemoryError):
         console.error(unexpected(exc))
         return ExitStatus.RESOURCES
-    if isinstance(exc, OSError) and exc.filename is None and exc.errno in _FULL:
-        # Typer writes help by itself.
-        console.error(f"The output cannot be written: {exc.strerror}")
-        console.abandon()
-        return ExitStatus.FAILED
     console.error(without_secrets(f"{unexpected(exc)}. To see where: gptoss --debug ...", console.environment))
     return ExitStatus.FAILED

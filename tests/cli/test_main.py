@@ -222,16 +222,6 @@ def test_a_panic_of_a_library_is_one_line(capsys: Capture) -> None:
     assert "index out of range" in error
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"], ["completions", "bash"]])
-def test_a_full_stdout_is_one_line(arguments: list[str]) -> None:
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "gptoss_cli", *arguments], stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode == ExitStatus.FAILED
-    assert done.stderr.count(b"\n") == 1
-    assert b"cannot be written: No space left on device" in done.stderr
-
-
 @pytest.mark.parametrize(
     "proxy", ["http://me:sesame1/open2@host:80", "http://me:sesame1@host:port", "me:sesame1@host", "http://:sesame1@["]
 )
