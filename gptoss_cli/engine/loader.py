@@ -75,7 +75,7 @@ def load(
         chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS),
         overlapped=overlapped,
         numerics=numerics,
-        prefix_cache=_prefix_cache(identity, placement, numerics, kv_limit_bytes),
+        prefix_cache=_prefix_cache(identity, placement, numerics, kv_limit_bytes, notice),
     )
 
 
@@ -120,12 +120,14 @@ def _is_wholly_on_device(model: Transformer) -> bool:
     return experts_there and model.weights.embedding.device == model.device
 
 
-def _prefix_cache(identity: str, placement: Placement, numerics: Numerics, limit_bytes: int) -> PrefixCache | None:
+def _prefix_cache(
+    identity: str, placement: Placement, numerics: Numerics, limit_bytes: int, notice: Callable[[str], None] | None
+) -> PrefixCache | None:
     # A GPU that holds all weights computes a prompt about as fast as a disk returns it.
     if limit_bytes == 0 or placement.execution is Execution.MXFP4:
         return None
     key = f"{__version__} {identity} {placement.dtype} {placement.device} {numerics.summary}"
-    return PrefixCache(kv_folder(), key, limit_bytes=limit_bytes)
+    return PrefixCache(kv_folder(), key, limit_bytes=limit_bytes, notice=notice)
 
 
 def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
