@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 import platformdirs
+
+from gptoss_cli.errors import UsageError
+from gptoss_cli.paths import expanded
 
 
 class ReasoningEffort(StrEnum):
@@ -99,8 +103,16 @@ def config_folder() -> Path:
 def _folder(kind: str, find: Callable[..., Path]) -> Path:
     home = os.environ.get("GPTOSS_HOME")
     if home:
-        return Path(home).expanduser() / kind
-    return find("gptoss", appauthor=False)
+        folder = expanded(home)
+        if folder.startswith("~"):
+            raise UsageError(f"GPTOSS_HOME is {home}, but there is no such home folder. Set it to a folder")
+        return Path(folder) / kind
+    with suppress(RuntimeError):
+        found = find("gptoss", appauthor=False)
+        # If the user has no home folder, some versions of platformdirs raise, and others leave the path as it is.
+        if not os.fspath(found).startswith("~"):
+            return found
+    raise UsageError("Your home folder is not known. Set HOME to it, or GPTOSS_HOME to a folder for gptoss")
 
 
 def config_file() -> Path:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from gptoss_cli.checkpoint.manifest import is_commit, is_repository
 from gptoss_cli.errors import IntegrityError
+from gptoss_cli.files import read_regular
 
 _PREFIX = "models--"
+_MAX_REF_BYTES = 1000
 
 
 def cache_folder() -> Path:
@@ -30,9 +32,11 @@ def find_snapshot(repository: str) -> Path | None:
     folder = cache_folder() / f"{_PREFIX}{repository.replace('/', '--')}"
     ref = folder / "refs" / "main"
     try:
-        commit = ref.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        commit = read_regular(ref, _MAX_REF_BYTES).decode("ascii", "replace").strip()
+    except FileNotFoundError:
         return None
+    except OSError as exc:
+        raise IntegrityError(f"{ref} cannot be read: {exc.strerror or exc}. Delete {folder}") from exc
     if not is_commit(commit):
         raise IntegrityError(f"{ref} does not hold a commit. Delete {folder}")
     snapshot = folder / "snapshots" / commit

@@ -7,7 +7,7 @@ are there. Nothing here opens weights or uses the network.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from gptoss_cli.checkpoint.judgement import Judgement, Kind, check_files, check_
 from gptoss_cli.checkpoint.lock import is_locked
 from gptoss_cli.checkpoint.manifest import MANIFEST, CheckpointFile, Manifest, is_repository, read_manifest
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, NotInstalledError, UsageError
+from gptoss_cli.paths import shown_path, typed_path
 
 _PARTIAL = ".partial"
 _PIN = "wanted.json"
@@ -109,7 +110,7 @@ def find_location(name: str) -> ModelLocation:
         return converted
     if not is_repository(name) or not is_plain_file_name(name.replace("/", "--")):
         known = ", ".join(model.short_name for model in catalog.MODELS if model.published)
-        raise UsageError(f"There is no model {name!r}. Choose {known}, or OWNER/NAME of a repository")
+        raise UsageError(f"There is no model {shown_path(name)!r}. Choose {known}, or OWNER/NAME of a repository")
     return ModelLocation(name.replace("/", "--"), name, name)
 
 
@@ -157,7 +158,7 @@ def find_checkpoint(name_or_path: str) -> Path:
     Raises IntegrityError if it is another kind of checkpoint, with what to do.
     """
     folder = find_folder(name_or_path)
-    check_loadable(folder, name_or_path)
+    check_loadable(folder, shown_path(name_or_path))
     return folder
 
 
@@ -170,30 +171,33 @@ def find_folder(name_or_path: str) -> Path:
     model = known_model(name_or_path)
     if model is not None:
         return _find_model(model)
-    folder = Path(name_or_path).expanduser()
     if (converted := find_converted(name_or_path)) is not None:
         return _find_own(converted)
-    if is_repository(name_or_path) and not folder.is_dir():
+    folder = typed_path(name_or_path)
+    is_folder = os.path.isdir(folder)
+    if is_repository(name_or_path) and not is_folder:
         if find_location(name_or_path).folder.is_dir():
             return _find_own(find_location(name_or_path))
         snapshot = hub_cache.find_snapshot(name_or_path)
         if snapshot is not None:
             hub_cache.check_links(snapshot)
             return _complete(snapshot)
-    if not _is_path(name_or_path):
-        known = ", ".join(model.short_name for model in catalog.MODELS)
-        raise UsageError(f"There is no model {name_or_path!r}. Choose {known}, or the folder of a checkpoint")
-    if folder.is_file():
+    if os.path.isfile(folder):
         _refuse_file(folder)
-    if not folder.is_dir():
-        raise NotInstalledError(f"There is no folder {folder}")
+    if not (is_folder or _is_path(name_or_path)):
+        known = ", ".join(model.short_name for model in catalog.MODELS)
+        raise UsageError(
+            f"There is no model {shown_path(name_or_path)!r}. Choose {known}, or the folder of a checkpoint"
+        )
+    if not is_folder:
+        raise NotInstalledError(f"There is no folder {shown_path(folder)}")
     return _complete(folder)
 
 
 def known_model(name_or_path: str) -> Model | None:
     """Return the model of the catalog with this name, alias or repository; None for a folder that exists."""
     model = catalog.find_model(name_or_path)
-    if model is None and not Path(name_or_path).expanduser().is_dir():
+    if model is None and not os.path.isdir(name_or_path):
         model = catalog.find_repository(name_or_path)
     return model
 
@@ -218,7 +222,10 @@ def _refuse_file(file: Path) -> NoReturn:
 
 
 def installed() -> dict[str, Path]:
-    """Return name and folder of every published model that is complete here, in the order of the catalog."""
+    """Return name and folder of every published model that is complete here, in the order of the catalog.
+
+    Copies in the Hugging Face cache that are damaged are passed over; see `damaged_copies`.
+    """
     found = {}
     for model in catalog.MODELS:
         folder = next((folder for folder, missing in _copies(model) if not missing), None)
@@ -228,12 +235,21 @@ def installed() -> dict[str, Path]:
 
 
 def cached(location: ModelLocation) -> Path | None:
-    """Return the folder of a model's complete copy in the Hugging Face cache. Raises IntegrityError."""
-    snapshot = hub_cache.find_snapshot(location.repository)
-    if snapshot is None:
-        return None
-    hub_cache.check_links(snapshot)
-    return None if _missing_files(snapshot) else snapshot
+    """Return the folder of a model's complete copy in the Hugging Face cache, None if it is damaged."""
+    with suppress(IntegrityError):
+        return next((folder for folder, missing in _hub_copies(location.repository) if not missing), None)
+    return None
+
+
+def damaged_copies(models: Sequence[Model] = catalog.MODELS) -> list[IntegrityError]:
+    """Return what is wrong with copies of `models` in the Hugging Face cache, one error for each damaged one."""
+    problems = []
+    for model in models:
+        try:
+            list(_hub_copies(model.published.repository) if model.published else ())
+        except IntegrityError as exc:
+            problems.append(exc)
+    return problems
 
 
 def cached_repositories() -> Iterator[tuple[str, Path, Judgement]]:
@@ -258,7 +274,7 @@ def _is_gpt_oss(snapshot: Path) -> bool:
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep)) or Path(text).exists()
+    return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep))
 
 
 def _find_model(model: Model) -> Path:
@@ -270,6 +286,9 @@ def _find_model(model: Model) -> Path:
         incomplete = incomplete or f"{model.name} is incomplete in {folder}: no {_shortened(missing)}"
     if model.published is not None and find_location(model.name).is_busy():
         raise _busy_error(find_location(model.name))
+    if incomplete is None:
+        for problem in damaged_copies([model]):
+            raise IntegrityError(str(problem), Hint.DOWNLOAD, subject=model.short_name) from problem
     raise NotInstalledError(incomplete or f"{model.name} is not downloaded", Hint.DOWNLOAD, subject=model.short_name)
 
 
@@ -291,13 +310,22 @@ def _busy_error(location: ModelLocation) -> GptossError:
 
 
 def _copies(model: Model) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each folder that holds files of a published model, with the names of the missing files."""
+    """Yield each folder that holds files of a published model, with the names of the missing files.
+
+    A damaged copy in the Hugging Face cache is passed over.
+    """
     if model.published is None:
         return
     location = find_location(model.name)
     if location.folder.is_dir():
         yield location.folder, _missing_own_files(location)
-    snapshot = hub_cache.find_snapshot(model.published.repository)
+    with suppress(IntegrityError):
+        yield from _hub_copies(model.published.repository)
+
+
+def _hub_copies(repository: str) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the copy in the Hugging Face cache, if there is one, as `_copies` does. Raises IntegrityError."""
+    snapshot = hub_cache.find_snapshot(repository)
     if snapshot is not None:
         hub_cache.check_links(snapshot)
         yield snapshot, _missing_files(snapshot)
@@ -322,9 +350,9 @@ def _missing_own_files(location: ModelLocation) -> list[str]:
 
 def _missing_files(folder: Path) -> list[str]:
     """Return the names of the files that a checkpoint in `folder` lacks, none if it is complete."""
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         inner = folder / "original"
-        return _missing_files(inner) if (inner / "config.json").is_file() else ["config.json"]
+        return _missing_files(inner) if os.path.isfile(inner / "config.json") else ["config.json"]
     if (folder / INDEX).is_file():
         return [name for name in sorted(set(read_index(folder / INDEX).values())) if not (folder / name).is_file()]
     if (folder / _SINGLE).is_file():

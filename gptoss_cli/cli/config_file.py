@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 from gptoss_cli import settings
 from gptoss_cli.cli.refusals import option_name, refusal
 from gptoss_cli.errors import Hint, UsageError
+from gptoss_cli.files import read_regular
 from gptoss_cli.terminal.console import Console
 
 _LARGEST_FILE_BYTES = 1 << 20
@@ -149,8 +150,7 @@ def _check(file: Path, key: str, entry: Entry, option: Any) -> None:
 def read_config(file: Path) -> dict[str, Entry]:
     """Return the keys of a TOML file; none if there is no such file. Raises UsageError with file and line."""
     try:
-        with file.open("rb") as stream:
-            data = stream.read(_LARGEST_FILE_BYTES + 1)
+        data = read_regular(file, _LARGEST_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as exc:

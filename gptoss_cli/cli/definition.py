@@ -10,10 +10,11 @@ from typing import Annotated
 
 import typer
 
-from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
+from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, OpenModel, Say
 from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
+from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -26,7 +27,9 @@ from gptoss_cli.cli.options import (
     TurnOptions,
     YesOption,
 )
-from gptoss_cli.errors import Hint, ResourceError, first_line
+from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
+from gptoss_cli.paths import typed_path
+from gptoss_cli.terminal.console import Console
 
 _SETTINGS = (
     "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or in the"
@@ -48,9 +51,14 @@ def chat(
     ] = None,
     *,
     files: Annotated[
-        list[str] | None,
+        list[Path] | None,
         typer.Option(
-            "--file", "-f", metavar="PATH", help="Text file for the first message; repeatable.", show_default=False
+            "--file",
+            "-f",
+            metavar="PATH",
+            parser=typed_path,
+            help="Text file for the first message; repeatable.",
+            show_default=False,
         ),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print the text itself: no Markdown, no redrawing.")] = False,
@@ -282,7 +290,9 @@ def inspect(
 
 @_COMMANDS.command("evaluate", epilog=_SETTINGS)
 def evaluate(
-    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Questions with expected answers.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", parser=typed_path, help="Questions with expected answers.")
+    ],
     *,
     evaluate: EvaluateOptions,
     options: TurnOptions,
@@ -367,6 +377,24 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     with _torch_errors():
         from gptoss_cli.chat.opening import open_model
     return open_model(request, progress=progress, notice=notice)
+
+
+def opener(console: Console) -> OpenModel:
+    """Return `open_model`, after which a file that becomes shorter while it is mapped ends the program in one line."""
+
+    def line(path: str) -> str:
+        error = IntegrityError(f"{path} became shorter while it was in use, so gptoss cannot go on", Hint.VERIFY)
+        return console.last_line(sentence(error))
+
+    def open_guarded(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+        with _torch_errors():
+            from gptoss_cli.chat.opening import end_at_lost_page
+        end_at_lost_page(line, console.modes)
+        opened = open_model(request, progress=progress, notice=notice)
+        end_at_lost_page(line, console.modes)  # now with the names of the files
+        return opened
+
+    return open_guarded
 
 
 @contextmanager

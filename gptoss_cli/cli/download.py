@@ -20,6 +20,7 @@ from gptoss_cli.checkpoint.preview import check_kind
 from gptoss_cli.checkpoint.store import ModelLocation, find_location
 from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.cli.confirmation import confirm
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
 from gptoss_cli.cli.signals import stopping
@@ -36,6 +37,7 @@ def run_download(
     model: str, revision: str | None, console: Console, *, dry_run: bool, as_json: bool, yes: bool
 ) -> None:
     """Run `gptoss download`. With `as_json` nothing is asked."""
+    notice_damaged_copies(console)
     location = find_location(model)
     if location.is_converted:
         raise UsageError(f"{location.name} was converted on this machine: there is nothing to download")

@@ -10,6 +10,7 @@ from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.checkpoint.judgement import Judgement, judge_folder
 from gptoss_cli.checkpoint.store import ModelLocation, find_location, locations
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.errors import GptossError, IntegrityError
 from gptoss_cli.placement import hardware
@@ -52,6 +53,7 @@ class _Row:
 
 def run_list(console: Console, *, as_json: bool) -> None:
     """Run `gptoss list`."""
+    notice_damaged_copies(console)
     machine, found = hardware.detect(settings.data_folder()), locations()
     rows = [_judged(_row(location), location, machine) for location in found]
     rows += _cached_rows({location.repository for location in found}, machine)

@@ -10,6 +10,7 @@ import typer
 
 from gptoss_cli import __version__
 from gptoss_cli.generation import LARGEST_SEED
+from gptoss_cli.paths import typed_output, typed_path
 from gptoss_cli.settings import (
     Activations,
     ColorChoice,
@@ -265,7 +266,8 @@ class AnswerOptions:
     """The options that `ask` alone has: input besides the words, when the answer ends, its format and its output."""
 
     files: Annotated[
-        list[Path] | None, typer.Option("--file", "-f", metavar="PATH", help="Text file to ask about; repeatable.")
+        list[Path] | None,
+        typer.Option("--file", "-f", metavar="PATH", parser=typed_path, help="Text file to ask about; repeatable."),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False
     stream_json: Annotated[bool, typer.Option("--stream-json", help="Print JSON lines as the answer is generated.")] = (
@@ -278,7 +280,13 @@ class AnswerOptions:
     ] = None
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the answer to FILE, all of it or nothing."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=typed_output,
+            help="Write the answer to FILE, all of it or nothing.",
+        ),
     ] = None
     timeout: Annotated[
         float | None,
@@ -317,6 +325,8 @@ class ConversationExportOptions:
     form: Annotated[
         ExportFormat | None, typer.Option("--format", "-f", help="By default that of the FILE's name, else md.")
     ] = None
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE|-", help="File to write.")] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE|-", parser=typed_output, help="File to write.")
+    ] = None
     reasoning: Annotated[bool, typer.Option("--reasoning", help="With md and jsonl: the reasoning too.")] = False
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False
