@@ -133,7 +133,7 @@ _gptoss() {
                     ;;
                 list | doctor) _gptoss_words "--json $common" ;;
                 cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
-                config) _gptoss_arguments "show path edit" "--json $common" ;;
+                config) _gptoss_arguments "show path edit set" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
                 *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect evaluate conversations cache config completions $common" ;;
             esac

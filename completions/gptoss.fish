@@ -153,6 +153,6 @@ complete -c gptoss -n $evaluate -s o -l output -r -F -d 'File of results'
 complete -c gptoss -n '__fish_seen_subcommand_from cache' -a 'list clear'
 
 set -l config '__fish_seen_subcommand_from config'
-complete -c gptoss -n $config -a 'show path edit'
+complete -c gptoss -n $config -a 'show path edit set'
 complete -c gptoss -n $config -l json -d 'With show: print one JSON object'
 complete -c gptoss -n '__fish_seen_subcommand_from completions' -a 'bash zsh fish powershell'

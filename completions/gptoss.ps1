@@ -36,7 +36,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
             '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
             '--force', '-y', '--yes') + $common
         'cache' = @('list', 'clear', '--json', '-y', '--yes') + $common
-        'config' = @('show', 'path', 'edit', '--json') + $common
+        'config' = @('show', 'path', 'edit', 'set', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }
     $values = @{

@@ -298,17 +298,24 @@ def cache(
 @_COMMANDS.command("config", epilog=_SETTINGS)
 def config(
     action: Annotated[
-        ConfigAction, typer.Argument(help="Show the settings, print the file's path, or edit it.", show_default=True)
+        ConfigAction,
+        typer.Argument(help="Show the settings, print the path of the file, edit it, or set one.", show_default=True),
     ] = ConfigAction.SHOW,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY VALUE", help="With set: a setting and its value.")
+    ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="With show: print one JSON object.")] = False,
     invocation: typer.Context,
     environment: Environment,
 ) -> None:
-    """Show the settings and their origins, or edit them."""
+    """Show the settings and their origins, or change them.
+
+    gptoss config set effort high writes one into the file and keeps everything else in it.
+    """
     from gptoss_cli.cli.config import run_config
 
-    run_config(action, invocation.find_root().command, environment.console, as_json=as_json)
+    run_config(action, words or [], invocation.find_root().command, environment.console, as_json=as_json)
 
 
 @_COMMANDS.command("completions", epilog=_SETTINGS)

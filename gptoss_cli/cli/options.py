@@ -44,6 +44,7 @@ class ConfigAction(StrEnum):
     SHOW = "show"
     PATH = "path"
     EDIT = "edit"
+    SET = "set"
 
 
 class Shell(StrEnum):
