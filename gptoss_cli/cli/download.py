@@ -90,9 +90,7 @@ class _Download:
     def _connect(self) -> Hub:
         if self._hub is None:
             policy = retry_policy()
-            self._hub = Hub(
-                connect_seconds=policy.connect_seconds, stall_seconds=policy.stall_seconds, notice=self._console.notice
-            )
+            self._hub = Hub(listing=policy.listing, transfer=policy.transfer, notice=self._console.notice)
         return self._hub
 
     def _waiting(self) -> Callable[[], None]:
