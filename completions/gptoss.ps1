@@ -93,7 +93,11 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $long = $longForms.Keys | Where-Object { $_ -ceq $previous } | ForEach-Object { $longForms[$_] }
     if ($long) { $previous = $long }
 
-    $candidates = if ($values.ContainsKey($previous)) { $values[$previous] }
+    $settings = 'color', 'history.save', 'history.reasoning', 'history.ask', 'model', 'effort', 'instructions',
+        'temperature', 'top-p', 'top-k', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
+        'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout'
+    $candidates = if ($command -eq 'config' -and $previous -eq 'set') { $settings }
+        elseif ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }
         else { @($options.Keys) + $common }
     $candidates | Where-Object { $_ -clike "$wordToComplete*" } | ForEach-Object {

@@ -8,6 +8,8 @@ from typing import Final
 
 import platformdirs
 
+LARGEST_SEED: Final = 2**32 - 1
+
 
 class ReasoningEffort(StrEnum):
     """Amount of reasoning. The model was trained for low, medium and high; none makes it begin with the answer."""
@@ -74,6 +76,16 @@ class ExportFormat(StrEnum):
     JSON = "json"
     JSON_LINES = "jsonl"
     CHATGPT = "chatgpt"
+
+
+class Group(StrEnum):
+    """The groups of figures that `compare` knows."""
+
+    DEPTH = "depth"
+    EXPERTS = "experts"
+    SIZE = "size"
+    MEMORY = "memory"
+    COMPUTE = "compute"
 
 
 def data_folder() -> Path:

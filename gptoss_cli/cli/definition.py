@@ -6,11 +6,10 @@ The imports are inside the functions so that `gptoss --help` and each command im
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
 from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
@@ -27,6 +26,10 @@ from gptoss_cli.cli.options import (
     YesOption,
 )
 from gptoss_cli.errors import Hint, ResourceError, first_line
+
+# For annotations alone: help and most commands open no model.
+if TYPE_CHECKING:
+    from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
 
 _SETTINGS = (
     "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or in the"
@@ -101,7 +104,7 @@ def ask(
 
 @_COMMANDS.command("download")
 def download(
-    model: Annotated[str, typer.Argument(metavar="[20b|120b|OWNER/NAME]", help="Model to download.")] = "20b",
+    model: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="Model to download.")] = "20b",
     *,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of the repository.")
@@ -139,7 +142,7 @@ def list_models(*, as_json: JsonOption = False, environment: Environment) -> Non
 def verify(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[20b|120b|OWNER/NAME|PATH]", help="Model to verify; by default every installed one."),
+        typer.Argument(metavar="20b|120b|OWNER/NAME|PATH", help="Model to verify; by default every installed one."),
     ] = None,
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Check sizes, headers and shapes only, no digests.")] = False,
@@ -148,8 +151,8 @@ def verify(
 ) -> None:
     """Verify an installed model, offline.
 
-    Checks the digest of every file, then headers, index and shapes against the config of the model. Only a digest
-    shows that a weight has changed, so --quick does not find that.
+    Checks the digest of every file, then headers, index and shapes against the config of the model. --quick looks at
+    no digest, and so does not notice a changed weight.
     """
     from gptoss_cli.cli.verify import run_verify
 
@@ -160,7 +163,7 @@ def verify(
 def remove(
     model: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="Model to delete.")],
     *,
-    partial: Annotated[bool, typer.Option("--partial", help="Delete only the rest of a broken download.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Delete only what an interrupted download left.")] = False,
     yes: YesOption = False,
     environment: Environment,
 ) -> None:
@@ -215,7 +218,7 @@ def bench(
     """Measure the speed of a model on this machine.
 
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
-    Other programs that run meanwhile make it slower.
+    End other programs first: they slow it down.
     """
     with _torch_errors():
         from gptoss_cli.cli.bench import run_bench
@@ -314,7 +317,7 @@ def config(
 ) -> None:
     """Show the settings and their origins, or change them.
 
-    gptoss config set effort high writes one into the file and keeps everything else in it.
+    For example, gptoss config set effort high writes one setting into the file and keeps the rest of it.
     """
     from gptoss_cli.cli.config import run_config
 
@@ -329,7 +332,7 @@ def completions(
 ) -> None:
     """Print the completion script of a shell.
 
-    For bash: gptoss completions bash > ~/.bash_completion
+    For bash: gptoss completions bash >> ~/.bash_completion
     """
     from gptoss_cli.cli.completions import run_completions
 
@@ -346,7 +349,7 @@ def _given(invocation: typer.Context) -> frozenset[str]:
     return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
 
-def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+def open_model(request: "ChatRequest", *, progress: "Say", notice: "Notify") -> "OpenedModel":
     """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
 
     torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
@@ -30,11 +31,49 @@ _APPEARANCE: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 
+# Commands of similar programs (ollama, llm, git), and what does the same here.
+_ADVICE = {
+    "run": "To chat: gptoss chat -m 20b. To ask one question: gptoss ask -m 20b PROMPT",
+    "pull": "To download a model: gptoss download 20b",
+    "rm": "To delete a model: gptoss remove 20b",
+    "ls": "To see the models: gptoss list",
+    "models": "To see the models: gptoss list",
+    "show": "To look into a model: gptoss inspect 20b",
+    "ps": "No model runs in the background. To see the models: gptoss list",
+    "stop": "No model runs in the background: a command ends with its answer, a chat with Ctrl-D",
+    "login": "Public models need no token. For others set HF_TOKEN",
+    "prompt": "To ask one question: gptoss ask PROMPT",
+    "logs": "To see the conversations: gptoss conversations list",
+    "history": "To see the conversations: gptoss conversations list",
+    "settings": "To see the settings: gptoss config",
+    "set": "To set one: gptoss config set KEY VALUE",
+    "version": "To see it: gptoss --version",
+    "conversations ls": "To see them: gptoss conversations list",
+    "conversations remove": "To remove one: gptoss conversations rm ID",
+    "conversations delete": "To remove one: gptoss conversations rm ID",
+}
+
 _Function = TypeVar("_Function", bound=Callable[..., None])
 _Group = TypeVar("_Group")
 
 
-class OptionalValueCommand(TyperCommand):
+class PlainCommand(TyperCommand):
+    """A command whose help says "at least 1" where Typer's says "x>=1", and does not name types of Python."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and the options."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                title = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                sections[title].append(_plain_record(*record))
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class OptionalValueCommand(PlainCommand):
     """A command with options that may stand without a value, which Typer has not.
 
     The value of `-x` and `--extract` stands in the same word (`-xpython`), that of `--resume` may be the next one.
@@ -65,7 +104,7 @@ class _Definition:
 
     function: Callable[..., None]
     epilog: str | None
-    kind: type[TyperCommand] | None
+    kind: type[TyperCommand]
 
     @property
     def summary(self) -> str:
@@ -102,7 +141,7 @@ class Commands(MutableMapping[str, Any]):
         self._built: dict[str, Any] = {}
 
     def command(
-        self, name: str, *, epilog: str | None = None, kind: type[TyperCommand] | None = None
+        self, name: str, *, epilog: str | None = None, kind: type[TyperCommand] = PlainCommand
     ) -> Callable[[_Function], _Function]:
         """Return a decorator that adds a function as the command `name`."""
 
@@ -152,6 +191,28 @@ class _Program(TyperGroup):
         """List the commands without building any."""
         with formatter.section("Commands"):
             formatter.write_dl(self.commands.summaries())
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command. `help` prints the help of the command that follows it, or of the program."""
+        name, *others = args
+        if name not in self.commands:
+            if name == "help" and not others:
+                typer.echo(ctx.get_help())
+                raise typer.Exit
+            if name == "help":
+                args = [*others, "--help"]
+            elif advice := _ADVICE.get(f"{ctx.command_path} {name}".removeprefix("gptoss ")):
+                raise UsageError(f"There is no command {name}. {advice}")
+        return super().resolve_command(ctx, args)
+
+
+def _plain_record(name: str, text: str) -> tuple[str, str]:
+    """Return one entry of the help, its types and its range in plain words."""
+    name = re.sub(r" <(str|path|list\[str\])>$", "", name)
+    words, bracket, details = text.rpartition("  [")
+    details = re.sub(r"(\S+?)(?:\.0)?<=x<=(\S+?)(?:\.0)?(?=[];])", r"\1 to \2", details)
+    details = re.sub(r"\bx>=(\S+)", r"at least \1", details)
+    return name, f"{words}{bracket}{details}"
 
 
 def build_program(function: Callable[..., None], commands: Commands) -> Any:

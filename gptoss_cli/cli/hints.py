@@ -1,10 +1,15 @@
 """The words for hints: flags on the command line, slash commands in a chat."""
 
-from typing import Final
+from __future__ import annotations
 
-from gptoss_cli.chat.request import Notify
+from typing import TYPE_CHECKING, Final
+
 from gptoss_cli.errors import GptossError, Hint
 from gptoss_cli.terminal.console import Console
+
+# For an annotation alone: help and most commands open no model.
+if TYPE_CHECKING:
+    from gptoss_cli.chat.request import Notify
 
 _Words = tuple[str, str]
 _START: Final = "start gptoss chat with"

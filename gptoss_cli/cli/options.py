@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from gptoss_cli import __version__
-from gptoss_cli.generation import LARGEST_SEED
 from gptoss_cli.settings import (
+    LARGEST_SEED,
     Activations,
     ColorChoice,
     Dense,
@@ -120,9 +120,7 @@ ResumeOption = Annotated[
 ]
 SaveReasoningOption = Annotated[
     bool,
-    _setting(
-        "GPTOSS_HISTORY_REASONING", "--save-reasoning/--no-save-reasoning", help="Keep the reasoning when saving."
-    ),
+    _setting("GPTOSS_HISTORY_REASONING", "--save-reasoning/--no-save-reasoning", help="Save the reasoning too."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -134,9 +132,10 @@ class CommonOptions:
 
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the steps of the program on stderr.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices and no progress.")] = False
-    color: Annotated[ColorChoice | None, _setting("GPTOSS_COLOR", help="Colour on stderr; auto asks the terminal.")] = (
-        None
-    )
+    color: Annotated[
+        ColorChoice | None,
+        _setting("GPTOSS_COLOR", help="Colour on stderr; auto: if it is a terminal that has colours."),
+    ] = None
     debug: Annotated[bool, typer.Option("--debug", help="Log details, and show the traceback of an error.")] = False
     version: Annotated[
         bool, typer.Option("--version", "-V", help="Print the version.", callback=_print_version, is_eager=True)
@@ -231,13 +230,16 @@ class HistoryOptions:
     resume: ResumeOption = None
     at: Annotated[
         int | None,
-        typer.Option("--at", metavar="N", min=0, help="With -c or --resume: as it was after your Nth message; a copy."),
+        typer.Option(
+            "--at", metavar="N", min=0, help="With -c or --resume: continue a copy that ends after your Nth message."
+        ),
     ] = None
     fork: Annotated[bool, typer.Option("--fork", help="With -c or --resume: continue a copy of the conversation.")] = (
         False
     )
     save: Annotated[
-        bool, _setting("GPTOSS_HISTORY_SAVE", "--save/--no-save", help="Keep the conversation; or write nothing.")
+        bool,
+        _setting("GPTOSS_HISTORY_SAVE", "--save/--no-save", help="Save the conversation, or write nothing to disk."),
     ] = True
     save_reasoning: SaveReasoningOption = True
 
@@ -248,7 +250,7 @@ class AskHistoryOptions:
 
     continue_last: ContinueOption = False
     resume: ResumeOption = None
-    save: Annotated[bool, _setting("GPTOSS_HISTORY_ASK", "--save", help="Keep the question and the answer.")] = False
+    save: Annotated[bool, _setting("GPTOSS_HISTORY_ASK", "--save", help="Save the question and the answer.")] = False
     no_save: Annotated[bool, typer.Option("--no-save", help="Write nothing, not even with -c or --resume.")] = False
     title: Annotated[
         str | None, typer.Option("--title", metavar="TEXT", help="With --save: the title of the conversation.")
@@ -275,7 +277,12 @@ class AnswerOptions:
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer only when it is complete.")] = False
     extract: Annotated[
         str | None,
-        typer.Option("--extract", "-x", metavar="[=LANG]", help="Only the first code block; -xLANG: in that language."),
+        typer.Option(
+            "--extract",
+            "-x",
+            metavar="[=LANG]",
+            help="Print only the first code block; -xLANG: the first one in that language.",
+        ),
     ] = None
     output: Annotated[
         Path | None,
@@ -297,7 +304,10 @@ class AnswerOptions:
     logprobs: Annotated[
         int | None,
         typer.Option(
-            metavar="K", min=0, max=20, help="In JSON: log probability of each token, and the K likeliest ones."
+            metavar="K",
+            min=0,
+            max=20,
+            help="With --json or --stream-json: log probability of each token, and the K likeliest ones.",
         ),
     ] = None
     efforts: Annotated[
@@ -316,7 +326,7 @@ class ConversationExportOptions:
 
     every: Annotated[bool, typer.Option("--all", help="Export all conversations.")] = False
     form: Annotated[
-        ExportFormat | None, typer.Option("--format", "-f", help="By default that of the FILE's name, else md.")
+        ExportFormat | None, typer.Option("--format", "-f", help="Format; by default that of the FILE's name, else md.")
     ] = None
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE|-", help="File to write.")] = None
     reasoning: Annotated[bool, typer.Option("--reasoning", help="With md and jsonl: the reasoning too.")] = False
