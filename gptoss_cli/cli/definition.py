@@ -12,7 +12,7 @@ import typer
 
 from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
+from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -41,7 +41,7 @@ _COMMANDS = Commands()
 def gptoss(*, invocation: typer.Context) -> None:
     """Chat with OpenAI's open-weight gpt-oss models on this machine."""
     if invocation.invoked_subcommand is None:
-        typer.echo(invocation.get_help())
+        show_help(invocation)
 
 
 @_COMMANDS.command("chat", epilog=_SETTINGS, kind=OptionalValueCommand)
@@ -365,4 +365,6 @@ def _torch_errors() -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError) as exc:
+        if "failed to map" in str(exc) or "Cannot allocate" in str(exc):  # the words of the C library's loader
+            raise ResourceError("There is not enough memory to load the engine", Hint.FREE_MEMORY) from exc
         raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.framework import Commands
+from gptoss_cli.cli.framework import Commands, show_help
 from gptoss_cli.cli.options import ConversationExportOptions, JsonOption, YesOption
 
 CONVERSATIONS = Commands()
@@ -19,7 +19,7 @@ _LimitOption = Annotated[int, typer.Option("-n", metavar="N", min=1, help="Show 
 def conversations(*, invocation: typer.Context) -> None:
     """List, search, export and remove saved conversations."""
     if invocation.invoked_subcommand is None:
-        typer.echo(invocation.get_help())
+        show_help(invocation)
 
 
 @CONVERSATIONS.command("list")

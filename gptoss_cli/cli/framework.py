@@ -72,6 +72,10 @@ class PlainCommand(TyperCommand):
                 with formatter.section(title):
                     formatter.write_dl(records)
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option --help."""
+        return _with_console(super().get_help_option(ctx))
+
 
 class OptionalValueCommand(PlainCommand):
     """A command with options that may stand without a value, which Typer has not.
@@ -192,18 +196,39 @@ class _Program(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl(self.commands.summaries())
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option --help."""
+        return _with_console(super().get_help_option(ctx))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command. `help` prints the help of the command that follows it, or of the program."""
         name, *others = args
         if name not in self.commands:
             if name == "help" and not others:
-                typer.echo(ctx.get_help())
+                show_help(ctx)
                 raise typer.Exit
             if name == "help":
                 args = [*others, "--help"]
             elif advice := _ADVICE.get(f"{ctx.command_path} {name}".removeprefix("gptoss ")):
                 raise UsageError(f"There is no command {name}. {advice}")
         return super().resolve_command(ctx, args)
+
+
+def show_help(context: Any) -> None:
+    """Write the help of a command to stdout. Raises what Console.out raises."""
+    context.obj.console.out(f"{context.get_help()}\n")
+
+
+def _with_console(option: Any) -> Any:
+    """Return the option --help so that it writes to the console, which reports a stdout that cannot be written."""
+
+    def show(context: Any, parameter: object, wanted: bool) -> None:
+        if wanted and not context.resilient_parsing:
+            show_help(context)
+            raise typer.Exit
+
+    option.callback = show
+    return option
 
 
 def _plain_record(name: str, text: str) -> tuple[str, str]:

@@ -67,9 +67,9 @@ def parse_size(text: str) -> int:
     return round(number * _UNITS[unit])
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(invocation: typer.Context, wanted: bool) -> None:
     if wanted:
-        typer.echo(f"gptoss {__version__}")
+        invocation.obj.console.out(f"gptoss {__version__}\n")
         raise typer.Exit
 
 

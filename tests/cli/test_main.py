@@ -1,11 +1,14 @@
 """argv to exit status, and one line for each error."""
 
+import builtins
 import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -235,6 +238,33 @@ def test_the_installed_command_is_the_same_program(tmp_path: Path) -> None:
         pytest.skip("gptoss is not installed in this environment")
     done = subprocess.run([program, "--version"], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == f"gptoss {__version__}\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["help"], ["ask", "--help"], ["ask", "--version"], ["list"]])
+def test_a_full_disk_is_one_line(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main.run(arguments) == 1
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+    assert capsys.readouterr().err == (
+        "gptoss: stdout cannot be written: No space left on device; the output is incomplete\n"
+    )
+
+
+def test_little_address_space_is_not_a_broken_installation(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def fail(name: str, *rest: object, **others: object) -> None:
+        if name.startswith("gptoss_cli.chat.opening"):
+            raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+        return real(name, *rest, **others)
+
+    real: Any = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", fail)
+    monkeypatch.delitem(sys.modules, "gptoss_cli.chat.opening", raising=False)
+    assert main.run(["-q", "ask", "-m", "demo", "x"]) == 6
+    assert capsys.readouterr().err == "gptoss: There is not enough memory to load the engine. End other programs\n"
 
 
 def test_help_into_a_pipe_that_closes_is_silent(tmp_path: Path) -> None:
