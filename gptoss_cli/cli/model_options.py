@@ -27,7 +27,7 @@ class Experiment(StrEnum):
     K_BIAS = "k-bias"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class PlanOptions:
     """The options of `plan`: the hardware to plan for, and how the model should run on it."""
 
@@ -51,7 +51,7 @@ class PlanOptions:
     as_json: JsonOption = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class BenchOptions:
     """The options of `bench`: the amount of work to time, and how the model should run."""
 
@@ -68,7 +68,7 @@ class BenchOptions:
     threads: ThreadsOption = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class CompareOptions:
     """The options of `compare`: the rows to show, and their form."""
 
@@ -84,7 +84,7 @@ class CompareOptions:
     as_json: JsonOption = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class EvaluateOptions:
     """The options that `evaluate` alone has: how often to ask, and the form of the results."""
 
@@ -97,7 +97,7 @@ class EvaluateOptions:
     as_json: JsonOption = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class InspectOptions:
     """The options of `inspect`: the views to show instead of the table of parts."""
 

@@ -126,7 +126,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Every start of the program makes these classes; without __eq__ and __repr__ that takes a third of the time.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class CommonOptions:
     """The options of every command, allowed before its name or after it."""
 
@@ -142,7 +143,7 @@ class CommonOptions:
     ] = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TurnOptions:
     """The options that `ask` and `chat` share: the model, and how it answers."""
 
@@ -222,7 +223,7 @@ class TurnOptions:
     ] = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class HistoryOptions:
     """The options of `chat` about the conversations on disk."""
 
@@ -244,7 +245,7 @@ class HistoryOptions:
     save_reasoning: SaveReasoningOption = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class AskHistoryOptions:
     """The options of `ask` about the conversations on disk."""
 
@@ -263,7 +264,7 @@ class AskHistoryOptions:
         return not self.no_save and (self.save or self.continue_last or self.resume is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class AnswerOptions:
     """The options that `ask` alone has: input besides the words, when the answer ends, its format and its output."""
 
@@ -320,7 +321,7 @@ class AnswerOptions:
         return self.no_stream or self.as_json or self.extract is not None or self.output is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class ConversationExportOptions:
     """The options of `conversations export`."""
 
