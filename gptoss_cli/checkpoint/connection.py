@@ -7,12 +7,11 @@ imports neither, because huggingface_hub fails to be imported if a timeout is no
 import os
 import re
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Self
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from gptoss_cli.errors import Hint, UsageError, first_line
 
@@ -57,7 +56,7 @@ def check_timeouts() -> None:
 
 def check_connection() -> None:
     """Raise UsageError for proxies or certificates that the HTTP client cannot use."""
-    for name, address in _proxies():
+    for name, address in _proxies().values():
         _check_proxy(name, address)
     _check_certificates()
 
@@ -82,16 +81,28 @@ def check_token(token: str, token_file: str) -> None:
         raise UsageError(f"{origin} is not a valid token: character {wrong} of {len(token)} is not allowed in one")
 
 
-def _proxies() -> Iterator[tuple[str, str]]:
-    """Yield the origin and the address of each proxy, as the HTTP client finds them."""
+def proxy_origin(address: str) -> str | None:
+    """Return the variable with the proxy that requests to `address` go through; None for a direct connection."""
+    parts = urlsplit(address)
+    if proxy_bypass(parts.hostname or ""):
+        return None
+    proxies = _proxies()
+    name, _ = proxies.get(parts.scheme) or proxies.get("all") or (None, "")
+    return name
+
+
+def _proxies() -> dict[str, tuple[str, str]]:
+    """Return scheme -> origin and address of its proxy, as the HTTP client finds them."""
     found = getproxies()
     if "*" in (host.strip() for host in found.get("no", "").split(",")):
-        return
+        return {}
+    proxies = {}
     for scheme in ("http", "https", "all"):
         if found.get(scheme):
             names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())  # the first one counts
-            name = next((name for name in names if os.environ.get(name)), f"The {scheme} proxy of the system")
-            yield name, found[scheme]
+            name = next((name for name in names if os.environ.get(name)), f"{scheme}_proxy (of the system)")
+            proxies[scheme] = name, found[scheme]
+    return proxies
 
 
 def _check_proxy(name: str, address: str) -> None:
@@ -113,7 +124,7 @@ def _is_address(address: str) -> bool:
     try:
         parts = urlsplit(address)
         # The port is read to be checked: a wrong one raises.
-        return bool(parts.hostname) and parts.port != 0 and address.isascii() and address.isprintable()
+        return bool(re.fullmatch(r"\S+", parts.hostname or "")) and parts.port != 0 and address.isprintable()
     except ValueError:
         return False
 

@@ -22,7 +22,7 @@ from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 
 from gptoss_cli import __version__
-from gptoss_cli.checkpoint.connection import Timeout, check_connection, check_endpoint, check_token
+from gptoss_cli.checkpoint.connection import Timeout, check_connection, check_endpoint, check_token, proxy_origin
 from gptoss_cli.checkpoint.folder import is_plain_file_name
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, is_commit
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, NetworkError, UsageError
@@ -209,7 +209,9 @@ class Hub:
     def _unreachable(self, exc: Exception) -> TransientError:
         # Addresses may be signed, and that of a proxy may contain a password.
         cause = re.sub(r"\S*(://|@)\S*", "(an address)", str(exc)) or type(exc).__name__
-        return TransientError(f"{self.host} cannot be reached ({cause})", answered=False)
+        proxy = proxy_origin(self.endpoint)
+        through = f" through the proxy of {proxy}" if proxy else ""
+        return TransientError(f"{self.host} cannot be reached{through} ({cause})", answered=False)
 
     @property
     def host(self) -> str:

@@ -55,10 +55,10 @@ def run_config(
 
 def _set(words: Sequence[str], program: Any, console: Console) -> None:
     if len(words) == 1 and "=" in words[0]:
-        words = words[0].split("=", 1)
+        words = [part.strip() for part in words[0].split("=", 1)]
     if len(words) != 2:
         raise UsageError("gptoss config set takes a KEY and a VALUE, such as: gptoss config set effort high")
-    key, text = (word.strip() for word in words)
+    key, text = words
     written = ConfigFile(program, console).set(key, text)
     console.notice(f"{key} = {written} in {settings.config_file()}")
     variable = all_settings(program)[key].envvar

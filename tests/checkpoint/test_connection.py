@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.checkpoint import connection
-from gptoss_cli.checkpoint.connection import Timeout, check_connection, check_endpoint, check_token
+from gptoss_cli.checkpoint.connection import Timeout, check_connection, check_endpoint, check_token, proxy_origin
 from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.errors import Hint, UsageError
 
@@ -53,6 +53,7 @@ def test_a_timeout_that_is_no_number_is_named(name: str, value: str, monkeypatch
         ("ftp://secret:1", "begins with ftp://. A proxy can be http://"),
         ("http://me:secret@host:port", "is not the address of a proxy"),
         ("http://me:secret@host:99999", "is not the address of a proxy"),
+        ("http://me:secret@a host", "is not the address of a proxy"),
         ("me:secret@[host", "is not the address of a proxy"),
         ("http://", "is not the address of a proxy"),
         ("secret$://host", "is no address"),
@@ -83,10 +84,24 @@ def test_socks_needs_a_package(scheme: str, monkeypatch: Patch) -> None:
     check_connection()
 
 
-@pytest.mark.parametrize("address", ["proxy.example:8080", "http://me:secret@[::1]:1", "https://proxy.example"])
+@pytest.mark.parametrize(
+    "address",
+    ["proxy.example:8080", "http://me:secret@[::1]:1", "https://proxy.example", "http://mé:secrét@bücher.example"],
+)
 def test_proxies_that_can_be_used_are_not_refused(address: str, monkeypatch: Patch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", address)
     check_connection()
+
+
+def test_the_variable_of_the_proxy_in_use_is_known(monkeypatch: Patch) -> None:
+    address = "https://hub.example/models"
+    assert proxy_origin(address) is None
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    assert proxy_origin(address) == "ALL_PROXY"
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:2")
+    assert proxy_origin(address) == "https_proxy"
+    monkeypatch.setenv("NO_PROXY", "hub.example")
+    assert proxy_origin(address) is None
 
 
 def test_certificates_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: Patch) -> None:

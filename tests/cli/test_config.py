@@ -195,6 +195,7 @@ _COMMENTED = '# mine\n\neffort = "low"  # "until" Monday\ninstructions = """\nef
         ("[other]\nseed = 1\n", "seed", "2", "seed = 2\n[other]\nseed = 1\n"),
         ("", "gpu-memory", "8GiB", 'gpu-memory = "8GiB"\n'),
         ("", "temperature", "1", "temperature = 1.0\n"),
+        ("", "instructions", " a ", 'instructions = " a "\n'),
         ("", "instructions", 'a "b"\n\x7f\\é', 'instructions = "a \\"b\\"\\n\\u007f\\\\é"\n'),
     ],
 )

@@ -191,6 +191,7 @@ def test_a_redirect_to_a_login_page_is_not_followed(run: Run, hub: HubServer) ->
 @pytest.mark.parametrize(
     ("variables", "cause"),
     [
+        ({"HTTP_PROXY": "http://me:proxy-password@127.0.0.1:1"}, "reached through the proxy of HTTP_PROXY ("),
         ({"HTTP_PROXY": "http://me:proxy-password@127.0.0.1:1"}, "refused"),
         ({"HF_ENDPOINT": "https"}, "SSL"),
     ],
