@@ -3,14 +3,13 @@
 The imports are inside the functions so that `gptoss --help` and each command import only what they need.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
@@ -339,7 +338,13 @@ def completions(
     run_completions(shell, environment.console)
 
 
-_COMMANDS.add_group("conversations", conversations, CONVERSATIONS)
+def _load_conversations() -> tuple[Callable[..., None], Commands]:
+    from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
+
+    return conversations, CONVERSATIONS
+
+
+_COMMANDS.add_group("conversations", "List, search, export and remove saved conversations.", _load_conversations)
 PROGRAM = build_program(gptoss, _COMMANDS)
 
 

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -55,6 +55,7 @@ _ADVICE = {
 
 _Function = TypeVar("_Function", bound=Callable[..., None])
 _Group = TypeVar("_Group")
+LoadGroup: TypeAlias = "Callable[[], tuple[Callable[..., None], Commands]]"
 
 
 class PlainCommand(TyperCommand):
@@ -122,17 +123,13 @@ class _Definition:
 
 @dataclass(frozen=True, slots=True)
 class _CommandGroup:
-    """A command with commands of its own, before Typer has built it."""
+    """A command with commands of its own, before their definitions are imported."""
 
-    function: Callable[..., None]
-    commands: Commands
-
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").partition("\n")[0]
+    summary: str
+    load: LoadGroup
 
     def build(self, name: str) -> Any:
-        program = build_program(self.function, self.commands)
+        program = build_program(*self.load())
         program.name = name
         return program
 
@@ -155,14 +152,17 @@ class Commands(MutableMapping[str, Any]):
 
         return add
 
-    def add_group(self, name: str, function: Callable[..., None], commands: Commands) -> None:
-        """Add the command `name`, which has `commands` of its own. `function` has its help and runs before each."""
-        self._definitions[name] = _CommandGroup(function, commands)
+    def add_group(self, name: str, summary: str, load: LoadGroup) -> None:
+        """Add the command `name`, which has commands of its own.
+
+        `load` returns the function that has its help and runs before each of them, and the commands.
+        """
+        self._definitions[name] = _CommandGroup(summary, load)
 
     @property
-    def groups(self) -> dict[str, Commands]:
-        """The commands of each group. Builds none."""
-        return {name: each.commands for name, each in self._definitions.items() if isinstance(each, _CommandGroup)}
+    def groups(self) -> dict[str, LoadGroup]:
+        """Group -> the function that loads its commands. Loads none."""
+        return {name: each.load for name, each in self._definitions.items() if isinstance(each, _CommandGroup)}
 
     def summaries(self) -> list[tuple[str, str]]:
         """Return each command's name and the first line of its help. Builds none."""

@@ -32,7 +32,7 @@ def _options(command: Any) -> set[str]:
 
 
 def _all_options() -> set[str]:
-    inner = (command for group in PROGRAM.commands.groups.values() for command in group.values())
+    inner = (command for load in PROGRAM.commands.groups.values() for command in load()[1].values())
     return _options(PROGRAM).union(*(_options(command) for command in (*PROGRAM.commands.values(), *inner)))
 
 

@@ -145,6 +145,11 @@ def test_help_is_a_command_too(arguments: str, same: str, capsys: Capture) -> No
     assert capsys.readouterr().out == wanted
 
 
+def test_the_summary_of_a_group_is_that_of_its_help() -> None:
+    for name, summary in PROGRAM.commands.summaries():
+        assert PROGRAM.commands[name].help.partition("\n")[0] == summary
+
+
 @pytest.mark.parametrize("command", [*PROGRAM.commands, *(f"conversations {name}" for name in CONVERSATIONS)])
 @pytest.mark.parametrize("columns", ["60", "80"])
 def test_help_is_in_plain_words(command: str, columns: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
