@@ -134,7 +134,7 @@ class Native:
 
     @property
     def instructions(self) -> str:
-        """The instruction set in use: avx512bf16, avx512, avx2 or scalar."""
+        """The instruction set in use: avx512bf16, avx512, avx2, i8mm, dotprod, neon or scalar."""
         return str(self._selected().decode())
 
     def work_seconds(self) -> float:
