@@ -78,7 +78,7 @@ _gptoss_candidates() {
     local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
-    local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
+    local bench="--context --prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"

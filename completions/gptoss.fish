@@ -132,6 +132,7 @@ complete -c gptoss -n $plan -l gpu-memory -x -d 'Pretend a GPU with this much fr
 complete -c gptoss -n $plan -l ram -x -d 'Pretend that the machine has this much memory'
 
 set -l bench '__fish_seen_subcommand_from bench'
+complete -c gptoss -n $bench -l context -x -d 'Tokens that are in the cache before; not read'
 complete -c gptoss -n $bench -l prompt -x -d 'Tokens to prefill'
 complete -c gptoss -n $bench -l generate -x -d 'Tokens to decode'
 complete -c gptoss -n $bench -l repeat -x -d 'Repetitions after one to warm up'

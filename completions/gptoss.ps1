@@ -27,7 +27,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
             '--activations', '--json') + $common
         'doctor' = @('--json') + $common
-        'bench' = $models + @('--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
+        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common

@@ -55,6 +55,9 @@ class PlanOptions:
 class BenchOptions:
     """The options of `bench`: the amount of work to time, and how the model should run."""
 
+    context: Annotated[
+        int, typer.Option("--context", metavar="N", min=0, help="Tokens that are in the cache before; not read.")
+    ] = 0
     prompt: Annotated[int, typer.Option("--prompt", metavar="N", min=16, help="Tokens to prefill.")] = 512
     generate: Annotated[int, typer.Option("--generate", metavar="N", min=2, help="Tokens to decode.")] = 64
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Repetitions after one to warm up.")] = 5
