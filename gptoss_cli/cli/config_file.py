@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from gptoss_cli import settings
 from gptoss_cli.cli.refusals import option_name, refusal
 from gptoss_cli.errors import Hint, UsageError
-from gptoss_cli.files import replace_file
+from gptoss_cli.files import read_regular, replace_file
 from gptoss_cli.terminal.console import Console
 
 _LARGEST_FILE_BYTES = 1 << 20
@@ -299,8 +299,7 @@ def read_config(file: Path) -> dict[str, Entry]:
 def _read_text(file: Path) -> str:
     """Return the text of config.toml with its byte order mark, empty if there is no such file. Raises UsageError."""
     try:
-        with file.open("rb") as stream:
-            data = stream.read(_LARGEST_FILE_BYTES + 1)
+        data = read_regular(file, _LARGEST_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as exc:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gptoss_cli import __version__, settings
 from gptoss_cli.checkpoint import store
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
 from gptoss_cli.placement import hardware
@@ -28,6 +29,7 @@ class _Check:
 
 def run_doctor(console: Console, *, as_json: bool) -> None:
     """Run `gptoss doctor`."""
+    notice_damaged_copies(console)
     machine = hardware.detect(settings.data_folder())
     checks, models = list(_checks(machine)), list(published_plans(machine))
     folders = {name: str(folder) for name, folder in store.installed().items()}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gptoss_cli import __version__
+from gptoss_cli.paths import typed_output, typed_path
 from gptoss_cli.settings import (
     LARGEST_SEED,
     Activations,
@@ -269,7 +270,8 @@ class AnswerOptions:
     """The options that `ask` alone has: input besides the words, when the answer ends, its format and its output."""
 
     files: Annotated[
-        list[Path] | None, typer.Option("--file", "-f", metavar="PATH", help="Text file to ask about; repeatable.")
+        list[Path] | None,
+        typer.Option("--file", "-f", metavar="PATH", parser=typed_path, help="Text file to ask about; repeatable."),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False
     stream_json: Annotated[bool, typer.Option("--stream-json", help="Print JSON lines as the answer is generated.")] = (
@@ -287,7 +289,13 @@ class AnswerOptions:
     ] = None
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the answer to FILE, all of it or nothing."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=typed_output,
+            help="Write the answer to FILE, all of it or nothing.",
+        ),
     ] = None
     timeout: Annotated[
         float | None,
@@ -329,6 +337,8 @@ class ConversationExportOptions:
     form: Annotated[
         ExportFormat | None, typer.Option("--format", "-f", help="Format; by default that of the FILE's name, else md.")
     ] = None
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE|-", help="File to write.")] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE|-", parser=typed_output, help="File to write.")
+    ] = None
     reasoning: Annotated[bool, typer.Option("--reasoning", help="With md and jsonl: the reasoning too.")] = False
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False

@@ -1,6 +1,7 @@
 """The conversation that `chat` and `ask` continue: found in the archive, and turned into a request for its model."""
 
 import datetime
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -140,7 +141,7 @@ def model_name(model: str) -> str:
 
 
 def _is_missing(model: str, exc: Exception) -> bool:
-    return isinstance(exc, NotInstalledError) or (catalog.find_model(model) is None and not Path(model).is_dir())
+    return isinstance(exc, NotInstalledError) or (catalog.find_model(model) is None and not os.path.isdir(model))
 
 
 def _effort(kept: Mapping[str, object]) -> ReasoningEffort:
