@@ -3,19 +3,16 @@
 The imports are inside the functions so that `gptoss --help` and each command import only what they need.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, OpenModel, Say
-from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.definition_convert import convert
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
-from gptoss_cli.cli.hints import sentence
+from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
+from gptoss_cli.cli.model_opener import torch_errors
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -28,9 +25,7 @@ from gptoss_cli.cli.options import (
     TurnOptions,
     YesOption,
 )
-from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
 from gptoss_cli.paths import typed_path
-from gptoss_cli.terminal.console import Console
 
 _SETTINGS = (
     "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or in the"
@@ -42,7 +37,7 @@ _COMMANDS = Commands()
 def gptoss(*, invocation: typer.Context) -> None:
     """Chat with OpenAI's open-weight gpt-oss models on this machine."""
     if invocation.invoked_subcommand is None:
-        typer.echo(invocation.get_help())
+        show_help(invocation)
 
 
 @_COMMANDS.command("chat", epilog=_SETTINGS, kind=OptionalValueCommand)
@@ -110,7 +105,7 @@ def ask(
 
 @_COMMANDS.command("download")
 def download(
-    model: Annotated[str, typer.Argument(metavar="[20b|120b|OWNER/NAME]", help="Model to download.")] = "20b",
+    model: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="Model to download.")] = "20b",
     *,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of the repository.")
@@ -125,6 +120,9 @@ def download(
     Run it again to continue an interrupted download. Files that are here already are verified and kept; a wrong file
     is downloaded again.
     """
+    from gptoss_cli.checkpoint.connection import check_timeouts
+
+    check_timeouts()  # a wrong one would stop the next import
     from gptoss_cli.cli.download import run_download
 
     run_download(model, revision, environment.console, dry_run=dry_run, as_json=as_json, yes=yes)
@@ -145,7 +143,7 @@ def list_models(*, as_json: JsonOption = False, environment: Environment) -> Non
 def verify(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[20b|120b|OWNER/NAME|PATH]", help="Model to verify; by default every installed one."),
+        typer.Argument(metavar="20b|120b|OWNER/NAME|PATH", help="Model to verify; by default every installed one."),
     ] = None,
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Check sizes, headers and shapes only, no digests.")] = False,
@@ -154,8 +152,8 @@ def verify(
 ) -> None:
     """Verify an installed model, offline.
 
-    Checks the digest of every file, then headers, index and shapes against the config of the model. Only a digest
-    shows that a weight has changed, so --quick does not find that.
+    Checks the digest of every file, then headers, index and shapes against the config of the model. --quick looks at
+    no digest, and so does not notice a changed weight.
     """
     from gptoss_cli.cli.verify import run_verify
 
@@ -169,7 +167,7 @@ _COMMANDS.command("convert")(convert)
 def remove(
     model: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="Model to delete.")],
     *,
-    partial: Annotated[bool, typer.Option("--partial", help="Delete only the rest of a broken download.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Delete only what an interrupted download left.")] = False,
     yes: YesOption = False,
     environment: Environment,
 ) -> None:
@@ -224,9 +222,9 @@ def bench(
     """Measure the speed of a model on this machine.
 
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
-    Other programs that run meanwhile make it slower.
+    End other programs first: they slow it down.
     """
-    with _torch_errors():
+    with torch_errors():
         from gptoss_cli.cli.bench import run_bench
 
     run_bench(model, options, environment.console)
@@ -312,17 +310,24 @@ def cache(
 @_COMMANDS.command("config", epilog=_SETTINGS)
 def config(
     action: Annotated[
-        ConfigAction, typer.Argument(help="Show the settings, print the file's path, or edit it.", show_default=True)
+        ConfigAction,
+        typer.Argument(help="Show the settings, print the path of the file, edit it, or set one.", show_default=True),
     ] = ConfigAction.SHOW,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY VALUE", help="With set: a setting and its value.")
+    ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="With show: print one JSON object.")] = False,
     invocation: typer.Context,
     environment: Environment,
 ) -> None:
-    """Show the settings and their origins, or edit them."""
+    """Show the settings and their origins, or change them.
+
+    For example, gptoss config set effort high writes one setting into the file and keeps the rest of it.
+    """
     from gptoss_cli.cli.config import run_config
 
-    run_config(action, invocation.find_root().command, environment.console, as_json=as_json)
+    run_config(action, words or [], invocation.find_root().command, environment.console, as_json=as_json)
 
 
 @_COMMANDS.command("completions", epilog=_SETTINGS)
@@ -333,14 +338,20 @@ def completions(
 ) -> None:
     """Print the completion script of a shell.
 
-    For bash: gptoss completions bash > ~/.bash_completion
+    For bash: gptoss completions bash >> ~/.bash_completion
     """
     from gptoss_cli.cli.completions import run_completions
 
     run_completions(shell, environment.console)
 
 
-_COMMANDS.add_group("conversations", conversations, CONVERSATIONS)
+def _load_conversations() -> tuple[Callable[..., None], Commands]:
+    from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
+
+    return conversations, CONVERSATIONS
+
+
+_COMMANDS.add_group("conversations", "List, search, export and remove saved conversations.", _load_conversations)
 PROGRAM = build_program(gptoss, _COMMANDS)
 
 
@@ -348,40 +359,3 @@ def _given(invocation: typer.Context) -> frozenset[str]:
     """Return the names of the parameters that the command line itself sets."""
     sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
     return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
-
-
-def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
-    """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
-
-    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.
-    """
-    with _torch_errors():
-        from gptoss_cli.chat.opening import open_model
-    return open_model(request, progress=progress, notice=notice)
-
-
-def opener(console: Console) -> OpenModel:
-    """Return `open_model`, after which a file that becomes shorter while it is mapped ends the program in one line."""
-
-    def line(path: str) -> str:
-        error = IntegrityError(f"{path} became shorter while it was in use, so gptoss cannot go on", Hint.VERIFY)
-        return console.last_line(sentence(error))
-
-    def open_guarded(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
-        with _torch_errors():
-            from gptoss_cli.chat.opening import end_at_lost_page
-        end_at_lost_page(line, console.modes)
-        opened = open_model(request, progress=progress, notice=notice)
-        end_at_lost_page(line, console.modes)  # now with the names of the files
-        return opened
-
-    return open_guarded
-
-
-@contextmanager
-def _torch_errors() -> Iterator[None]:
-    """Raise ResourceError if an import within the block fails."""
-    try:
-        yield
-    except (ImportError, OSError) as exc:
-        raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc

@@ -30,8 +30,9 @@ def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
         from gptoss_cli.cli import definition
         from gptoss_cli.cli.environment import Environment
         from gptoss_cli.cli.framework import invoke
+        from gptoss_cli.cli.model_opener import opener
 
-        return invoke(definition.PROGRAM, argv, Environment(console, open_model or definition.opener(console)))
+        return invoke(definition.PROGRAM, argv, Environment(console, open_model or opener(console)))
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else ExitStatus.DONE
     except KeyboardInterrupt:
