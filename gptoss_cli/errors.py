@@ -118,3 +118,8 @@ class NumericalError(GptossError):
 def first_line(exc: BaseException) -> str:
     """Return the first line of another library's message, without its final full stop."""
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
+
+
+def is_panic(exc: BaseException) -> bool:
+    """Return True for a panic of a library in Rust: PyO3's class for it is no Exception and cannot be imported."""
+    return type(exc).__name__ == "PanicException"

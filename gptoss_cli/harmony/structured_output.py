@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any, Final, Protocol, Self
 
 from gptoss_cli.errors import Hint, UsageError
-from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, RETURN, VOCABULARY_SIZE, load_encoding, read_vocabulary
+from gptoss_cli.harmony.encoding import encode
+from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, RETURN, VOCABULARY_SIZE, read_vocabulary
 
 # One spelling of each value: if whitespace were free, a model at a high temperature might write nothing else.
 _JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -100,7 +101,7 @@ class OutputFormat:
     def accepts(self, text: str) -> bool:
         """Return True if `text` is a complete answer of this format."""
         matcher = self._matcher()
-        ids = load_encoding().encode(text, disallowed_special=())
+        ids = encode(text)
         return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
     def _matcher(self) -> LibraryMatcher:
@@ -141,7 +142,7 @@ class _Vocabulary:
 
     def __call__(self, text: str | bytes) -> list[int]:
         decoded = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        return load_encoding().encode(decoded, disallowed_special=())
+        return encode(decoded)
 
 
 @cache
