@@ -6,6 +6,7 @@ GptossError                 1
 ├── IntegrityError          4   a file is not what it should be
 ├── NetworkError            5   the network or the server failed
 ├── ResourceError           6   not enough memory, disk or context
+├── DeadlineError           7   the time that the user gave ran out
 └── NumericalError          1   the model's output is NaN or infinite
 
 A message is one line without a final full stop: what happened, and where. What to do next is a `Hint`, because the
@@ -111,6 +112,12 @@ class ResourceError(GptossError):
     exit_status = ExitStatus.RESOURCES
 
 
+class DeadlineError(GptossError):
+    """The time that the user gave ran out before there was any answer."""
+
+    exit_status = ExitStatus.CUT_SHORT
+
+
 class NumericalError(GptossError):
     """The model's output is NaN or infinite."""
 
@@ -118,8 +125,3 @@ class NumericalError(GptossError):
 def first_line(exc: BaseException) -> str:
     """Return the first line of another library's message, without its final full stop."""
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
-
-
-def is_panic(exc: BaseException) -> bool:
-    """Return True for a panic of a library in Rust: PyO3's class for it is no Exception and cannot be imported."""
-    return type(exc).__name__ == "PanicException"

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from gptoss_cli import __version__
-from gptoss_cli.errors import ExitStatus, GptossError, is_panic
+from gptoss_cli.errors import ExitStatus, GptossError
 from gptoss_cli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
     except BrokenPipeError:
         console.abandon()
         return ExitStatus.BROKEN_PIPE
-    except BaseException as exc:
-        # The program's last resort.
-        if not isinstance(exc, Exception) and not is_panic(exc):
-            raise
+    except Exception as exc:  # noqa: BLE001  the program's last resort
         return _report(exc, console)
 
 
@@ -50,7 +47,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(ExitStatus.TERMINATED)
 
 
-def _report(exc: BaseException, console: Console) -> int:
+def _report(exc: Exception, console: Console) -> int:
     import traceback
 
     from gptoss_cli.cli.hints import sentence, unexpected

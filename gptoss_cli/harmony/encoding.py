@@ -28,7 +28,7 @@ from typing import Final
 import openai_harmony
 from openai_harmony import HarmonyError
 
-from gptoss_cli.errors import ResourceError, first_line, is_panic
+from gptoss_cli.errors import ResourceError, first_line
 from gptoss_cli.harmony.vocabulary import MESSAGE, load_encoding, token_text
 
 _LONGEST_PIECE: Final = 1_000  # characters that openai_harmony may encode as one piece
@@ -37,6 +37,10 @@ _TRIES: Final = 8  # token starts that are tried for a window
 _OVERLAPS_BYTES: Final = (48, 256)  # no token is longer than 128 bytes; nearly always the first one is enough
 # Every longer piece has such a run: it is blanks, or it has none but at its start, and slashes or newlines at its end.
 _LONG_RUN: Final = re.compile(rf"[^ \t\n]{{{_LONGEST_PIECE // 2}}}|[\s/]{{{_LONGEST_PIECE // 2}}}")
+
+_LONGEST_CALL: Final = 100_000  # characters
+# Between a letter or a number and one of these, all pieces end.
+_CUT: Final = re.compile(r"[^\W_](?=[ \n,.;:!?()。、，])")  # noqa: RUF001
 
 # The classes of characters that the pieces of o200k_base are defined by: Upper case, Lower case, letters that are Both
 # and neither, Marks, Numbers, newlines (R), Spaces, slashes, other White space; everything else is punctuation (P).
@@ -66,15 +70,15 @@ def encode(text: str) -> list[int]:
     ids: list[int] = []
     begin = 0
     for start, end, tail in _long_pieces(text):
-        ids += _by_library(text[begin:start])
+        ids += _encode_parts(text[begin:start])
         ids += _encode_piece(text[start:end], tail)
         begin = end
-    return ids + _by_library(text[begin:])
+    return ids + _encode_parts(text[begin:])
 
 
 def render(message: Callable[[str], openai_harmony.Message], text: str) -> list[int]:
     """Return the ids of the message that `message` makes of `text`. Raises ResourceError if the library fails."""
-    if _LONG_RUN.search(text) is None:
+    if len(text) <= _LONGEST_CALL and _LONG_RUN.search(text) is None:
         with library_errors():
             return load_encoding().render(message(text))
     ids = render(message, _PLACEHOLDER)
@@ -125,6 +129,19 @@ def _long_pieces(text: str) -> Iterator[tuple[int, int, str]]:
             yield before
         before = None
         yield piece
+
+
+def _encode_parts(text: str) -> list[int]:
+    """Return the ids of a text without long pieces. No call of the library is long, so other threads can run."""
+    ids: list[int] = []
+    begin = 0
+    while len(text) - begin > _LONGEST_CALL:
+        cut = _CUT.search(text, begin + _LONGEST_CALL // 2)
+        if cut is None:
+            break
+        ids += _by_library(text[begin : cut.end()])
+        begin = cut.end()
+    return ids + _by_library(text[begin:])
 
 
 def _encode_piece(piece: str, tail: str) -> list[int]:
@@ -226,6 +243,7 @@ def library_errors() -> Iterator[None]:
     except (HarmonyError, ValueError) as exc:
         raise ResourceError(f"The text cannot be encoded ({first_line(exc)})") from exc
     except BaseException as exc:
-        if not is_panic(exc):
+        # PyO3's class for a panic of Rust is no Exception and cannot be imported.
+        if type(exc).__name__ != "PanicException":
             raise
         raise ResourceError(f"The text cannot be encoded ({first_line(exc)})") from exc

@@ -228,7 +228,7 @@ def test_a_timeout_cuts_the_answer_short(script: Script) -> None:
     done = _ask(script(["<|channel|>final<|message|>one", *(0.05, " two") * 200]), "--timeout", "1.5")
     assert done.returncode == 7
     assert done.stdout.startswith("one")
-    assert done.stderr == "gptoss: The answer is cut short: --timeout has passed.\n"
+    assert done.stderr == "gptoss: The answer is cut short: the 1.5 seconds of --timeout ran out.\n"
 
 
 def test_the_answer_ends_before_a_stop_text_and_is_whole(script: Script) -> None:

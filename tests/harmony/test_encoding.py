@@ -71,6 +71,14 @@ def test_short_text_is_encoded_by_the_library(text: str) -> None:
     assert encode(text) == by_the_library(text)
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from((*ALPHABETS, "the", " x", ", ", ".\n", "。", "½!")), max_size=60).map("".join))
+def test_a_text_that_is_read_in_parts_has_the_ids_of_the_whole(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "_LONGEST_CALL", 10)
+        assert encode(text) == by_the_library(text)
+
+
 @pytest.mark.parametrize("text", ["x" + " " * 1_000_000 + "y", "!" * 300_000, "A" * 300_000, "\n" * 300_000 + "1"])
 def test_text_that_the_library_cannot_encode_decodes_to_itself(text: str) -> None:
     assert load_encoding().decode(encode(text)) == text
