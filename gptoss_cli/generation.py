@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 LARGEST_SEED: Final = 2**32 - 1
+# The ids of the vocabulary. A checkpoint may have more rows, as padding: their ids mean nothing and are never drawn.
+VOCABULARY_SIZE: Final = 201_088
 
 
 def random_seed() -> int:
