@@ -44,6 +44,7 @@ complete -c gptoss -n $turn -s s -l instructions -r -d 'Developer instructions f
 complete -c gptoss -n $turn -s t -l temperature -x -d 'Randomness; 0 takes the likeliest token'
 complete -c gptoss -n $turn -l top-p -x -d 'Only the likeliest tokens that make up this share'
 complete -c gptoss -n $turn -l top-k -x -d 'Only this many of the likeliest tokens'
+complete -c gptoss -n $turn -l date -x -d 'Date that the model is told'
 complete -c gptoss -n $turn -l seed -x -d 'The same seed repeats an answer'
 complete -c gptoss -n $turn -l max-tokens -x -d 'End the turn after this many tokens'
 complete -c gptoss -n $turn -l think-budget -x -d 'End the reasoning after this many tokens'

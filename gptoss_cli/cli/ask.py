@@ -96,13 +96,11 @@ class _Turn:
         self._lines = lines
         self.resumed: Resumed | None = None
         self.attachments: Sequence[Attachment] = ()
-        self._effort = options.effort
         self._transcript = Transcript()
         self._tokens: list[Token] = []
 
     def run(self, text: str, request: ChatRequest, output: OutputFormat | None, deadline: Deadline) -> None:
         """Open the model, ask, and write the answer. Raises typer.Exit if the answer is incomplete."""
-        self._effort = request.effort
         opened = self._open(request)
         _require_format(opened, output)
         saving = self._save(opened)
@@ -142,7 +140,7 @@ class _Turn:
         seed = random_seed() if session.settings.seed is None else session.settings.seed
         session.settings = replace(session.settings, seed=seed, logprobs=self._answer.logprobs)
         if self._lines:
-            self._lines.start(opened.info, self._effort, seed)
+            self._lines.start(opened.info, session.conversation, seed)
         with stopping(session.stop), closing(session.turn(text, self.attachments)) as turn:
             events = deadline.ending(turn, session.stop)
             stops = self._answer.stop or ()
@@ -191,7 +189,7 @@ class _Turn:
         answer, text = self._answer, self._transcript.answer
         if answer.as_json:
             reasoning = self._transcript.reasoning if _keeps_reasoning(self._options) else None
-            record = answer_record(opened.info, self._effort, end, answer=text, reasoning=reasoning)
+            record = answer_record(opened.info, opened.session.conversation, end, answer=text, reasoning=reasoning)
             if answer.logprobs is not None:
                 record["tokens"] = [token_json(token) for token in self._tokens]
             write_answer(json_text(record), answer.output, self._console)

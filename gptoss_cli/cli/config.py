@@ -1,5 +1,6 @@
 """`gptoss config`: show the settings and where each comes from, print the path of config.toml, or edit it."""
 
+import datetime
 import json
 import os
 import shlex
@@ -64,6 +65,8 @@ def _settings(program: Any, console: Console) -> Iterator[_Setting]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, datetime.date):
+        return value.isoformat()
     return value.value if isinstance(value, Enum) else value
 
 

@@ -114,6 +114,7 @@ def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
         ),
         instructions=instructions_text(options.instructions),
         effort=options.effort,
+        date=options.date,
         settings=TurnSettings(
             seed=options.seed,
             temperature=options.temperature,
