@@ -47,8 +47,8 @@ def run_ask(question: Question, options: TurnOptions, environment: Environment) 
     Everything that is wrong with the input is raised before the model is opened. Raises typer.Exit if the answer is
     incomplete.
     """
-    console, answer = environment.console, question.answer
     began = time.monotonic()
+    console, answer = environment.console, question.answer
     lines = JsonLines(console, shows_reasoning=_keeps_reasoning(options)) if answer.stream_json else None
     turn = _Turn(options, question, environment, lines)
     deadline = Deadline(answer.timeout, began=began, give_up=turn.give_up)

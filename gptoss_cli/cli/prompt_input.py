@@ -180,7 +180,8 @@ def _said_if_slow(console: Console) -> Iterator[None]:
     """Say that stdin is being read if the block takes long: a pipe that nobody closes looks like a slow model."""
     timer = threading.Timer(SLOW_STDIN_SECONDS, console.notice, (_READING_STDIN,))
     timer.daemon = True
-    timer.start()
+    if not console.reads_terminal:
+        timer.start()
     try:
         yield
     finally:
