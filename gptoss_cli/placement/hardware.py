@@ -55,7 +55,8 @@ class Hardware:
     `gpus` are in the order of CUDA, or in that of the driver if torch cannot use them. `available_bytes` is the memory
     that can be allocated without swapping, within the control group; `apple_gpu` shares it. `kernels` is true if the
     native kernels for the CPU were built when gptoss was installed. `usable_cores` are those of the `cores` that this
-    process may keep busy, within `cpu_quota`.
+    process may keep busy, within `cpu_quota`. `reserved_bytes` is what the operating system is assumed to use of the
+    memory of a machine that was only described.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -72,6 +73,7 @@ class Hardware:
     cpu_quota: float | None = None
     memory_bytes: int | None = None
     available_bytes: int | None = None
+    reserved_bytes: int = 0
     group_limit_bytes: int | None = None
     lockable_bytes: int | None = None
     disk_bytes: int | None = None
