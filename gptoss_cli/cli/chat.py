@@ -174,6 +174,7 @@ class Chat:
             screen=None if plain else open_screen(console),
             reasoning=settings.ReasoningDisplay.COLLAPSE,
             model=self._request.model or "gptoss",
+            date=request.date,
         )
         inputs, problem = open_history(settings.state_folder() / "history") if history.save else temporary_history()
         if problem is not None:

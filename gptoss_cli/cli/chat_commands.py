@@ -200,7 +200,7 @@ def _new(chat: LoadedChat, argument: str) -> None:
     chat.session.recorder = chat.saving.begin()
     chat.session.kv_names = []
     chat.keep_messages(0)
-    chat.session.conversation.date = datetime.date.today()
+    chat.session.conversation.date = chat.state.date or datetime.date.today()
     chat.state.attached = []
     chat.console.notice("A new conversation.")
 

@@ -1,5 +1,6 @@
 """config.toml as defaults of the commands. A flag beats an environment variable, which beats the file."""
 
+import datetime
 import json
 import re
 import tomllib
@@ -292,7 +293,9 @@ def read_config(file: Path) -> dict[str, Entry]:
         if key in _TABLES and isinstance(value, dict):
             entries |= {f"{key}.{name}": Entry(each, _line_in(key, name, text)) for name, each in value.items()}
         else:
-            entries[key] = Entry(value, _line_of(key, text))
+            # A date in TOML needs no quotes.
+            plain = value.isoformat() if isinstance(value, datetime.date) else value
+            entries[key] = Entry(plain, _line_of(key, text))
     return entries
 
 

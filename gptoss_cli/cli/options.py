@@ -1,5 +1,6 @@
 """Options of the commands, each declared once, and the groups of options that a command receives as one value."""
 
+import datetime
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -66,6 +67,14 @@ def parse_size(text: str) -> int:
     if unit not in _UNITS or number * _UNITS[unit] > _LARGEST_SIZE_BYTES:
         raise typer.BadParameter(f"{text!r} is not a size. Write one like 24GiB, or 0")
     return round(number * _UNITS[unit])
+
+
+def parse_date(text: str) -> datetime.date:
+    """Return the date that is written as 2025-08-05. Raises typer.BadParameter."""
+    try:
+        return datetime.date.fromisoformat(text.strip())
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r} is not a date. Write one like 2025-08-05") from exc
 
 
 def _print_version(invocation: typer.Context, wanted: bool) -> None:
@@ -195,6 +204,15 @@ class TurnOptions:
     seed: Annotated[
         int | None,
         _setting("GPTOSS_SEED", metavar="N", min=0, max=LARGEST_SEED, help="Seed; the same one repeats an answer."),
+    ] = None
+    date: Annotated[
+        datetime.date | None,
+        _setting(
+            "GPTOSS_DATE",
+            metavar="YYYY-MM-DD",
+            parser=parse_date,
+            help="Date that the model is told, by default today; with --seed it repeats an answer.",
+        ),
     ] = None
     max_tokens: Annotated[
         int | None,

@@ -10,6 +10,7 @@ from gptoss_cli import files
 from gptoss_cli.cli.prompt_input import printable_path, read_text_file, valid_text
 from gptoss_cli.errors import GptossError, ResourceError, UsageError
 from gptoss_cli.harmony.events import AnswerDelta, Event
+from gptoss_cli.harmony.json_schema import SchemaError, too_deep
 from gptoss_cli.harmony.structured_output import OutputFormat
 from gptoss_cli.paths import typed_path
 from gptoss_cli.terminal.console import Console
@@ -26,17 +27,29 @@ def output_format(schema: str | None, choice: str | None, console: Console) -> O
         text = schema if schema.lstrip().startswith("{") else read_text_file(typed_path(schema), console)
         try:
             value = json.loads(valid_text(text))
-        except (ValueError, RecursionError) as exc:
+        except RecursionError as exc:
+            raise UsageError(f"--schema {too_deep().complaint}.") from exc
+        except ValueError as exc:
             raise UsageError(f"--schema is not JSON: {exc}. Give a JSON Schema, or a file with one.") from exc
-        if not isinstance(value, dict):
-            raise UsageError("--schema should be a JSON object. Give a JSON Schema, or a file with one.")
-        return OutputFormat.of_schema(value)
+        return _schema_format(value, console)
     if choice is not None:
         choices = list(dict.fromkeys(valid_text(each.strip()) for each in choice.split(",")))
         if not all(choices):
             raise UsageError("--choice has an empty choice. Separate choices with commas: --choice yes,no")
         return OutputFormat.of_choices(choices)
     return None
+
+
+def _schema_format(schema: object, console: Console) -> OutputFormat:
+    if not isinstance(schema, dict):
+        raise UsageError("--schema should be a JSON object. Give a JSON Schema, or a file with one.")
+    try:
+        made = OutputFormat.of_schema(schema)
+    except SchemaError as exc:
+        raise UsageError(f"--schema {exc.complaint}.") from exc
+    for name in made.ignored_formats:
+        console.notice(f"--schema has the format {json.dumps(name, ensure_ascii=False)}, which is unknown and ignored.")
+    return made
 
 
 def without_answer(events: Iterable[Event]) -> Iterator[Event]:

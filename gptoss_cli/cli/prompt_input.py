@@ -8,7 +8,9 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -26,6 +28,8 @@ from gptoss_cli.terminal.console import Console
 # A token has up to 128 bytes, but text averages four per token: more than this fits no context.
 _LARGEST_INPUT_BYTES: Final = LONGEST_CONTEXT_TOKENS * 32
 _LARGEST_INSTRUCTIONS_BYTES: Final = 1 << 20
+SLOW_STDIN_SECONDS: Final = 2.0
+_READING_STDIN: Final = "Reading stdin until it is closed. To ask without it: gptoss ask ... < /dev/null"
 # Input with more undecodable characters than this, per thousand, is binary.
 _BINARY_PER_MILLE: Final = 100
 _BYTE_ORDER_MARKS: Final = (
@@ -115,6 +119,7 @@ def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
         ),
         instructions=instructions_text(options.instructions),
         effort=options.effort,
+        date=options.date,
         settings=TurnSettings(
             seed=options.seed,
             temperature=options.temperature,
@@ -166,10 +171,24 @@ def _open_text(file: Path) -> BinaryIO:
 
 def _piped_text(console: Console) -> str:
     try:
-        data = console.stdin.buffer.read(_LARGEST_INPUT_BYTES + 1) if console.stdin else b""
+        with _said_if_slow(console):
+            data = console.stdin.buffer.read(_LARGEST_INPUT_BYTES + 1) if console.stdin else b""
     except OSError as exc:
         raise UsageError(f"stdin cannot be read: {exc.strerror or exc}.") from exc
     return _decoded(data, "The piped input", console)
+
+
+@contextmanager
+def _said_if_slow(console: Console) -> Iterator[None]:
+    """Say that stdin is being read if the block takes long: a pipe that nobody closes looks like a slow model."""
+    timer = threading.Timer(SLOW_STDIN_SECONDS, console.notice, (_READING_STDIN,))
+    timer.daemon = True
+    if not console.reads_terminal:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _decoded(data: bytes, name: str, console: Console) -> str:

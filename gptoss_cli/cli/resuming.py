@@ -46,7 +46,7 @@ class Resumed:
         own: dict[str, Any] = {"model": row.model, "instructions": row.instructions, "effort": _effort(row.settings)}
         changes = {name: value for name, value in own.items() if name not in self.given}
         sampling = {name: value for name, value in _sampling(row.settings).items() if name not in self.given}
-        date = datetime.date.fromisoformat(row.date)
+        date = request.date if "date" in self.given else datetime.date.fromisoformat(row.date)
         return replace(request, date=date, settings=replace(request.settings, **sampling), **changes)
 
     def open(self, open_model: Callable[[ChatRequest], OpenedModel], request: ChatRequest) -> OpenedModel:

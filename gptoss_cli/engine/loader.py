@@ -12,7 +12,7 @@ from gptoss_cli.cache_files import KV_LIMIT_BYTES, int8_folder, kv_folder
 from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
-from gptoss_cli.engine.kernels.cpu import CpuKernels, find_kernels
+from gptoss_cli.engine.kernels.cpu import CpuKernels, default_threads, find_kernels
 from gptoss_cli.engine.kernels.native_library import MappedFile, Native, find_library
 from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.model import Transformer
@@ -138,8 +138,7 @@ def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
         return found, Numerics(
             found.native.instructions, used, placement.dense, found.threads, shortcoming=found.shortcoming
         )
-    if placement.threads is not None:
-        torch.set_num_threads(placement.threads)
+    torch.set_num_threads(placement.threads or default_threads())
     numerics = Numerics(placement.kernels, placement.dtype, placement.dense, torch.get_num_threads())
     if placement.kernels is KernelSet.TRITON:
         # Imported here because triton is an optional package: it is only installed for NVIDIA GPUs.

@@ -14,6 +14,7 @@ from typing import Final
 
 from openai_harmony import HarmonyEncoding, HarmonyEncodingName, HarmonyError, load_harmony_encoding
 
+from gptoss_cli import generation
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
 from gptoss_cli.files import read_regular, replace_file
 from gptoss_cli.harmony.events import TokenText
@@ -41,7 +42,7 @@ ANSWER_HEADER: Final = (START, ASSISTANT, CHANNEL, *FINAL, MESSAGE)
 ANSWER_NOW: Final = (END, *ANSWER_HEADER)
 
 FIRST_SPECIAL_ID: Final = 199998
-VOCABULARY_SIZE: Final = 201088
+VOCABULARY_SIZE: Final = generation.VOCABULARY_SIZE
 
 STOP_IDS: Final = frozenset({RETURN, CALL, END_OF_TEXT})
 _FORMAT_IDS: Final = frozenset({END_OF_TEXT, RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL})

@@ -206,6 +206,16 @@ def test_another_model_continues_the_conversation() -> None:
     assert "Sky?" in load_encoding().decode(other.prompts[0])
 
 
+def test_a_file_of_one_long_run_does_not_end_the_chat(tmp_path: Path) -> None:
+    (tmp_path / "blanks").write_text("x" + " " * 150_000 + "y")
+    talk = begin("Blue.", "Red.", context_tokens=1_000)
+    talk.say("Sky?", f"/file {tmp_path / 'blanks'}")
+    assert "The message was not sent. The conversation needs" in talk.say("What is it?")
+    talk.chat.state.attached = []
+    talk.say("Evening?")
+    assert talk.said == ["Sky?", "Blue.", "Evening?", "Red."]
+
+
 _MISSING = NotInstalledError("gpt-oss-20b is not downloaded", Hint.DOWNLOAD, subject="20b")
 
 
