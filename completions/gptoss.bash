@@ -23,7 +23,7 @@ _gptoss() {
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
-        --no-prefix-cache --reasoning"
+        --no-prefix-cache --kv-limit --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts --logprobs -c --continue --resume --save --no-save --title --save-reasoning --no-save-reasoning"
     local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
@@ -93,7 +93,7 @@ _gptoss() {
             fi
             ;;
         -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
-        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
+        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --kv-limit | --ram | --prompt | --generate | --repeat | --explain) ;;
         --resume | --title | --at | --branch | -n) ;;
         *)
             case $command in
@@ -132,7 +132,7 @@ _gptoss() {
                     fi
                     ;;
                 list | doctor) _gptoss_words "--json $common" ;;
-                cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
+                cache) _gptoss_arguments "list clear" "--json -y --yes --kv-limit $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
                 *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect evaluate conversations cache config completions $common" ;;

@@ -22,6 +22,7 @@ from gptoss_cli.cli.options import (
     ConfigAction,
     HistoryOptions,
     JsonOption,
+    KvLimitOption,
     Shell,
     TurnOptions,
     YesOption,
@@ -284,6 +285,7 @@ def cache(
     *,
     as_json: JsonOption = False,
     yes: YesOption = False,
+    kv_limit: KvLimitOption = None,
     environment: Environment,
 ) -> None:
     """List or delete KV caches and 8-bit weights.
@@ -292,7 +294,7 @@ def cache(
     """
     from gptoss_cli.cli.cache import run_cache
 
-    run_cache(action, environment.console, as_json=as_json, yes=yes)
+    run_cache(action, environment.console, as_json=as_json, yes=yes, kv_limit_bytes=kv_limit)
 
 
 @_COMMANDS.command("config", epilog=_SETTINGS)

@@ -80,7 +80,8 @@ def _chat(terminal: str, arguments: list[str], home: str, token_seconds: float, 
         os.dup2(handle, number)
     os.environ["GPTOSS_HOME"] = home
     # Those of the server belong to its pipes, and may hold the next request.
-    sys.stdin, sys.stdout, sys.stderr = (open(number, "w" if number else "r", closefd=False) for number in range(3))
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     return main.run(arguments, open_model=open_model)
 
 
