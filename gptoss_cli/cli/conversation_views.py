@@ -6,12 +6,10 @@ from gptoss_cli.archive.archive import Archive, Stored, Summary
 from gptoss_cli.archive.rows import ConversationRow
 from gptoss_cli.archive.search import Hit
 from gptoss_cli.archive.titles import clean, title_line
-from gptoss_cli.cli.resuming import title_of
+from gptoss_cli.cli.resuming import author_of, title_of
 from gptoss_cli.harmony.events import Message
-from gptoss_cli.harmony.events import Role as Author
 from gptoss_cli.terminal.cells import Line, Role, Span, fold, wrap
 from gptoss_cli.terminal.markdown.stream import MarkdownStream
-from gptoss_cli.terminal.picker import Choice
 from gptoss_cli.units import age_words
 
 _HEADINGS = ("ID", "UPDATED", "MODEL", "MESSAGES", "TITLE")
@@ -19,8 +17,6 @@ _MODEL_CELLS = 24
 _LEAST_TITLE_CELLS = 16
 _INTERRUPTED = "[interrupted]"
 _SPEAKER = "1;32"
-_PREVIEWED = 6
-_PREVIEWED_CHARACTERS = 2000
 
 
 def listing(summaries: Sequence[Summary], archive: Archive, now: float, *, columns: int | None) -> str:
@@ -72,7 +68,7 @@ def _spoken(stored: Stored, *, reasoning: bool) -> Iterator[tuple[str, Message]]
     for message in stored.current:
         if message.is_reasoning and not reasoning:
             continue
-        speaker = _speaker(message)
+        speaker = author_of(message)
         yield "" if speaker == before else speaker, message
         before = speaker
 
@@ -86,41 +82,10 @@ def hit_text(hit: Hit, short_id: str, now: float) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines if line)
 
 
-def choices(archive: Archive, now: float) -> list[Choice]:
-    """Return the entries of the picker, one for each conversation."""
-    # There may be thousands: titles are stored as short lines, so only the few models have to be measured.
-    found = archive.titles()
-    models = {model: title_line(model, _MODEL_CELLS) for model in {model for _, _, model, _ in found}}
-    return [
-        Choice(name, clean(title) or name, f"{models[model]}, {age_words(now - updated)}")
-        for name, title, model, updated in found
-    ]
-
-
-def preview(archive: Archive, conversation: str) -> str:
-    """Return the last messages of a conversation, the newest first, for a person to recognise it."""
-    shown = [each for each in archive.load(conversation).current if not each.is_reasoning][-_PREVIEWED:]
-    parts = []
-    for message in reversed(shown):
-        lines = [clean(line) for line in message.text[:_PREVIEWED_CHARACTERS].splitlines()]
-        parts.append("\n".join([f"{_speaker(message)}:", *lines]))
-    return "\n\n".join(parts)
-
-
 def _cells(summary: Summary, archive: Archive, now: float) -> tuple[str, ...]:
     row = summary.row
     age, model = age_words(now - row.updated), title_line(row.model, _MODEL_CELLS)
     return archive.short_id(row.id), age, model, f"{summary.messages:,}", title_line(row.title or "")
-
-
-def _speaker(message: Message) -> str:
-    match message.role:
-        case Author.USER:
-            return "You"
-        case Author.TOOL:
-            return f"Tool {title_line(message.name or '')}".rstrip()
-        case _:
-            return "Reasoning" if message.is_reasoning else "gpt-oss"
 
 
 def _laid_out(text: str, columns: int) -> list[Line]:

@@ -14,7 +14,7 @@ from gptoss_cli.archive.titles import title_line
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.errors import Hint, NotInstalledError, UsageError
-from gptoss_cli.harmony.events import Role
+from gptoss_cli.harmony.events import Message, Role
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.units import age_words
 
@@ -126,6 +126,17 @@ def title_of(row: ConversationRow) -> str:
 def count_messages(stored: Stored) -> int:
     """Return the messages of the current path that a person reads."""
     return sum(each.role is Role.USER or each.is_answer for each in stored.current)
+
+
+def author_of(message: Message) -> str:
+    """Return the name of the one who wrote a message, as a person calls it."""
+    match message.role:
+        case Role.USER:
+            return "You"
+        case Role.TOOL:
+            return f"Tool {title_line(message.name or '')}".rstrip()
+        case _:
+            return "Reasoning" if message.is_reasoning else "gpt-oss"
 
 
 def other_model(row: ConversationRow, model: str) -> str:
