@@ -39,7 +39,7 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     progress(f"Loading {name}")
     generator = loader.load(folder, placement, progress=progress, kv_limit_bytes=request.kv_limit_bytes)
     session = _begin(generator, request)
-    if request.kv_limit_bytes:
+    if request.kv_limit_bytes and not (request.is_private and request.instructions):
         generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
         notice(f"{generator.numerics.shortcoming}. Until then the model runs slowly.")

@@ -37,6 +37,7 @@ class ChatRequest:
 
     `model` None is the first published one that is installed, else the demo. `instructions` is the text itself.
     `date` None is today. KV caches on disk take at most `kv_limit_bytes`; 0 keeps none.
+    If it `is_private`, none is kept of `instructions`: the text could be reconstructed from it.
     With `every_reason` the notices explain the whole placement, otherwise they are its warnings alone.
     """
 
@@ -47,6 +48,7 @@ class ChatRequest:
     date: datetime.date | None = None
     settings: TurnSettings = field(default_factory=TurnSettings)
     kv_limit_bytes: int = KV_LIMIT_BYTES
+    is_private: bool = False
     every_reason: bool = False
 
 

@@ -223,7 +223,7 @@ class ChatSession:
 
         May be called from another thread during a turn.
         """
-        if self.kv_names:
+        if self.kv_names and not isinstance(self.recorder, NoRecorder):
             self._generator.save_kv()
 
     def snapshot(self, attachments: Iterable[Attachment] = ()) -> Snapshot:

@@ -54,7 +54,7 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
     resumed = _resumed(start, console)
     chat = Chat(
-        chat_request(options, console),
+        replace(chat_request(options, console), is_private=not start.history.save),
         environment,
         plain=start.plain,
         vi=start.vi,

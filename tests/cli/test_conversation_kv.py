@@ -21,12 +21,13 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.resuming import archive_path
 from gptoss_cli.engine.generator import Generator
 from tests.archive.conversations import complain
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, link_demo
 
 
 @pytest.fixture
 def kv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of KV caches, in a home of this test alone."""
+    link_demo(tmp_path)
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
     return kv_folder()
 
@@ -58,6 +59,16 @@ def test_a_continued_conversation_reads_only_what_is_new_and_its_removal_leaves_
 def test_a_conversation_that_is_not_saved_leaves_no_kv_cache(run: Run, kv: Path) -> None:
     assert run("ask", "-m", "demo", "--seed", "1", "My name is Ada. Please remember it.")[0] == 0
     assert _files(kv) == set()
+
+
+def test_no_save_writes_no_kv_cache_of_the_conversation_that_it_continues_or_of_instructions(
+    run: Run, kv: Path
+) -> None:
+    assert run("ask", "-m", "demo", "--save", "--seed", "1", "My name is Ada. Please remember it.")[0] == 0
+    before = set(kv.iterdir())
+    assert run("ask", "-c", "--no-save", "--seed", "2", "What is my name?")[0] == 0
+    assert run("ask", "-m", "demo", "--no-save", "-s", "Be brief.", "Hello")[0] == 0
+    assert set(kv.iterdir()) == before
 
 
 def test_whatever_the_umask_nobody_else_reads_a_conversation_and_its_removal_leaves_no_byte(
@@ -110,7 +121,7 @@ def test_a_chat_that_is_resumed_for_each_turn_has_exactly_the_logits_of_one_that
         before, resumed = resumed, _opened()
         resumed.restore(before.conversation.messages)
         list(resumed.turn(text))
-        assert resumed._generator.save_kv()  # type: ignore[attr-defined]
+        assert resumed._generator.save_kv()
     assert resumed.conversation.messages == whole.conversation.messages
     again = _opened()
     again.restore(resumed.conversation.messages)

@@ -20,11 +20,10 @@ from typing import Any
 
 import pytest
 
-from gptoss_cli import settings
 from gptoss_cli.archive.archive import Archive, Stored
-from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.harmony.events import EndReason, Role
 from tests.archive.conversations import complain
+from tests.cli.conftest import link_demo
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks a program that has loaded torch")
 
@@ -198,9 +197,7 @@ def _assert_resumes(chat: _Chat, stored: Stored) -> None:
 
 def _kill_one(server: _Server, home: Path, draw: random.Random, token_seconds: float) -> str:
     """Kill a chat once and continue it; return what it was doing."""
-    (home / "cache").mkdir(parents=True)
-    for name in ("demo", "vocabulary"):
-        (home / "cache" / name).symlink_to(settings.cache_folder() / name)
+    link_demo(home)
     lines = [_LINES[0], *draw.choices(_LINES, k=draw.randint(0, 2)), "/exit"]
     # Mostly during turns, which have 41 to 71 tokens; sometimes while the program starts or ends.
     line = draw.choice([0, len(lines), *range(1, len(lines)), *range(1, len(lines)), *range(1, len(lines))])
@@ -219,7 +216,6 @@ def _kill_one(server: _Server, home: Path, draw: random.Random, token_seconds: f
 
 @contextmanager
 def _running() -> Iterator[_Server]:
-    demo_checkpoint()
     server = _Server()
     try:
         yield server
