@@ -56,11 +56,17 @@ def _settings(program: Any, console: Console) -> Iterator[_Setting]:
         variable = os.environ.get(option.envvar)
         entry = entries.get(key)
         if variable:
-            yield _Setting(key, _plain(converted(option, variable)), option.envvar)
+            yield _Setting(key, _as_written(option, variable), option.envvar)
         elif entry is not None:
-            yield _Setting(key, _plain(converted(option, as_typed(entry.value))), f"{file}, line {entry.line}")
+            yield _Setting(key, _as_written(option, as_typed(entry.value)), f"{file}, line {entry.line}")
         else:
             yield _Setting(key, _plain(option.default), "default")
+
+
+def _as_written(option: Any, value: object) -> object:
+    """Return a value as the file has it. A size stays text, because a number of bytes would be refused there."""
+    plain = _plain(converted(option, value))
+    return value if option.metavar == "SIZE" else plain
 
 
 def _plain(value: object) -> object:
