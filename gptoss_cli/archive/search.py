@@ -103,7 +103,7 @@ def _scan(
     connection: sqlite3.Connection, terms: Sequence[str], limit: int, *, readable: bool = True
 ) -> list[Sequence[object]]:
     """Search without the index; case is ignored in ASCII letters only. There is no rank: the newest come first."""
-    # LIKE is much faster than instr and lower, but refuses a longer pattern; nobody types one.
+    # LIKE takes half the time of instr and lower. It refuses longer patterns, and ends a text at a NUL.
     patterns = ["%" + _LIKE_SIGN.sub(r"~\g<0>", term[:_LIKE_CHARACTERS]) + "%" for term in terms]
     inside = " AND ".join(["m.text LIKE ? ESCAPE '~'"] * len(terms))
     source = "searchable s JOIN message m ON m.id = s.id" if readable else "message m"
