@@ -86,7 +86,7 @@ _gptoss_candidates() {
     local conversations_list="-n --all --json" conversations_show="--reasoning --raw --branch --json"
     local conversations_search="-n --latest --reasoning --json" conversations_rm="--all -y --yes"
     local conversations_export="--all -f --format -o --output --reasoning --force"
-    local settings="color history.save history.reasoning history.ask model effort instructions temperature top-p top-k seed
+    local settings="color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k seed
         max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout"
     local command="" inner="" word index
 
@@ -117,6 +117,7 @@ _gptoss_candidates() {
             return 0
         fi
         case $previous in
+            history.kv-limit) return 0 ;;
             history.*) previous="" && _gptoss_words "true false" && return 0 ;;
             *) previous=--$previous ;; # its values are those of the option
         esac

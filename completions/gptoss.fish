@@ -164,7 +164,7 @@ complete -c gptoss -n '__fish_seen_subcommand_from cache' -a 'list clear'
 
 set -l config '__fish_seen_subcommand_from config'
 complete -c gptoss -n "$config; and not __fish_seen_subcommand_from show path edit set" -a 'show path edit set'
-complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'color history.save history.reasoning history.ask model effort instructions temperature top-p top-k seed'
+complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k seed'
 complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout'
 complete -c gptoss -n $config -l json -d 'With show: print one JSON object'
 complete -c gptoss -n '__fish_seen_subcommand_from completions' -a 'bash zsh fish powershell'

@@ -94,7 +94,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $long = $longForms.Keys | Where-Object { $_ -ceq $previous } | ForEach-Object { $longForms[$_] }
     if ($long) { $previous = $long }
 
-    $settings = 'color', 'history.save', 'history.reasoning', 'history.ask', 'model', 'effort', 'instructions',
+    $settings = 'color', 'history.save', 'history.reasoning', 'history.kv-limit', 'history.ask', 'model', 'effort', 'instructions',
         'temperature', 'top-p', 'top-k', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
         'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout'
     $candidates = if ($command -eq 'config' -and $previous -eq 'set') { $settings }
