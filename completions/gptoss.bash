@@ -74,7 +74,7 @@ _gptoss_candidates() {
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --date --seed --max-tokens
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
-        --no-prefix-cache --reasoning"
+        --no-prefix-cache --kv-limit --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts --logprobs -c --continue --resume --save --no-save --title --save-reasoning --no-save-reasoning"
     local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
@@ -89,7 +89,7 @@ _gptoss_candidates() {
     local conversations_list="-n --all --json" conversations_show="--reasoning --raw --branch --json"
     local conversations_search="-n --latest --reasoning --json" conversations_rm="--all -y --yes"
     local conversations_export="--all -f --format -o --output --reasoning --force"
-    local settings="color history.save history.reasoning history.ask model effort instructions temperature top-p top-k date seed
+    local settings="color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k date seed
         max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout"
     local command="" inner="" word index
 
@@ -120,6 +120,7 @@ _gptoss_candidates() {
             return 0
         fi
         case $previous in
+            history.kv-limit) return 0 ;;
             history.*) previous="" && _gptoss_words "true false" && return 0 ;;
             *) previous=--$previous ;; # its values are those of the option
         esac
@@ -150,7 +151,7 @@ _gptoss_candidates() {
             fi
             ;;
         -t | --temperature | --top-p | --top-k | --date | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
-        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
+        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --kv-limit | --ram | --prompt | --generate | --repeat | --explain) ;;
         --resume | --title | --at | --branch | -n) ;;
         *)
             case $command in
@@ -189,7 +190,7 @@ _gptoss_candidates() {
                     fi
                     ;;
                 list | doctor) _gptoss_words "--json $common" ;;
-                cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
+                cache) _gptoss_arguments "list clear" "--json -y --yes --kv-limit $common" ;;
                 config) _gptoss_arguments "show path edit set" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
                 *) _gptoss_words "ask chat download convert verify list remove plan doctor bench compare inspect evaluate conversations cache config completions $common" ;;

@@ -60,6 +60,7 @@ complete -c gptoss -n $turn -l think-budget -x -d 'End the reasoning after this 
 complete -c gptoss -n $turn -l free-headers -d 'Do not constrain the message headers'
 complete -c gptoss -n $turn -l dtype -x -a 'float32 bfloat16' -d 'Floating-point type of the computation'
 complete -c gptoss -n $turn -l no-prefix-cache -d 'Do not reuse cached work for the first messages'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat evaluate cache' -l kv-limit -x -d 'Disk space for KV caches'
 complete -c gptoss -n $turn -l reasoning -x -a 'show collapse hide' -d 'Show, collapse or hide the reasoning'
 
 complete -c gptoss -n '__fish_seen_subcommand_from ask chat plan evaluate' -l context -x -d 'Maximum tokens of a conversation'
@@ -168,7 +169,7 @@ complete -c gptoss -n '__fish_seen_subcommand_from cache' -a 'list clear'
 
 set -l config '__fish_seen_subcommand_from config'
 complete -c gptoss -n "$config; and not __fish_seen_subcommand_from show path edit set" -a 'show path edit set'
-complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'color history.save history.reasoning history.ask model effort instructions temperature top-p top-k date seed'
+complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k date seed'
 complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout'
 complete -c gptoss -n $config -l json -d 'With show: print one JSON object'
 complete -c gptoss -n '__fish_seen_subcommand_from completions' -a 'bash zsh fish powershell'

@@ -6,7 +6,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
         '--date', '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
-        '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--reasoning'
+        '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--kv-limit', '--reasoning'
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
         '--stop', '--schema', '--choice', '--efforts', '--logprobs', '--title'
     $history = '-c', '--continue', '--resume', '--save', '--no-save', '--save-reasoning', '--no-save-reasoning'
@@ -37,7 +37,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'conversations' = @('list', 'show', 'search', 'export', 'import', 'rename', 'rm', 'backup', 'path', 'check',
             '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
             '--force', '-y', '--yes') + $common
-        'cache' = @('list', 'clear', '--json', '-y', '--yes') + $common
+        'cache' = @('list', 'clear', '--json', '-y', '--yes', '--kv-limit') + $common
         'config' = @('show', 'path', 'edit', 'set', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }
@@ -76,6 +76,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--threads' = @()
         '--revision' = @()
         '--gpu-memory' = @()
+        '--kv-limit' = @()
         '--ram' = @()
         '--prompt' = @()
         '--generate' = @()
@@ -96,7 +97,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $long = $longForms.Keys | Where-Object { $_ -ceq $previous } | ForEach-Object { $longForms[$_] }
     if ($long) { $previous = $long }
 
-    $settings = 'color', 'history.save', 'history.reasoning', 'history.ask', 'model', 'effort', 'instructions',
+    $settings = 'color', 'history.save', 'history.reasoning', 'history.kv-limit', 'history.ask', 'model', 'effort', 'instructions',
         'temperature', 'top-p', 'top-k', 'date', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
         'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout'
     $candidates = if ($command -eq 'config' -and $previous -eq 'set') { $settings }

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from gptoss_cli import settings
-from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.request import ChatRequest, ModelInfo, Notify, OpenedModel, Say
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.checkpoint import catalog, store
@@ -51,10 +50,9 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
         notice(f"{known.name} is a classifier: it judges messages by the policy in its instructions", Hint.POLICY)
     placement = choose_placement(name, folder, request.placement, notice, every_reason=request.every_reason)
     progress(f"Loading {name}")
-    kv_limit_bytes = KV_LIMIT_BYTES if request.prefix_cache else 0
-    generator = loader.load(folder, placement, progress=progress, notice=notice, kv_limit_bytes=kv_limit_bytes)
+    generator = loader.load(folder, placement, progress=progress, notice=notice, kv_limit_bytes=request.kv_limit_bytes)
     session = _begin(generator, request)
-    if request.prefix_cache:
+    if request.kv_limit_bytes and not (request.is_private and request.instructions):
         generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
         notice(f"{generator.numerics.shortcoming}. Until then the model runs slowly.")

@@ -154,7 +154,8 @@ class ChatSession:
         self.last_end: TurnEnd | None = None
         self.last_raw = ""
         self._generator = generator
-        self._grammar = Grammar(recipients)
+        self.recipients = frozenset(recipients)
+        self._grammar = Grammar(self.recipients)
         self._stopping = False
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
@@ -222,7 +223,7 @@ class ChatSession:
 
         May be called from another thread during a turn.
         """
-        if self.kv_names:
+        if self.kv_names and not isinstance(self.recorder, NoRecorder):
             self._generator.save_kv()
 
     def snapshot(self, attachments: Iterable[Attachment] = ()) -> Snapshot:
@@ -255,8 +256,8 @@ class ChatSession:
     def turn(self, text: str, attachments: Iterable[Attachment] = ()) -> Generator[Event]:
         """Add `text` as the user's message and yield the events of the turn, TurnEnd last.
 
-        `attachments` are the files whose text is part of the message.
-
+        `attachments` are the files whose text is part of the message. A call that the last turn ended with is
+        answered as interrupted first.
 
         `stop`, closing the iterator, or an exception in its consumer end the turn at any point. The user's message
         then stays in the conversation even if no token was generated: it was sent and it is on the screen, so a next
@@ -266,6 +267,7 @@ class ChatSession:
         so that a shorter one can be sent. Nothing happens before the first event is requested.
         """
         before = len(self.conversation.messages)
+        self.conversation.answer_interrupted_call()
         self.conversation.add_user(text)
         try:
             yield from self.answer(attachments)

@@ -58,7 +58,7 @@ def run_ask(question: Question, options: TurnOptions, environment: Environment) 
         attached = [attachment(file, console) for file in answer.files or ()]
         text = prompt_text(question.words, console, attached=attached)
         output = output_format(answer.schema, answer.choice, console)
-        request = chat_request(options, console)
+        request = replace(chat_request(options, console), is_private=question.history.no_save)
         resumed = _resumed(question, console)
         turn.resumed = resumed
         turn.attachments = [each.record for each in attached]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
-
-import typer
 
 from gptoss_cli import settings
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel
@@ -22,16 +19,14 @@ from gptoss_cli.cli.loading import Loading
 from gptoss_cli.cli.options import HistoryOptions, TurnOptions
 from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
 from gptoss_cli.cli.signals import StrayInterrupts, stopping
-from gptoss_cli.errors import ExitStatus, GptossError, UsageError
+from gptoss_cli.errors import GptossError, UsageError
 from gptoss_cli.terminal import slash
 from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
-from gptoss_cli.terminal.picker import Picker
 from gptoss_cli.terminal.prompt import ChatPrompt, open_history, temporary_history
 
 # For annotations alone: they import the database, which a new conversation does not need before its prompt.
 if TYPE_CHECKING:
-    from gptoss_cli.archive.archive import Archive
     from gptoss_cli.cli.resuming import Resumed
 
 _UNSAVED: Final = HistoryOptions(save=False)
@@ -61,7 +56,7 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
     resumed = _resumed(start, console)
     chat = Chat(
-        chat_request(options, console),
+        replace(chat_request(options, console), is_private=not start.history.save),
         environment,
         plain=start.plain,
         vi=start.vi,
@@ -92,27 +87,16 @@ def _resumed(start: ChatStart, console: Console) -> Resumed | None:
     archive = Archive(archive_path(), notice=console.notice)
     try:
         if resume == "":
-            resume = _picked(archive, console)
+            # Here and not at the top, as above.
+            from gptoss_cli.cli.conversation_picker import pick_conversation
+
+            resume = pick_conversation(archive, console)
         stored = find_stored(archive, resume, at=history.at, fork=history.fork, saves=history.save)
     finally:
         archive.close()
     resumed = Resumed(stored, start.given)
     console.notice(resumed.description())
     return resumed
-
-
-def _picked(archive: Archive, console: Console) -> str:
-    """Return the id of the conversation that the user chooses. Raises typer.Exit if the user leaves."""
-    # Here and not at the top, as above.
-    from gptoss_cli.cli.conversation_views import choices, preview
-
-    found = choices(archive, time.time())
-    if not found:
-        raise UsageError("There is no conversation to continue yet")
-    chosen = Picker(found, lambda each: preview(archive, each), colored=console.colors).run()
-    if chosen is None:
-        raise typer.Exit(ExitStatus.INTERRUPTED)
-    return chosen
 
 
 def _quietly(text: Callable[_Arguments, str]) -> Callable[_Arguments, str]:

@@ -21,6 +21,7 @@ from gptoss_cli.cli.options import (
     ConfigAction,
     HistoryOptions,
     JsonOption,
+    KvLimitOption,
     Shell,
     TurnOptions,
     YesOption,
@@ -296,6 +297,7 @@ def cache(
     *,
     as_json: JsonOption = False,
     yes: YesOption = False,
+    kv_limit: KvLimitOption = None,
     environment: Environment,
 ) -> None:
     """List or delete KV caches and 8-bit weights.
@@ -304,7 +306,7 @@ def cache(
     """
     from gptoss_cli.cli.cache import run_cache
 
-    run_cache(action, environment.console, as_json=as_json, yes=yes)
+    run_cache(action, environment.console, as_json=as_json, yes=yes, kv_limit_bytes=kv_limit)
 
 
 @_COMMANDS.command("config", epilog=_SETTINGS)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from gptoss_cli.archive.recorder import Attachment
+from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
@@ -129,9 +130,15 @@ def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
             think_budget=options.think_budget,
             free_headers=options.free_headers,
         ),
-        prefix_cache=not options.no_prefix_cache,
+        kv_limit_bytes=_kv_limit_bytes(options),
         every_reason=console.reads_terminal,
     )
+
+
+def _kv_limit_bytes(options: TurnOptions) -> int:
+    if options.no_prefix_cache:
+        return 0
+    return KV_LIMIT_BYTES if options.kv_limit is None else options.kv_limit
 
 
 def valid_text(text: str) -> str:

@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 import openai_harmony
 from openai_harmony import Author, DeveloperContent, SystemContent
@@ -12,6 +13,8 @@ from gptoss_cli.harmony.encoding import render
 from gptoss_cli.harmony.events import Message, Role
 from gptoss_cli.harmony.vocabulary import ANSWER_HEADER
 from gptoss_cli.settings import ReasoningEffort
+
+_NOT_RUN: Final = "interrupted, not run"
 
 
 class Conversation:
@@ -56,6 +59,15 @@ class Conversation:
     def add_user(self, text: str) -> None:
         """Append a message of the user. Text that looks like a special token stays text."""
         self.add(Message(Role.USER, text))
+
+    def answer_interrupted_call(self) -> None:
+        """If the last message is a call, append the output that says it was not run.
+
+        Whoever would have run it is gone, or was stopped; the model must not take the next message for its output.
+        """
+        call = self._messages[-1] if self._messages else None
+        if call is not None and call.is_call:
+            self.add(Message(Role.TOOL, _NOT_RUN, call.channel, recipient=Role.ASSISTANT, name=call.recipient))
 
     def truncate(self, count: int) -> None:
         """Keep the first `count` messages."""
