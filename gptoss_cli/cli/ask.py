@@ -178,7 +178,7 @@ class _Turn:
             if answer.logprobs is not None:
                 record["tokens"] = [token_json(token) for token in self._tokens]
             write_answer(json_text(record), answer.output, self._console)
-        elif text:
+        elif text or answer.extract is not None:
             extracted = f"{text}\n" if answer.extract is None else code_block(text, answer.extract)
             write_answer(extracted, answer.output, self._console)
 

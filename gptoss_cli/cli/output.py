@@ -44,15 +44,14 @@ def without_answer(events: Iterable[Event]) -> Iterator[Event]:
 def code_block(answer: str, language: str) -> str:
     """Return the first fenced code block of a Markdown text, in `language` unless that is empty.
 
-    A block that is not closed ends with the text. Raises GptossError if there is none.
+    A block that is not closed ends with the text. Raises GptossError if there is none that has code in it.
     """
     # Only here: the Markdown parser takes longer to import than an answer may wait.
-    from gptoss_cli.terminal.markdown.parse import Kind, leaf_blocks
+    from gptoss_cli.terminal.markdown.extract import first_code_block
 
-    for block in leaf_blocks(answer):
-        is_fenced = block.kind is Kind.CODE and block.fence is not None
-        if is_fenced and (not language or block.language.lower() == language.lower()):
-            return block.code
+    code = first_code_block(answer, language)
+    if code is not None:
+        return code
     wanted = f"code block in {language}" if language else "code block"
     raise GptossError(f"The answer has no {wanted}. Ask for one, or leave --extract out.")
 

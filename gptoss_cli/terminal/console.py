@@ -16,6 +16,8 @@ from gptoss_cli.errors import GptossError
 from gptoss_cli.settings import ColorChoice
 from gptoss_cli.terminal.sanitize import neutralize, one_line
 
+_ERROR = "gptoss: "
+
 
 class Style(Enum):
     """A style of text on stderr. The value is its SGR parameter."""
@@ -171,15 +173,29 @@ class Console:
         with suppress(OSError):
             self.stderr.write(shown)
 
+    def lines(self, text: str, style: Style = Style.PLAIN) -> None:
+        """Write whole lines of text to stderr. A terminal gets whole words."""
+        self.err(f"{self._wrapped(neutralize(text).expandtabs(4)) if self.stderr.is_terminal else text}\n", style)
+
     def notice(self, text: str) -> None:
-        """Write a line of information to stderr unless the console is quiet."""
+        """Write a line of information to stderr unless the console is quiet. A terminal gets whole words."""
         if not self.quiet:
-            self.err(f"{one_line(text)}\n", Style.DIM)
+            self.err(f"{self._wrapped(one_line(text))}\n", Style.DIM)
 
     def error(self, text: str) -> None:
-        """Write an error as one line to stderr."""
-        self.err("gptoss: ", Style.ERROR)
-        self.err(f"{one_line(text)}\n")
+        """Write an error as one line to stderr. A terminal gets whole words."""
+        self.err(_ERROR, Style.ERROR)
+        self.err(f"{self._wrapped(_ERROR + one_line(text))[len(_ERROR) :]}\n")
+
+    def _wrapped(self, text: str) -> str:
+        """Return neutralised text in lines that fit a terminal, or unchanged if stderr is none."""
+        columns = self.stderr.columns
+        if not self.stderr.is_terminal or (text.isascii() and len(text) <= columns):
+            return text
+        # Only here: rich, which measures text, takes longer to import than the program to start.
+        from gptoss_cli.terminal.cells import Span, text_of, wrap
+
+        return "\n".join(map(text_of, wrap([Span(text)], columns, whole_words=True)))
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:

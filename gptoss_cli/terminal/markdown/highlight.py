@@ -1,10 +1,11 @@
 """Syntax highlighting of code, a few lines at a time. The text is never changed."""
 
+import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from pygments.lexer import Lexer
-from pygments.lexers import get_lexer_by_name
+from pygments.lexers import get_lexer_by_name, get_lexer_for_filename
 from pygments.token import Comment, Keyword, Name, Number, String, _TokenType
 from pygments.util import ClassNotFound
 
@@ -24,14 +25,15 @@ _ROLES = {
     Name.Decorator: Role.NAME,
 }
 _TAB_COLUMNS = 4
+_LANGUAGE = re.compile(r"[\w+#-][\w+#./-]*")
 
 
 def highlight(lines: Sequence[str], language: str, *, context: Sequence[str] = ()) -> list[Line]:
-    """Highlight `lines` in `language`, which may be unknown. `context` are the lines before them."""
+    """Highlight `lines` in the language that `language` names, if it is known. `context` are the lines before them."""
     if not lines:
         return []
     whole = [neutralize(line).expandtabs(_TAB_COLUMNS) for line in (*context, *lines)]
-    lexer = _lexer(language)
+    lexer = lexer_of(language)
     if lexer is None:
         lexed: list[Line] = [[Span(line, Role.CODE)] if line else [] for line in whole]
     else:
@@ -56,9 +58,14 @@ def _role(kind: _TokenType) -> str:
     return next((_ROLES[each] for each in reversed(kind.split()) if each in _ROLES), Role.PLAIN)
 
 
-@cache
-def _lexer(language: str) -> Lexer | None:
-    try:
-        return get_lexer_by_name(language) if language else None
-    except ClassNotFound:
-        return None
+@lru_cache(maxsize=64)
+def lexer_of(language: str) -> Lexer | None:
+    """Return the lexer for the text after a fence, such as `py`, `{.python}` or `python:main.py`; None if unknown."""
+    match = _LANGUAGE.search(language)
+    name = match[0].lower() if match else ""
+    for find, key in ((get_lexer_by_name, name), (get_lexer_for_filename, f"x.{name}")):
+        try:
+            return find(key) if name else None
+        except ClassNotFound:
+            continue
+    return None
