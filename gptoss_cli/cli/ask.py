@@ -1,7 +1,7 @@
 """`gptoss ask`: one turn, from words or a pipe to an answer on stdout."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
@@ -142,7 +142,8 @@ class _Turn:
         deadline = None if self._answer.timeout is None else began + self._answer.timeout
         with stopping(session.stop), closing(session.turn(text, self.attachments)) as turn:
             events = apply_stop_conditions(turn, session.stop, stop_texts=self._answer.stop or (), deadline=deadline)
-            return show_turn(self._visible(events), self._console, reasoning=self._display)
+            show = _show_turn(self._console)
+            return show(self._visible(events), self._console, reasoning=self._display)
 
     def _visible(self, events: Iterable[Event]) -> Iterable[Event]:
         """Return the events for the screen; the transcript and the JSON lines take all of them."""
@@ -180,7 +181,17 @@ class _Turn:
             write_answer(json_text(record), answer.output, self._console)
         elif text or answer.extract is not None:
             extracted = f"{text}\n" if answer.extract is None else code_block(text, answer.extract)
-            write_answer(extracted, answer.output, self._console)
+            write_answer(extracted, answer.output, self._console, is_markdown=answer.extract is None)
+
+
+def _show_turn(console: Console) -> Callable[..., TurnEnd]:
+    """Return the function that shows a turn on the streams of `console`."""
+    if not console.renders_on(console.stdout) and not console.renders_on(console.stderr):
+        return show_turn
+    # Only here: an answer in a pipe does not wait for the Markdown parser.
+    from gptoss_cli.terminal.turn_rendered import show_rendered_turn
+
+    return show_rendered_turn
 
 
 def _require_format(opened: OpenedModel, output: OutputFormat | None) -> None:

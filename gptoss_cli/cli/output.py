@@ -56,9 +56,16 @@ def code_block(answer: str, language: str) -> str:
     raise GptossError(f"The answer has no {wanted}. Ask for one, or leave --extract out.")
 
 
-def write_answer(text: str, output: Path | None, console: Console) -> None:
-    """Write `text` to the file `output`, or to stdout for None or `-`. Raises GptossError or BrokenPipeError."""
-    if output is None or os.fspath(output) == "-":
+def write_answer(text: str, output: Path | None, console: Console, *, is_markdown: bool = False) -> None:
+    """Write `text` to the file `output`, or to stdout for None or `-`. A terminal gets Markdown rendered.
+
+    Raises GptossError or BrokenPipeError.
+    """
+    if output is None and is_markdown and console.renders_on(console.stdout):
+        from gptoss_cli.terminal.turn_rendered import show_rendered_answer
+
+        show_rendered_answer(text, console)
+    elif output is None or os.fspath(output) == "-":
         console.out(text)
     else:
         replace_file(output, text)

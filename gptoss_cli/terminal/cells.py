@@ -60,6 +60,13 @@ def cells(text: str) -> int:
     return sum(get_character_cell_size(character) for character in text) + text.count("\ufe0f")
 
 
+def cut(text: str, width: int) -> str:
+    """Return the beginning of `text` that fits `width` columns."""
+    if text.isascii():
+        return text[: max(0, width)]
+    return text_of(fold([Span(text)], width)[0]) if width > 1 else ""
+
+
 def style_line(line: Line) -> str:
     """Return the text of the line with escape sequences for its styles."""
     same = groupby(line, key=lambda span: span.sgr)

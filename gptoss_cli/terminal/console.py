@@ -99,8 +99,8 @@ class Activity:
             for number in self._numbers():
                 frame = self._FRAMES[number % len(self._FRAMES)]
                 # One column stays free: a full line would wrap and could not be removed.
-                line = f"{frame} {self._text}"[: self._output.columns - 1]
-                self._output.write(f"\r\x1b[K{line}")
+                line = _cut(self._text, self._output.columns - 3)
+                self._output.write(f"\r\x1b[K{frame} {line}")
             self._output.write("\r\x1b[K")
 
     def _numbers(self) -> Iterator[int]:
@@ -110,6 +110,16 @@ class Activity:
             number += 1
             if self._closed.wait(self._FRAME_SECONDS):
                 return
+
+
+def _cut(text: str, columns: int) -> str:
+    """Return the beginning of a line that fits `columns`."""
+    if text.isascii():
+        return text[: max(0, columns)]
+    # Only here: rich, which measures text, takes longer to import than the program to start.
+    from gptoss_cli.terminal.cells import cut
+
+    return cut(text, columns)
 
 
 class Console:
@@ -139,7 +149,7 @@ class Console:
     @property
     def draws(self) -> bool:
         """True if text on stderr can be overwritten."""
-        return self.stderr.is_terminal and self.environment.get("TERM") != "dumb"
+        return self.renders_on(self.stderr)
 
     @property
     def draws_progress(self) -> bool:
@@ -149,9 +159,17 @@ class Console:
     @property
     def colors(self) -> bool:
         """True if stderr is coloured."""
+        return self.colors_on(self.stderr)
+
+    def colors_on(self, output: Output) -> bool:
+        """Return True if text on `output` is coloured."""
         if self.color in (None, ColorChoice.AUTO):
-            return self.draws and not self.environment.get("NO_COLOR")
+            return self.renders_on(output) and not self.environment.get("NO_COLOR")
         return self.color is ColorChoice.ALWAYS
+
+    def renders_on(self, output: Output) -> bool:
+        """Return True if `output` is a terminal on which text can be overwritten."""
+        return output.is_terminal and self.environment.get("TERM") != "dumb"
 
     def out(self, text: str) -> None:
         """Write `text` to stdout: unchanged to a pipe or a file, neutralised on a terminal.

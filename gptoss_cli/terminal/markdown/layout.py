@@ -67,7 +67,7 @@ def _contents(block: LeafBlock, width: int) -> Iterator[Line]:
 
 def code_label(block: LeafBlock) -> list[Line]:
     """Return the line above code with what its fence says, such as its language; none if that is nothing."""
-    return [[Span(_clean(block.language), Role.MARK)]] if block.language else []
+    return [[Span(f"── {_clean(block.language)}", Role.MARK)]] if block.language else []
 
 
 def inline(tokens: Sequence[Token], role: str = Role.PLAIN) -> Line:
