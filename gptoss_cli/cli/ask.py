@@ -181,7 +181,14 @@ class _Turn:
             write_answer(json_text(record), answer.output, self._console)
         elif text or answer.extract is not None:
             extracted = f"{text}\n" if answer.extract is None else code_block(text, answer.extract)
+            if self._transcript.reasoning and self._display is ReasoningDisplay.SHOW and answer.output is None:
+                self._separate()
             write_answer(extracted, answer.output, self._console, is_markdown=answer.extract is None)
+
+    def _separate(self) -> None:
+        """Write an empty line between the reasoning and the answer if both are on the terminal."""
+        if self._console.stdout.is_terminal and self._console.stderr.is_terminal:
+            self._console.err("\n")
 
 
 def _show_turn(console: Console) -> Callable[..., TurnEnd]:

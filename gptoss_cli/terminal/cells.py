@@ -142,6 +142,7 @@ class _Wrapper:
         self._line: Line = []
         self._used = 0
         self._spaces: Line = []
+        self._gap = 0
         self._begins = True  # at the beginning of a line of the text
 
     def add(self, word: Line) -> None:
@@ -150,7 +151,7 @@ class _Wrapper:
             self._break()
             self._begins = True
         elif text.isspace():
-            self._spaces = word
+            self._spaces, self._gap = word, cells(text)
         else:
             self._append(word, cells(text))
 
@@ -160,13 +161,13 @@ class _Wrapper:
         return self._lines or [[]]
 
     def _append(self, word: Line, size: int) -> None:
-        gap = cells(text_of(self._spaces))
+        gap = self._gap
         if self._used and self._used + gap + size > self._width:
             self._break()
         elif self._used or (self._begins and gap + size <= self._width):
             self._line += self._spaces
             self._used += gap
-        self._spaces, self._begins = [], False
+        self._spaces, self._gap, self._begins = [], 0, False
         if size > self._width and not self._whole_words and not _ADDRESS.search(text_of(word)):
             *full, word = fold(word, self._width)
             self._lines += full
@@ -176,15 +177,16 @@ class _Wrapper:
 
     def _break(self) -> None:
         self._lines.append(self._line)
-        self._line, self._used, self._spaces = [], 0, []
+        self._line, self._used, self._spaces, self._gap = [], 0, [], 0
 
 
 def _words(spans: Line) -> Iterator[Line]:
     """Yield words, runs of spaces and newlines, in order. A word may consist of several styles."""
     word: Line = []
     for span in spans:
+        is_ascii = span.text.isascii()
         for atom in _ATOM.findall(span.text):
-            is_whole = atom[0] in " \n" or _CJK_ATOM.match(atom) is not None
+            is_whole = atom[0] in " \n" or not (is_ascii or _CJK_ATOM.match(atom) is None)
             if is_whole and word:
                 yield word
                 word = []

@@ -43,10 +43,7 @@ def use_inline_rules(parser: MarkdownIt) -> None:
     parser.inline = _InlineParser()
     parser.disable(["linkify", "image", "html_inline"])
     ruler = parser.inline.ruler
-    ruler.before("escape", "formula", _formula)
-    ruler.before("escape", "backslashes", _backslashes)
-    ruler.before("emphasis", "dunder", _dunder)
-    ruler.before("link", "address", _address)
+    ruler.before("escape", "verbatim", _verbatim)
     ruler.after("autolink", "tag", _tag)
 
 
@@ -59,17 +56,15 @@ class _InlineState(StateInline):
 
     def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:  # noqa: N802, N803
         """Return if the markers at `start` open or close emphasis. A CJK neighbour is a boundary."""
-        marker, end = self.src[start], start
+        marker, end = self.src[start], start + 1
         while end < self.posMax and self.src[end] == marker:
             end += 1
         before = self.src[start - 1] if start else " "
         after = self.src[end] if end < self.posMax else " "
         if marker == "*" and end == start + 1 and before.isdigit() and after.isdigit():
             return Scanned(False, False, 1)  # a product such as 2*3*4
-        if before < "\u1100" and after < "\u1100":
-            return super().scanDelims(start, canSplitWord)
         blank_before, blank_after = isWhiteSpace(ord(before)), isWhiteSpace(ord(after))
-        cjk_before, cjk_after = _CJK.match(before) is not None, _CJK.match(after) is not None
+        cjk_before, cjk_after = _is_cjk(before), _is_cjk(after)
         mark_before, mark_after = _is_mark(before), _is_mark(after)
         opens = not blank_after and (not mark_after or cjk_after or blank_before or mark_before or cjk_before)
         closes = not blank_before and (not mark_before or cjk_before or blank_after or mark_after or cjk_after)
@@ -90,11 +85,30 @@ class _InlineParser(ParserInline):
         return state.tokens
 
 
+def _is_cjk(character: str) -> bool:
+    return character >= "\u1100" and _CJK.match(character) is not None
+
+
 def _is_mark(character: str) -> bool:
     return isMdAsciiPunct(ord(character)) or isPunctChar(character)
 
 
+def _verbatim(state: StateInline, silent: bool) -> bool:
+    """Take what is no Markdown as it is: formulas, two backslashes, dunder names, addresses."""
+    match state.src[state.pos]:
+        case "\\" | "$":
+            return _formula(state, silent)
+        case "_":
+            return _dunder(state, silent)
+        case ":":
+            return _address(state, silent)
+    return False
+
+
 def _formula(state: StateInline, silent: bool) -> bool:
+    # Two backslashes are a line break of LaTeX, or the beginning of a network path.
+    if state.src.startswith("\\\\", state.pos):
+        return _take(state, state.pos + 2, silent)
     end = _formula_end(state.src, state.pos, state.posMax)
     if end < 0:
         return False
@@ -133,14 +147,9 @@ def _closing_dollars(text: str) -> list[int]:
     return [match.start() for match in _CLOSING_DOLLAR.finditer(text)]
 
 
-def _backslashes(state: StateInline, silent: bool) -> bool:
-    """Take two backslashes as they are: a line break of LaTeX, or the beginning of a network path."""
-    return state.src.startswith("\\\\", state.pos) and _take(state, state.pos + 2, silent)
-
-
 def _dunder(state: StateInline, silent: bool) -> bool:
     before = state.src[state.pos - 1] if state.pos else " "
-    if state.src[state.pos] != "_" or before.isalnum() or before == "_":
+    if before.isalnum() or before == "_":
         return False
     match = _DUNDER.match(state.src, state.pos, state.posMax)
     return match is not None and _take(state, match.end(), silent)
@@ -148,7 +157,7 @@ def _dunder(state: StateInline, silent: bool) -> bool:
 
 def _address(state: StateInline, silent: bool) -> bool:
     """Take the rest of an address after its scheme, with its underscores."""
-    if state.src[state.pos] != ":" or not state.pos or not state.src[state.pos - 1].isalnum():
+    if not state.pos or not state.src[state.pos - 1].isalnum():
         return False
     match = _ADDRESS.match(state.src, state.pos, state.posMax)
     return match is not None and _take(state, match.end(), silent)
