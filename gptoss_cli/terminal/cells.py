@@ -9,13 +9,15 @@ from typing import NamedTuple
 from rich.cells import get_character_cell_size
 
 _JOINERS = "\u200d\ufe0f"
-# Chinese, Japanese and Korean break between any two characters, but not before closing punctuation.
+# Chinese, Japanese and Korean break between any two characters, but not before closing
+# punctuation and not after an opening bracket.
 _CJK = "\u1100-\u115f\u2e80-\u3000\u3003-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fffd"
 _CLOSING = "\u3001\u3002\uff0c\uff0e\uff01\uff1f\uff1a\uff1b\uff09\u300d\u300f\u3011\u3009\u300b"
-_ATOM = re.compile(rf"\n| +|[{_CJK}][{_CLOSING}]*|[^ \n{_CJK}]+")
+_OPENING = "\uff08\u300c\u300e\u3010\u3008\u300a"
+_ATOM = re.compile(rf"\n| +|[{_OPENING}]*[{_CJK}][{_CLOSING}]*|[^ \n{_CJK}]+")
 # Not broken, since a terminal finds an address that it has wrapped itself, and not one with a newline in it.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|\bwww\.|mailto:")
-_CJK_ATOM = re.compile(f"[{_CJK}]")
+_CJK_ATOM = re.compile(f"[{_OPENING}]*[{_CJK}]")
 
 _LEAST_TEXT_COLUMNS = 24
 

@@ -53,14 +53,22 @@ class Fence:
         nests = _MARKDOWN.match(self.info) is not None and "`" not in info
         return depth + 1 if nests else depth
 
-    def content(self, line: str) -> str:
-        """Return the code in `line`, whose first `indent` columns are removed if they are blank."""
-        column = 0
-        for at, character in enumerate(line):
-            if column >= self.indent or character not in " \t":
-                return " " * (column - self.indent) + line[at:]
-            column += _TAB_COLUMNS - column % _TAB_COLUMNS if character == "\t" else 1
-        return " " * (column - self.indent)
+    def code_indent(self, first: str) -> int:
+        """Return the columns that are removed from each line of the code, whose first line is `first`.
+
+        Code that stands left of its fence keeps its shape.
+        """
+        return min(self.indent, leading_columns(first)) if first.strip(" \t") else self.indent
+
+
+def without_indent(line: str, columns: int) -> str:
+    """Return `line` without its first `columns`, as far as they are blank."""
+    column = 0
+    for at, character in enumerate(line):
+        if column >= columns or character not in " \t":
+            return " " * (column - columns) + line[at:]
+        column += _TAB_COLUMNS - column % _TAB_COLUMNS if character == "\t" else 1
+    return " " * (column - columns)
 
 
 def leading_columns(line: str) -> int:
@@ -96,7 +104,9 @@ def _fence(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         line += 1
     token = state.push("fence", "code", 0)
     token.info, token.markup = match[2], match[1]
-    token.content = state.getLines(start + 1, line, fence.indent, True)
+    has_first = line > start + 1 and not state.isEmpty(start + 1)
+    indent = max(0, min(fence.indent, state.sCount[start + 1])) if has_first else fence.indent
+    token.content = state.getLines(start + 1, line, indent, True)
     token.meta |= {"fence": fence, "is_closed": not depth}
     state.line = line if depth else line + 1
     token.map = [start, state.line]

@@ -9,7 +9,7 @@ from pygments.lexers import get_lexer_by_name, get_lexer_for_filename
 from pygments.token import Comment, Keyword, Name, Number, String, _TokenType
 from pygments.util import ClassNotFound
 
-from gptoss_cli.terminal.cells import Line, Role, Span
+from gptoss_cli.terminal.cells import Line, Role, Span, text_of
 from gptoss_cli.terminal.sanitize import neutralize
 
 # Lines before a piece of code that are lexed with it, for strings and comments of several lines.
@@ -34,23 +34,24 @@ def highlight(lines: Sequence[str], language: str, *, context: Sequence[str] = (
         return []
     whole = [neutralize(line).expandtabs(_TAB_COLUMNS) for line in (*context, *lines)]
     lexer = lexer_of(language)
-    if lexer is None:
-        lexed: list[Line] = [[Span(line, Role.CODE)] if line else [] for line in whole]
-    else:
-        lexed = _lex("\n".join(whole), lexer)
+    lexed = _lex(whole, lexer) if lexer is not None else None
+    if lexed is None:
+        lexed = [[Span(line, Role.CODE)] if line else [] for line in whole]
     return lexed[len(context) :]
 
 
-def _lex(code: str, lexer: Lexer) -> list[Line]:
+def _lex(code: Sequence[str], lexer: Lexer) -> list[Line] | None:
+    """Return the lines of `code` with their roles; None if the lexer changes them."""
     lines: list[Line] = [[]]
-    # Not get_tokens, which strips newlines at the beginning and the end.
-    for _, kind, text in lexer.get_tokens_unprocessed(code):
+    # Some lexers need a newline at the end. Not get_tokens, which strips newlines at the beginning and the end.
+    for _, kind, text in lexer.get_tokens_unprocessed("\n".join((*code, ""))):
         first, *more = text.split("\n")
         sgr = _role(kind)
         if first:
             lines[-1].append(Span(first, sgr))
         lines.extend([Span(line, sgr)] if line else [] for line in more)
-    return lines
+    lines = lines[: len(code)]
+    return lines if [text_of(line) for line in lines] == list(code) else None
 
 
 @cache

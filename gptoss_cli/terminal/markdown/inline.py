@@ -17,7 +17,8 @@ FORMULA_CLOSERS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
 _CLOSING_DOLLAR = re.compile(r"(?<=[^\s\\$])(?<![*_(\[{\"'])\$(?![\d$])|(?<=[*_(\[{\"'])\$(?![\w$])")
 _ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}")
 _DUNDER = re.compile(r"__(?:[a-z][a-z0-9]*(?:_[a-z0-9]+)*|[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)__(?!\w)")
-_ADDRESS = re.compile(r"://[^\s<>\[\]`\\\"|]*[^\s<>\[\]`\\\"|*_~.,;:!?'(){}]")
+# No CJK character belongs to an address, and the end of bold text does not either.
+_ADDRESS = re.compile(r"://(?:[^\s<>\[\]`\\\"|*\u2e80-\uffef]|\*(?!\*))*[^\s<>\[\]`\\\"|*_~.,;:!?'(){}\u2e80-\uffef]")
 _TAG = re.compile(r"<(/?)([a-zA-Z]+)((?:\s[^<>]*)?)/?>")
 _AFTER_BREAK = re.compile(r"[ \t]*\n?[ \t]*")
 _SCRIPT = re.compile(r"<(sub|sup)>([^<>*_`$\\\n&()\[\]]+|\[\w+\])</\1>", re.IGNORECASE)
@@ -202,6 +203,12 @@ def _script(kind: str, text: str, after: str) -> str:
     return f"{_SCRIPT_MARKS[kind]}{text if is_simple else f'({text})'}"
 
 
+def _has_text(state: StateInline) -> bool:
+    """Return True if there is anything after the last line break."""
+    before = (token.type for token in reversed(state.tokens) if not token.type.startswith("tag_"))
+    return bool(state.pending.strip()) or next(before, "softbreak") not in ("softbreak", "hardbreak")
+
+
 def _show_tag(state: _InlineState, match: re.Match[str]) -> bool:
     """Add the tokens for a tag; return False if it is shown as it is."""
     closes, name = bool(match[1]), match[2].lower()
@@ -222,8 +229,7 @@ def _show_tag(state: _InlineState, match: re.Match[str]) -> bool:
     if f"</{name}>" not in state.src[match.end() : state.posMax].lower() or (name == "a" and href is None):
         return False
     state.tags.append(name)
-    has_text = state.pending.strip() or (state.tokens and state.tokens[-1].type not in ("softbreak", "hardbreak"))
-    if name in _BREAKING_TAGS and has_text:
+    if name in _BREAKING_TAGS and _has_text(state):
         state.push("hardbreak", "br", 0)
     token = state.push("link_open" if name == "a" else "tag_open", _TAG_STYLES[name], 0)
     if name == "a" and href is not None:

@@ -111,7 +111,7 @@ def _sgr(*styles: str) -> str:
 
 def _clean(text: str) -> str:
     # Again, since an entity such as &#x202e; has become a character.
-    return neutralize(text).replace("\n", " ").replace("\t", " ")
+    return text if text.isprintable() else neutralize(text).replace("\n", " ").replace("\t", " ")
 
 
 def _table(block: LeafBlock, width: int) -> Iterator[Line]:

@@ -4,7 +4,7 @@ The final lines depend on the text alone and not on the pieces in which it arriv
 """
 
 from gptoss_cli.terminal.cells import Line, Span, fold, text_of
-from gptoss_cli.terminal.markdown.blocks import leading_columns
+from gptoss_cli.terminal.markdown.blocks import leading_columns, without_indent
 from gptoss_cli.terminal.markdown.highlight import CONTEXT_LINES, highlight
 from gptoss_cli.terminal.markdown.layout import are_separated, blank_line, code_label, lay_out
 from gptoss_cli.terminal.markdown.parse import LeafBlock, is_blank, leaf_blocks
@@ -216,6 +216,7 @@ class _OpenCode:
         self.block = block
         self._fence = block.fence
         self._depth = 1
+        self._first: str | None = None  # line of code
         self._pending: list[str] = []
         self._context: list[str] = []
 
@@ -226,7 +227,8 @@ class _OpenCode:
     def add(self, line: str) -> list[Line]:
         """Add a line of code and return the lines that have become final."""
         self._depth = self._depth_after(line)
-        self._pending.append(self._fence.content(line))
+        self._pending.append(self._content(line))
+        self._first = line if self._first is None else self._first
         return self.flush() if len(self._pending) == _CODE_GROUP else []
 
     def flush(self) -> list[Line]:
@@ -238,7 +240,11 @@ class _OpenCode:
 
     def with_open(self, line: str) -> list[Line]:
         """Return the pending lines and the beginning of the next line."""
-        return self._highlight([*self._pending, *([self._fence.content(line)] if line else [])])
+        return self._highlight([*self._pending, *([self._content(line)] if line else [])])
+
+    def _content(self, line: str) -> str:
+        first = self._first if self._first is not None else line
+        return without_indent(line, self._fence.code_indent(first))
 
     def _depth_after(self, line: str) -> int:
         return self._fence.depth_after(line.lstrip(" \t"), leading_columns(line), self._depth)
