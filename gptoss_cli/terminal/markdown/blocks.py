@@ -97,7 +97,8 @@ def _fence(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         return True
     fence = Fence(match[1], state.sCount[start], match[2].strip())
     line, depth = start + 1, 1
-    while line < end:
+    # A line without the marker of its quote is not in the quote.
+    while line < end and state.sCount[line] >= 0:
         depth = fence.depth_after(_line(state, line), state.sCount[line], depth)
         if not depth:
             break
@@ -105,7 +106,7 @@ def _fence(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     token = state.push("fence", "code", 0)
     token.info, token.markup = match[2], match[1]
     has_first = line > start + 1 and not state.isEmpty(start + 1)
-    indent = max(0, min(fence.indent, state.sCount[start + 1])) if has_first else fence.indent
+    indent = min(fence.indent, state.sCount[start + 1]) if has_first else fence.indent
     token.content = state.getLines(start + 1, line, indent, True)
     token.meta |= {"fence": fence, "is_closed": not depth}
     state.line = line if depth else line + 1
