@@ -11,9 +11,8 @@ from gptoss_cli.cli.conversation_commands import CONVERSATION_COMMANDS
 from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import attachment, instructions_text
 from gptoss_cli.errors import UsageError
-from gptoss_cli.generation import LARGEST_SEED
 from gptoss_cli.harmony.events import Message, Role, Token
-from gptoss_cli.settings import ReasoningEffort
+from gptoss_cli.settings import LARGEST_SEED, ReasoningEffort
 from gptoss_cli.terminal.architecture_table import show_lines_on_stderr
 from gptoss_cli.terminal.clipboard import copy
 from gptoss_cli.terminal.markdown.extract import code_blocks

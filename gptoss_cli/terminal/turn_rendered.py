@@ -37,7 +37,7 @@ def show_rendered_turn(events: Iterable[Event], console: Console, *, reasoning: 
     except BrokenPipeError:
         raise
     except OSError as exc:
-        raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the answer is incomplete") from exc
+        raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the output is incomplete") from exc
 
 
 def show_rendered_answer(text: str, console: Console) -> None:
