@@ -1,7 +1,7 @@
 """`gptoss ask`: one turn, from words or a pipe to an answer on stdout."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
@@ -145,7 +145,8 @@ class _Turn:
             events = deadline.ending(turn, session.stop)
             stops = self._answer.stop or ()
             events = apply_stop_conditions(events, session.stop, stop_texts=stops, deadline=deadline.at)
-            return show_turn(self._visible(events), self._console, reasoning=self._display)
+            show = _show_turn(self._console)
+            return show(self._visible(events), self._console, reasoning=self._display)
 
     def give_up(self) -> None:
         """Write what there is of the answer, since the process ends now."""
@@ -193,13 +194,30 @@ class _Turn:
             if answer.logprobs is not None:
                 record["tokens"] = [token_json(token) for token in self._tokens]
             write_answer(json_text(record), answer.output, self._console)
-        elif text:
+        elif text or answer.extract is not None:
             self._write_text(text)
 
     def _write_text(self, text: str) -> None:
         answer = self._answer
         extracted = f"{text}\n" if answer.extract is None else code_block(text, answer.extract)
-        write_answer(extracted, answer.output, self._console)
+        if self._transcript.reasoning and self._display is ReasoningDisplay.SHOW and answer.output is None:
+            self._separate()
+        write_answer(extracted, answer.output, self._console, is_markdown=answer.extract is None)
+
+    def _separate(self) -> None:
+        """Write an empty line between the reasoning and the answer if both are on the terminal."""
+        if self._console.stdout.is_terminal and self._console.stderr.is_terminal:
+            self._console.err("\n")
+
+
+def _show_turn(console: Console) -> Callable[..., TurnEnd]:
+    """Return the function that shows a turn on the streams of `console`."""
+    if not console.renders_on(console.stdout) and not console.renders_on(console.stderr):
+        return show_turn
+    # Only here: an answer in a pipe does not wait for the Markdown parser.
+    from gptoss_cli.terminal.turn_rendered import show_rendered_turn
+
+    return show_rendered_turn
 
 
 def _require_format(opened: OpenedModel, output: OutputFormat | None) -> None:

@@ -21,6 +21,7 @@ from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
 from gptoss_cli.cli.signals import StrayInterrupts, stopping
 from gptoss_cli.errors import GptossError, UsageError
 from gptoss_cli.terminal import slash
+from gptoss_cli.terminal.cells import in_two_columns
 from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
 from gptoss_cli.terminal.prompt import ChatPrompt, open_history, temporary_history
@@ -269,10 +270,8 @@ class Chat:
                     loaded.run(command, argument)
 
     def _help(self) -> None:
-        lines = slash.help_lines()
-        width = max(len(name) for name, _ in lines)
-        for name, meaning in lines:
-            self._console.err(f"  {name:<{width}}  ")
+        for name, meaning in in_two_columns(slash.help_lines(), self._console.stderr.columns - 2):
+            self._console.err(f"  {name}")
             self._console.err(f"{meaning}\n", Style.DIM)
 
     def _set_reasoning(self, argument: str) -> None:
@@ -337,7 +336,7 @@ class Chat:
 
     def _show_reasoning(self) -> None:
         reasoning = self.state.last_reasoning.strip() or "There is no reasoning to show."
-        self._prompt.above(lambda: self._console.err(f"{reasoning}\n", Style.DIM))
+        self._prompt.above(lambda: self._console.lines(reasoning, Style.DIM))
 
     def _next_effort(self) -> None:
         if self._is_ready:

@@ -15,7 +15,7 @@ from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import LARGEST_SEED, ReasoningEffort
 from gptoss_cli.terminal.architecture_table import show_lines_on_stderr
 from gptoss_cli.terminal.clipboard import copy
-from gptoss_cli.terminal.markdown.parse import code_blocks
+from gptoss_cli.terminal.markdown.extract import code_blocks
 from gptoss_cli.terminal.slash import SETTINGS
 from gptoss_cli.terminal.turn_inspection import expert_lines, token_lines
 from gptoss_cli.terminal.turn_plain import raw_pieces
@@ -54,7 +54,7 @@ def _instructions(chat: LoadedChat, argument: str) -> None:
     conversation = chat.session.conversation
     if not argument:
         current = conversation.instructions or "There are no instructions. To give some: /instructions TEXT"
-        chat.console.err(f"{current}\n")
+        chat.console.lines(current)
         return
     conversation.instructions = None if argument == "off" else instructions_text(argument)
     chat.session.recorder.record(chat.session.snapshot())
@@ -140,16 +140,26 @@ def _edit(chat: LoadedChat, argument: str) -> None:
 
 
 def _copy(chat: LoadedChat, argument: str) -> None:
-    text = _last_answer(chat.session).text
-    if argument == "code":
-        blocks = code_blocks(text)
-        if not blocks:
-            raise UsageError("There is no code in the last answer. /copy takes all of it.")
-        text = blocks[-1]
-    elif argument:
-        raise UsageError(f"{argument} cannot be copied. Try: /copy, or /copy code")
+    text = _copied(_last_answer(chat.session).text, argument)
     copy(text, chat.console)
     chat.console.notice(f"Copied {len(text):,} characters.")
+
+
+def _copied(answer: str, argument: str) -> str:
+    """Return the part of `answer` that `argument` of /copy names: all of it, or a code block. Raises UsageError."""
+    if not argument:
+        return answer
+    what, *number = argument.split()
+    if what != "code" or len(number) > 1 or not all(each.isascii() and each.isdigit() for each in number):
+        raise UsageError(f"{argument} cannot be copied. Try: /copy, or /copy code 2")
+    blocks = code_blocks(answer)
+    if not blocks:
+        raise UsageError("There is no code in the last answer. /copy takes all of it.")
+    chosen = int(number[0]) if number else len(blocks)
+    if not 1 <= chosen <= len(blocks):
+        count = "1 code block" if len(blocks) == 1 else f"{len(blocks)} code blocks"
+        raise UsageError(f"There is no code block {chosen}: the last answer has {count}.")
+    return blocks[chosen - 1]
 
 
 def _tokens(chat: LoadedChat, argument: str) -> None:
@@ -169,7 +179,7 @@ def _tokens(chat: LoadedChat, argument: str) -> None:
             f"  {end.answer_tokens:>9,} of the last answer",
             f"  {end.prefilled_tokens:>9,} were read for it; all others were cached",
         ]
-    chat.console.err("\n".join(lines) + "\n")
+    chat.console.lines("\n".join(lines))
 
 
 def _experts(chat: LoadedChat, argument: str) -> None:

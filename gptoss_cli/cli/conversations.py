@@ -160,7 +160,7 @@ def run_remove(names: Sequence[str], console: Console, *, every: bool, yes: bool
             raise ResourceError(f"A KV cache of the conversations cannot be deleted: {exc}") from exc
     console.notice(f"{_counted(removal.conversations, 'conversation')} removed.")
     for line in _left(removal):
-        console.err(f"{line}\n")
+        console.lines(line)
 
 
 def run_backup(file: Path, console: Console) -> None:

@@ -37,7 +37,7 @@ COMMANDS = {
         SlashCommand("/retry", "[LEVEL]", "answer the last message again", tuple(ReasoningEffort)),
         SlashCommand("/undo", "", "remove the last message and its answer"),
         SlashCommand("/edit", "", "edit the last message and send it again"),
-        SlashCommand("/copy", "[code]", "copy the last answer, or its last code block", ("code",)),
+        SlashCommand("/copy", "[code [N]]", "copy the last answer, its last code block, or its Nth", ("code",)),
         SlashCommand("/save", "[TITLE]", "keep this conversation, under a title"),
         SlashCommand("/export", "[FILE]", "write this conversation to a new .md or .json file", takes_file=True),
         SlashCommand("/conversations", "[WORDS]", "list saved conversations, or search them"),

@@ -18,7 +18,7 @@ from gptoss_cli.harmony.events import (
     TurnEnd,
 )
 from gptoss_cli.settings import ReasoningDisplay
-from gptoss_cli.terminal.console import Activity, Console, Style
+from gptoss_cli.terminal.console import Activity, Console, Output, Style
 
 NOTICES = {
     Cut.ANSWER_NOW: "The reasoning was stopped: the answer follows.",
@@ -36,7 +36,7 @@ def show_turn(events: Iterable[Event], console: Console, *, reasoning: Reasoning
     """
     event: Event | None = None
     with console.activity() as activity:
-        view = _PlainView(console, activity, reasoning)
+        view = PlainView(console, activity, reasoning)
         try:
             for event in events:
                 view.show(event)
@@ -82,15 +82,18 @@ class _Part(Enum):
     ANSWER = auto()
 
 
-class _PlainView:
-    def __init__(self, console: Console, activity: Activity, reasoning: ReasoningDisplay) -> None:
+class PlainView:
+    """The plain view of one turn. `activity` is what it says while it shows nothing, if it has any."""
+
+    def __init__(self, console: Console, activity: Activity | None, reasoning: ReasoningDisplay) -> None:
         self._console = console
-        self._activity = activity
+        self._activity = activity or Activity(Output(None))
         self._reasoning = reasoning
         self._part: _Part | None = None
         self._wrote_err = False
 
     def show(self, event: Event) -> None:
+        """Write an event."""
         match event:
             case PrefillProgress(done, total):
                 self._activity.say(f"Reading the conversation, {done:,} of {total:,} tokens")

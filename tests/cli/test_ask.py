@@ -240,6 +240,36 @@ def test_on_a_terminal_the_answer_is_neutralised(script: Script) -> None:
         assert b"\x1b[2mHm" in terminal.raw
 
 
+_MARKDOWN = "**Words** that go on and on, to the end of it.\n\n- `one`\n\n| a | b |\n|---|---|\n| 1<br>2 | 3 |"
+_RENDERED = "Words that go on and\non, to the end of it.\n\n• one\n\na │ b\n──┼──\n1 │ 3\n2 │"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no-stream"]])
+def test_on_a_terminal_the_answer_is_rendered_and_words_stay_whole(arguments: list[str], script: Script) -> None:
+    turns = script(turn(_MARKDOWN, reasoning="Some reasoning, also of whole words."))
+    with Terminal([str(SCRIPTED_PROGRAM), turns, "ask", *arguments, "x"], columns=22) as terminal:
+        assert terminal.wait() == 0
+        assert terminal.text == f"Some reasoning, also\nof whole words.\n\n{_RENDERED}"
+
+
+def test_in_a_pipe_the_answer_is_as_it_was_written(script: Script) -> None:
+    done = ask_here(script(turn(_MARKDOWN)), "x")
+    assert done.stdout == f"{_MARKDOWN}\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "shown"),
+    [("2>/dev/null", _RENDERED), (">/dev/null", "Some reasoning, also\nof whole words.")],
+)
+def test_each_stream_that_is_a_terminal_is_rendered(redirection: str, shown: str, script: Script) -> None:
+    turns = script(turn(_MARKDOWN, reasoning="Some reasoning, also of whole words."))
+    shell = "import os, sys; os.execvp('sh', ['sh', '-c', sys.argv[1], 'sh', sys.executable, *sys.argv[2:]])"
+    command = ["-c", shell, f'exec "$@" {redirection}', str(SCRIPTED_PROGRAM), turns, "ask", "x"]
+    with Terminal(command, columns=22) as terminal:
+        assert terminal.wait() == 0
+        assert terminal.text == shown
+
+
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_without_colour_a_terminal_gets_no_escape(
     variables: dict[str, str], script: Script, monkeypatch: pytest.MonkeyPatch

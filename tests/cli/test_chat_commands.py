@@ -381,3 +381,19 @@ def test_any_name_of_a_file_is_at_most_one_line_and_the_chat_goes_on(
     assert "in gptoss itself" not in streams.err
     chat.take("Evening?")
     assert "Red." in streams.out
+
+
+@pytest.mark.parametrize(
+    ("line", "copied"), [("/copy code", "b"), ("/copy code 1", "a\n  a"), ("/copy code 2", "b"), ("/copy", None)]
+)
+def test_a_code_block_is_copied_by_its_number(line: str, copied: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = "1. x\n   ```py\n   a\n     a\n   ```\n```\n```\n> ```\n> b\n> ```"
+    taken: list[str] = []
+    monkeypatch.setattr("gptoss_cli.cli.chat_commands.copy", lambda text, console: taken.append(text))
+    talk = begin(answer)
+    talk.say("Code?")
+    talk.say(line)
+    assert taken == [answer if copied is None else copied]
+    for wrong in ("/copy code 3", "/copy code 0"):
+        assert "the last answer has 2 code blocks" in talk.say(wrong)
+    assert "cannot be copied" in talk.say("/copy code x")
