@@ -142,7 +142,8 @@ def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
     numerics = Numerics(placement.kernels, placement.dtype, placement.dense, torch.get_num_threads())
     if placement.kernels is KernelSet.TRITON:
         # Imported here because triton is an optional package: it is only installed for NVIDIA GPUs.
-        from gptoss_cli.engine.kernels.cuda import CudaKernels, tuning_for
+        from gptoss_cli.engine.kernels.cuda import CudaKernels
+        from gptoss_cli.engine.kernels.tuning import tuning_for
 
         capability = None if placement.device == "cpu" else torch.cuda.get_device_capability(placement.device)
         return CudaKernels(tuning_for(capability)), replace(numerics, dense=Dense.BF16)

@@ -10,8 +10,8 @@ pytest.importorskip("triton")
 
 from gptoss_cli.engine import expert_offload
 from gptoss_cli.engine.generator import Generator
-from gptoss_cli.engine.kernels import triton_decode
-from gptoss_cli.engine.kernels.cuda import tuning_for
+from gptoss_cli.engine.kernels import triton_decode, triton_experts
+from gptoss_cli.engine.kernels.tuning import tuning_for
 from gptoss_cli.engine.steppers import OverlappedStepper
 from gptoss_cli.generation import Allowed, Banned, Forced, Restriction, Sampling, TokenConstraint
 from gptoss_cli.settings import Dtype
@@ -112,7 +112,8 @@ def test_a_whole_step_is_captured_and_then_replayed(folder: Path, gpu: FakeCuda)
     _decode(generator, 2, SETTINGS[1])
     step = [launch for launch in gpu.launches[before:] if launch.captured]
     # A short context is attended in one part by both kinds of layers; the window of this model is short.
-    assert {launch.name for launch in step} == {name for name in vars(triton_decode) if name.endswith("_kernel")}
+    kernels = {name for module in (triton_decode, triton_experts) for name in vars(module) if name.endswith("_kernel")}
+    assert {launch.name for launch in step} == kernels
     launched, replayed = len(gpu.launches), gpu.replays
     assert len(_decode(generator, 30, SETTINGS[1])) == 30
     assert len(gpu.launches) == launched
@@ -166,13 +167,14 @@ def test_kernels_are_launched_as_the_machine_code_test_compiles_them(folder: Pat
     for launch in gpu.launches:
         seen.add(launch.name)
         if launch.name in of_one:
-            expected, warps, kinds = of_one, compile_kernels.warps(launch.name, tuning), compile_kernels.kinds()
+            expected, warps = of_one, compile_kernels.warps(launch.name, tuning)
+            kinds = compile_kernels.kinds(launch.name)
         else:
             expected, warps = of_prefill, compile_kernels.prefill_warps(launch.name, tuning.prefill)
             kinds = compile_kernels.kinds(prefill=tuning.prefill)
         assert launch.constants.keys() == expected[launch.name].keys()
-        tuned = ("ROWS", "WIDTH", "KEYS", "BYTES", "UPCAST")
-        assert all(launch.constants[name] == expected[launch.name][name] for name in tuned if name in launch.constants)
+        tuned = {"ROWS", "KEYS", "BYTES", "PAIRS", "PTX", "UPCAST"} & launch.constants.keys()
+        assert {name: launch.constants[name] for name in tuned} == {name: expected[launch.name][name] for name in tuned}
         assert launch.kinds == {name: compile_kernels.kind(name, kinds) for name in launch.kinds}
         assert launch.options == {"num_warps": warps, "enable_fp_fusion": True}, launch.name
     assert seen == {*of_one, *of_prefill}
@@ -197,9 +199,9 @@ def test_what_a_gpu_would_refuse_is_refused(gpu: FakeCuda) -> None:
     with pytest.raises(RuntimeError, match="same device"):
         here + there
     with pytest.raises(AssertionError, match="normed is in host memory"):
-        triton_decode.deinterleave_kernel[(1,)](here, there, K=4, WIDTH=4, ROUND=True, num_warps=1)
+        triton_experts.pack_kernel[(1,)](here, there, there, K=32, WIDTH=4, PAIRS=True, num_warps=1)
     with pytest.raises(TypeError, match="missing a required argument"):
-        triton_decode.deinterleave_kernel[(1,)](there, K=4, WIDTH=4, ROUND=True, num_warps=1)
+        triton_experts.pack_kernel[(1,)](there, there, K=32, WIDTH=4, PAIRS=True, num_warps=1)
 
 
 _WAITS: list[Callable[[torch.Tensor], object]] = [

@@ -4,16 +4,17 @@ Weights are read as they lie in the checkpoint. The operations of one token need
 that they can be captured in a CUDA graph; see cuda_graph.py.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import torch
 import triton
 from torch import Tensor
 
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
-from gptoss_cli.engine.kernels import reference, triton_decode, triton_prefill
+from gptoss_cli.engine.kernels import reference, triton_decode, triton_experts, triton_prefill
+from gptoss_cli.engine.kernels.tuning import TUNING, UPCAST, PrefillTuning, Tuning
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache
 from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
 from gptoss_cli.placement.model_config import SWIGLU_ALPHA
@@ -21,69 +22,9 @@ from gptoss_cli.placement.model_config import SWIGLU_ALPHA
 _SHORT_WINDOW = 256  # up to this many keys are not worth splitting
 # Triton 3.9 warns that 3.10 changes the default. Without fusion kernels are slower and sums differ.
 _OPTIONS = {"enable_fp_fusion": True}
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillTuning:
-    """Block sizes and warps of the kernels for several tokens.
-
-    A program of attention has `queries` queries and takes `keys` keys at once. A program of experts has `rows` rows and
-    takes `width` bytes of each at once. Its number of tokens is the smallest of `tokens` that is at least the mean per
-    expert. With `upcast` products are of float32.
-    """
-
-    queries: int = 64
-    keys: int = 64
-    attention_warps: int = 4
-    rows: int = 64
-    width: int = 32
-    tokens: tuple[int, ...] = (16, 64, 128)
-    warps: int = 8
-    upcast: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """Block sizes and warps of the kernels for one token, and the number of splits of a long attention.
-
-    A program takes `rows` rows and `width` columns at once. For packed weights the widths are in words of 8 elements:
-    `packed_width` for gate_up, `down_width` for down.
-    """
-
-    rows: int = 4
-    width: int = 512
-    packed_rows: int = 4
-    packed_width: int = 128
-    down_width: int = 128
-    packed_warps: int = 1
-    warps: int = 4
-    keys: int = 32
-    splits: int = 32
-    prefill: PrefillTuning = PrefillTuning()
-
-
-# With 64 keys attention spills. Packed products of one warp have no barriers. 8 rows take 3 % fewer instructions per
-# weight than 4, but half as many programs are too few for the multiprocessors.
-TUNING = Tuning()
-# Without tensor cores the sums are in registers, and 32 bytes of a row spill with Triton 3.6.
-UPCAST = PrefillTuning(queries=16, keys=32, rows=32, width=16, tokens=(16, 32), upcast=True)
-# On 9.0 one warpgroup multiplies 64 rows. With two warpgroups the sums go through shared memory in every round, with 73
-# barriers instead of 9. On 8.x and 12.0 four warps spill with 128 tokens. On 10.0 they need all 255 registers with
-# Triton 3.6.
-_TUNINGS = {
-    (7, 5): replace(TUNING, prefill=UPCAST),
-    (9, 0): replace(TUNING, prefill=PrefillTuning(warps=4)),
-}
-# In Triton's interpreter each program is expensive, and its width costs little.
-_INTERPRETED = Tuning(
-    rows=64, width=64, packed_rows=64, packed_width=16, down_width=16, keys=16, splits=4,
-    prefill=PrefillTuning(queries=64, keys=64, rows=128, width=64, tokens=(64,), upcast=True),
-)  # fmt: skip
-
-
-def tuning_for(capability: tuple[int, int] | None) -> Tuning:
-    """Return the tuning for a compute capability. None is Triton's interpreter."""
-    return _INTERPRETED if capability is None else _TUNINGS.get(capability, TUNING)
+_MOST_ROUNDS = 4  # of a row whose loads are all issued at once
+# What the hidden values of an expert and the sums of their products are multiplied by in float32.
+_FLOAT_FACTORS = triton_experts.INPUT_FACTOR.value, triton_experts.SUM_FACTOR.value
 
 
 class CudaKernels:
@@ -93,6 +34,7 @@ class CudaKernels:
         self._tuning = tuning
         self._compiled: set[torch.dtype] = set()  # the arithmetic for which every tile size has been compiled
         self._staging: torch.cuda.Stream | None = None
+        self._counters: Tensor | None = None
 
     def _prefill_tuning(self, dtype: torch.dtype) -> PrefillTuning:
         return UPCAST if dtype is torch.float32 and not self._tuning.prefill.upcast else self._tuning.prefill
@@ -217,25 +159,50 @@ class CudaKernels:
             if all(gate_up.resident):
                 return self._mix_grouped(x, routed, (gate_up, down), limit=limit, dtype=dtype)
             return _mix_streamed(x, routed, (gate_up, down), self._staging_stream(x), limit=limit, dtype=dtype)
-        normed, experts, expert_weights = routed
-        tuning, columns, active, intermediate = self._tuning, x.shape[1], experts.shape[1], gate_up.bias.shape[1] // 2
-        hidden, mixed = x.new_empty(active, intermediate), torch.empty_like(x)
-        inputs = x.new_empty(8, columns // 8)
-        triton_decode.deinterleave_kernel[(triton.cdiv(columns, tuning.width),)](
-            normed, inputs, K=columns, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16,
-            num_warps=tuning.warps, **_OPTIONS,
+        return self._mix_one(x, routed, (gate_up, down), limit=limit, pairs=dtype is torch.bfloat16)
+
+    def _mix_one(
+        self,
+        x: Tensor,
+        routed: tuple[Tensor, Tensor, Tensor],
+        weights: tuple[PlacedExperts, PlacedExperts],
+        *,
+        limit: float,
+        pairs: bool,
+    ) -> Tensor:
+        """Run the experts of one token, with inputs as pairs of float16 if `pairs`, otherwise float32."""
+        (normed, experts, expert_weights), (gate_up, down) = routed, weights
+        columns, active, intermediate = x.shape[1], experts.shape[1], gate_up.bias.shape[1] // 2
+        inputs = x.new_empty(4, columns // 8, dtype=torch.int32) if pairs else x.new_empty(8, columns // 8)
+        hidden = x.new_empty(active, intermediate, dtype=torch.float16 if pairs else torch.float32)
+        sum_factor, parts, mixed = x.new_empty(1), x.new_empty(active, columns), torch.empty_like(x)
+        hidden_factor, hidden_sum_factor = _hidden_factors(limit) if pairs else _FLOAT_FACTORS
+        common = {"PAIRS": pairs, "PTX": x.is_cuda and torch.version.hip is None, "num_warps": 1, **_OPTIONS}
+        triton_experts.pack_kernel[(1,)](
+            normed, inputs, sum_factor, K=columns, WIDTH=triton.next_power_of_2(columns // 8), PAIRS=pairs,
+            num_warps=self._tuning.warps, **_OPTIONS,
         )  # fmt: skip
-        triton_decode.gate_up_kernel[(triton.cdiv(intermediate, tuning.packed_rows), active)](
-            inputs, experts, *gate_up.addresses, gate_up.bias, hidden, limit, SWIGLU_ALPHA,
-            F=intermediate, WORDS=columns // 8, ROWS=tuning.packed_rows, WIDTH=tuning.packed_width,
-            ROUND=dtype is torch.bfloat16, num_warps=tuning.packed_warps, **_OPTIONS,
+        rows, words = max(1, self._tuning.packed_rows // 2), columns // 8
+        triton_experts.gate_up_kernel[(triton.cdiv(intermediate, rows), active)](
+            inputs, sum_factor, experts, *gate_up.addresses, gate_up.bias, hidden, limit, SWIGLU_ALPHA, hidden_factor,
+            F=intermediate, WORDS=words, ROWS=rows, WIDTH=_round_width(words), **common,
         )  # fmt: skip
-        triton_decode.down_kernel[(triton.cdiv(columns, tuning.packed_rows),)](
-            x, hidden, experts, expert_weights, *down.addresses, down.bias, mixed,
-            C=columns, A=active, WORDS=intermediate // 8, ROWS=tuning.packed_rows, WIDTH=tuning.down_width,
-            num_warps=tuning.packed_warps, **_OPTIONS,
+        programs, words = triton.cdiv(columns, self._tuning.packed_rows), intermediate // 8
+        triton_experts.down_kernel[(programs, active)](
+            x, hidden.view(torch.int32) if pairs else hidden, experts, expert_weights, *down.addresses, down.bias,
+            parts, self._arrived(programs, x.device), mixed, hidden_sum_factor,
+            C=columns, A=active, WORDS=words, ROWS=self._tuning.packed_rows, WIDTH=_round_width(words), **common,
         )  # fmt: skip
         return mixed
+
+    def _arrived(self, programs: int, device: torch.device) -> Tensor:
+        """Return a counter for each program [programs] int32, all 0 between launches: the last to arrive resets it.
+
+        It is made before any CUDA graph is captured, by the run that compiles the kernels.
+        """
+        if self._counters is None or len(self._counters) < programs:
+            self._counters = torch.zeros(programs, dtype=torch.int32, device=device)
+        return self._counters
 
     def _staging_stream(self, x: Tensor) -> torch.cuda.Stream | None:
         """Return the stream for copies of experts. There is only one: the allocator keeps a memory pool per stream."""
@@ -307,6 +274,18 @@ class CudaKernels:
             num_warps=tuning.warps, **_OPTIONS,
         )  # fmt: skip
         return logits
+
+
+def _round_width(columns: int) -> int:
+    """Return the number of columns, a power of two and at least 4, in which a row takes at most four rounds."""
+    width: int = triton.next_power_of_2(triton.cdiv(columns, _MOST_ROUNDS))
+    return max(4, width)
+
+
+def _hidden_factors(limit: float) -> tuple[float, float]:
+    """Return `_FLOAT_FACTORS` for halves. SwiGLU clamps to `limit`, so its values are at most (limit + 1) * limit."""
+    factor = 2.0 ** math.floor(15 - math.log2((limit + 1) * limit))
+    return factor, triton_experts.HALF_SUM_FACTOR.value / factor
 
 
 def _tile_tokens(tuning: PrefillTuning, mean: float) -> int:

@@ -10,16 +10,6 @@ import triton.language as tl
 
 # fmt: off
 
-# The bits of an element in the exponent and mantissa of a float32 are its value times 2^-126, and products with them
-# would be subnormal. So inputs are multiplied by 2^64 before, and sums by the remaining 2^62.
-INPUT_FACTOR = tl.constexpr(2.0**64)
-_SUM_FACTOR = tl.constexpr(2.0**62)
-SIGN_BIT = tl.constexpr(-(2**31))
-VALUE_BITS = tl.constexpr(0x01C00000)
-_NAN_BITS = tl.constexpr(0x7FC00000)
-_NO_SCALE = tl.constexpr(255)
-
-
 @triton.jit
 def _inverse_rms(x, eps, K: tl.constexpr, WIDTH: tl.constexpr):
     """Return 1 / sqrt(mean(x^2) + eps) of x [K]."""
@@ -246,19 +236,6 @@ def router_kernel(
 
 
 @triton.jit
-def deinterleave_kernel(normed, inputs, K: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr):
-    """Arrange normed [K] for _mxfp4_rows: its element 8w + j goes to inputs[j, w] of [8, K / 8].
-
-    Elements are multiplied by 2^64, and rounded to bfloat16 before with ROUND.
-    """
-    k = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
-    value = tl.load(normed + k, mask=k < K, other=0.0)
-    if ROUND:
-        value = value.to(tl.bfloat16).to(tl.float32)
-    tl.store(inputs + (k % 8) * (K // 8) + k // 8, value * INPUT_FACTOR, mask=k < K)
-
-
-@triton.jit
 def top_k_kernel(
     logits, experts, expert_weights, uses,
     E: tl.constexpr, A: tl.constexpr, E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr,
@@ -279,92 +256,3 @@ def top_k_kernel(
     tl.store(experts + a, chosen.to(tl.int64), mask=a < A)
     count = tl.load(uses + chosen, mask=a < A, other=0)
     tl.store(uses + chosen, count + 1, mask=a < A)
-
-
-@triton.jit
-def scale_factor(scale):
-    """Return the factors of E8M0 scales, given as int32: 2^(scale - 127), or NaN."""
-    return tl.where(scale == _NO_SCALE, _NAN_BITS, scale << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _mxfp4_rows(blocks, scales, x, rows, row_mask, WORDS: tl.constexpr, WIDTH: tl.constexpr):
-    """Multiply MXFP4 rows [R] int64 with x [8, WORDS] float32 -> [R]; x[j, w] is element 8w + j times 2^64.
-
-    Element j of a word is its nibble j (OCP MX v1.0, E2M1). Shifted to these bits of a float32, its exponent (bias 1)
-    and mantissa have the right value, times 2^-126:
-
-        nibble j    bit 4j + 3 | 4j + 2  4j + 1 | 4j           float32    bit 31 | 24  23 | 22
-                    sign       | exponent       | mantissa                sign   | exponent | mantissa
-    """
-    # Four words are a block of 32 elements with one scale: 2^(scale - 127), or NaN. A thread holds whole blocks and
-    # loads their scales itself, so threads exchange nothing in the loop. With a scale loaded for each word instead,
-    # Triton 3.6 moves the scales through shared memory, with a barrier in each round.
-    total = tl.zeros((rows.shape[0], WIDTH // 4), tl.float32)
-    for start in range(0, WORDS, WIDTH):
-        words, block = start + tl.arange(0, WIDTH), start // 4 + tl.arange(0, WIDTH // 4)
-        word_mask = row_mask[:, None] & (words < WORDS)[None, :]
-        packed = tl.load(blocks + (rows[:, None] * WORDS + words[None, :]), mask=word_mask, other=0)
-        block_mask = row_mask[:, None] & (block < WORDS // 4)[None, :]
-        scale = tl.load(scales + (rows[:, None] * (WORDS // 4) + block[None, :]), mask=block_mask, other=0).to(tl.int32)
-        sums = tl.zeros((rows.shape[0], WIDTH), tl.float32)
-        for j in tl.static_range(8):
-            input_value = tl.load(x + j * WORDS + words, mask=words < WORDS, other=0.0)
-            if j < 6:  # noqa: SIM108 - decided when it is compiled
-                value = (packed << (22 - 4 * j)) & VALUE_BITS
-            else:
-                value = (packed >> (4 * j - 22)) & VALUE_BITS
-            sign = (packed << (28 - 4 * j)) & SIGN_BIT
-            sums += (sign | value).to(tl.float32, bitcast=True) * input_value[None, :]
-        total += tl.sum(tl.reshape(sums, (rows.shape[0], WIDTH // 4, 4)), axis=2) * scale_factor(scale)
-    return tl.sum(total, axis=1) * _SUM_FACTOR
-
-
-@triton.jit
-def gate_up_kernel(
-    x, experts, block_offsets, scale_offsets, blocks, scales, bias, hidden, limit, alpha,
-    F: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr,
-):
-    """Multiply ROWS gate and up rows of expert experts[program 1], and apply SwiGLU -> hidden [A, 8, F / 8].
-
-    The blocks of expert e begin block_offsets[e] times 16 bytes after `blocks`, its scales scale_offsets[e] bytes after
-    `scales`. They may be in another memory.
-    """
-    slot = tl.program_id(1)
-    expert = tl.load(experts + slot)
-    own_blocks = blocks + tl.load(block_offsets + expert) * 4
-    own_scales = scales + tl.load(scale_offsets + expert)
-    pair = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row_mask = pair < F
-    row = 2 * pair.to(tl.int64)
-    gate = _mxfp4_rows(own_blocks, own_scales, x, row, row_mask, WORDS, WIDTH)
-    gate += tl.load(bias + expert * (2 * F) + row, mask=row_mask, other=0.0).to(tl.float32)
-    up = _mxfp4_rows(own_blocks, own_scales, x, row + 1, row_mask, WORDS, WIDTH)
-    up += tl.load(bias + expert * (2 * F) + row + 1, mask=row_mask, other=0.0).to(tl.float32)
-    # Unlike tl.clamp, this keeps NaN.
-    gate = tl.where(gate > limit, limit, gate)
-    up = tl.where(up > limit, limit, tl.where(up < -limit, -limit, up))
-    activated = (up + 1.0) * gate / (1.0 + tl.exp(-alpha * gate))
-    if ROUND:
-        activated = activated.to(tl.bfloat16).to(tl.float32)
-    tl.store(hidden + slot * F + (pair % 8) * (F // 8) + pair // 8, activated * INPUT_FACTOR, mask=row_mask)
-
-
-@triton.jit
-def down_kernel(
-    x, hidden, experts, expert_weights, block_offsets, scale_offsets, blocks, scales, bias, mixed,
-    C: tl.constexpr, A: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):
-    """Add to ROWS rows of x [C] the weighted sum of the A experts' down products -> mixed [C]."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row_mask = row < C
-    total = tl.load(x + row, mask=row_mask, other=0.0)
-    for slot in range(A):
-        expert = tl.load(experts + slot)
-        own_blocks = blocks + tl.load(block_offsets + expert) * 4
-        own_scales = scales + tl.load(scale_offsets + expert)
-        inputs = hidden + slot * WORDS * 8
-        product = _mxfp4_rows(own_blocks, own_scales, inputs, row.to(tl.int64), row_mask, WORDS, WIDTH)
-        product += tl.load(bias + expert * C + row, mask=row_mask, other=0.0).to(tl.float32)
-        total += tl.load(expert_weights + slot) * product
-    tl.store(mixed + row, total, mask=row_mask)

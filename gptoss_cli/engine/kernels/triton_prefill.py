@@ -9,7 +9,7 @@ that change from prompt to prompt are not specialized: Triton would compile agai
 import triton
 import triton.language as tl
 
-from gptoss_cli.engine.kernels.triton_decode import SIGN_BIT, VALUE_BITS, scale_factor
+from gptoss_cli.engine.kernels.triton_experts import SIGN_BIT, VALUE_BITS, scale_factor
 
 # fmt: off
 

@@ -16,22 +16,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gptoss_cli.engine.kernels import triton_decode, triton_prefill
-from gptoss_cli.engine.kernels.cuda import UPCAST, PrefillTuning, Tuning, tuning_for
+from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_prefill
+from gptoss_cli.engine.kernels.tuning import UPCAST, PrefillTuning, Tuning, tuning_for
 
-_FLOATS = {"eps", "factor", "limit", "alpha"}
+_FLOATS = {"eps", "factor", "limit", "alpha", "hidden_factor"}
 _KINDS = {
     "*bf16": "norm weight bias query query_bias key key_bias value value_bias sinks cached_keys cached_values",
-    "*i32": "blocks position uses row_ends tile_ends",
+    "*i32": "blocks position uses row_ends tile_ends inputs arrived",
     "*i64": "experts block_offsets scale_offsets order",
     "*u8": "scales",
     "i32": "rows tokens first cached slots",
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
+# Arguments with another type in one kernel.
+_KIND_IN = {"gate_up_kernel": {"hidden": "*fp16"}, "down_kernel": {"hidden": "*i32", "sum_factor": "fp32"}}
 # Arguments with another type in the kernels for several tokens.
 _KIND_OF_PREFILL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
-_SINGLE_WARP = ("rotate_kernel", "combine_kernel", "top_k_kernel")
-_PACKED = ("gate_up_kernel", "down_kernel")
+_SINGLE_WARP = ("rotate_kernel", "combine_kernel", "top_k_kernel", "gate_up_kernel", "down_kernel")
 _OPTIONS = {"enable_fp_fusion": True}
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
@@ -40,7 +41,7 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
     """Return the compile-time constants of each kernel for one token."""
     tuning = tuning_for(capability)
     dense = {"ROWS": tuning.rows, "WIDTH": tuning.width, "ROUND": True}
-    packed = {"ROWS": tuning.packed_rows, "WORDS": 360}
+    packed = {"WORDS": 360, "WIDTH": 128, "PAIRS": True, "PTX": True}
     attention = {"KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 16, "D_WIDTH": 64, "KEYS": tuning.keys}
     return {
         "qkv_kernel": {"QUERY": 4096, "KEY": 512, "K": 2880, **dense},
@@ -50,10 +51,10 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
         "attend_kernel": {**attention, "SPLITS": tuning.splits, "WINDOW": 0},
         "combine_kernel": {"GROUP": 8, "D": 64, "D_WIDTH": 64, "SPLITS": tuning.splits},
         "router_kernel": {"E": 32, "K": 2880, "ROWS": tuning.rows, "WIDTH": tuning.width},
-        "deinterleave_kernel": {"K": 2880, "WIDTH": tuning.width, "ROUND": True},
+        "pack_kernel": {"K": 2880, "WIDTH": 512, "PAIRS": True},
         "top_k_kernel": {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4},
-        "gate_up_kernel": {"F": 2880, "ROUND": True, "WIDTH": tuning.packed_width, **packed},
-        "down_kernel": {"C": 2880, "A": 4, "WIDTH": tuning.down_width, **packed},
+        "gate_up_kernel": {"F": 2880, "ROWS": tuning.packed_rows // 2, **packed},
+        "down_kernel": {"C": 2880, "A": 4, "ROWS": tuning.packed_rows, **packed},
     }
 
 
@@ -71,9 +72,7 @@ def prefill_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict
 
 def warps(name: str, tuning: Tuning) -> int:
     """Return the number of warps of a kernel for one token."""
-    if name in _SINGLE_WARP:
-        return 1
-    return tuning.packed_warps if name in _PACKED else tuning.warps
+    return 1 if name in _SINGLE_WARP else tuning.warps
 
 
 def prefill_warps(name: str, tuning: PrefillTuning) -> int:
@@ -81,10 +80,10 @@ def prefill_warps(name: str, tuning: PrefillTuning) -> int:
     return tuning.attention_warps if name.startswith("attend") else tuning.warps
 
 
-def kinds(*, prefill: PrefillTuning | None = None) -> dict[str, str]:
-    """Return the types of arguments of the kernels for several tokens, or for one. See `kind` for missing ones."""
+def kinds(name: str = "", *, prefill: PrefillTuning | None = None) -> dict[str, str]:
+    """Return the types of arguments of the kernels for several tokens, or of `name`. See `kind` for missing ones."""
     if prefill is None:
-        return _KIND_OF
+        return _KIND_OF | _KIND_IN.get(name, {})
     changed = _KIND_OF_PREFILL | dict.fromkeys(("inputs", "hidden"), "*fp32" if prefill.upcast else "*bf16")
     return _KIND_OF | changed | ({"keys": "*fp32", "values": "*fp32"} if prefill.upcast else {})
 
@@ -100,7 +99,8 @@ def main() -> None:
     tuning, compiled = tuning_for(capability), {}
     for name, values in constants(capability).items():
         if not names or name in names:
-            compiled[name] = _compiled(getattr(triton_decode, name), kinds(), values, number, warps(name, tuning))
+            kernel = getattr(triton_decode, name, None) or getattr(triton_experts, name)
+            compiled[name] = _compiled(kernel, kinds(name), values, number, warps(name, tuning))
     for prefill in {tuning.prefill, UPCAST}:
         for size in prefill.tokens:
             for name, values in prefill_constants(prefill, size).items():

@@ -10,8 +10,9 @@ pytest.importorskip("triton")
 
 from gptoss_cli.engine.expert_offload import ExpertCache, PackedExperts, PlacedExperts, packed_only
 from gptoss_cli.engine.kernels import reference
-from gptoss_cli.engine.kernels.cuda import TUNING, CudaKernels, PrefillTuning, Tuning
+from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kernels.tuning import TUNING, PrefillTuning, Tuning
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache, SlidingLayer
 from gptoss_cli.engine.weights import MlpWeights
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
@@ -21,7 +22,7 @@ BF16 = 2e-2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Small enough that every loop has several rounds.
 SMALL = Tuning(
-    rows=32, width=32, packed_rows=32, packed_width=8, down_width=8, keys=16, splits=4,
+    rows=32, width=32, packed_rows=32, keys=16, splits=4,
     prefill=PrefillTuning(queries=16, keys=16, rows=32, width=16, tokens=(16, 32), upcast=True),
 )  # fmt: skip
 
@@ -141,6 +142,23 @@ def test_experts_of_one_token_equal_the_reference(
     placed_weights = placed(weights, int(share * experts))
     assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.float32), right, EXACT)
     assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.bfloat16), right, BF16)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("outlier", [1.0, 3e5, 1e-9])
+def test_experts_of_one_token_are_closer_to_float32_than_bfloat16_inputs(kernels: Kernels, outlier: float) -> None:
+    weights, x = random_mlp(640, 320, 4), random_of(1, 640, seed=5)
+    routed = reference.route(x, weights, active=3, eps=1e-5)
+    routed[0][0, 77] *= outlier
+    right, rounded, got = (
+        run(x, routed, each, limit=7.0, dtype=dtype) - x
+        for run, each, dtype in (
+            (reference.mix_experts, weights, torch.float32),
+            (reference.mix_experts, weights, torch.bfloat16),
+            (kernels.mix_experts, placed(weights), torch.bfloat16),
+        )
+    )
+    assert (got - right).norm() < 0.5 * (rounded - right).norm()
 
 
 def test_operations_of_the_real_width_equal_the_reference() -> None:

@@ -1,0 +1,277 @@
+"""The GPU kernels of the experts of one token, for Triton 3.6 to 3.9. cuda.py launches them.
+
+Weights are read as they lie in the checkpoint. A program is one warp and has no loop: what a thread loads it also
+multiplies, so threads exchange nothing before the sum at the end, and no load waits for another round.
+
+With PAIRS, inputs are pairs of float16, and two products are computed at once; otherwise they are float32. An element
+of MXFP4 (OCP MX v1.0) becomes a half whose value is that of the element times 2^-14:
+
+    nibble of the word    bit 3 | 2  1     | 0           half    bit 15 | 11  10    | 9
+                          sign  | exponent | mantissa            sign   | exponent  | mantissa
+
+Products with a half of 11 bits are rounded to 11 bits, and so are the sums of four of them; all other sums are float32.
+"""
+
+import triton
+import triton.language as tl
+
+# fmt: off
+
+# With float32 the bits of an element are its value times 2^-126, and products with them would be subnormal. So inputs
+# are multiplied by 2^64 before, and sums by the remaining 2^62.
+INPUT_FACTOR, SUM_FACTOR = tl.constexpr(2.0**64), tl.constexpr(2.0**62)
+# Halves: the largest input gets the exponent 14, so that no sum of four products overflows.
+HALF_SUM_FACTOR = tl.constexpr(2.0**14)
+SIGN_BIT = tl.constexpr(-(2**31))
+VALUE_BITS = tl.constexpr(0x01C00000)
+_NAN_BITS = tl.constexpr(0x7FC00000)
+_NO_SCALE = tl.constexpr(255)
+
+# $1 is a word, $2 to $5 are pairs of inputs. Nibbles 0 and 4 become e0 and are multiplied with the first pair at once,
+# nibbles 1 and 5 become e1, and so on.
+_DOT_8 = tl.constexpr("""
+{
+.reg .b32 value, sign, e0, e1, e2, e3, sums;
+.reg .b16 low, high;
+.reg .f32 first, second;
+shl.b32 value, $1, 9;
+and.b32 value, value, 0x0E000E00;
+shl.b32 sign, $1, 12;
+and.b32 sign, sign, 0x80008000;
+or.b32 e0, value, sign;
+shl.b32 value, $1, 5;
+and.b32 value, value, 0x0E000E00;
+shl.b32 sign, $1, 8;
+and.b32 sign, sign, 0x80008000;
+or.b32 e1, value, sign;
+shl.b32 value, $1, 1;
+and.b32 value, value, 0x0E000E00;
+shl.b32 sign, $1, 4;
+and.b32 sign, sign, 0x80008000;
+or.b32 e2, value, sign;
+shr.u32 value, $1, 3;
+and.b32 value, value, 0x0E000E00;
+and.b32 sign, $1, 0x80008000;
+or.b32 e3, value, sign;
+mul.rn.f16x2 sums, e0, $2;
+fma.rn.f16x2 sums, e1, $3, sums;
+fma.rn.f16x2 sums, e2, $4, sums;
+fma.rn.f16x2 sums, e3, $5, sums;
+mov.b32 {low, high}, sums;
+cvt.f32.f16 first, low;
+cvt.f32.f16 second, high;
+add.rn.f32 $0, first, second;
+}
+""")
+
+
+@triton.jit
+def scale_factor(scale):
+    """Return the factors of E8M0 scales, given as int32: 2^(scale - 127), or NaN."""
+    return tl.where(scale == _NO_SCALE, _NAN_BITS, scale << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _half_bits(value):
+    """Return `value` as the bits of a float16, in an int32."""
+    return value.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+
+
+@triton.jit
+def _as_half(bits):
+    """Return the float16 of the lower 16 bits of an int32."""
+    return (bits & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def _element(packed, J: tl.constexpr):
+    """Return nibble J of words as the half of the picture above."""
+    nibble = packed >> (4 * J)
+    return _as_half((nibble & 7) << 9 | (nibble & 8) << 12)
+
+
+@triton.jit
+def _pair_products(packed, x, words, mask, WORDS: tl.constexpr, PTX: tl.constexpr):
+    """Multiply words [R, W] with pairs x [4, WORDS] -> float32 [R, W], each a sum of eight products."""
+    x0 = tl.load(x + words, mask=mask, other=0)[None, :]
+    x1 = tl.load(x + WORDS + words, mask=mask, other=0)[None, :]
+    x2 = tl.load(x + 2 * WORDS + words, mask=mask, other=0)[None, :]
+    x3 = tl.load(x + 3 * WORDS + words, mask=mask, other=0)[None, :]
+    if PTX:
+        sums = tl.inline_asm_elementwise(
+            _DOT_8, "=f,r,r,r,r,r", [packed, x0, x1, x2, x3], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        low = _element(packed, 0) * _as_half(x0)
+        low += _element(packed, 1) * _as_half(x1)
+        low += _element(packed, 2) * _as_half(x2)
+        low += _element(packed, 3) * _as_half(x3)
+        high = _element(packed, 4) * _as_half(x0 >> 16)
+        high += _element(packed, 5) * _as_half(x1 >> 16)
+        high += _element(packed, 6) * _as_half(x2 >> 16)
+        high += _element(packed, 7) * _as_half(x3 >> 16)
+        sums = low.to(tl.float32) + high.to(tl.float32)
+    return sums
+
+
+@triton.jit
+def _float_products(packed, x, words, mask, WORDS: tl.constexpr):
+    """Multiply words [R, W] with float32 x [8, WORDS] -> float32 [R, W], each a sum of eight products."""
+    sums = tl.zeros(packed.shape, tl.float32)
+    for j in tl.static_range(8):
+        if j < 6:  # noqa: SIM108 - decided when it is compiled
+            value = (packed << (22 - 4 * j)) & VALUE_BITS
+        else:
+            value = (packed >> (4 * j - 22)) & VALUE_BITS
+        sign = (packed << (28 - 4 * j)) & SIGN_BIT
+        inputs = tl.load(x + j * WORDS + words, mask=mask, other=0.0)
+        sums += (sign | value).to(tl.float32, bitcast=True) * inputs[None, :]
+    return sums
+
+
+@triton.jit
+def _load_words(blocks, scales, rows, START: tl.constexpr, WORDS: tl.constexpr, WIDTH: tl.constexpr):
+    """Return WIDTH words [R, WIDTH] of `rows` from word START on, and their scales [R, WIDTH / 4] as they are."""
+    words, block = START + tl.arange(0, WIDTH), START // 4 + tl.arange(0, WIDTH // 4)
+    at, scale_at = rows[:, None] * WORDS + words[None, :], rows[:, None] * (WORDS // 4) + block[None, :]
+    if START + WIDTH <= WORDS:
+        packed, scale = tl.load(blocks + at), tl.load(scales + scale_at)
+    else:
+        packed = tl.load(blocks + at, mask=(words < WORDS)[None, :], other=0)
+        scale = tl.load(scales + scale_at, mask=(block < WORDS // 4)[None, :], other=0)
+    return packed, scale
+
+
+@triton.jit
+def _multiply(
+    packed, scale, x, START: tl.constexpr, WORDS: tl.constexpr, PAIRS: tl.constexpr, PTX: tl.constexpr,
+):
+    """Multiply what `_load_words` returned with x -> float32 [R, WIDTH / 4], a sum for each block."""
+    words = START + tl.arange(0, packed.shape[1])
+    if PAIRS:
+        sums = _pair_products(packed, x, words, words < WORDS, WORDS, PTX)
+    else:
+        sums = _float_products(packed, x, words, words < WORDS, WORDS)
+    # Four words are a block of 32 elements with one scale, and they are one thread's.
+    of_block = tl.sum(tl.reshape(sums, (packed.shape[0], packed.shape[1] // 4, 4)), axis=2)
+    return of_block * scale_factor(scale.to(tl.int32))
+
+
+@triton.jit
+def _mxfp4_rows(
+    blocks, scales, x, rows, WORDS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr, PTX: tl.constexpr
+):
+    """Multiply MXFP4 rows [R] int64 with x, pairs or [8, WORDS] float32 -> [R]. There are at most four rounds."""
+    packed_0, scale_0 = _load_words(blocks, scales, rows, 0, WORDS, WIDTH)
+    if WIDTH < WORDS:
+        packed_1, scale_1 = _load_words(blocks, scales, rows, WIDTH, WORDS, WIDTH)
+    if 2 * WIDTH < WORDS:
+        packed_2, scale_2 = _load_words(blocks, scales, rows, 2 * WIDTH, WORDS, WIDTH)
+    if 3 * WIDTH < WORDS:
+        packed_3, scale_3 = _load_words(blocks, scales, rows, 3 * WIDTH, WORDS, WIDTH)
+    tl.static_assert(WORDS <= 4 * WIDTH)
+    total = _multiply(packed_0, scale_0, x, 0, WORDS, PAIRS, PTX)
+    if WIDTH < WORDS:
+        total += _multiply(packed_1, scale_1, x, WIDTH, WORDS, PAIRS, PTX)
+    if 2 * WIDTH < WORDS:
+        total += _multiply(packed_2, scale_2, x, 2 * WIDTH, WORDS, PAIRS, PTX)
+    if 3 * WIDTH < WORDS:
+        total += _multiply(packed_3, scale_3, x, 3 * WIDTH, WORDS, PAIRS, PTX)
+    return tl.sum(total, axis=1)
+
+
+@triton.jit
+def pack_kernel(normed, inputs, sum_factor, K: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr):
+    """Arrange normed [K] as inputs for gate_up, and store in sum_factor [1] what its sums are to be multiplied by.
+
+    Element 8w + j goes to inputs[j, w] of [8, K / 8] float32. With PAIRS, elements 8w + p and 8w + 4 + p are the lower
+    and the upper half of inputs[p, w] of [4, K / 8] int32. WIDTH is at least K / 8.
+    """
+    w = tl.arange(0, WIDTH)
+    mask = w < K // 8
+    if PAIRS:
+        largest = tl.zeros((WIDTH,), tl.float32)
+        for j in tl.static_range(8):
+            largest = tl.maximum(largest, tl.abs(tl.load(normed + 8 * w + j, mask=mask, other=0.0)))
+        # The power of two that gives the largest input the exponent 14, and what undoes it.
+        exponent = tl.max(largest).to(tl.int32, bitcast=True) >> 23
+        field = tl.minimum(268 - exponent, 254)
+        factor = (field << 23).to(tl.float32, bitcast=True)
+        tl.store(sum_factor, ((268 - field) << 23).to(tl.float32, bitcast=True))
+        for p in tl.static_range(4):
+            low = tl.load(normed + 8 * w + p, mask=mask, other=0.0) * factor
+            high = tl.load(normed + 8 * w + 4 + p, mask=mask, other=0.0) * factor
+            tl.store(inputs + p * (K // 8) + w, _half_bits(low) | _half_bits(high) << 16, mask=mask)
+    else:
+        tl.store(sum_factor, SUM_FACTOR)
+        for j in tl.static_range(8):
+            value = tl.load(normed + 8 * w + j, mask=mask, other=0.0)
+            tl.store(inputs + j * (K // 8) + w, value * INPUT_FACTOR, mask=mask)
+
+
+@triton.jit
+def gate_up_kernel(
+    inputs, sum_factor, experts, block_offsets, scale_offsets, blocks, scales, bias, hidden, limit, alpha,
+    hidden_factor,
+    F: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Multiply ROWS gate and up rows of expert experts[program 1], and apply SwiGLU -> hidden, times `hidden_factor`.
+
+    `inputs` and `sum_factor` are pack_kernel's, and `hidden` is arranged as its inputs: [A, 8, F / 8] float32, or
+    [A, 4, F / 8] pairs. The blocks of expert e begin block_offsets[e] times 16 bytes after `blocks`, its scales
+    scale_offsets[e] bytes after `scales`. They may be in another memory.
+    """
+    slot = tl.program_id(1)
+    expert = tl.load(experts + slot)
+    own_blocks = blocks + tl.load(block_offsets + expert) * 4
+    own_scales = scales + tl.load(scale_offsets + expert)
+    # Rows beyond the end are computed again and not stored.
+    row = tl.minimum(tl.program_id(0) * (2 * ROWS) + tl.arange(0, 2 * ROWS), 2 * F - 1)
+    product = _mxfp4_rows(own_blocks, own_scales, inputs, row.to(tl.int64), WORDS, WIDTH, PAIRS, PTX)
+    product = product * tl.load(sum_factor) + tl.load(bias + expert * (2 * F) + row).to(tl.float32)
+    gate, up = tl.split(tl.reshape(product, (ROWS, 2)))
+    # Unlike tl.clamp, this keeps NaN.
+    gate = tl.where(gate > limit, limit, gate)
+    up = tl.where(up > limit, limit, tl.where(up < -limit, -limit, up))
+    activated = (up + 1.0) * gate / (1.0 + tl.exp(-alpha * gate)) * hidden_factor
+    pair = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    j, word = pair % 8, pair // 8
+    if PAIRS:
+        offset = ((j % 4) * (F // 8) + word) * 2 + j // 4
+        tl.store(hidden + slot * F + offset, activated.to(tl.float16), mask=pair < F)
+    else:
+        tl.store(hidden + slot * F + j * (F // 8) + word, activated, mask=pair < F)
+
+
+@triton.jit
+def down_kernel(
+    x, hidden, experts, expert_weights, block_offsets, scale_offsets, blocks, scales, bias, parts, arrived, mixed,
+    sum_factor,
+    C: tl.constexpr, A: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Multiply ROWS rows of expert experts[program 1]; add the weighted sum of all A of them to x [C] -> mixed [C].
+
+    Each program stores its product in parts [A, C], and the last of the A to arrive adds them up, always in the same
+    order. arrived [programs 0] int32 must be 0 before and is 0 afterwards. `hidden` is gate_up_kernel's, and its
+    products are to be multiplied by `sum_factor`.
+    """
+    block, slot = tl.program_id(0), tl.program_id(1)
+    expert = tl.load(experts + slot)
+    own_blocks = blocks + tl.load(block_offsets + expert) * 4
+    own_scales = scales + tl.load(scale_offsets + expert)
+    own_row = block * ROWS + tl.arange(0, ROWS)
+    row, row_mask = tl.minimum(own_row, C - 1), own_row < C
+    inputs = hidden + slot * (WORDS * (4 if PAIRS else 8))
+    product = _mxfp4_rows(own_blocks, own_scales, inputs, row.to(tl.int64), WORDS, WIDTH, PAIRS, PTX) * sum_factor
+    product += tl.load(bias + expert * C + row).to(tl.float32)
+    tl.store(parts + slot * C + row, product * tl.load(expert_weights + slot), mask=row_mask)
+    tl.debug_barrier()  # all threads have stored before one of them says so
+    if tl.atomic_add(arrived + block, 1, sem="acq_rel") == A - 1:
+        total = tl.load(x + row)
+        for each in tl.static_range(A):
+            # Not from the cache of this multiprocessor, which does not see what others store.
+            total += tl.load(parts + each * C + row, cache_modifier=".cg")
+        tl.store(mixed + row, total, mask=row_mask)
+        tl.store(arrived + block, 0)
