@@ -113,7 +113,7 @@ def test_a_whole_step_is_captured_and_then_replayed(folder: Path, gpu: FakeCuda)
     step = [launch for launch in gpu.launches[before:] if launch.captured]
     # A short context is attended in one part by both kinds of layers; the window of this model is short.
     kernels = {name for module in (triton_decode, triton_experts) for name in vars(module) if name.endswith("_kernel")}
-    assert {launch.name for launch in step} == kernels
+    assert {launch.name for launch in step} == kernels - {"pack_kernel"}  # for which the router does the work
     launched, replayed = len(gpu.launches), gpu.replays
     assert len(_decode(generator, 30, SETTINGS[1])) == 30
     assert len(gpu.launches) == launched

@@ -4,27 +4,20 @@ Weights are read as they lie in the checkpoint. The operations of one token need
 that they can be captured in a CUDA graph; see cuda_graph.py.
 """
 
-import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import triton
 from torch import Tensor
 
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
-from gptoss_cli.engine.kernels import reference, triton_decode, triton_experts, triton_prefill
+from gptoss_cli.engine.kernels import reference, triton_prefill
+from gptoss_cli.engine.kernels.cuda_decode import OPTIONS, OneTokenKernels, placed
 from gptoss_cli.engine.kernels.tuning import TUNING, UPCAST, PrefillTuning, Tuning
-from gptoss_cli.engine.kv_cache import FullLayer, LayerCache
-from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
-from gptoss_cli.placement.model_config import SWIGLU_ALPHA
-
-_SHORT_WINDOW = 256  # up to this many keys are not worth splitting
-# Triton 3.9 warns that 3.10 changes the default. Without fusion kernels are slower and sums differ.
-_OPTIONS = {"enable_fp_fusion": True}
-_MOST_ROUNDS = 4  # of a row whose loads are all issued at once
-# What the hidden values of an expert and the sums of their products are multiplied by in float32.
-_FLOAT_FACTORS = triton_experts.INPUT_FACTOR.value, triton_experts.SUM_FACTOR.value
+from gptoss_cli.engine.kv_cache import LayerCache
+from gptoss_cli.engine.weights import AttentionWeights, LayerWeights, MlpWeights, Rows
+from gptoss_cli.placement.model_config import SWIGLU_ALPHA, ModelConfig
 
 
 class CudaKernels:
@@ -34,7 +27,7 @@ class CudaKernels:
         self._tuning = tuning
         self._compiled: set[torch.dtype] = set()  # the arithmetic for which every tile size has been compiled
         self._staging: torch.cuda.Stream | None = None
-        self._counters: Tensor | None = None
+        self._one = OneTokenKernels(tuning)
 
     def _prefill_tuning(self, dtype: torch.dtype) -> PrefillTuning:
         return UPCAST if dtype is torch.float32 and not self._tuning.prefill.upcast else self._tuning.prefill
@@ -49,15 +42,7 @@ class CudaKernels:
         """See Kernels.project_qkv."""
         if len(x) > 1:
             return reference.project_qkv(x, weights, eps=eps, dtype=dtype)
-        tuning, parts = self._tuning, (weights.query, weights.key, weights.value)
-        rows = [len(part.weight) for part in parts]
-        query, key, value = (x.new_empty(1, count) for count in rows)
-        triton_decode.qkv_kernel[(sum(triton.cdiv(count, tuning.rows) for count in rows),)](
-            x, weights.norm, *(part for linear in parts for part in (linear.weight, linear.bias)), query, key, value,
-            eps, QUERY=rows[0], KEY=rows[1], K=x.shape[1], ROWS=tuning.rows, WIDTH=tuning.width,
-            ROUND=dtype is torch.bfloat16, num_warps=tuning.warps, **_OPTIONS,
-        )  # fmt: skip
-        return query, key, value
+        return self._one.project_qkv(x, weights, eps=eps)
 
     def attend(
         self,
@@ -69,33 +54,9 @@ class CudaKernels:
         position: int,
     ) -> Tensor:
         """See Kernels.attend. For one token the position is read from `cache.position`, on the device."""
-        queries, keys, values = qkv
-        if len(queries) > 1:
+        if len(qkv[0]) > 1:
             return self._attend_prefill(qkv, rotation, sinks, cache, position=position)
-        tuning, half = self._tuning, rotation[0].shape[1]
-        heads, kv_heads = queries.shape[1] // (2 * half), keys.shape[1] // (2 * half)
-        slots, (cached_keys, cached_values) = cache.slots(position + 1), cache.buffers()
-        window = 0 if isinstance(cache, FullLayer) else slots
-        splits = 1 if 0 < window <= _SHORT_WINDOW else tuning.splits
-        group, dim_width = heads // kv_heads, max(16, triton.next_power_of_2(2 * half))
-        rotated, attended = torch.empty_like(queries), torch.empty_like(queries)
-        partial = queries.new_empty(kv_heads * splits * group * (2 + 2 * half))
-        triton_decode.rotate_kernel[(heads + kv_heads,)](
-            queries, keys, values, *rotation, cache.position, rotated, cached_keys, cached_values,
-            HEADS=heads, KV_HEADS=kv_heads, HALF=half, HALF_WIDTH=triton.next_power_of_2(half), WINDOW=window,
-            num_warps=1, **_OPTIONS,
-        )  # fmt: skip
-        triton_decode.attend_kernel[(kv_heads, splits)](
-            rotated, cached_keys, cached_values, sinks, cache.position, partial, attended, (2 * half) ** -0.5,
-            KV_HEADS=kv_heads, GROUP=group, D=2 * half, GROUP_WIDTH=max(16, triton.next_power_of_2(group)),
-            D_WIDTH=dim_width, KEYS=tuning.keys, SPLITS=splits, WINDOW=window, num_warps=tuning.warps, **_OPTIONS,
-        )  # fmt: skip
-        if splits > 1:
-            triton_decode.combine_kernel[(heads,)](
-                partial, sinks, attended, GROUP=group, D=2 * half, D_WIDTH=dim_width, SPLITS=splits,
-                num_warps=1, **_OPTIONS,
-            )  # fmt: skip
-        return attended
+        return self._one.attend(qkv, rotation, sinks, cache, position=position)
 
     def _attend_prefill(
         self,
@@ -116,7 +77,7 @@ class CudaKernels:
             len(queries), position, visible.first, len(visible.keys),
             HEADS=queries.shape[1], KV_HEADS=keys.shape[1], D=head_dim,
             D_WIDTH=max(16, triton.next_power_of_2(head_dim)), ROWS=tuning.queries, KEYS=tuning.keys,
-            WINDOW=visible.window or 0, UPCAST=tuning.upcast, num_warps=tuning.attention_warps, **_OPTIONS,
+            WINDOW=visible.window or 0, UPCAST=tuning.upcast, num_warps=tuning.attention_warps, **OPTIONS,
         )  # fmt: skip
         return attended
 
@@ -124,85 +85,38 @@ class CudaKernels:
         """See Kernels.project_output."""
         if len(x) > 1:
             return reference.project_output(x, attended, weights, dtype=dtype)
-        tuning, columns, projected = self._tuning, x.shape[1], torch.empty_like(x)
-        triton_decode.output_kernel[(triton.cdiv(columns, tuning.rows),)](
-            x, attended, weights.output.weight, weights.output.bias, projected,
-            C=columns, K=attended.shape[1], ROWS=tuning.rows, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16,
-            num_warps=tuning.warps, **_OPTIONS,
-        )  # fmt: skip
-        return projected
+        return self._one.project_output(x, attended, weights)
 
     def route(self, x: Tensor, weights: MlpWeights, *, active: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """See Kernels.route."""
         if len(x) > 1:
             return reference.route(x, weights, active=active, eps=eps)
-        tuning, columns, experts = self._tuning, x.shape[1], len(weights.router.bias)
-        normed, logits = torch.empty_like(x), x.new_empty(experts)
-        chosen, expert_weights = x.new_empty(1, active, dtype=torch.int64), x.new_empty(1, active)
-        triton_decode.router_kernel[(triton.cdiv(experts, tuning.rows),)](
-            x, weights.norm, weights.router.weight, weights.router.bias, normed, logits, eps,
-            E=experts, K=columns, ROWS=tuning.rows, WIDTH=tuning.width, num_warps=tuning.warps, **_OPTIONS,
-        )  # fmt: skip
-        triton_decode.top_k_kernel[(1,)](
-            logits, chosen, expert_weights, _placed(weights.gate_up).uses,
-            E=experts, A=active, E_WIDTH=triton.next_power_of_2(experts), A_WIDTH=triton.next_power_of_2(active),
-            num_warps=1, **_OPTIONS,
-        )  # fmt: skip
-        return normed, chosen, expert_weights
+        return self._one.route(x, weights, active=active, eps=eps, dtype=torch.bfloat16)[0]
 
     def mix_experts(
         self, x: Tensor, routed: tuple[Tensor, Tensor, Tensor], weights: MlpWeights, *, limit: float, dtype: torch.dtype
     ) -> Tensor:
         """See Kernels.mix_experts."""
-        gate_up, down = _placed(weights.gate_up), _placed(weights.down)
+        gate_up, down = placed(weights.gate_up), placed(weights.down)
         if len(x) > 1:
             if all(gate_up.resident):
                 return self._mix_grouped(x, routed, (gate_up, down), limit=limit, dtype=dtype)
             return _mix_streamed(x, routed, (gate_up, down), self._staging_stream(x), limit=limit, dtype=dtype)
-        return self._mix_one(x, routed, (gate_up, down), limit=limit, pairs=dtype is torch.bfloat16)
+        return self._one.mix_experts(x, routed, (gate_up, down), limit=limit, dtype=dtype)
 
-    def _mix_one(
+    def decode_layers(
         self,
         x: Tensor,
-        routed: tuple[Tensor, Tensor, Tensor],
-        weights: tuple[PlacedExperts, PlacedExperts],
+        layers: Sequence[LayerWeights],
+        caches: Sequence[LayerCache],
+        rotation: tuple[Tensor, Tensor],
         *,
-        limit: float,
-        pairs: bool,
+        position: int,
+        config: ModelConfig,
+        dtype: torch.dtype,
     ) -> Tensor:
-        """Run the experts of one token, with inputs as pairs of float16 if `pairs`, otherwise float32."""
-        (normed, experts, expert_weights), (gate_up, down) = routed, weights
-        columns, active, intermediate = x.shape[1], experts.shape[1], gate_up.bias.shape[1] // 2
-        inputs = x.new_empty(4, columns // 8, dtype=torch.int32) if pairs else x.new_empty(8, columns // 8)
-        hidden = x.new_empty(active, intermediate, dtype=torch.float16 if pairs else torch.float32)
-        sum_factor, parts, mixed = x.new_empty(1), x.new_empty(active, columns), torch.empty_like(x)
-        hidden_factor, hidden_sum_factor = _hidden_factors(limit) if pairs else _FLOAT_FACTORS
-        common = {"PAIRS": pairs, "PTX": x.is_cuda and torch.version.hip is None, "num_warps": 1, **_OPTIONS}
-        triton_experts.pack_kernel[(1,)](
-            normed, inputs, sum_factor, K=columns, WIDTH=triton.next_power_of_2(columns // 8), PAIRS=pairs,
-            num_warps=self._tuning.warps, **_OPTIONS,
-        )  # fmt: skip
-        rows, words = max(1, self._tuning.packed_rows // 2), columns // 8
-        triton_experts.gate_up_kernel[(triton.cdiv(intermediate, rows), active)](
-            inputs, sum_factor, experts, *gate_up.addresses, gate_up.bias, hidden, limit, SWIGLU_ALPHA, hidden_factor,
-            F=intermediate, WORDS=words, ROWS=rows, WIDTH=_round_width(words), **common,
-        )  # fmt: skip
-        programs, words = triton.cdiv(columns, self._tuning.packed_rows), intermediate // 8
-        triton_experts.down_kernel[(programs, active)](
-            x, hidden.view(torch.int32) if pairs else hidden, experts, expert_weights, *down.addresses, down.bias,
-            parts, self._arrived(programs, x.device), mixed, hidden_sum_factor,
-            C=columns, A=active, WORDS=words, ROWS=self._tuning.packed_rows, WIDTH=_round_width(words), **common,
-        )  # fmt: skip
-        return mixed
-
-    def _arrived(self, programs: int, device: torch.device) -> Tensor:
-        """Return a counter for each program [programs] int32, all 0 between launches: the last to arrive resets it.
-
-        It is made before any CUDA graph is captured, by the run that compiles the kernels.
-        """
-        if self._counters is None or len(self._counters) < programs:
-            self._counters = torch.zeros(programs, dtype=torch.int32, device=device)
-        return self._counters
+        """See LayerDecoder.decode_layers."""
+        return self._one.decode_layers(x, layers, caches, rotation, position=position, config=config, dtype=dtype)
 
     def _staging_stream(self, x: Tensor) -> torch.cuda.Stream | None:
         """Return the stream for copies of experts. There is only one: the allocator keeps a memory pool per stream."""
@@ -251,7 +165,7 @@ class CudaKernels:
         tiles = triton.cdiv(slots, size) + min(count, slots)  # an upper bound
         common = {
             "E": count, "E_WIDTH": triton.next_power_of_2(count), "ROWS": tuning.rows, "TOKENS": size,
-            "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps, **_OPTIONS,
+            "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps, **OPTIONS,
         }  # fmt: skip
         triton_prefill.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
             inputs, order, row_ends, tile_ends, *_byte_addresses(gate_up), gate_up.bias, hidden, limit, SWIGLU_ALPHA,
@@ -267,25 +181,7 @@ class CudaKernels:
         """See Kernels.unembed."""
         if len(x) > 1:
             return reference.unembed(x, norm, unembedding, eps=eps, dtype=dtype)
-        tuning, logits = self._tuning, x.new_empty(1, len(unembedding))
-        triton_decode.unembed_kernel[(triton.cdiv(len(unembedding), tuning.rows),)](
-            x, norm, unembedding, logits, eps, len(unembedding),
-            K=x.shape[1], ROWS=tuning.rows, WIDTH=tuning.width, ROUND=dtype is torch.bfloat16,
-            num_warps=tuning.warps, **_OPTIONS,
-        )  # fmt: skip
-        return logits
-
-
-def _round_width(columns: int) -> int:
-    """Return the number of columns, a power of two and at least 4, in which a row takes at most four rounds."""
-    width: int = triton.next_power_of_2(triton.cdiv(columns, _MOST_ROUNDS))
-    return max(4, width)
-
-
-def _hidden_factors(limit: float) -> tuple[float, float]:
-    """Return `_FLOAT_FACTORS` for halves. SwiGLU clamps to `limit`, so its values are at most (limit + 1) * limit."""
-    factor = 2.0 ** math.floor(15 - math.log2((limit + 1) * limit))
-    return factor, triton_experts.HALF_SUM_FACTOR.value / factor
+        return self._one.unembed(x, norm, unembedding, eps=eps)
 
 
 def _tile_tokens(tuning: PrefillTuning, mean: float) -> int:
@@ -355,8 +251,3 @@ def _wait_for_copy(
         for tensor in (gate_up.blocks, gate_up.scales, down.blocks, down.scales):
             tensor.record_stream(stream)
     return gate_up, down
-
-
-def _placed(experts: PackedExperts | PlacedExperts) -> PlacedExperts:
-    assert isinstance(experts, PlacedExperts), "the loader places the experts of a GPU"
-    return experts

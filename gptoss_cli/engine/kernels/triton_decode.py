@@ -1,112 +1,207 @@
-"""The GPU kernels for one token, for Triton 3.6 to 3.9. cuda.py launches them.
+"""The GPU kernels of dense products, the router and attention for one token, for Triton 3.6 to 3.9.
 
-Weights are read as they lie in the checkpoint. Sums are float32. The position is read from device memory, so that a
-CUDA graph can be replayed for another position. Triton's blocks have powers of two as sizes: masks exclude what lies
-beyond the end of an axis.
+cuda_decode.py launches them. Weights are read as they lie in the checkpoint; inputs and sums are float32. A program of
+a dense product multiplies whole rows, read in at most four rounds of WIDTH columns and without a loop: it asks for all
+its weights before it looks at x. Rows after the last one are computed again and not stored.
+
+The position is read from device memory, so that a CUDA graph can be replayed for another position. Triton's blocks have
+powers of two as sizes: masks exclude what lies beyond the end of an axis.
 """
 
 import triton
 import triton.language as tl
 
+from gptoss_cli.engine.kernels.triton_experts import input_factors, store_inputs
+
 # fmt: off
 
+
 @triton.jit
-def _inverse_rms(x, eps, K: tl.constexpr, WIDTH: tl.constexpr):
-    """Return 1 / sqrt(mean(x^2) + eps) of x [K]."""
-    squares = tl.zeros((WIDTH,), tl.float32)
-    for start in range(0, K, WIDTH):
-        k = start + tl.arange(0, WIDTH)
-        value = tl.load(x + k, mask=k < K, other=0.0)
-        squares += value * value
-    return 1.0 / tl.sqrt_rn(tl.sum(squares) / K + eps)
+def _round(weight, row, START: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr):
+    """Return columns START to START + WIDTH of rows [R] of weight [..., K]; 0 after the last column."""
+    k = START + tl.arange(0, WIDTH)
+    at = row.to(tl.int64)[:, None] * K + k[None, :]
+    return tl.load(weight + at) if START + WIDTH <= K else tl.load(weight + at, mask=(k < K)[None, :], other=0.0)
 
 
 @triton.jit
-def _normed(x, norm, inverse_rms, k, k_mask, ROUND: tl.constexpr):
-    """Return RMSNorm of x at elements `k`, rounded to bfloat16 with ROUND."""
-    value = tl.load(x + k, mask=k_mask, other=0.0) * inverse_rms
-    value *= tl.load(norm + k, mask=k_mask, other=0.0).to(tl.float32)
-    if ROUND:
-        value = value.to(tl.bfloat16).to(tl.float32)
-    return value
+def _rounds(weight, row, K: tl.constexpr, WIDTH: tl.constexpr):
+    """Return the up to four rounds of rows [R], and the first again for those that there are not."""
+    tl.static_assert(K <= 4 * WIDTH)
+    first = _round(weight, row, 0, K, WIDTH)
+    second, third, fourth = first, first, first
+    if WIDTH < K:
+        second = _round(weight, row, WIDTH, K, WIDTH)
+    if 2 * WIDTH < K:
+        third = _round(weight, row, 2 * WIDTH, K, WIDTH)
+    if 3 * WIDTH < K:
+        fourth = _round(weight, row, 3 * WIDTH, K, WIDTH)
+    return first, second, third, fourth
 
 
 @triton.jit
-def _dense_rows(
-    x, norm, inverse_rms, weight, bias, y, first, count,
-    K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr, BIASED: tl.constexpr,
-):
-    """Multiply ROWS rows of weight [count, K] bf16, from `first` on, with the normed x, and add bias -> y [count]."""
-    row = first + tl.arange(0, ROWS)
-    row_mask = row < count
-    total = tl.zeros((ROWS, WIDTH), tl.float32)
-    for start in range(0, K, WIDTH):
-        k = start + tl.arange(0, WIDTH)
-        value = _normed(x, norm, inverse_rms, k, k < K, ROUND)
-        weight_offset = row.to(tl.int64)[:, None] * K + k[None, :]
-        weight_mask = row_mask[:, None] & (k < K)[None, :]
-        weights = tl.load(weight + weight_offset, mask=weight_mask, other=0.0).to(tl.float32)
-        total += weights * value[None, :]
-    result = tl.sum(total, axis=1)
-    if BIASED:
-        result += tl.load(bias + row, mask=row_mask, other=0.0).to(tl.float32)
-    tl.store(y + row, result, mask=row_mask)
+def _inputs(x, START: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr):
+    """Return WIDTH elements of x [K] from START on, float32; 0 after the last one."""
+    k = START + tl.arange(0, WIDTH)
+    return tl.load(x + k, mask=k < K, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _all_inputs(x, K: tl.constexpr, WIDTH: tl.constexpr):
+    """Return the four rounds of x [K]; those after the last one are 0."""
+    return (
+        _inputs(x, 0, K, WIDTH), _inputs(x, WIDTH, K, WIDTH),
+        _inputs(x, 2 * WIDTH, K, WIDTH), _inputs(x, 3 * WIDTH, K, WIDTH),
+    )
+
+
+@triton.jit
+def _normed_inputs(x, norm, eps, K: tl.constexpr, WIDTH: tl.constexpr):
+    """Return the four rounds of RMSNorm of x [K]."""
+    n0, n1, n2, n3 = _all_inputs(norm, K, WIDTH)
+    x0, x1, x2, x3 = _all_inputs(x, K, WIDTH)
+    inverse_rms = tl.rsqrt(tl.sum(x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3) / K + eps)
+    return x0 * inverse_rms * n0, x1 * inverse_rms * n1, x2 * inverse_rms * n2, x3 * inverse_rms * n3
+
+
+@triton.jit
+def _products(w0, w1, w2, w3, x0, x1, x2, x3, K: tl.constexpr, WIDTH: tl.constexpr):
+    """Multiply the rounds of rows with those of x -> [R]."""
+    total = w0.to(tl.float32) * x0[None, :]
+    if WIDTH < K:
+        total += w1.to(tl.float32) * x1[None, :]
+    if 2 * WIDTH < K:
+        total += w2.to(tl.float32) * x2[None, :]
+    if 3 * WIDTH < K:
+        total += w3.to(tl.float32) * x3[None, :]
+    return tl.sum(total, axis=1)
 
 
 @triton.jit
 def qkv_kernel(
-    x, norm, query, query_bias, key, key_bias, value, value_bias, queries, keys, values, eps,
+    x, norm, query, query_bias, key, key_bias, value, value_bias, qkv, eps,
     QUERY: tl.constexpr, KEY: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    ROUND: tl.constexpr,
 ):
-    """Compute RMSNorm of x [K] and three products -> queries [QUERY], keys and values [KEY] float32."""
-    inverse_rms = _inverse_rms(x, eps, K, WIDTH)
+    """Compute RMSNorm of x [K] and its product with three matrices, of QUERY, KEY and KEY rows -> qkv float32."""
     program = tl.program_id(0)
     query_programs: tl.constexpr = (QUERY + ROWS - 1) // ROWS
     key_programs: tl.constexpr = (KEY + ROWS - 1) // ROWS
     if program < query_programs:
-        _dense_rows(
-            x, norm, inverse_rms, query, query_bias, queries, program * ROWS, QUERY, K, ROWS, WIDTH, ROUND, True
-        )
+        begin, count, own = 0, QUERY, program * ROWS
+        row = tl.minimum(own + tl.arange(0, ROWS), QUERY - 1)
+        w0, w1, w2, w3 = _rounds(query, row, K, WIDTH)
+        bias = tl.load(query_bias + row).to(tl.float32)
     elif program < query_programs + key_programs:
-        first = (program - query_programs) * ROWS
-        _dense_rows(x, norm, inverse_rms, key, key_bias, keys, first, KEY, K, ROWS, WIDTH, ROUND, True)
+        begin, count, own = QUERY, KEY, (program - query_programs) * ROWS
+        row = tl.minimum(own + tl.arange(0, ROWS), KEY - 1)
+        w0, w1, w2, w3 = _rounds(key, row, K, WIDTH)
+        bias = tl.load(key_bias + row).to(tl.float32)
     else:
-        first = (program - query_programs - key_programs) * ROWS
-        _dense_rows(x, norm, inverse_rms, value, value_bias, values, first, KEY, K, ROWS, WIDTH, ROUND, True)
+        begin, count, own = QUERY + KEY, KEY, (program - query_programs - key_programs) * ROWS
+        row = tl.minimum(own + tl.arange(0, ROWS), KEY - 1)
+        w0, w1, w2, w3 = _rounds(value, row, K, WIDTH)
+        bias = tl.load(value_bias + row).to(tl.float32)
+    x0, x1, x2, x3 = _normed_inputs(x, norm, eps, K, WIDTH)
+    result = _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH) + bias
+    tl.store(qkv + begin + row, result, mask=own + tl.arange(0, ROWS) < count)
 
 
 @triton.jit
 def unembed_kernel(
     x, norm, weight, logits, eps, rows,
-    K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):
     """Compute RMSNorm of x [K] and its product with weight [rows, K] -> logits [rows] float32."""
-    inverse_rms = _inverse_rms(x, eps, K, WIDTH)
-    first = tl.program_id(0) * ROWS
-    _dense_rows(x, norm, inverse_rms, weight, norm, logits, first, rows, K, ROWS, WIDTH, ROUND, False)
+    own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.minimum(own, rows - 1)
+    w0, w1, w2, w3 = _rounds(weight, row, K, WIDTH)
+    x0, x1, x2, x3 = _normed_inputs(x, norm, eps, K, WIDTH)
+    tl.store(logits + row, _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH), mask=own < rows)
 
 
 @triton.jit
 def output_kernel(
     x, attended, weight, bias, y,
-    C: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUND: tl.constexpr,
+    C: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):
     """Compute x [C] plus weight [C, K] times attended [K] plus bias -> y [C]."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row_mask = row < C
-    total = tl.zeros((ROWS, WIDTH), tl.float32)
-    for start in range(0, K, WIDTH):
-        k = start + tl.arange(0, WIDTH)
-        value = tl.load(attended + k, mask=k < K, other=0.0)
-        if ROUND:
-            value = value.to(tl.bfloat16).to(tl.float32)
-        weight_offset = row[:, None] * K + k[None, :]
-        weight_mask = row_mask[:, None] & (k < K)[None, :]
-        weights = tl.load(weight + weight_offset, mask=weight_mask, other=0.0).to(tl.float32)
-        total += weights * value[None, :]
-    result = tl.sum(total, axis=1) + tl.load(bias + row, mask=row_mask, other=0.0).to(tl.float32)
-    tl.store(y + row, tl.load(x + row, mask=row_mask, other=0.0) + result, mask=row_mask)
+    own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.minimum(own, C - 1)
+    w0, w1, w2, w3 = _rounds(weight, row, K, WIDTH)
+    added = tl.load(bias + row).to(tl.float32) + tl.load(x + row)
+    x0, x1, x2, x3 = _all_inputs(attended, K, WIDTH)
+    tl.store(y + row, added + _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH), mask=own < C)
+
+
+@triton.jit
+def _choose(
+    logits, experts, expert_weights, uses,
+    E: tl.constexpr, A: tl.constexpr, E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr,
+):
+    """Find the A largest logits [E] -> experts [A] int64 and expert_weights [A], their softmax; count uses [E]."""
+    e, a = tl.arange(0, E_WIDTH), tl.arange(0, A_WIDTH)
+    # Not from the cache of this multiprocessor, which does not see what others store.
+    remaining = tl.load(logits + e, mask=e < E, other=-float("inf"), cache_modifier=".cg")
+    top_logits = tl.full((A_WIDTH,), -float("inf"), tl.float32)
+    chosen = tl.zeros((A_WIDTH,), tl.int32)
+    for n in tl.static_range(A):
+        largest, expert = tl.max(remaining, axis=0, return_indices=True)
+        expert = tl.minimum(expert, E - 1)  # logits may be NaN
+        top_logits = tl.where(a == n, largest, top_logits)
+        chosen = tl.where(a == n, expert, chosen)
+        remaining = tl.where(e == expert, -float("inf"), remaining)
+    exponentials = tl.exp(top_logits - tl.max(top_logits, axis=0))
+    tl.store(expert_weights + a, exponentials / tl.sum(exponentials, axis=0), mask=a < A)
+    tl.store(experts + a, chosen.to(tl.int64), mask=a < A)
+    count = tl.load(uses + chosen, mask=a < A, other=0)
+    tl.store(uses + chosen, count + 1, mask=a < A)
+
+
+@triton.jit
+def _store_normed(
+    x0, x1, x2, x3, normed, inputs, sum_factor, K: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr
+):
+    """Store the four rounds of a normed x as normed [K], and as pack_kernel does."""
+    k = tl.arange(0, WIDTH)
+    largest = tl.maximum(tl.maximum(tl.abs(x0), tl.abs(x1)), tl.maximum(tl.abs(x2), tl.abs(x3)))
+    factor, undone = input_factors(tl.max(largest), PAIRS)
+    tl.store(sum_factor, undone)
+    tl.store(normed + k, x0, mask=k < K)
+    store_inputs(inputs, x0 * factor, k, K, PAIRS)
+    if WIDTH < K:
+        tl.store(normed + WIDTH + k, x1, mask=WIDTH + k < K)
+        store_inputs(inputs, x1 * factor, WIDTH + k, K, PAIRS)
+    if 2 * WIDTH < K:
+        tl.store(normed + 2 * WIDTH + k, x2, mask=2 * WIDTH + k < K)
+        store_inputs(inputs, x2 * factor, 2 * WIDTH + k, K, PAIRS)
+    if 3 * WIDTH < K:
+        tl.store(normed + 3 * WIDTH + k, x3, mask=3 * WIDTH + k < K)
+        store_inputs(inputs, x3 * factor, 3 * WIDTH + k, K, PAIRS)
+
+
+@triton.jit
+def router_kernel(
+    x, norm, weight, bias, normed, inputs, sum_factor, logits, arrived, experts, expert_weights, uses, eps,
+    E: tl.constexpr, A: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr, PAIRS: tl.constexpr,
+):
+    """Choose experts [A] int64 and their weights [A] for x [K], and prepare x for their products.
+
+    Its RMSNorm goes to normed [K], and to `inputs` and `sum_factor` as from pack_kernel. The last program to arrive
+    chooses from the logits [E] of all; arrived [1] int32 must be 0 before and is 0 afterwards.
+    """
+    own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.minimum(own, E - 1)
+    w0, w1, w2, w3 = _rounds(weight, row, K, WIDTH)
+    added = tl.load(bias + row).to(tl.float32)
+    x0, x1, x2, x3 = _normed_inputs(x, norm, eps, K, WIDTH)
+    tl.store(logits + row, added + _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH), mask=own < E)
+    if tl.program_id(0) == 0:
+        _store_normed(x0, x1, x2, x3, normed, inputs, sum_factor, K, WIDTH, PAIRS)
+    tl.debug_barrier()  # all threads have stored before one of them says so
+    if tl.atomic_add(arrived, 1, sem="acq_rel") == tl.num_programs(0) - 1:
+        _choose(logits, experts, expert_weights, uses, E, A, E_WIDTH, A_WIDTH)
+        tl.store(arrived, 0)
 
 
 @triton.jit
@@ -218,41 +313,3 @@ def combine_kernel(
     head_mask = (d < D)[None, :] & (split >= 0)[:, None]
     weighted_sums = tl.load(partial + row[:, None] + 2 + d[None, :], mask=head_mask, other=0.0)
     tl.store(attended + query_head * D + d, tl.sum(weighted_sums * rescale[:, None], axis=0) / denominator, mask=d < D)
-
-
-@triton.jit
-def router_kernel(
-    x, norm, weight, bias, normed, logits, eps,
-    E: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):
-    """Compute RMSNorm of x [K] -> normed [K], and router logits [E], float32 in any arithmetic."""
-    inverse_rms = _inverse_rms(x, eps, K, WIDTH)
-    program = tl.program_id(0)
-    _dense_rows(x, norm, inverse_rms, weight, bias, logits, program * ROWS, E, K, ROWS, WIDTH, False, True)
-    if program == 0:
-        for start in range(0, K, WIDTH):
-            k = start + tl.arange(0, WIDTH)
-            tl.store(normed + k, _normed(x, norm, inverse_rms, k, k < K, False), mask=k < K)
-
-
-@triton.jit
-def top_k_kernel(
-    logits, experts, expert_weights, uses,
-    E: tl.constexpr, A: tl.constexpr, E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr,
-):
-    """Find the A largest logits [E] -> experts [A] int64 and expert_weights [A], their softmax; count uses [E]."""
-    e, a = tl.arange(0, E_WIDTH), tl.arange(0, A_WIDTH)
-    remaining = tl.load(logits + e, mask=e < E, other=-float("inf"))
-    top_logits = tl.full((A_WIDTH,), -float("inf"), tl.float32)
-    chosen = tl.zeros((A_WIDTH,), tl.int32)
-    for n in tl.static_range(A):
-        largest = tl.max(remaining, axis=0)
-        expert = tl.minimum(tl.argmax(remaining, axis=0), E - 1)  # logits may be NaN
-        top_logits = tl.where(a == n, largest, top_logits)
-        chosen = tl.where(a == n, expert, chosen)
-        remaining = tl.where(e == expert, -float("inf"), remaining)
-    exponentials = tl.exp(top_logits - tl.max(top_logits, axis=0))
-    tl.store(expert_weights + a, exponentials / tl.sum(exponentials, axis=0), mask=a < A)
-    tl.store(experts + a, chosen.to(tl.int64), mask=a < A)
-    count = tl.load(uses + chosen, mask=a < A, other=0)
-    tl.store(uses + chosen, count + 1, mask=a < A)

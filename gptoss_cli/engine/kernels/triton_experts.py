@@ -1,4 +1,4 @@
-"""The GPU kernels of the experts of one token, for Triton 3.6 to 3.9. cuda.py launches them.
+"""The GPU kernels of the experts of one token, for Triton 3.6 to 3.9. cuda_decode.py launches them.
 
 Weights are read as they lie in the checkpoint. A program is one warp and has no loop: what a thread loads it also
 multiplies, so threads exchange nothing before the sum at the end, and no load waits for another round.
@@ -69,12 +69,6 @@ add.rn.f32 $0, first, second;
 def scale_factor(scale):
     """Return the factors of E8M0 scales, given as int32: 2^(scale - 127), or NaN."""
     return tl.where(scale == _NO_SCALE, _NAN_BITS, scale << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _half_bits(value):
-    """Return `value` as the bits of a float16, in an int32."""
-    return value.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
 
 
 @triton.jit
@@ -181,32 +175,40 @@ def _mxfp4_rows(
 
 
 @triton.jit
-def pack_kernel(normed, inputs, sum_factor, K: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr):
-    """Arrange normed [K] as inputs for gate_up, and store in sum_factor [1] what its sums are to be multiplied by.
-
-    Element 8w + j goes to inputs[j, w] of [8, K / 8] float32. With PAIRS, elements 8w + p and 8w + 4 + p are the lower
-    and the upper half of inputs[p, w] of [4, K / 8] int32. WIDTH is at least K / 8.
-    """
-    w = tl.arange(0, WIDTH)
-    mask = w < K // 8
+def input_factors(largest, PAIRS: tl.constexpr):
+    """Return the factor of inputs whose largest magnitude is `largest`, and that of the sums of their products."""
     if PAIRS:
-        largest = tl.zeros((WIDTH,), tl.float32)
-        for j in tl.static_range(8):
-            largest = tl.maximum(largest, tl.abs(tl.load(normed + 8 * w + j, mask=mask, other=0.0)))
-        # The power of two that gives the largest input the exponent 14, and what undoes it.
-        exponent = tl.max(largest).to(tl.int32, bitcast=True) >> 23
-        field = tl.minimum(268 - exponent, 254)
+        # The power of two that gives the largest input the exponent 14.
+        field = tl.minimum(268 - (largest.to(tl.int32, bitcast=True) >> 23), 254)
         factor = (field << 23).to(tl.float32, bitcast=True)
-        tl.store(sum_factor, ((268 - field) << 23).to(tl.float32, bitcast=True))
-        for p in tl.static_range(4):
-            low = tl.load(normed + 8 * w + p, mask=mask, other=0.0) * factor
-            high = tl.load(normed + 8 * w + 4 + p, mask=mask, other=0.0) * factor
-            tl.store(inputs + p * (K // 8) + w, _half_bits(low) | _half_bits(high) << 16, mask=mask)
+        sum_factor = ((268 - field) << 23).to(tl.float32, bitcast=True)
     else:
-        tl.store(sum_factor, SUM_FACTOR)
-        for j in tl.static_range(8):
-            value = tl.load(normed + 8 * w + j, mask=mask, other=0.0)
-            tl.store(inputs + j * (K // 8) + w, value * INPUT_FACTOR, mask=mask)
+        factor, sum_factor = INPUT_FACTOR, SUM_FACTOR
+    return factor, sum_factor
+
+
+@triton.jit
+def store_inputs(inputs, value, k, K: tl.constexpr, PAIRS: tl.constexpr):
+    """Store `value`, elements k of K, which have been multiplied by the factor of inputs.
+
+    Element 8w + j goes to inputs[j, w] of [8, K / 8] float32. With PAIRS, elements 8w + p and 8w + 4 + p go to
+    inputs[p, w] of [4, K / 8, 2] float16.
+    """
+    j, word = k % 8, k // 8
+    if PAIRS:
+        tl.store(inputs + ((j % 4) * (K // 8) + word) * 2 + j // 4, value.to(tl.float16), mask=k < K)
+    else:
+        tl.store(inputs + j * (K // 8) + word, value, mask=k < K)
+
+
+@triton.jit
+def pack_kernel(normed, inputs, sum_factor, K: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr):
+    """Store normed [K] as inputs for gate_up, and in sum_factor [1] what its sums are to be multiplied by."""
+    k = tl.arange(0, WIDTH)
+    value = tl.load(normed + k, mask=k < K, other=0.0)
+    factor, undone = input_factors(tl.max(tl.abs(value)), PAIRS)
+    tl.store(sum_factor, undone)
+    store_inputs(inputs, value * factor, k, K, PAIRS)
 
 
 @triton.jit
@@ -218,9 +220,9 @@ def gate_up_kernel(
 ):
     """Multiply ROWS gate and up rows of expert experts[program 1], and apply SwiGLU -> hidden, times `hidden_factor`.
 
-    `inputs` and `sum_factor` are pack_kernel's, and `hidden` is arranged as its inputs: [A, 8, F / 8] float32, or
-    [A, 4, F / 8] pairs. The blocks of expert e begin block_offsets[e] times 16 bytes after `blocks`, its scales
-    scale_offsets[e] bytes after `scales`. They may be in another memory.
+    `inputs` and `sum_factor` are pack_kernel's, and `hidden` is arranged as they are, for each of the A experts. The
+    blocks of expert e begin block_offsets[e] times 16 bytes after `blocks`, its scales scale_offsets[e] bytes after
+    `scales`. They may be in another memory.
     """
     slot = tl.program_id(1)
     expert = tl.load(experts + slot)
@@ -235,13 +237,7 @@ def gate_up_kernel(
     gate = tl.where(gate > limit, limit, gate)
     up = tl.where(up > limit, limit, tl.where(up < -limit, -limit, up))
     activated = (up + 1.0) * gate / (1.0 + tl.exp(-alpha * gate)) * hidden_factor
-    pair = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    j, word = pair % 8, pair // 8
-    if PAIRS:
-        offset = ((j % 4) * (F // 8) + word) * 2 + j // 4
-        tl.store(hidden + slot * F + offset, activated.to(tl.float16), mask=pair < F)
-    else:
-        tl.store(hidden + slot * F + j * (F // 8) + word, activated, mask=pair < F)
+    store_inputs(hidden + slot * F, activated, tl.program_id(0) * ROWS + tl.arange(0, ROWS), F, PAIRS)
 
 
 @triton.jit

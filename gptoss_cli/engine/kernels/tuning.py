@@ -26,11 +26,11 @@ class PrefillTuning:
 class Tuning:
     """Block sizes and warps of the kernels for one token, and the number of splits of a long attention.
 
-    A program takes `rows` rows and `width` columns at once. For packed weights it takes `packed_rows` whole rows.
+    A program of a dense product has `rows` rows, of the router `router_rows`, and of an expert `packed_rows`.
     """
 
     rows: int = 4
-    width: int = 512
+    router_rows: int = 1
     packed_rows: int = 4
     warps: int = 4
     keys: int = 32
@@ -51,7 +51,7 @@ _TUNINGS = {
 }
 # In Triton's interpreter each program is expensive, and its width costs little.
 _INTERPRETED = Tuning(
-    rows=64, width=64, packed_rows=64, keys=16, splits=4,
+    rows=64, router_rows=64, packed_rows=64, keys=16, splits=4,
     prefill=PrefillTuning(queries=64, keys=64, rows=128, width=64, tokens=(64,), upcast=True),
 )  # fmt: skip
 

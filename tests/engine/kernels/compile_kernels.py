@@ -29,10 +29,15 @@ _KINDS = {
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 # Arguments with another type in one kernel.
-_KIND_IN = {"gate_up_kernel": {"hidden": "*fp16"}, "down_kernel": {"hidden": "*i32", "sum_factor": "fp32"}}
+_KIND_IN = {
+    "router_kernel": {"inputs": "*fp16"},
+    "pack_kernel": {"inputs": "*fp16"},
+    "gate_up_kernel": {"hidden": "*fp16"},
+    "down_kernel": {"hidden": "*i32", "sum_factor": "fp32"},
+}
 # Arguments with another type in the kernels for several tokens.
 _KIND_OF_PREFILL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
-_SINGLE_WARP = ("rotate_kernel", "combine_kernel", "top_k_kernel", "gate_up_kernel", "down_kernel")
+_SINGLE_WARP = ("rotate_kernel", "combine_kernel", "gate_up_kernel", "down_kernel")
 _OPTIONS = {"enable_fp_fusion": True}
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
@@ -40,7 +45,8 @@ _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
     """Return the compile-time constants of each kernel for one token."""
     tuning = tuning_for(capability)
-    dense = {"ROWS": tuning.rows, "WIDTH": tuning.width, "ROUND": True}
+    dense = {"ROWS": tuning.rows, "WIDTH": 1024}
+    choice = {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4}
     packed = {"WORDS": 360, "WIDTH": 128, "PAIRS": True, "PTX": True}
     attention = {"KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 16, "D_WIDTH": 64, "KEYS": tuning.keys}
     return {
@@ -50,9 +56,8 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
         "rotate_kernel": {"HEADS": 64, "KV_HEADS": 8, "HALF": 32, "HALF_WIDTH": 32, "WINDOW": 128},
         "attend_kernel": {**attention, "SPLITS": tuning.splits, "WINDOW": 0},
         "combine_kernel": {"GROUP": 8, "D": 64, "D_WIDTH": 64, "SPLITS": tuning.splits},
-        "router_kernel": {"E": 32, "K": 2880, "ROWS": tuning.rows, "WIDTH": tuning.width},
-        "pack_kernel": {"K": 2880, "WIDTH": 512, "PAIRS": True},
-        "top_k_kernel": {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4},
+        "router_kernel": {"K": 2880, "ROWS": tuning.router_rows, "WIDTH": 1024, "PAIRS": True, **choice},
+        "pack_kernel": {"K": 2880, "WIDTH": 4096, "PAIRS": True},
         "gate_up_kernel": {"F": 2880, "ROWS": tuning.packed_rows // 2, **packed},
         "down_kernel": {"C": 2880, "A": 4, "ROWS": tuning.packed_rows, **packed},
     }

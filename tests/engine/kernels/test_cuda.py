@@ -22,7 +22,7 @@ BF16 = 2e-2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Small enough that every loop has several rounds.
 SMALL = Tuning(
-    rows=32, width=32, packed_rows=32, keys=16, splits=4,
+    rows=32, router_rows=8, packed_rows=32, keys=16, splits=4,
     prefill=PrefillTuning(queries=16, keys=16, rows=32, width=16, tokens=(16, 32), upcast=True),
 )  # fmt: skip
 
