@@ -21,6 +21,7 @@ from gptoss_cli.placement.model_config import SWIGLU_ALPHA, ModelConfig
 # Triton 3.9 warns that 3.10 changes the default. Without fusion kernels are slower and sums differ.
 OPTIONS = {"enable_fp_fusion": True}
 _SHORT_WINDOW = 256  # up to this many keys are not worth splitting
+_UPCAST_KEYS = 32  # float32 products of more keys at once spill
 _MOST_ROUNDS = 4  # of a row whose loads are all issued at once
 # What the hidden values of an expert and the sums of their products are multiplied by in float32.
 _FLOAT_FACTORS = triton_experts.INPUT_FACTOR.value, triton_experts.SUM_FACTOR.value
@@ -57,29 +58,23 @@ class OneTokenKernels:
     ) -> Tensor:
         """See Kernels.attend. The position is read from `cache.position`, on the device."""
         queries, keys, values = qkv
-        tuning, half = self._tuning, rotation[0].shape[1]
-        heads, kv_heads = queries.shape[1] // (2 * half), keys.shape[1] // (2 * half)
+        tuning, head_dim = self._tuning, 2 * rotation[0].shape[1]
+        heads, kv_heads = queries.shape[1] // head_dim, keys.shape[1] // head_dim
         slots, (cached_keys, cached_values) = cache.slots(position + 1), cache.buffers()
         window = 0 if isinstance(cache, FullLayer) else slots
         splits = 1 if 0 < window <= _SHORT_WINDOW else tuning.splits
-        group, dim_width = heads // kv_heads, max(16, triton.next_power_of_2(2 * half))
-        rotated, attended = torch.empty_like(queries), torch.empty_like(queries)
-        partial = queries.new_empty(kv_heads * splits * group * (2 + 2 * half))
-        triton_decode.rotate_kernel[(heads + kv_heads,)](
-            queries, keys, values, *rotation, cache.position, rotated, cached_keys, cached_values,
-            HEADS=heads, KV_HEADS=kv_heads, HALF=half, HALF_WIDTH=triton.next_power_of_2(half), WINDOW=window,
-            num_warps=1, **OPTIONS,
-        )  # fmt: skip
+        upcast = tuning.prefill.upcast or cached_keys.dtype is torch.float32
+        group, group_width = heads // kv_heads, max(8, triton.next_power_of_2(heads // kv_heads))
+        dim_width = max(16, triton.next_power_of_2(head_dim))
+        attended, maxima = torch.empty_like(queries), queries.new_empty(kv_heads, splits, group_width)
         triton_decode.attend_kernel[(kv_heads, splits)](
-            rotated, cached_keys, cached_values, sinks, cache.position, partial, attended, (2 * half) ** -0.5,
-            KV_HEADS=kv_heads, GROUP=group, D=2 * half, GROUP_WIDTH=max(16, triton.next_power_of_2(group)),
-            D_WIDTH=dim_width, KEYS=tuning.keys, SPLITS=splits, WINDOW=window, num_warps=tuning.warps, **OPTIONS,
+            queries, keys, values, *rotation, sinks, cache.position, cached_keys, cached_values,
+            queries.new_empty(*maxima.shape, dim_width), maxima, torch.empty_like(maxima),
+            self._arrived(kv_heads, queries.device), attended, head_dim**-0.5 * math.log2(math.e),
+            KV_HEADS=kv_heads, GROUP=group, D=head_dim, GROUP_WIDTH=group_width, D_WIDTH=dim_width,
+            KEYS=min(tuning.keys, _UPCAST_KEYS) if upcast else tuning.keys, SPLITS=splits, CHUNK=min(splits, 16),
+            WINDOW=window, UPCAST=upcast, num_warps=tuning.warps, **OPTIONS,
         )  # fmt: skip
-        if splits > 1:
-            triton_decode.combine_kernel[(heads,)](
-                partial, sinks, attended, GROUP=group, D=2 * half, D_WIDTH=dim_width, SPLITS=splits,
-                num_warps=1, **OPTIONS,
-            )  # fmt: skip
         return attended
 
     def project_output(self, x: Tensor, attended: Tensor, weights: AttentionWeights) -> Tensor:

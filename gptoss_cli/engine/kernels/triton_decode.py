@@ -15,6 +15,7 @@ from gptoss_cli.engine.kernels.triton_experts import input_factors, store_inputs
 
 # fmt: off
 
+_LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def _round(weight, row, START: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr):
@@ -205,111 +206,147 @@ def router_kernel(
 
 
 @triton.jit
-def rotate_kernel(
-    queries, keys, values, cos, sin, position, rotated, cached_keys, cached_values,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, HALF_WIDTH: tl.constexpr, WINDOW: tl.constexpr,
-):
-    """Rotate query head `program` of HEADS, or rotate and cache one key head and cache its values.
+def _rotated(heads, cos, sin, offset, d, D: tl.constexpr):
+    """Return elements d of the rotated heads that begin at `offset`: d of the first half turns with d + D/2."""
+    half: tl.constexpr = D // 2
+    c = tl.load(cos + d % half, mask=d < D, other=0.0)
+    s = tl.load(sin + d % half, mask=d < D, other=0.0)
+    own = tl.load(heads + offset + d, mask=d < D, other=0.0)
+    partner = tl.load(heads + offset + (d + half) % D, mask=d < D, other=0.0)
+    return own * c + partner * tl.where(d < half, -s, s)
 
-    WINDOW is 0 if the cache holds every position.
-    """
-    head = tl.program_id(0)
-    i = tl.arange(0, HALF_WIDTH)
-    i_mask = i < HALF
-    c = tl.load(cos + i, mask=i_mask, other=0.0)
-    s = tl.load(sin + i, mask=i_mask, other=0.0)
-    if head < HEADS:
-        head_offset = head * 2 * HALF + i
-        first = tl.load(queries + head_offset, mask=i_mask, other=0.0)
-        second = tl.load(queries + head_offset + HALF, mask=i_mask, other=0.0)
-        tl.store(rotated + head_offset, first * c - second * s, mask=i_mask)
-        tl.store(rotated + head_offset + HALF, second * c + first * s, mask=i_mask)
+
+@triton.jit
+def _in_two_parts(value, SPLIT: tl.constexpr):
+    """Return [2 * R, N] with the parts of value [R, N]: what bfloat16 holds of it, and what that leaves out."""
+    if SPLIT:
+        high = value.to(tl.bfloat16)
+        low = (value - high.to(tl.float32)).to(tl.bfloat16)
     else:
-        slot = tl.load(position).to(tl.int64)
-        if WINDOW > 0:
-            slot = slot % WINDOW
-        head_offset = (head - HEADS) * 2 * HALF + i
-        cache_offset = slot * (KV_HEADS * 2 * HALF) + head_offset
-        first = tl.load(keys + head_offset, mask=i_mask, other=0.0)
-        second = tl.load(keys + head_offset + HALF, mask=i_mask, other=0.0)
-        dtype = cached_keys.dtype.element_ty
-        tl.store(cached_keys + cache_offset, (first * c - second * s).to(dtype), mask=i_mask)
-        tl.store(cached_keys + cache_offset + HALF, (second * c + first * s).to(dtype), mask=i_mask)
-        value = tl.load(values + head_offset, mask=i_mask, other=0.0)
-        tl.store(cached_values + cache_offset, value.to(dtype), mask=i_mask)
-        value = tl.load(values + head_offset + HALF, mask=i_mask, other=0.0)
-        tl.store(cached_values + cache_offset + HALF, value.to(dtype), mask=i_mask)
+        high, low = value, tl.zeros_like(value)
+    parts = tl.permute(tl.join(high, low), (2, 0, 1))
+    return tl.reshape(parts, (2 * value.shape[0], value.shape[1]))
+
+
+@triton.jit
+def _dot_of_parts(parts, b, UPCAST: tl.constexpr):
+    """Return the product of `_in_two_parts` of a [R, K] with b [K, N] -> float32 [R, N]."""
+    if UPCAST:  # noqa: SIM108 - decided when it is compiled
+        product = tl.dot(parts.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+    else:
+        product = tl.dot(parts, b)
+    return tl.sum(tl.reshape(product, (2, product.shape[0] // 2, product.shape[1])), axis=0)
+
+
+@triton.jit
+def _append(
+    keys, values, cos, sin, cached_keys, cached_values, head, slot,
+    KV_HEADS: tl.constexpr, D: tl.constexpr, D_WIDTH: tl.constexpr,
+):
+    """Store the rotated key and the value of kv head `head` in `slot` of the cache."""
+    d = tl.arange(0, D_WIDTH)
+    dtype = cached_keys.dtype.element_ty
+    cached = (slot.to(tl.int64) * KV_HEADS + head) * D + d
+    tl.store(cached_keys + cached, _rotated(keys, cos, sin, head * D, d, D).to(dtype), mask=d < D)
+    value = tl.load(values + head * D + d, mask=d < D, other=0.0)
+    tl.store(cached_values + cached, value.to(dtype), mask=d < D)
+
+
+@triton.jit
+def _combine(
+    partial, maxima, sums, sink, first, splits, GROUP_WIDTH: tl.constexpr, D_WIDTH: tl.constexpr, CHUNK: tl.constexpr
+):
+    """Return the attention of a group [GROUP_WIDTH, D_WIDTH] from the first `splits` parts, from row `first` on."""
+    g, d, part = tl.arange(0, GROUP_WIDTH), tl.arange(0, D_WIDTH), tl.arange(0, CHUNK)
+    max_score = sink
+    denominator = tl.full((GROUP_WIDTH,), 1.0, tl.float32)  # the sink's own part
+    weighted_sum = tl.zeros((GROUP_WIDTH, D_WIDTH), tl.float32)
+    for start in range(0, splits, CHUNK):
+        row = (first + start + part)[:, None] * GROUP_WIDTH + g[None, :]
+        mask = (start + part < splits)[:, None] & (g >= 0)[None, :]
+        # Not from the cache of this multiprocessor, which does not see what others store.
+        scores = tl.load(maxima + row, mask=mask, other=-1.0e30, cache_modifier=".cg")
+        total = tl.load(sums + row, mask=mask, other=0.0, cache_modifier=".cg")
+        offset = row[:, :, None] * D_WIDTH + d[None, None, :]
+        values = tl.load(partial + offset, mask=mask[:, :, None], other=0.0, cache_modifier=".cg")
+        new_max = tl.maximum(max_score, tl.max(scores, axis=0))
+        shrink, rescale = tl.exp2(max_score - new_max), tl.exp2(scores - new_max[None, :])
+        denominator = denominator * shrink + tl.sum(total * rescale, axis=0)
+        weighted_sum = weighted_sum * shrink[:, None] + tl.sum(values * rescale[:, :, None], axis=0)
+        max_score = new_max
+    return weighted_sum / denominator[:, None]
 
 
 @triton.jit
 def attend_kernel(
-    rotated, cached_keys, cached_values, sinks, position, partial, attended, factor,
+    queries, keys, values, cos, sin, sinks, position, cached_keys, cached_values, partial, maxima, sums, arrived,
+    attended, factor,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, GROUP_WIDTH: tl.constexpr, D_WIDTH: tl.constexpr,
-    KEYS: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr,
+    KEYS: tl.constexpr, SPLITS: tl.constexpr, CHUNK: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):
-    """Attend with the GROUP query heads of kv head `program 0` to split `program 1` of the positions.
+    """Attend with the GROUP query heads of kv head `program 0` to split `program 1` of the positions -> attended.
 
-    With one split the result is attended [KV_HEADS * GROUP * D]. Otherwise partial [KV_HEADS, SPLITS, GROUP, 2 + D]
-    receives the largest score, the sum of exponentials and the weighted sum of values, for combine_kernel.
+    Queries and the new key are rotated first, and the split that the new position belongs to caches its key and value.
+    WINDOW is 0 if the cache holds every position. `factor` includes log2(e), so that exponentials are powers of two.
+
+    Products are on tensor cores: a tile of 16 rows has the group's queries twice, what bfloat16 holds of them and what
+    that leaves out, and so have the probabilities. With UPCAST they are of float32.
+
+    With several splits each stores its largest score, sum of exponentials and weighted sum of values in maxima and sums
+    [KV_HEADS, SPLITS, GROUP_WIDTH] and partial [..., D_WIDTH]. The last one to arrive combines them, always in the same
+    order. arrived [KV_HEADS] int32 must be 0 before and is 0 afterwards.
     """
     head, split = tl.program_id(0), tl.program_id(1)
-    length = tl.load(position) + 1
+    two_parts: tl.constexpr = cached_keys.dtype.element_ty == tl.bfloat16
+    slot = tl.load(position)
+    length = slot + 1
     if WINDOW > 0:
-        length = tl.minimum(length, WINDOW)
+        length, slot = tl.minimum(length, WINDOW), slot % WINDOW
     split_length = tl.cdiv(tl.cdiv(length, SPLITS), KEYS) * KEYS
     begin = split * split_length
     end = tl.minimum(length, begin + split_length)
+    if (begin <= slot) & (slot < end):
+        _append(keys, values, cos, sin, cached_keys, cached_values, head, slot, KV_HEADS, D, D_WIDTH)
+        tl.debug_barrier()  # the threads that read the key below are not those that stored it
     g, d = tl.arange(0, GROUP_WIDTH), tl.arange(0, D_WIDTH)
-    g_mask, d_mask = g < GROUP, d < D
-    head_offset = (head * GROUP + g)[:, None] * D + d[None, :]
-    head_mask = g_mask[:, None] & d_mask[None, :]
-    query = tl.load(rotated + head_offset, mask=head_mask, other=0.0) * factor
+    group_head = head * GROUP + tl.minimum(g, GROUP - 1)
+    query = _rotated(queries, cos, sin, group_head[:, None] * D, d[None, :], D) * factor
+    query = _in_two_parts(query, two_parts)
     max_score = tl.full((GROUP_WIDTH,), -1.0e30, tl.float32)
     sum_exp = tl.zeros((GROUP_WIDTH,), tl.float32)
     weighted_sum = tl.zeros((GROUP_WIDTH, D_WIDTH), tl.float32)
     for start in range(begin, end, KEYS):
-        slot = start + tl.arange(0, KEYS)
-        in_split = slot < end
-        kv_offset = (slot.to(tl.int64) * KV_HEADS + head)[:, None] * D + d[None, :]
-        kv_mask = in_split[:, None] & d_mask[None, :]
-        key = tl.load(cached_keys + kv_offset, mask=kv_mask, other=0.0).to(tl.float32)
-        scores = tl.dot(query, tl.trans(key), input_precision="ieee")
+        own = start + tl.arange(0, KEYS)
+        in_split = own < end
+        kv_offset = (own.to(tl.int64) * KV_HEADS + head)[:, None] * D + d[None, :]
+        kv_mask = in_split[:, None] & (d < D)[None, :]
+        key = tl.load(cached_keys + kv_offset, mask=kv_mask, other=0.0)
+        value = tl.load(cached_values + kv_offset, mask=kv_mask, other=0.0)
+        scores = _dot_of_parts(query, tl.trans(key), UPCAST)
         scores = tl.where(in_split[None, :], scores, -1.0e30)
         new_max = tl.maximum(max_score, tl.max(scores, axis=1))
-        rescale = tl.exp(max_score - new_max)
-        probs = tl.where(in_split[None, :], tl.exp(scores - new_max[:, None]), 0.0)
+        rescale = tl.exp2(max_score - new_max)
+        # A tile begins with a key of the split, so that this is 0 for those that are not.
+        probs = tl.exp2(scores - new_max[:, None])
         sum_exp = sum_exp * rescale + tl.sum(probs, axis=1)
-        value = tl.load(cached_values + kv_offset, mask=kv_mask, other=0.0).to(tl.float32)
-        weighted_sum = weighted_sum * rescale[:, None] + tl.dot(probs, value, input_precision="ieee")
+        weighted_sum = weighted_sum * rescale[:, None] + _dot_of_parts(_in_two_parts(probs, two_parts), value, UPCAST)
         max_score = new_max
+    sink = tl.load(sinks + group_head).to(tl.float32) * _LOG2_E
+    attended_offset = (head * GROUP + g)[:, None] * D + d[None, :]
+    attended_mask = (g < GROUP)[:, None] & (d < D)[None, :]
     if SPLITS == 1:
-        sink = tl.load(sinks + head * GROUP + g, mask=g_mask, other=0.0).to(tl.float32)
         new_max = tl.maximum(max_score, sink)
-        rescale = tl.exp(max_score - new_max)
-        denominator = sum_exp * rescale + tl.exp(sink - new_max)
-        tl.store(attended + head_offset, weighted_sum * (rescale / denominator)[:, None], mask=head_mask)
+        rescale = tl.exp2(max_score - new_max)
+        denominator = sum_exp * rescale + tl.exp2(sink - new_max)
+        tl.store(attended + attended_offset, weighted_sum * (rescale / denominator)[:, None], mask=attended_mask)
     else:
-        row = ((head * SPLITS + split) * GROUP + g) * (2 + D)
-        tl.store(partial + row, max_score, mask=g_mask)
-        tl.store(partial + row + 1, sum_exp, mask=g_mask)
-        tl.store(partial + row[:, None] + 2 + d[None, :], weighted_sum, mask=head_mask)
-
-
-@triton.jit
-def combine_kernel(
-    partial, sinks, attended,
-    GROUP: tl.constexpr, D: tl.constexpr, D_WIDTH: tl.constexpr, SPLITS: tl.constexpr,
-):
-    """Combine the splits of query head `program`, and its sink -> attended."""
-    query_head = tl.program_id(0)
-    head, g = query_head // GROUP, query_head % GROUP
-    split, d = tl.arange(0, SPLITS), tl.arange(0, D_WIDTH)
-    row = ((head * SPLITS + split) * GROUP + g) * (2 + D)
-    max_score = tl.load(partial + row)
-    sink = tl.load(sinks + query_head).to(tl.float32)
-    new_max = tl.maximum(tl.max(max_score), sink)
-    rescale = tl.exp(max_score - new_max)
-    denominator = tl.sum(tl.load(partial + row + 1) * rescale) + tl.exp(sink - new_max)
-    head_mask = (d < D)[None, :] & (split >= 0)[:, None]
-    weighted_sums = tl.load(partial + row[:, None] + 2 + d[None, :], mask=head_mask, other=0.0)
-    tl.store(attended + query_head * D + d, tl.sum(weighted_sums * rescale[:, None], axis=0) / denominator, mask=d < D)
+        row = (head * SPLITS + split) * GROUP_WIDTH + g
+        tl.store(maxima + row, max_score)
+        tl.store(sums + row, sum_exp)
+        tl.store(partial + row[:, None] * D_WIDTH + d[None, :], weighted_sum)
+        tl.debug_barrier()  # all threads have stored before one of them says so
+        if tl.atomic_add(arrived + head, 1, sem="acq_rel") == SPLITS - 1:
+            splits = tl.cdiv(length, split_length)  # those after the last position have nothing
+            combined = _combine(partial, maxima, sums, sink, head * SPLITS, splits, GROUP_WIDTH, D_WIDTH, CHUNK)
+            tl.store(attended + attended_offset, combined, mask=attended_mask)
+            tl.store(arrived + head, 0)

@@ -37,7 +37,7 @@ _KIND_IN = {
 }
 # Arguments with another type in the kernels for several tokens.
 _KIND_OF_PREFILL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
-_SINGLE_WARP = ("rotate_kernel", "combine_kernel", "gate_up_kernel", "down_kernel")
+_SINGLE_WARP = ("gate_up_kernel", "down_kernel")
 _OPTIONS = {"enable_fp_fusion": True}
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
@@ -48,14 +48,16 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
     dense = {"ROWS": tuning.rows, "WIDTH": 1024}
     choice = {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4}
     packed = {"WORDS": 360, "WIDTH": 128, "PAIRS": True, "PTX": True}
-    attention = {"KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 16, "D_WIDTH": 64, "KEYS": tuning.keys}
+    upcast = tuning.prefill.upcast
+    attention = {
+        "KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 8, "D_WIDTH": 64, "UPCAST": upcast,
+        "KEYS": 32 if upcast else tuning.keys, "SPLITS": tuning.splits, "CHUNK": 16,
+    }  # fmt: skip
     return {
         "qkv_kernel": {"QUERY": 4096, "KEY": 512, "K": 2880, **dense},
         "unembed_kernel": {"K": 2880, **dense},
         "output_kernel": {"C": 2880, "K": 4096, **dense},
-        "rotate_kernel": {"HEADS": 64, "KV_HEADS": 8, "HALF": 32, "HALF_WIDTH": 32, "WINDOW": 128},
-        "attend_kernel": {**attention, "SPLITS": tuning.splits, "WINDOW": 0},
-        "combine_kernel": {"GROUP": 8, "D": 64, "D_WIDTH": 64, "SPLITS": tuning.splits},
+        "attend_kernel": {**attention, "WINDOW": 0},
         "router_kernel": {"K": 2880, "ROWS": tuning.router_rows, "WIDTH": 1024, "PAIRS": True, **choice},
         "pack_kernel": {"K": 2880, "WIDTH": 4096, "PAIRS": True},
         "gate_up_kernel": {"F": 2880, "ROWS": tuning.packed_rows // 2, **packed},

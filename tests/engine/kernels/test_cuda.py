@@ -98,6 +98,21 @@ def test_attention_of_one_token_equals_the_reference(
             assert_close(own.float(), expected.float(), EXACT if exact else BF16)
 
 
+@pytest.mark.parametrize(("kind", "known"), [("full", 70), ("full", 3), ("sliding", 40)])
+def test_attention_to_bfloat16_keys_is_nearly_float32(kernels: Kernels, kind: str, known: int) -> None:
+    layer, sinks, rotation = _layer(kind, torch.bfloat16), random_of(6, seed=3), _rotation(known, 1, 5)
+    for buffer in layer.buffers() if layer.slots(known + 1) else ():
+        buffer.copy_(random_of(*buffer.shape, seed=7))
+    layer.position.fill_(known)
+    qkv = random_of(1, 60, seed=20), random_of(1, 20, seed=21), random_of(1, 20, seed=22)
+    got = kernels.attend(qkv, rotation, sinks, layer, position=known)
+    keys, values = (part.float() for part in layer.contents(known + 1))  # with the new one, as it was rounded
+    queries = reference.rotate(qkv[0].view(1, 6, 10), rotation)[0].view(2, 3, 10)
+    scores = torch.einsum("kqd,skd->kqs", queries, keys) * 10**-0.5
+    probs = torch.cat((scores, sinks.view(2, 3, 1)), dim=2).softmax(2)[..., :-1]
+    assert_close(got, torch.einsum("kqs,skd->kqd", probs, values).reshape(1, 60), 3e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["full", "sliding"])
 @pytest.mark.parametrize(("known", "tokens"), [(0, 2), (0, 40), (5, 33), (11, 7), (70, 20)])
