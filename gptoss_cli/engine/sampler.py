@@ -11,6 +11,7 @@ from gptoss_cli.errors import Hint, NumericalError, UsageError
 from gptoss_cli.generation import VOCABULARY_SIZE, Allowed, Banned, Restriction, Sampling
 
 _TOP_CANDIDATES = 1_024
+_SMALLEST_PLAIN = 1e-6
 
 
 class Sampler:
@@ -55,6 +56,19 @@ class Sampler:
         The id is negative where `draw` would raise; see `checked_id`. Does not wait for the host.
         """
         return self._draw_without(self._banned, logits, uniform)
+
+    @property
+    def plain_temperature(self) -> float | None:
+        """The temperature if it is all that decides about an unrestricted draw: no top-k, no top-p. Otherwise None."""
+        sampling = self._sampling
+        cuts = sampling.top_p < 1 or (sampling.top_k is not None and sampling.top_k < self._rows)
+        # A tiny temperature could be 0 where numbers that small are.
+        plain = sampling.temperature == 0 or sampling.temperature >= _SMALLEST_PLAIN
+        return float(sampling.temperature) if plain and not cuts else None
+
+    def excluded(self) -> Tensor:
+        """Return a new [V] u8 on the device, 1 at ids that an unrestricted draw must not return."""
+        return torch.zeros(self._rows, dtype=torch.uint8, device=self._device).index_fill_(0, self._banned, 1)
 
     def take_uniform(self) -> float:
         """Consume and return `uniform`."""

@@ -12,6 +12,7 @@ only looks at the random number that the next draw will consume, and its draw is
 that is wanted.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from gptoss_cli.engine.cuda_graph import CudaGraph
 from gptoss_cli.engine.expert_offload import ExpertCache
+from gptoss_cli.engine.kernels.protocol import TokenDrawer
 from gptoss_cli.engine.kv_cache import KVCache
 from gptoss_cli.engine.model import Routing, Transformer
 from gptoss_cli.engine.sampler import Sampler, checked_id
@@ -147,12 +149,21 @@ class OverlappedStepper:
             self._in_flight = self._launcher.launch(id_, sampler)
 
 
+def _draw_of(sampler: Sampler, model: Transformer) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return `sampler.draw_on_device`, or kernels that do the same, if the model's kernels have them."""
+    temperature = sampler.plain_temperature
+    if temperature is None or not isinstance(model.kernels, TokenDrawer):
+        return sampler.draw_on_device
+    excluded, draw = sampler.excluded(), model.kernels.draw
+    return lambda logits, uniform: draw(logits, excluded, uniform, temperature=temperature)
+
+
 class StepLauncher:
     """Launches steps on one cache with the settings of one sampler. On a GPU a whole step is one CUDA graph."""
 
     def __init__(self, model: Transformer, cache: KVCache, sampler: Sampler) -> None:
         self._model, self._cache = model, cache
-        self._draw, self._graph_key = sampler.draw_on_device, sampler.graph_key
+        self._draw, self._graph_key = _draw_of(sampler, model), sampler.graph_key
         self._token = torch.zeros(1, dtype=torch.int64, device=model.device)  # the id that the last step drew
         on_gpu = model.device.type == "cuda"
         # Used in turn, so that a launch does not overwrite the id that the host is waiting for.

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptoss_cli.checkpoint.header import read_header
 from gptoss_cli.engine import expert_offload, weights
-from gptoss_cli.engine.kernels import reference, triton_decode, triton_experts, triton_prefill
+from gptoss_cli.engine.kernels import reference, triton_decode, triton_experts, triton_prefill, triton_sampling
 
 # The GPU sees host memory this much further up, as under Windows.
 HOST_OFFSET = 3 << 44
@@ -33,6 +33,7 @@ _KINDS = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
     torch.float32: "fp32",
+    torch.float64: "fp64",
     torch.int32: "i32",
     torch.int64: "i64",
     torch.uint8: "u8",
@@ -342,7 +343,7 @@ def _patch_files(patch: pytest.MonkeyPatch) -> None:
 
 
 def _patch_kernels(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
-    for module in (triton_decode, triton_experts, triton_prefill):
+    for module in (triton_decode, triton_experts, triton_prefill, triton_sampling):
         for name, kernel in vars(module).items():
             if name.endswith("_kernel"):
                 patch.setattr(module, name, FakeKernel(gpu, name, kernel))

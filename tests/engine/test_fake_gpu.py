@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 
 from gptoss_cli.engine import expert_offload
 from gptoss_cli.engine.generator import Generator
-from gptoss_cli.engine.kernels import triton_decode, triton_experts
+from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_sampling
 from gptoss_cli.engine.kernels.tuning import tuning_for
 from gptoss_cli.engine.steppers import OverlappedStepper
 from gptoss_cli.generation import Allowed, Banned, Forced, Restriction, Sampling, TokenConstraint
@@ -112,7 +112,8 @@ def test_a_whole_step_is_captured_and_then_replayed(folder: Path, gpu: FakeCuda)
     _decode(generator, 2, SETTINGS[1])
     step = [launch for launch in gpu.launches[before:] if launch.captured]
     # A short context is attended in one part by both kinds of layers; the window of this model is short.
-    kernels = {name for module in (triton_decode, triton_experts) for name in vars(module) if name.endswith("_kernel")}
+    modules = triton_decode, triton_experts, triton_sampling
+    kernels = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     assert {launch.name for launch in step} == kernels - {"pack_kernel"}  # for which the router does the work
     launched, replayed = len(gpu.launches), gpu.replays
     assert len(_decode(generator, 30, SETTINGS[1])) == 30

@@ -104,6 +104,10 @@ class CudaKernels:
             return _mix_streamed(x, routed, (gate_up, down), self._staging_stream(x), limit=limit, dtype=dtype)
         return self._one.mix_experts(x, routed, (gate_up, down), limit=limit, dtype=dtype)
 
+    def draw(self, logits: Tensor, excluded: Tensor, uniform: Tensor, *, temperature: float) -> Tensor:
+        """See TokenDrawer.draw."""
+        return self._one.draw(logits, excluded, uniform, temperature=temperature)
+
     def decode_layers(
         self,
         x: Tensor,

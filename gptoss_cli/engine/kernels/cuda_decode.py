@@ -1,4 +1,4 @@
-"""The operations of one token on a GPU: they launch the kernels of triton_decode.py and triton_experts.py.
+"""The operations of one token on a GPU: they launch the kernels of triton_*.py.
 
 A layer takes six kernels. They need nothing from the host but addresses, so that they can be captured in a CUDA graph;
 see cuda_graph.py.
@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
-from gptoss_cli.engine.kernels import triton_decode, triton_experts
+from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_sampling
 from gptoss_cli.engine.kernels.tuning import Tuning
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache
 from gptoss_cli.engine.weights import AttentionWeights, LayerWeights, MlpWeights, Rows
@@ -22,13 +22,14 @@ from gptoss_cli.placement.model_config import SWIGLU_ALPHA, ModelConfig
 OPTIONS = {"enable_fp_fusion": True}
 _SHORT_WINDOW = 256  # up to this many keys are not worth splitting
 _UPCAST_KEYS = 32  # float32 products of more keys at once spill
+_BLOCK_LOGITS = 1024
 _MOST_ROUNDS = 4  # of a row whose loads are all issued at once
 # What the hidden values of an expert and the sums of their products are multiplied by in float32.
 _FLOAT_FACTORS = triton_experts.INPUT_FACTOR.value, triton_experts.SUM_FACTOR.value
 
 
 class OneTokenKernels:
-    """The operations of Kernels and LayerDecoder for one token, with experts that are PlacedExperts."""
+    """The operations of Kernels, LayerDecoder and TokenDrawer for one token, with experts that are PlacedExperts."""
 
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
@@ -181,6 +182,21 @@ class OneTokenKernels:
             K=columns, ROWS=tuning.rows, WIDTH=_round_width(columns), num_warps=tuning.warps, **OPTIONS,
         )  # fmt: skip
         return logits
+
+    def draw(self, logits: Tensor, excluded: Tensor, uniform: Tensor, *, temperature: float) -> Tensor:
+        """See TokenDrawer.draw."""
+        blocks = triton.cdiv(len(logits), _BLOCK_LOGITS)
+        maxima, sums = logits.new_empty(blocks), logits.new_empty(blocks, dtype=torch.float64)
+        first, drawn = logits.new_empty(blocks, dtype=torch.int32), logits.new_empty(1, dtype=torch.int64)
+        triton_sampling.reduce_logits_kernel[(blocks,)](
+            logits, excluded, maxima, sums, first, temperature, len(logits), WIDTH=_BLOCK_LOGITS,
+            num_warps=self._tuning.warps, **OPTIONS,
+        )  # fmt: skip
+        triton_sampling.draw_kernel[(1,)](
+            logits, excluded, maxima, sums, first, uniform, drawn, temperature, len(logits), blocks,
+            WIDTH=_BLOCK_LOGITS, BLOCKS_WIDTH=triton.next_power_of_2(blocks), num_warps=self._tuning.warps, **OPTIONS,
+        )  # fmt: skip
+        return drawn
 
     def _arrived(self, programs: int, device: torch.device) -> Tensor:
         """Return counters [programs] int32, all 0 between launches: the last program to arrive resets its counter.

@@ -72,6 +72,18 @@ class Kernels(Protocol):
 
 
 @runtime_checkable
+class TokenDrawer(Protocol):
+    """A kernel set that can also draw an id on its device."""
+
+    def draw(self, logits: Tensor, excluded: Tensor, uniform: Tensor, *, temperature: float) -> Tensor:
+        """Draw an id by the random number `uniform` [1] float64 -> [1] int64; -1 if any logit is NaN or infinite.
+
+        `logits` are [V] float32, and `excluded` [V] u8 is not 0 at ids that must not be drawn. The id is the first at
+        which the cumulative sum of the softmax exceeds `uniform`; at temperature 0, the first of the most likely ones.
+        """
+
+
+@runtime_checkable
 class LayerDecoder(Protocol):
     """A kernel set that can also run all layers in one call, for one token."""
 

@@ -16,15 +16,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_prefill
+from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_prefill, triton_sampling
 from gptoss_cli.engine.kernels.tuning import UPCAST, PrefillTuning, Tuning, tuning_for
 
-_FLOATS = {"eps", "factor", "limit", "alpha", "hidden_factor"}
+_FLOATS = {"eps", "factor", "limit", "alpha", "hidden_factor", "temperature"}
 _KINDS = {
     "*bf16": "norm weight bias query query_bias key key_bias value value_bias sinks cached_keys cached_values",
     "*i32": "blocks position uses row_ends tile_ends inputs arrived",
     "*i64": "experts block_offsets scale_offsets order",
-    "*u8": "scales",
+    "*u8": "scales excluded",
     "i32": "rows tokens first cached slots",
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
@@ -34,11 +34,14 @@ _KIND_IN = {
     "pack_kernel": {"inputs": "*fp16"},
     "gate_up_kernel": {"hidden": "*fp16"},
     "down_kernel": {"hidden": "*i32", "sum_factor": "fp32"},
+    "reduce_logits_kernel": {"sums": "*fp64", "first": "*i32"},
+    "draw_kernel": {"sums": "*fp64", "first": "*i32", "uniform": "*fp64", "drawn": "*i64", "blocks": "i32"},
 }
 # Arguments with another type in the kernels for several tokens.
 _KIND_OF_PREFILL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
 _SINGLE_WARP = ("gate_up_kernel", "down_kernel")
 _OPTIONS = {"enable_fp_fusion": True}
+_OF_ONE = (triton_decode, triton_experts, triton_sampling)
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
@@ -60,6 +63,8 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
         "attend_kernel": {**attention, "WINDOW": 0},
         "router_kernel": {"K": 2880, "ROWS": tuning.router_rows, "WIDTH": 1024, "PAIRS": True, **choice},
         "pack_kernel": {"K": 2880, "WIDTH": 4096, "PAIRS": True},
+        "reduce_logits_kernel": {"WIDTH": 1024},
+        "draw_kernel": {"WIDTH": 1024, "BLOCKS_WIDTH": 256},
         "gate_up_kernel": {"F": 2880, "ROWS": tuning.packed_rows // 2, **packed},
         "down_kernel": {"C": 2880, "A": 4, "ROWS": tuning.packed_rows, **packed},
     }
@@ -106,7 +111,7 @@ def main() -> None:
     tuning, compiled = tuning_for(capability), {}
     for name, values in constants(capability).items():
         if not names or name in names:
-            kernel = getattr(triton_decode, name, None) or getattr(triton_experts, name)
+            kernel = next(found for module in _OF_ONE if (found := getattr(module, name, None)))
             compiled[name] = _compiled(kernel, kinds(name), values, number, warps(name, tuning))
     for prefill in {tuning.prefill, UPCAST}:
         for size in prefill.tokens:

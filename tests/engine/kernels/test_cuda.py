@@ -11,10 +11,12 @@ pytest.importorskip("triton")
 from gptoss_cli.engine.expert_offload import ExpertCache, PackedExperts, PlacedExperts, packed_only
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cuda import CudaKernels
-from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kernels.protocol import Kernels, TokenDrawer
 from gptoss_cli.engine.kernels.tuning import TUNING, PrefillTuning, Tuning
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache, SlidingLayer
+from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.weights import MlpWeights
+from gptoss_cli.generation import Sampling
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
 
 EXACT = 3e-6  # of the largest value
@@ -208,6 +210,39 @@ def test_an_expert_chosen_by_all_tokens_equals_the_reference(kernels: Kernels) -
         routed = x, torch.full((75, 1), expert), expert_weights
         right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
         assert_close(kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32), right, EXACT)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:All-NaN")
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.6}, {"temperature": 3.0}, {"temperature": 0}])
+def test_draws_equal_those_of_the_sampler(kernels: Kernels, settings: dict[str, float]) -> None:
+    assert isinstance(kernels, TokenDrawer)
+    size = 2_500  # two blocks and a part of one
+    sampling = Sampling(seed=1, **settings)  # type: ignore[arg-type]
+    sampler = Sampler(sampling, banned_ids={0, 7, 1_023, 1_024, 2_499}, vocabulary_size=size, device=str(DEVICE))
+    excluded, temperature = sampler.excluded(), sampler.plain_temperature
+    assert temperature == sampling.temperature
+    logits = random_of(size, seed=9, std=2.0)
+    logits[[3, 2_100]] = logits.max() + 1  # two that are equally likely
+    drawn, right = list[int](), list[int]()
+    for uniform in (0.0, 1 - 2**-53, *torch.rand(28, dtype=torch.float64).tolist()):
+        given = torch.full((1,), uniform, dtype=torch.float64, device=DEVICE)
+        drawn.append(int(kernels.draw(logits, excluded, given, temperature=temperature)))
+        right.append(int(sampler.draw_on_device(logits, given)))
+    assert drawn == right
+    assert len(set(drawn)) == 1 if temperature == 0 else len(set(drawn)) > 5
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value", "ignore:All-NaN")
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_nothing_is_drawn_from_logits_that_are_not_finite(kernels: Kernels, broken: float) -> None:
+    assert isinstance(kernels, TokenDrawer)
+    logits, excluded = random_of(1_500, seed=9), torch.zeros(1_500, dtype=torch.uint8, device=DEVICE)
+    excluded[1_200] = 1
+    uniform = torch.full((1,), 0.5, dtype=torch.float64, device=DEVICE)
+    assert int(kernels.draw(logits, excluded, uniform, temperature=1.0)) >= 0
+    logits[1_200] = broken  # also where it would not be drawn
+    for temperature in (0.0, 1.0):
+        assert int(kernels.draw(logits, excluded, uniform, temperature=temperature)) == -1
 
 
 def _filled(weights: PackedExperts, *, blocks: int | None = None, scales: int | None = None) -> PackedExperts:
