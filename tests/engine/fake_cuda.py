@@ -26,7 +26,7 @@ from gptoss_cli.engine.kernels import reference, triton_decode, triton_experts, 
 # The GPU sees host memory this much further up, as under Windows.
 HOST_OFFSET = 3 << 44
 _HOST, _DEVICE = 1 << 44, 1 << 45
-_OPTIONS = ("num_warps", "enable_fp_fusion")
+_OPTIONS = ("num_warps", "enable_fp_fusion", "launch_pdl")
 # The shapes of their results depend on values, so the host has to wait for them.
 _SHAPED_BY_VALUES = ("nonzero", "masked_select", "bincount", "_unique2", "unique_consecutive")
 _KINDS = {

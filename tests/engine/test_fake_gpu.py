@@ -174,10 +174,11 @@ def test_kernels_are_launched_as_the_machine_code_test_compiles_them(folder: Pat
             expected, warps = of_prefill, compile_kernels.prefill_warps(launch.name, tuning.prefill)
             kinds = compile_kernels.kinds(prefill=tuning.prefill)
         assert launch.constants.keys() == expected[launch.name].keys()
-        tuned = {"ROWS", "KEYS", "BYTES", "PAIRS", "PTX", "UPCAST"} & launch.constants.keys()
+        tuned = {"ROWS", "KEYS", "BYTES", "PAIRS", "PTX", "PDL", "UPCAST"} & launch.constants.keys()
         assert {name: launch.constants[name] for name in tuned} == {name: expected[launch.name][name] for name in tuned}
         assert launch.kinds == {name: compile_kernels.kind(name, kinds) for name in launch.kinds}
-        assert launch.options == {"num_warps": warps, "enable_fp_fusion": True}, launch.name
+        options = {"num_warps": warps, "enable_fp_fusion": True}
+        assert launch.options == options | ({"launch_pdl": True} if launch.constants.get("PDL") else {}), launch.name
     assert seen == {*of_one, *of_prefill}
 
 

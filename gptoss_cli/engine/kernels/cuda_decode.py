@@ -6,6 +6,7 @@ see cuda_graph.py.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -43,7 +44,7 @@ class OneTokenKernels:
         triton_decode.qkv_kernel[(sum(triton.cdiv(count, tuning.rows) for count in rows),)](
             x, weights.norm, *(part for linear in parts for part in (linear.weight, linear.bias)), qkv, eps,
             QUERY=rows[0], KEY=rows[1], K=columns, ROWS=tuning.rows, WIDTH=_round_width(columns),
-            num_warps=tuning.warps, **OPTIONS,
+            **self._options(x),
         )  # fmt: skip
         query, key, value = torch.split(qkv, rows, 1)
         return query, key, value
@@ -74,7 +75,7 @@ class OneTokenKernels:
             self._arrived(kv_heads, queries.device), attended, head_dim**-0.5 * math.log2(math.e),
             KV_HEADS=kv_heads, GROUP=group, D=head_dim, GROUP_WIDTH=group_width, D_WIDTH=dim_width,
             KEYS=min(tuning.keys, _UPCAST_KEYS) if upcast else tuning.keys, SPLITS=splits, CHUNK=min(splits, 16),
-            WINDOW=window, UPCAST=upcast, num_warps=tuning.warps, **OPTIONS,
+            WINDOW=window, UPCAST=upcast, **self._options(queries),
         )  # fmt: skip
         return attended
 
@@ -84,7 +85,7 @@ class OneTokenKernels:
         triton_decode.output_kernel[(triton.cdiv(columns, tuning.rows),)](
             x, attended, weights.output.weight, weights.output.bias, projected,
             C=columns, K=attended.shape[1], ROWS=tuning.rows, WIDTH=_round_width(attended.shape[1]),
-            num_warps=tuning.warps, **OPTIONS,
+            **self._options(x),
         )  # fmt: skip
         return projected
 
@@ -100,7 +101,7 @@ class OneTokenKernels:
             self._arrived(1, x.device), chosen, expert_weights, placed(weights.gate_up).uses, eps,
             E=experts, A=active, K=columns, ROWS=tuning.router_rows, WIDTH=_round_width(columns),
             E_WIDTH=triton.next_power_of_2(experts), A_WIDTH=triton.next_power_of_2(active),
-            PAIRS=dtype is torch.bfloat16, num_warps=tuning.warps, **OPTIONS,
+            PAIRS=dtype is torch.bfloat16, **self._options(x),
         )  # fmt: skip
         return (normed, chosen, expert_weights), (inputs, sum_factor)
 
@@ -136,7 +137,7 @@ class OneTokenKernels:
         intermediate = gate_up.bias.shape[1] // 2
         hidden, mixed = inputs.new_empty(active, intermediate), torch.empty_like(x)
         hidden_factor, hidden_sum_factor = _hidden_factors(limit) if pairs else _FLOAT_FACTORS
-        common = {"PAIRS": pairs, "PTX": x.is_cuda and torch.version.hip is None, "num_warps": 1, **OPTIONS}
+        common = {"PAIRS": pairs, "PTX": x.is_cuda and torch.version.hip is None, **self._options(x), "num_warps": 1}
         rows, words = max(1, self._tuning.packed_rows // 2), columns // 8
         triton_experts.gate_up_kernel[(triton.cdiv(intermediate, rows), active)](
             _words(inputs), sum_factor, experts, *gate_up.addresses, gate_up.bias, hidden, limit, SWIGLU_ALPHA,
@@ -179,7 +180,7 @@ class OneTokenKernels:
         tuning, columns, logits = self._tuning, x.shape[1], x.new_empty(1, len(unembedding))
         triton_decode.unembed_kernel[(triton.cdiv(len(unembedding), tuning.rows),)](
             x, norm, unembedding, logits, eps, len(unembedding),
-            K=columns, ROWS=tuning.rows, WIDTH=_round_width(columns), num_warps=tuning.warps, **OPTIONS,
+            K=columns, ROWS=tuning.rows, WIDTH=_round_width(columns), **self._options(x),
         )  # fmt: skip
         return logits
 
@@ -190,13 +191,18 @@ class OneTokenKernels:
         first, drawn = logits.new_empty(blocks, dtype=torch.int32), logits.new_empty(1, dtype=torch.int64)
         triton_sampling.reduce_logits_kernel[(blocks,)](
             logits, excluded, maxima, sums, first, temperature, len(logits), WIDTH=_BLOCK_LOGITS,
-            num_warps=self._tuning.warps, **OPTIONS,
+            **self._options(logits),
         )  # fmt: skip
         triton_sampling.draw_kernel[(1,)](
             logits, excluded, maxima, sums, first, uniform, drawn, temperature, len(logits), blocks,
-            WIDTH=_BLOCK_LOGITS, BLOCKS_WIDTH=triton.next_power_of_2(blocks), num_warps=self._tuning.warps, **OPTIONS,
+            WIDTH=_BLOCK_LOGITS, BLOCKS_WIDTH=triton.next_power_of_2(blocks), **self._options(logits),
         )  # fmt: skip
         return drawn
+
+    def _options(self, x: Tensor) -> dict[str, Any]:
+        """Return the options that all kernels of a step have in common. The interpreter does not know `launch_pdl`."""
+        pdl = bool(self._tuning.pdl) and x.is_cuda
+        return {"PDL": pdl, "num_warps": self._tuning.warps, **OPTIONS, **({"launch_pdl": True} if pdl else {})}
 
     def _arrived(self, programs: int, device: torch.device) -> Tensor:
         """Return counters [programs] int32, all 0 between launches: the last program to arrive resets its counter.

@@ -11,7 +11,7 @@ powers of two as sizes: masks exclude what lies beyond the end of an axis.
 import triton
 import triton.language as tl
 
-from gptoss_cli.engine.kernels.triton_experts import input_factors, store_inputs
+from gptoss_cli.engine.kernels.triton_experts import input_factors, launch_next, store_inputs, wait_for_previous
 
 # fmt: off
 
@@ -82,8 +82,10 @@ def _products(w0, w1, w2, w3, x0, x1, x2, x3, K: tl.constexpr, WIDTH: tl.constex
 def qkv_kernel(
     x, norm, query, query_bias, key, key_bias, value, value_bias, qkv, eps,
     QUERY: tl.constexpr, KEY: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Compute RMSNorm of x [K] and its product with three matrices, of QUERY, KEY and KEY rows -> qkv float32."""
+    launch_next(PDL)
     program = tl.program_id(0)
     query_programs: tl.constexpr = (QUERY + ROWS - 1) // ROWS
     key_programs: tl.constexpr = (KEY + ROWS - 1) // ROWS
@@ -102,6 +104,7 @@ def qkv_kernel(
         row = tl.minimum(own + tl.arange(0, ROWS), KEY - 1)
         w0, w1, w2, w3 = _rounds(value, row, K, WIDTH)
         bias = tl.load(value_bias + row).to(tl.float32)
+    wait_for_previous(PDL)
     x0, x1, x2, x3 = _normed_inputs(x, norm, eps, K, WIDTH)
     result = _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH) + bias
     tl.store(qkv + begin + row, result, mask=own + tl.arange(0, ROWS) < count)
@@ -110,12 +113,14 @@ def qkv_kernel(
 @triton.jit
 def unembed_kernel(
     x, norm, weight, logits, eps, rows,
-    K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PDL: tl.constexpr,
 ):
     """Compute RMSNorm of x [K] and its product with weight [rows, K] -> logits [rows] float32."""
+    launch_next(PDL)
     own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row = tl.minimum(own, rows - 1)
     w0, w1, w2, w3 = _rounds(weight, row, K, WIDTH)
+    wait_for_previous(PDL)
     x0, x1, x2, x3 = _normed_inputs(x, norm, eps, K, WIDTH)
     tl.store(logits + row, _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH), mask=own < rows)
 
@@ -123,13 +128,16 @@ def unembed_kernel(
 @triton.jit
 def output_kernel(
     x, attended, weight, bias, y,
-    C: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    C: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PDL: tl.constexpr,
 ):
     """Compute x [C] plus weight [C, K] times attended [K] plus bias -> y [C]."""
+    launch_next(PDL)
     own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row = tl.minimum(own, C - 1)
     w0, w1, w2, w3 = _rounds(weight, row, K, WIDTH)
-    added = tl.load(bias + row).to(tl.float32) + tl.load(x + row)
+    added = tl.load(bias + row).to(tl.float32)
+    wait_for_previous(PDL)
+    added += tl.load(x + row)
     x0, x1, x2, x3 = _all_inputs(attended, K, WIDTH)
     tl.store(y + row, added + _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH), mask=own < C)
 
@@ -184,17 +192,19 @@ def _store_normed(
 def router_kernel(
     x, norm, weight, bias, normed, inputs, sum_factor, logits, arrived, experts, expert_weights, uses, eps,
     E: tl.constexpr, A: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr, PAIRS: tl.constexpr,
+    E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr, PAIRS: tl.constexpr, PDL: tl.constexpr,
 ):
     """Choose experts [A] int64 and their weights [A] for x [K], and prepare x for their products.
 
     Its RMSNorm goes to normed [K], and to `inputs` and `sum_factor` as from pack_kernel. The last program to arrive
     chooses from the logits [E] of all; arrived [1] int32 must be 0 before and is 0 afterwards.
     """
+    launch_next(PDL)
     own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row = tl.minimum(own, E - 1)
     w0, w1, w2, w3 = _rounds(weight, row, K, WIDTH)
     added = tl.load(bias + row).to(tl.float32)
+    wait_for_previous(PDL)
     x0, x1, x2, x3 = _normed_inputs(x, norm, eps, K, WIDTH)
     tl.store(logits + row, added + _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH), mask=own < E)
     if tl.program_id(0) == 0:
@@ -283,6 +293,7 @@ def attend_kernel(
     attended, factor,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, GROUP_WIDTH: tl.constexpr, D_WIDTH: tl.constexpr,
     KEYS: tl.constexpr, SPLITS: tl.constexpr, CHUNK: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Attend with the GROUP query heads of kv head `program 0` to split `program 1` of the positions -> attended.
 
@@ -296,6 +307,8 @@ def attend_kernel(
     [KV_HEADS, SPLITS, GROUP_WIDTH] and partial [..., D_WIDTH]. The last one to arrive combines them, always in the same
     order. arrived [KV_HEADS] int32 must be 0 before and is 0 afterwards.
     """
+    launch_next(PDL)
+    wait_for_previous(PDL)
     head, split = tl.program_id(0), tl.program_id(1)
     two_parts: tl.constexpr = cached_keys.dtype.element_ty == tl.bfloat16
     slot = tl.load(position)

@@ -14,6 +14,7 @@ Products with a half of 11 bits are rounded to 11 bits, and so are the sums of f
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 # fmt: off
 
@@ -63,6 +64,24 @@ cvt.f32.f16 second, high;
 add.rn.f32 $0, first, second;
 }
 """)
+
+
+@triton.jit
+def launch_next(PDL: tl.constexpr):
+    """Allow the next kernel to start as soon as all programs of this one have started.
+
+    With PDL (programmatic dependent launch, from compute capability 9.0 on) a kernel loads its weights while the one
+    before it ends. It calls `wait_for_previous` before it touches anything else.
+    """
+    if PDL:
+        gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_previous(PDL: tl.constexpr):
+    """Wait until all kernels before this one have ended and their results can be read. See `launch_next`."""
+    if PDL:
+        gdc_wait()
 
 
 @triton.jit
@@ -216,7 +235,7 @@ def gate_up_kernel(
     inputs, sum_factor, experts, block_offsets, scale_offsets, blocks, scales, bias, hidden, limit, alpha,
     hidden_factor,
     F: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
-    PTX: tl.constexpr,
+    PTX: tl.constexpr, PDL: tl.constexpr,
 ):
     """Multiply ROWS gate and up rows of expert experts[program 1], and apply SwiGLU -> hidden, times `hidden_factor`.
 
@@ -224,6 +243,8 @@ def gate_up_kernel(
     blocks of expert e begin block_offsets[e] times 16 bytes after `blocks`, its scales scale_offsets[e] bytes after
     `scales`. They may be in another memory.
     """
+    launch_next(PDL)
+    wait_for_previous(PDL)
     slot = tl.program_id(1)
     expert = tl.load(experts + slot)
     own_blocks = blocks + tl.load(block_offsets + expert) * 4
@@ -245,7 +266,7 @@ def down_kernel(
     x, hidden, experts, expert_weights, block_offsets, scale_offsets, blocks, scales, bias, parts, arrived, mixed,
     sum_factor,
     C: tl.constexpr, A: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
-    PTX: tl.constexpr,
+    PTX: tl.constexpr, PDL: tl.constexpr,
 ):
     """Multiply ROWS rows of expert experts[program 1]; add the weighted sum of all A of them to x [C] -> mixed [C].
 
@@ -253,6 +274,8 @@ def down_kernel(
     order. arrived [programs 0] int32 must be 0 before and is 0 afterwards. `hidden` is gate_up_kernel's, and its
     products are to be multiplied by `sum_factor`.
     """
+    launch_next(PDL)
+    wait_for_previous(PDL)
     block, slot = tl.program_id(0), tl.program_id(1)
     expert = tl.load(experts + slot)
     own_blocks = blocks + tl.load(block_offsets + expert) * 4

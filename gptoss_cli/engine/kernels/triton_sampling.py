@@ -7,6 +7,8 @@ the sampler, exponentials are float32 and their sums float64.
 import triton
 import triton.language as tl
 
+from gptoss_cli.engine.kernels.triton_experts import launch_next, wait_for_previous
+
 # fmt: off
 
 
@@ -28,12 +30,14 @@ def _exponentials(value, largest, temperature):
 @triton.jit(do_not_specialize=["rows"])
 def reduce_logits_kernel(
     logits, excluded, maxima, sums, first, temperature, rows,
-    WIDTH: tl.constexpr,
+    WIDTH: tl.constexpr, PDL: tl.constexpr,
 ):
     """Reduce WIDTH logits [rows], without those of `excluded` ids -> maxima, sums and first, one of each per program.
 
     They are the largest logit, NaN if any is not finite, the sum of exponentials relative to it, and its first index.
     """
+    launch_next(PDL)
+    wait_for_previous(PDL)
     program = tl.program_id(0)
     value, broken = _load_logits(logits, excluded, program * WIDTH + tl.arange(0, WIDTH), rows)
     largest, index = tl.max(value, axis=0, return_indices=True)
@@ -45,13 +49,15 @@ def reduce_logits_kernel(
 @triton.jit(do_not_specialize=["rows", "blocks"])
 def draw_kernel(
     logits, excluded, maxima, sums, first, uniform, drawn, temperature, rows, blocks,
-    WIDTH: tl.constexpr, BLOCKS_WIDTH: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCKS_WIDTH: tl.constexpr, PDL: tl.constexpr,
 ):
     """Draw by the random number uniform [1] float64 from what reduce_logits_kernel found -> drawn [1] int64.
 
     It is the first id at which the cumulative sum exceeds `uniform` times the sum; at temperature 0, the first of the
     most likely ones. It is -1 if any logit is NaN or infinite.
     """
+    launch_next(PDL)
+    wait_for_previous(PDL)
     block = tl.arange(0, BLOCKS_WIDTH)
     block_max = tl.load(maxima + block, mask=block < blocks, other=-float("inf"))
     broken = tl.sum((block_max != block_max).to(tl.int32))

@@ -27,6 +27,7 @@ class Tuning:
     """Block sizes and warps of the kernels for one token, and the number of splits of a long attention.
 
     A program of a dense product has `rows` rows, of the router `router_rows`, and of an expert `packed_rows`.
+    With `pdl` a kernel starts before the one before it has ended (programmatic dependent launch).
     """
 
     rows: int = 4
@@ -35,6 +36,7 @@ class Tuning:
     warps: int = 4
     keys: int = 64
     splits: int = 32
+    pdl: int = 0
     prefill: PrefillTuning = PrefillTuning()
 
 
@@ -58,4 +60,6 @@ _INTERPRETED = Tuning(
 
 def tuning_for(capability: tuple[int, int] | None) -> Tuning:
     """Return the tuning for a compute capability. None is Triton's interpreter."""
-    return _INTERPRETED if capability is None else _TUNINGS.get(capability, TUNING)
+    if capability is None:
+        return _INTERPRETED
+    return replace(_TUNINGS.get(capability, TUNING), pdl=int(capability >= (9, 0)))

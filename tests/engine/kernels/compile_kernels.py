@@ -56,18 +56,20 @@ def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
         "KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 8, "D_WIDTH": 64, "UPCAST": upcast,
         "KEYS": 32 if upcast else tuning.keys, "SPLITS": tuning.splits, "CHUNK": 16,
     }  # fmt: skip
-    return {
+    overlapped = {
         "qkv_kernel": {"QUERY": 4096, "KEY": 512, "K": 2880, **dense},
         "unembed_kernel": {"K": 2880, **dense},
         "output_kernel": {"C": 2880, "K": 4096, **dense},
         "attend_kernel": {**attention, "WINDOW": 0},
         "router_kernel": {"K": 2880, "ROWS": tuning.router_rows, "WIDTH": 1024, "PAIRS": True, **choice},
-        "pack_kernel": {"K": 2880, "WIDTH": 4096, "PAIRS": True},
         "reduce_logits_kernel": {"WIDTH": 1024},
         "draw_kernel": {"WIDTH": 1024, "BLOCKS_WIDTH": 256},
         "gate_up_kernel": {"F": 2880, "ROWS": tuning.packed_rows // 2, **packed},
         "down_kernel": {"C": 2880, "A": 4, "ROWS": tuning.packed_rows, **packed},
     }
+    pdl = {"PDL": bool(tuning.pdl)}
+    packing = {"pack_kernel": {"K": 2880, "WIDTH": 4096, "PAIRS": True}}
+    return packing | {name: values | pdl for name, values in overlapped.items()}
 
 
 def prefill_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict[str, Any]]:
@@ -133,7 +135,8 @@ def _compiled(
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name][0] == "*"}
     target = GPUTarget("cuda", capability, 32)
     source = ASTSource(kernel, signature, given, aligned)
-    built = triton.compile(source, target=target, options={"num_warps": warps, **_OPTIONS})
+    options = {"num_warps": warps, "launch_pdl": values.get("PDL", False), **_OPTIONS}
+    built = triton.compile(source, target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(built.asm["cubin"])
@@ -141,12 +144,14 @@ def _compiled(
         code = subprocess.run([_TOOLS / "nvdisasm", "-c", file], capture_output=True, text=True, check=True)
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", usage.stdout)}
     listing = _listing(code.stdout)
+    wait = next((number for number, line in enumerate(listing) if line.startswith("ACQBULK")), None)
     return {
         "registers": found["REG"],
         "spilled": found["STACK"] + found["LOCAL"],
         "shared": max(found["SHARED"], built.metadata.shared),
         "warps": warps,
         **_counted([line for line in listing if not line.startswith(".L")]),
+        "before_wait": None if wait is None else _counted(listing[:wait]),
         "loops": [_counted(body) for body in _weight_loops(listing)],
     }
 
@@ -173,6 +178,7 @@ def _weight_loops(listing: list[str]) -> list[list[str]]:
 def _counted(body: list[str]) -> dict[str, int]:
     return {
         "instructions": len(body),
+        "stores": sum(line.startswith(("STG", "ATOM", "RED")) for line in body),
         "barriers": sum(line.startswith("BAR.") for line in body),
         "wide_loads": sum(line.startswith("LDG") and ".128" in line.split()[0] for line in body),
     }

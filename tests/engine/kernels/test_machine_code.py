@@ -89,8 +89,24 @@ def _check_grouped(name: str, used: dict[str, Any], capability: int) -> None:
     assert _instructions_per_weight(used, weights) <= (MOST_UPCAST if prefill.upcast else MOST_GROUPED[capability])
 
 
+def _check_dependent_launch(name: str, used: dict[str, Any], capability: int) -> None:
+    """A kernel waits for the one before it, and only a dense product does something before: it loads its weights."""
+    if capability < 90 or name == "pack_kernel":
+        assert used["before_wait"] is None
+        return
+    early = used["before_wait"]
+    assert early["stores"] == 0
+    assert early["barriers"] == 0
+    rows = tuning_for(divmod(capability, 10)).rows
+    rounds = {"router_kernel": 3, "output_kernel": 4 * rows, "qkv_kernel": 3 * rows, "unembed_kernel": 3 * rows}
+    assert early["wide_loads"] >= rounds.get(name, 0)
+    assert name in rounds or early["wide_loads"] == 0
+
+
 def _check(capability: int, compiled: Compiled) -> None:
     for name, used in compiled.items():
+        if "grouped" not in name and "prefill" not in name:
+            _check_dependent_launch(name, used, capability)
         assert used["spilled"] == 0, (name, used)
         assert used["shared"] <= LEAST_SHARED_BYTES, (name, used)
         if name in PACKED:
