@@ -65,6 +65,11 @@ class Hint(Enum):
     START_AGAIN = auto()
     LIST_CONVERSATIONS = auto()
     ANOTHER_MODEL = auto()
+    CHECK_SERVER = auto()  # its address, and that it runs
+    SERVER_KEY = auto()
+    SERVER_MODEL = auto()  # one of those that the server has
+    SERVER_API = auto()
+    TOKEN_SERVER = auto()  # one that continues token ids
     VERIFY = auto()  # check the files of the checkpoint
 
 

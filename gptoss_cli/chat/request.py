@@ -14,6 +14,7 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import Hint
 from gptoss_cli.generation import AttentionMeasurement
 from gptoss_cli.placement.request import PlacementRequest
+from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.settings import ReasoningEffort
 
 # For an annotation alone: it imports openai_harmony, which takes longer than the prompt of a chat may.
@@ -36,6 +37,7 @@ class ChatRequest:
 
     `model` None is the first published one that is installed, else the demo. `instructions` is the text itself.
     `date` None is today. With `prefix_cache` the KV cache of the messages that every chat begins with is kept on disk.
+    `server` answers instead of a model on this machine, which `model` and `placement` are about, except for the context.
     With `every_reason` the notices explain the whole placement, otherwise they are its warnings alone.
     """
 
@@ -47,17 +49,22 @@ class ChatRequest:
     settings: TurnSettings = field(default_factory=TurnSettings)
     prefix_cache: bool = True
     every_reason: bool = False
+    server: ServerRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The model that answers, and how it is computed. `revision` is the commit of its checkpoint, None if unknown."""
+    """The model that answers, and how it is computed. `revision` is the commit of its checkpoint, None if unknown.
+
+    `server` is the address of the server that computes it, None for this machine.
+    """
 
     model: str
     revision: str | None = None
     execution: str = "cpu"
     device: str = "cpu"
     dtype: str | None = None
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import datetime
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 
 from gptoss_cli.archive.recorder import Attachment, NoRecorder, Recorder, Snapshot
@@ -135,7 +135,7 @@ class ChatSession:
 
     `settings` are those of the next turn; replace them as a whole. `recipients` are the tools that may be called.
     `last_raw` is the last turn as it was decoded, markup included, and `last_turn` its ids. `recorder` listens to
-    everything that happens.
+    everything that happens. `interrupt` is called by `stop`: it ends a decode that waits for something.
     """
 
     def __init__(
@@ -147,6 +147,7 @@ class ChatSession:
         date: datetime.date,
         settings: TurnSettings | None = None,
         recipients: Iterable[str] = (),
+        interrupt: Callable[[], None] = lambda: None,
     ) -> None:
         self.conversation = Conversation(instructions, date, effort)
         self.settings = settings or TurnSettings()
@@ -155,6 +156,7 @@ class ChatSession:
         self.last_raw = ""
         self._generator = generator
         self._grammar = Grammar(recipients)
+        self._interrupt = interrupt
         self._stopping = False
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
@@ -177,6 +179,7 @@ class ChatSession:
         Only sets a flag, so a signal handler or another thread may call it.
         """
         self._stopping = True
+        self._interrupt()
 
     def answer_now(self) -> None:
         """Make the running turn stop reasoning and answer from its next token on. No effect on a turn that answers.
@@ -376,5 +379,7 @@ class ChatSession:
             if turn.constraint.is_repeating:
                 turn.reason = EndReason.LOOP
                 return
+        if self._stopping:
+            return
         out_of_tokens = settings.max_tokens is not None and turn.tokens >= settings.max_tokens
         turn.reason = EndReason.TOKEN_LIMIT if out_of_tokens else EndReason.CONTEXT_FULL

@@ -55,7 +55,9 @@ def run_ask(question: Question, options: TurnOptions, environment: Environment) 
         attached = [attachment(file, console) for file in answer.files or ()]
         text = prompt_text(question.words, console, attached=attached)
         output = output_format(answer.schema, answer.choice, console)
-        request = chat_request(options, console)
+        request = chat_request(options, console, question.given)
+        if request.server is not None and answer.logprobs is not None:
+            raise UsageError("--logprobs and --server do not go together: a server does not show the probabilities.")
         resumed = _resumed(question, console)
         turn = _Turn(options, question, environment, lines, resumed)
         turn.attachments = [each.record for each in attached]

@@ -59,7 +59,7 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
     resumed = _resumed(start, console)
     chat = Chat(
-        chat_request(options, console),
+        chat_request(options, console, start.given),
         environment,
         plain=start.plain,
         vi=start.vi,
@@ -111,6 +111,11 @@ def _picked(archive: Archive, console: Console) -> str:
     if chosen is None:
         raise typer.Exit(ExitStatus.INTERRUPTED)
     return chosen
+
+
+def _shown_model(request: ChatRequest) -> str:
+    """Return what the toolbar shows before the model is loaded."""
+    return request.server.address if request.server is not None else request.model or "gptoss"
 
 
 class Loading(Generic[_Loaded]):
@@ -209,7 +214,7 @@ class Chat:
             console=console,
             screen=None if plain else open_screen(console),
             reasoning=settings.ReasoningDisplay.COLLAPSE,
-            model=self._request.model or "gptoss",
+            model=_shown_model(self._request),
         )
         inputs, problem = open_history(settings.state_folder() / "history") if history.save else temporary_history()
         if problem is not None:
@@ -331,7 +336,7 @@ class Chat:
 
     def _open_other(self, model: str) -> OpenedModel | None:
         """Open another model while the user waits; None if the user does not wait. Raises what opening it raises."""
-        loading = Loading(lambda notice: self._open(replace(self._request, model=model), notice))
+        loading = Loading(lambda notice: self._open(replace(self._request, model=model, server=None), notice))
         self._wait_for(loading)
         if not loading.is_done:
             return None

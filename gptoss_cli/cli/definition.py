@@ -357,8 +357,13 @@ def _given(invocation: typer.Context) -> frozenset[str]:
 def open_model(request: "ChatRequest", *, progress: "Say", notice: "Notify") -> "OpenedModel":
     """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
 
-    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.
+    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared. It is not needed
+    for a model on a server.
     """
+    if request.server is not None:
+        from gptoss_cli.chat.remote_opening import open_remote
+
+        return open_remote(request, progress=progress, notice=notice)
     with _torch_errors():
         from gptoss_cli.chat.opening import open_model
     return open_model(request, progress=progress, notice=notice)

@@ -34,7 +34,7 @@ def run_efforts(question: Question, options: TurnOptions, environment: Environme
     efforts = parse_efforts(answer.efforts)
     attached = [attachment(file, environment.console) for file in answer.files or ()]
     text = prompt_text(question.words, environment.console, attached=attached)
-    request = chat_request(options, environment.console)
+    request = chat_request(options, environment.console, question.given)
     ask_at_efforts(text, efforts, request, environment, as_json=answer.as_json)
 
 

@@ -58,6 +58,17 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.START_AGAIN: _same("start", "gptoss again"),
     Hint.LIST_CONVERSATIONS: (("run:", "gptoss conversations list"), ("use", "/conversations")),
     Hint.ANOTHER_MODEL: (("continue with", "another model: -m MODEL"), (_START, "another model: -m MODEL")),
+    Hint.CHECK_SERVER: _same("check", "the address, and that the server is running"),
+    Hint.SERVER_KEY: (
+        ("use", "--api-key-file FILE, or set GPTOSS_SERVER_KEY"),
+        (_START, "--api-key-file FILE, or set GPTOSS_SERVER_KEY"),
+    ),
+    Hint.SERVER_MODEL: (("use", "--server-model NAME"), (_START, "--server-model NAME")),
+    Hint.SERVER_API: (
+        ("use", "--server-api vllm, sglang or llama if it is one of these"),
+        (_START, "--server-api vllm, sglang or llama if it is one of these"),
+    ),
+    Hint.TOKEN_SERVER: _same("use", "vLLM, SGLang or llama-server"),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }
 

@@ -51,6 +51,8 @@ class LoadedChat:
         self.state = state
         self.console = state.console
         self.saving = saving
+        if opened.info.server is not None:
+            state.model = f"{opened.info.model} · {opened.info.execution}, {opened.info.device}"
         self._commands = commands
         self._prompt = prompt
         self._open_other = open_other

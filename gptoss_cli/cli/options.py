@@ -19,6 +19,7 @@ from gptoss_cli.settings import (
     ExportFormat,
     ReasoningDisplay,
     ReasoningEffort,
+    ServerApi,
 )
 
 LONGEST_CONTEXT_TOKENS = 131_072
@@ -111,6 +112,28 @@ ActivationsOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None, _setting("GPTOSS_THREADS", metavar="N", min=1, max=1024, help="CPU threads; by default one per core.")
+]
+ServerOption = Annotated[
+    str | None,
+    _setting(
+        "GPTOSS_SERVER_URL", "--server", metavar="URL", help="Let the vLLM, SGLang or llama-server at URL answer."
+    ),
+]
+ServerModelOption = Annotated[
+    str | None,
+    _setting("GPTOSS_SERVER_MODEL", "--server-model", metavar="NAME", help="Model of a server that has several."),
+]
+ServerApiOption = Annotated[
+    ServerApi | None, _setting("GPTOSS_SERVER_API", "--server-api", help="API of the server; by default found out.")
+]
+KeyFileOption = Annotated[
+    Path | None,
+    _setting(
+        "GPTOSS_SERVER_KEY_FILE",
+        "--api-key-file",
+        metavar="FILE",
+        help="File with the key for the server; else GPTOSS_SERVER_KEY.",
+    ),
 ]
 ContinueOption = Annotated[
     bool, typer.Option("--continue", "-c", help="Continue the conversation that was updated last.")
@@ -218,6 +241,10 @@ class TurnOptions:
         bool,
         typer.Option("--no-prefix-cache", help="Do not reuse cached work for the system message and instructions."),
     ] = False
+    server: ServerOption = None
+    server_model: ServerModelOption = None
+    server_api: ServerApiOption = None
+    api_key_file: KeyFileOption = None
     reasoning: Annotated[
         ReasoningDisplay | None, _setting("GPTOSS_REASONING", help="Show, collapse or hide the reasoning.")
     ] = None

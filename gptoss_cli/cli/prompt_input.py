@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -19,6 +19,7 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.placement.request import PlacementRequest
+from gptoss_cli.remote.request import ServerRequest, server_request
 from gptoss_cli.terminal.console import Console
 
 # A token has up to 128 bytes, but text averages four per token: more than this fits no context.
@@ -94,8 +95,11 @@ def instructions_text(value: str | None) -> str | None:
         raise UsageError(f"{printable_path(file)} cannot be read: {exc.strerror}. Check @FILE.") from exc
 
 
-def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
-    """Return the request that the options describe. Raises UsageError for options that contradict each other."""
+def chat_request(options: TurnOptions, console: Console, given: Collection[str] = ()) -> ChatRequest:
+    """Return the request that the options describe. Raises UsageError for options that contradict each other.
+
+    `given` are the names of those on the command line itself: there, a model means one on this machine.
+    """
     return ChatRequest(
         model=options.model,
         placement=PlacementRequest(
@@ -121,6 +125,19 @@ def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
         ),
         prefix_cache=not options.no_prefix_cache,
         every_reason=console.reads_terminal,
+        server=_server(options, given),
+    )
+
+
+def _server(options: TurnOptions, given: Collection[str]) -> ServerRequest | None:
+    if not options.server:
+        return None
+    if "model" in given:
+        if "server" in given:
+            raise UsageError("--model and --server do not go together. For a model of the server use: --server-model")
+        return None
+    return server_request(
+        options.server, model=options.server_model, api=options.server_api, key_file=options.api_key_file
     )
 
 

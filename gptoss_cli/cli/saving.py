@@ -76,4 +76,4 @@ class Saving:
         self.archive.close()
 
     def _origin(self, title: str | None) -> Origin:
-        return Origin(model=self.model, identity=self._info.revision or "", title=title)
+        return Origin(model=self.model, identity=self._info.server or self._info.revision or "", title=title)

@@ -52,6 +52,9 @@ _FILE_NAME: Final = "o200k_base.tiktoken"
 _FILE_BYTES: Final = 3_613_922
 _FILE_SHA256: Final = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 _BASE_VARIABLE: Final = "TIKTOKEN_ENCODINGS_BASE"
+# More would have thousands of spellings.
+_LONGEST_SPELLED_BYTES: Final = 16
+_MOST_SPELLED_IDS: Final = 6
 _LOAD_LOCK = threading.Lock()
 
 
@@ -103,6 +106,29 @@ def token_text(token: int) -> TokenText:
     # openai_harmony returns text alone, so the bytes of an incomplete character are read from the vocabulary.
     data = text.encode() if "\ufffd" not in text else base64.b64decode(_vocabulary_lines()[token].split()[0])
     return TokenText(token, text, data)
+
+
+def spellings(text: str, count: int) -> list[tuple[int, ...]]:
+    """Return every sequence of `count` ordinary ids whose bytes are those of `text`; none for long ones.
+
+    There are many more of them than the one that the encoding makes of it.
+    """
+    data = text.encode("utf-8", "replace")
+    if not 0 < count <= _MOST_SPELLED_IDS or len(data) > _LONGEST_SPELLED_BYTES:
+        return []
+    ids = _ids_of_bytes()
+    found: list[list[tuple[int, ...]]] = [[()]] + [[] for _ in data]  # of each first part of the bytes
+    for end in range(1, len(data) + 1):
+        for start in range(end):
+            token = ids.get(data[start:end])
+            if token is not None:
+                found[end] += [(*spelled, token) for spelled in found[start] if len(spelled) < count]
+    return [spelled for spelled in found[len(data)] if len(spelled) == count]
+
+
+@cache
+def _ids_of_bytes() -> dict[bytes, int]:
+    return {base64.b64decode(line.split()[0]): token for token, line in enumerate(_vocabulary_lines())}
 
 
 @cache
