@@ -37,7 +37,7 @@ class ChatRequest:
 
     `model` None is the first published one that is installed, else the demo. `instructions` is the text itself.
     `date` None is today. With `prefix_cache` the KV cache of the messages that every chat begins with is kept on disk.
-    `server` answers instead of a model on this machine, which `model` and `placement` are about, except for the context.
+    `server` answers instead of a model on this machine: then `model` and `placement` count for nothing but the context.
     With `every_reason` the notices explain the whole placement, otherwise they are its warnings alone.
     """
 

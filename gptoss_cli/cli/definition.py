@@ -20,6 +20,7 @@ from gptoss_cli.cli.options import (
     ConfigAction,
     HistoryOptions,
     JsonOption,
+    ServerOptions,
     Shell,
     TurnOptions,
     YesOption,
@@ -182,6 +183,8 @@ def plan(
     ] = None,
     *,
     options: PlanOptions,
+    servers: ServerOptions,
+    invocation: typer.Context,
     environment: Environment,
 ) -> None:
     """Show how a model would run, here or on another machine.
@@ -190,19 +193,27 @@ def plan(
     --gpu-memory 24GiB --ram 64GiB describes another machine.
     """
     from gptoss_cli.cli.plan import run_plan
+    from gptoss_cli.cli.prompt_input import server_of
+
+    if server := server_of(servers, _given(invocation)):
+        from gptoss_cli.cli.server import run_plan_of_server
+
+        run_plan_of_server(server, environment.console, as_json=options.as_json)
+        return
 
     run_plan(model, options, environment.console)
 
 
 @_COMMANDS.command("doctor", epilog=_SETTINGS)
-def doctor(*, as_json: JsonOption = False, environment: Environment) -> None:
+def doctor(*, as_json: JsonOption = False, servers: ServerOptions, environment: Environment) -> None:
     """Check this machine and advise on each problem.
 
-    Looks at GPU, memory, disk, torch, Triton and models.
+    Looks at GPU, memory, disk, torch, Triton, models and the server, if one is set.
     """
     from gptoss_cli.cli.doctor import run_doctor
+    from gptoss_cli.cli.prompt_input import server_of
 
-    run_doctor(environment.console, as_json=as_json)
+    run_doctor(environment.console, server_of(servers, ()), as_json=as_json)
 
 
 @_COMMANDS.command("bench", epilog=_SETTINGS)
@@ -212,13 +223,22 @@ def bench(
     ] = None,
     *,
     options: BenchOptions,
+    servers: ServerOptions,
+    invocation: typer.Context,
     environment: Environment,
 ) -> None:
     """Measure the speed of a model on this machine.
 
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
-    End other programs first: they slow it down.
+    End other programs first: they slow it down. With --server it measures that one as its user sees it.
     """
+    from gptoss_cli.cli.prompt_input import server_of
+
+    if server := server_of(servers, _given(invocation)):
+        from gptoss_cli.cli.bench_server import run_bench_of_server
+
+        run_bench_of_server(server, options, environment.console)
+        return
     with _torch_errors():
         from gptoss_cli.cli.bench import run_bench
 
@@ -357,8 +377,8 @@ def _given(invocation: typer.Context) -> frozenset[str]:
 def open_model(request: "ChatRequest", *, progress: "Say", notice: "Notify") -> "OpenedModel":
     """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
 
-    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared. It is not needed
-    for a model on a server.
+    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared. A model on a
+    server does not need it.
     """
     if request.server is not None:
         from gptoss_cli.chat.remote_opening import open_remote

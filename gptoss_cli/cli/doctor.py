@@ -7,11 +7,15 @@ from typing import Any
 
 from gptoss_cli import __version__, settings
 from gptoss_cli.checkpoint import store
+from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
+from gptoss_cli.cli.server import found_server
+from gptoss_cli.errors import GptossError
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.hardware import Cuda, Hardware
 from gptoss_cli.placement.reasons import gib
+from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.terminal.console import Console
 
 _DRIVER_ADVICE = "Update the NVIDIA driver, or install the build of torch that goes with it."
@@ -26,10 +30,12 @@ class _Check:
     advice: str = ""
 
 
-def run_doctor(console: Console, *, as_json: bool) -> None:
-    """Run `gptoss doctor`."""
+def run_doctor(console: Console, server: ServerRequest | None = None, *, as_json: bool) -> None:
+    """Run `gptoss doctor`. It also looks at `server`, which it does not wait for."""
     machine = hardware.detect(settings.data_folder())
     checks, models = list(_checks(machine)), list(published_plans(machine))
+    if server is not None:
+        checks.append(_server_check(server))
     folders = {name: str(folder) for name, folder in store.installed().items()}
     if as_json:
         write_json(_to_json(machine, checks, models, folders), console)
@@ -49,6 +55,14 @@ def _checks(machine: Hardware) -> Iterator[_Check]:
     yield _Check("disk", f"{disk} for {settings.data_folder()}")
     for name, folder in (("settings", settings.config_folder()), ("cache", settings.cache_folder())):
         yield _Check(name, str(folder))
+
+
+def _server_check(request: ServerRequest) -> _Check:
+    try:
+        server = found_server(request)
+    except GptossError as exc:
+        return _Check("server", request.url, sentence(exc))
+    return _Check("server", f"{server.summary} serves {server.model}, {server.context_tokens:,} tokens of context")
 
 
 def _gpu_checks(machine: Hardware) -> Iterator[_Check]:

@@ -251,6 +251,16 @@ class TurnOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class ServerOptions:
+    """The options of `plan`, `doctor` and `bench` about a server. `ask` and `chat` have the same ones."""
+
+    server: ServerOption = None
+    server_model: ServerModelOption = None
+    server_api: ServerApiOption = None
+    api_key_file: KeyFileOption = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class HistoryOptions:
     """The options of `chat` about the conversations on disk."""
 

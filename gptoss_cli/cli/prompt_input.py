@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 from gptoss_cli.archive.recorder import Attachment
 from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.chat.turn_settings import TurnSettings
-from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
+from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, ServerOptions, TurnOptions
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.remote.request import ServerRequest, server_request
@@ -125,16 +125,19 @@ def chat_request(options: TurnOptions, console: Console, given: Collection[str] 
         ),
         prefix_cache=not options.no_prefix_cache,
         every_reason=console.reads_terminal,
-        server=_server(options, given),
+        server=server_of(options, given),
     )
 
 
-def _server(options: TurnOptions, given: Collection[str]) -> ServerRequest | None:
+def server_of(options: TurnOptions | ServerOptions, given: Collection[str]) -> ServerRequest | None:
+    """Return the server that the options describe, None for this machine. See `chat_request`. Raises UsageError."""
     if not options.server:
         return None
     if "model" in given:
         if "server" in given:
-            raise UsageError("--model and --server do not go together. For a model of the server use: --server-model")
+            raise UsageError(
+                "A model of this machine and --server do not go together. Leave one of them out, or use --server-model."
+            )
         return None
     return server_request(
         options.server, model=options.server_model, api=options.server_api, key_file=options.api_key_file

@@ -117,7 +117,8 @@ def spellings(text: str, count: int) -> list[tuple[int, ...]]:
     if not 0 < count <= _MOST_SPELLED_IDS or len(data) > _LONGEST_SPELLED_BYTES:
         return []
     ids = _ids_of_bytes()
-    found: list[list[tuple[int, ...]]] = [[()]] + [[] for _ in data]  # of each first part of the bytes
+    found: list[list[tuple[int, ...]]] = [[] for _ in range(len(data) + 1)]  # of each first part of the bytes
+    found[0].append(())
     for end in range(1, len(data) + 1):
         for start in range(end):
             token = ids.get(data[start:end])

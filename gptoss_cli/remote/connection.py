@@ -124,7 +124,9 @@ class Connection:
         if 300 <= status < 400:
             target = urlsplit(response.headers.get("location", ""))
             to = f"{target.scheme}://{target.netloc}" if target.netloc else target.path
-            raise NetworkError(f"{url} redirects to {to[:_LONGEST_MESSAGE]}, which was not asked for", Hint.CHECK_SERVER)
+            raise NetworkError(
+                f"{url} redirects to {to[:_LONGEST_MESSAGE]}, which was not asked for", Hint.CHECK_SERVER
+            )
         said = self._message(response)
         if status in _DENIED:
             problem = "does not accept the key" if self.request.key else "wants a key"
@@ -156,11 +158,15 @@ class Connection:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError) as exc:
-            raise NetworkError(f"{self.request.url} answers with something that is not JSON", Hint.CHECK_SERVER) from exc
+            raise NetworkError(
+                f"{self.request.url} answers with something that is not JSON", Hint.CHECK_SERVER
+            ) from exc
         if not isinstance(value, dict):
             raise NetworkError(f"{self.request.url} answers with unexpected JSON", Hint.CHECK_SERVER)
         if value.get("error"):
-            raise NetworkError(f"{self.request.url} reports an error: {self._without_key(_error_text(value))}", Hint.RETRY)
+            raise NetworkError(
+                f"{self.request.url} reports an error: {self._without_key(_error_text(value))}", Hint.RETRY
+            )
         return value
 
     def _message(self, response: httpx2.Response) -> str:

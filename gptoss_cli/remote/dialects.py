@@ -132,7 +132,7 @@ class _VllmReader:
         choice = choices[0]
         if choice.get("token_ids") is None and not choice.get("finish_reason"):
             raise NetworkError("The server sends no token ids: vLLM does since version 0.11", Hint.TOKEN_SERVER)
-        finish = _FINISHES.get(choice.get("finish_reason"))
+        finish = _FINISHES.get(str(choice.get("finish_reason")))
         return Piece(_ids(choice.get("token_ids")), finish, _integer(choice.get("stop_reason")), cached)
 
 
@@ -186,7 +186,7 @@ class _SglangReader:
         self._count += len(new)
         reason = meta.get("finish_reason") or {}
         matched = _integer(reason.get("matched"))
-        return Piece(new, _FINISHES.get(reason.get("type")), matched, _integer(meta.get("cached_tokens")))
+        return Piece(new, _FINISHES.get(str(reason.get("type"))), matched, _integer(meta.get("cached_tokens")))
 
 
 class Llama:
@@ -250,14 +250,14 @@ class LlamaReader:
         ids, grown = _ids(data["tokens"]), count - self._count
         self._count = count
         ended = bool(data.get("stop"))
-        finish = _FINISHES.get(data.get("stop_type"), Finish.STOP) if ended else None
-        cached = _integer((data.get("timings") or {}).get("cache_n"))
+        finish = _FINISHES.get(str(data.get("stop_type")), Finish.STOP) if ended else None
+        from_cache = _integer((data.get("timings") or {}).get("cache_n"))
         if len(ids) < grown:
             found = [each for each in self._spell(str(data.get("content")), grown) if not ids or each[-1] == ids[-1]]
             if len(found) != 1:
-                return Piece(finish=finish, cached=cached, lost=grown)
+                return Piece(finish=finish, cached=from_cache, lost=grown)
             ids = list(found[0])
-        return Piece(ids, finish, None, cached)
+        return Piece(ids, finish, None, from_cache)
 
 
 _FINISHES: Final = {

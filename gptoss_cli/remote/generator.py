@@ -34,7 +34,7 @@ BUSY_NOTICE: Final = "The server is busy. It is asked again, for up to a minute.
 Say = Callable[[str], None]
 
 
-class _Interrupted(Exception):
+class _InterruptionError(Exception):
     """The user does not wait any longer."""
 
 
@@ -120,7 +120,7 @@ class RemoteGenerator:
                 done, of = piece.read if piece is not None and piece.read is not None else (0, 0)
                 if not answer.ended:
                     yield (min(total - 1, total - of + done), total) if of else (0, total)
-        except _Interrupted:
+        except _InterruptionError:
             return
         finally:
             answer.close()
@@ -159,7 +159,7 @@ class RemoteGenerator:
                     yield token
                     if token in stop_ids:
                         return
-        except _Interrupted:
+        except _InterruptionError:
             return
         finally:
             draws.close()
@@ -172,9 +172,9 @@ class RemoteGenerator:
         return Exchange(self.connection, self.dialect.path, body, stream=stream)
 
     def check_interrupted(self) -> None:
-        """Raise _Interrupted after `interrupt`."""
+        """Raise _InterruptionError after `interrupt`."""
         if self._interrupted:
-            raise _Interrupted
+            raise _InterruptionError
 
     def remember_cached(self, cached: int | None) -> None:
         """Stop reading prompts ahead if the server forgets what it has read."""
@@ -194,7 +194,7 @@ class Answer:
         self._exchange = generator.start(request, stream=stream)
 
     def take(self, seconds: float) -> Piece | None:
-        """Return the next piece, None if nothing came. Raises NetworkError, which is a BrokenError if the stream broke."""
+        """Return the next piece, None if nothing came. Raises NetworkError; BrokenError if the stream broke."""
         self._generator.check_interrupted()
         event = self._exchange.take(seconds)
         match event:
@@ -317,7 +317,7 @@ class _Draws:
         self._generator.remember_cached(piece.cached)
         ids = self._recovered(answer, piece.lost) if piece.lost else list(piece.ids)
         self._drawn += ids
-        if piece.finish is Finish.STOP and piece.stop_id not in (None, *self._drawn[-1:]):
+        if piece.finish is Finish.STOP and piece.stop_id is not None and self._drawn[-1:] != [piece.stop_id]:
             ids.append(piece.stop_id)
         self._coming.extend(ids)
         is_short = not piece.lost and len(self._drawn) < answer.request.max_tokens

@@ -65,7 +65,9 @@ def _checked_url(text: str) -> str:
     try:
         parts = urlsplit(url)
         has_port = parts.port is None or parts.port > 0  # read to be checked: a wrong one raises
-        is_valid = parts.scheme in ("http", "https") and has_port and bool(re.fullmatch(r"[^\s/\\]+", parts.hostname or ""))
+        is_valid = (
+            parts.scheme in ("http", "https") and has_port and bool(re.fullmatch(r"[^\s/\\]+", parts.hostname or ""))
+        )
     except ValueError:
         is_valid = False
     if not (is_valid and url.isprintable() and " " not in url):

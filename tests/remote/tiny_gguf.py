@@ -1,7 +1,9 @@
 """A GGUF file with the architecture and the whole vocabulary of gpt-oss and a few random weights. Needs `gguf`."""
 
+import base64
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,8 +70,6 @@ def _write_settings(gguf: Any, writer: Any) -> None:
 
 
 def _write_vocabulary(gguf: Any, writer: Any) -> None:
-    import base64
-
     with ExitStack() as temporary:
         lines = read_vocabulary(temporary).splitlines()
     spellings = [base64.b64decode(line.split()[0]) for line in lines]
@@ -103,7 +103,7 @@ def _halves(ranks: dict[bytes, int], token: bytes) -> list[bytes]:
     parts = [bytes([byte]) for byte in token]
     limit = ranks[token]
     while len(parts) > 2:
-        found = [(ranks.get(left + right, limit), i) for i, (left, right) in enumerate(zip(parts, parts[1:]))]
+        found = [(ranks.get(left + right, limit), i) for i, (left, right) in enumerate(pairwise(parts))]
         rank, i = min(found)
         if rank >= limit:
             break
