@@ -27,7 +27,7 @@ from gptoss_cli.harmony.events import Event, Token, TurnEnd
 from gptoss_cli.harmony.structured_output import OutputFormat
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.terminal.turn_plain import show_turn
+from gptoss_cli.terminal.turn_plain import show_turn, statistics_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,10 @@ class _Turn:
         deadline = None if self._answer.timeout is None else began + self._answer.timeout
         with stopping(session.stop), closing(session.turn(text, self.attachments)) as turn:
             events = apply_stop_conditions(turn, session.stop, stop_texts=self._answer.stop or (), deadline=deadline)
-            return show_turn(self._visible(events), self._console, reasoning=self._display)
+            end = show_turn(self._visible(events), self._console, reasoning=self._display)
+        if self._console.verbose:
+            self._console.notice(statistics_line(end))
+        return end
 
     def _visible(self, events: Iterable[Event]) -> Iterable[Event]:
         """Return the events for the screen; the transcript and the JSON lines take all of them."""

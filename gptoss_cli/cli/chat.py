@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import typer
 
@@ -17,22 +17,27 @@ from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.chat_state import ChatState
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.hints import sentence, unexpected, with_hints
+from gptoss_cli.cli.hints import sentence, unexpected
+from gptoss_cli.cli.loading import Loading
 from gptoss_cli.cli.options import HistoryOptions, TurnOptions
 from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
+from gptoss_cli.cli.refusals import alternatives
 from gptoss_cli.cli.signals import stopping
-from gptoss_cli.errors import ExitStatus, GptossError, Hint, UsageError
+from gptoss_cli.cli.toolbar import ChatStatus, toolbar_line
+from gptoss_cli.errors import ExitStatus, GptossError, UsageError
 from gptoss_cli.terminal import slash
+from gptoss_cli.terminal.cells import Span, text_of, wrap
 from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
 from gptoss_cli.terminal.picker import Picker
-from gptoss_cli.terminal.prompt import ChatPrompt, open_history, temporary_history
+from gptoss_cli.terminal.prompt import ChatPrompt, Entered, open_history, temporary_history
 
 # For annotations alone: they import the database, which a new conversation does not need before its prompt.
 if TYPE_CHECKING:
     from gptoss_cli.archive.archive import Archive
     from gptoss_cli.cli.resuming import Resumed
 
+_LEAST_HELP_CELLS: Final = 24
 _UNSAVED: Final = HistoryOptions(save=False)
 _Loaded = TypeVar("_Loaded")
 
@@ -113,58 +118,6 @@ def _picked(archive: Archive, console: Console) -> str:
     return chosen
 
 
-class Loading(Generic[_Loaded]):
-    """Something that is loaded in a thread by calling `load`; `on_done` is called there when it ends.
-
-    `notices` are those of the load so far. `error` is the exception that ended it.
-    """
-
-    def __init__(self, load: Callable[[Notify], _Loaded], on_done: Callable[[], None] | None = None) -> None:
-        self.notices: list[str] = []
-        self.error: BaseException | None = None
-        self._load = load
-        self._on_done = on_done
-        self._loaded: _Loaded | None = None
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the thread unless it has started."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
-            self._thread.start()
-
-    @property
-    def is_done(self) -> bool:
-        """True after the load, failed or not."""
-        return self._done.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for at most `seconds`; return True if the load is done."""
-        return self._done.wait(seconds)
-
-    def result(self) -> _Loaded:
-        """Return what was loaded, or raise the error. Only after the load."""
-        assert self.is_done
-        if self.error is not None:
-            raise self.error
-        assert self._loaded is not None
-        return self._loaded
-
-    def _run(self) -> None:
-        try:
-            self._loaded = self._load(self._notice)
-        except BaseException as exc:  # noqa: BLE001  raised again in the thread that asks for the result
-            self.error = exc
-        self._done.set()
-        if self._on_done is not None:
-            self._on_done()
-
-    def _notice(self, text: str, *hints: Hint, subject: str = "") -> None:
-        # Kept, because the terminal belongs to the prompt during the load.
-        self.notices.append(with_hints(text, *hints, subject=subject))
-
-
 class TurnRunner(Protocol):
     """The part of LoadedChat that the prompt needs."""
 
@@ -177,8 +130,8 @@ class TurnRunner(Protocol):
     def next_effort(self) -> None:
         """Change to the next effort."""
 
-    def status(self) -> list[str]:
-        """Return the parts of the toolbar after the name of the model."""
+    def status(self) -> ChatStatus:
+        """Return what the toolbar shows."""
 
     def report(self) -> None:
         """Show what happened to the saved conversation meanwhile."""
@@ -209,7 +162,7 @@ class Chat:
             console=console,
             screen=None if plain else open_screen(console),
             reasoning=settings.ReasoningDisplay.COLLAPSE,
-            model=self._request.model or "gptoss",
+            model=self._request.model or "",
         )
         inputs, problem = open_history(settings.state_folder() / "history") if history.save else temporary_history()
         if problem is not None:
@@ -226,17 +179,20 @@ class Chat:
         )
         self._loading: Loading[TurnRunner] = Loading(self._load, self._on_loaded)
 
-    def run(self, text: str | None) -> None:
+    def run(self, text: str) -> None:
         """Talk until the user leaves. `text`, unless it is blank, is sent first. Raises the error of the load."""
         # A Ctrl-C between the end of an answer and the prompt must not end the chat.
         signal.signal(signal.SIGINT, lambda number, frame: None)
-        while text is not None:
-            if text.strip():
-                self.take(text)
+        if text.strip():
+            self._show_prompt(text)
+        entered: Entered | None = Entered(text)
+        while entered is not None:
+            if entered.text.strip():
+                self.take(entered.text, pasted=entered.pasted)
             if self.state.is_leaving:
                 return
             draft, self.state.draft = self.state.draft, ""
-            text = self._prompt.read(draft)
+            entered = self._prompt.read(draft)
             if self._prompt.was_cleared:
                 self.state.edited_from = None
 
@@ -245,15 +201,17 @@ class Chat:
         if self._is_ready:
             self._loading.result().close()
 
-    def take(self, text: str) -> None:
+    def take(self, text: str, *, pasted: bool = False) -> None:
         """Run a command or send a message. An error is shown in one line, and the chat goes on.
 
         Raises the error of the load: without a model there is no chat.
         """
         try:
-            command = slash.parse(text)
+            command = slash.parse(text, pasted=pasted)
             if command is None:
-                self._send(slash.message_of(text))
+                if slash.is_like_command(text):
+                    self._console.notice("Sent as a message: a command is typed, and has one line.")
+                self._send(slash.message_of(text, pasted=pasted))
             else:
                 self.state.edited_from = None
                 self._run_command(*command)
@@ -296,15 +254,28 @@ class Chat:
 
     def _help(self) -> None:
         lines = slash.help_lines()
-        width = max(len(name) for name, _ in lines)
+        columns = self._console.stderr.columns
+        width = max(len(name) for name, _ in lines) + 4
+        is_narrow = columns < width + _LEAST_HELP_CELLS
         for name, meaning in lines:
-            self._console.err(f"  {name:<{width}}  ")
-            self._console.err(f"{meaning}\n", Style.DIM)
+            self._console.err(f"  {name}\n    " if is_narrow else f"  {name:<{width - 2}}")
+            indent = 4 if is_narrow else width
+            rows = [text_of(row) for row in wrap([Span(meaning)], columns - indent)]
+            self._console.err(f"\n{' ' * indent}".join(rows) + "\n", Style.DIM)
+
+    def _show_prompt(self, text: str) -> None:
+        """Show a prompt of the command line as if it had been typed."""
+        first, *others = text.split("\n")
+        self._console.err("> ", Style.PROMPT)
+        self._console.err("".join(f"{line}\n" for line in (first, *(f"  {each}" for each in others))))
 
     def _set_reasoning(self, argument: str) -> None:
-        if argument not in list(settings.ReasoningDisplay):
-            current = self.state.reasoning
-            raise UsageError(f"The reasoning display is {current}. To change it: /reasoning show|collapse|hide")
+        modes = list(settings.ReasoningDisplay)
+        if not argument:
+            self._console.err(f"The reasoning display is {self.state.reasoning}. To change it: /reasoning MODE\n")
+            return
+        if argument not in modes:
+            raise UsageError(f"There is no reasoning display {argument!r}. Choose {alternatives(modes)}.")
         self.state.reasoning = settings.ReasoningDisplay(argument)
         self._console.notice(f"The reasoning display is {argument} from now on.")
 
@@ -373,9 +344,7 @@ class Chat:
     def _is_ready(self) -> bool:
         return self._loading.is_done and self._loading.error is None
 
-    def _toolbar(self) -> str:
-        parts = [self.state.model]
-        parts += self._loading.result().status() if self._is_ready else ["loading"]
-        if self.state.attached and self._is_ready:
-            parts.append(f"{len(self.state.attached)} files go with the message")
-        return " · ".join(parts)
+    def _toolbar(self, columns: int) -> str:
+        if self._is_ready:
+            return toolbar_line(self._loading.result().status(), columns)
+        return toolbar_line(ChatStatus(model=self.state.model, attached=len(self.state.attached)), columns)

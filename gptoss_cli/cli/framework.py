@@ -240,6 +240,7 @@ def _apply(common: CommonOptions, invocation: typer.Context, environment: Enviro
     console = environment.console
     console.quiet |= common.quiet
     console.debug |= common.debug
+    console.verbose |= common.verbose
     source = invocation.get_parameter_source("color")
     # The variable is read for `gptoss` and again for its command: there it must not undo a flag given before.
     if console.color is None or (source is not None and source.name == "COMMANDLINE"):

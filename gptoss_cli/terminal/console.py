@@ -25,6 +25,7 @@ class Style(Enum):
     ERROR = "31"
     MARKUP = "35"
     CALL = "33"
+    PROMPT = "32;1"
 
 
 class Output:
@@ -121,6 +122,7 @@ class Console:
         self.stderr = Output(stderr)
         self.quiet = False
         self.debug = False
+        self.verbose = False
         self.color: ColorChoice | None = None
         self.environment = environment
 

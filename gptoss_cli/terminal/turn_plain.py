@@ -19,6 +19,7 @@ from gptoss_cli.harmony.events import (
 )
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Activity, Console, Style
+from gptoss_cli.units import counted
 
 NOTICES = {
     Cut.ANSWER_NOW: "The reasoning was stopped: the answer follows.",
@@ -47,6 +48,20 @@ def show_turn(events: Iterable[Event], console: Console, *, reasoning: Reasoning
             raise
     assert isinstance(event, TurnEnd), "a turn without an error ends with TurnEnd"
     return event
+
+
+def statistics_line(end: TurnEnd) -> str:
+    """Return the tokens and the speed of a turn in one line."""
+    parts = [
+        f"{counted(end.prompt_tokens, 'token')} of prompt ({end.prompt_tokens - end.prefilled_tokens:,} cached)",
+        f"{end.reasoning_tokens:,} of reasoning",
+        f"{end.answer_tokens:,} of answer",
+    ]
+    if end.first_token_seconds is not None:
+        parts.append(f"first token after {end.first_token_seconds:.2f} s")
+    if end.decode_rate is not None:
+        parts.append(f"{end.decode_rate:.1f} tokens/s")
+    return ", ".join([*parts, f"{end.total_seconds:.2f} s in all", f"seed {end.seed}"])
 
 
 def raw_pieces(raw: str) -> Iterator[tuple[str, Style]]:

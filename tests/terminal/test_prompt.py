@@ -9,7 +9,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.output import DummyOutput
 
-from gptoss_cli.terminal.prompt import ChatPrompt, open_history
+from gptoss_cli.terminal.prompt import ChatPrompt, Entered, open_history
 
 _ENTER, _ALT_ENTER, _CTRL_C, _CTRL_D, _CTRL_J, _UP = "\r", "\x1b\r", "\x03", "\x04", "\n", "\x1b[A"
 
@@ -18,7 +18,8 @@ def _read(keys: str, history: History | None = None) -> str | None:
     with create_pipe_input() as pipe:
         prompt = ChatPrompt(history or InMemoryHistory(), input=pipe, output=DummyOutput())
         pipe.send_text(keys)
-        return prompt.read()
+        entered = prompt.read()
+    return None if entered is None else entered.text
 
 
 @pytest.mark.parametrize(
@@ -51,9 +52,9 @@ def test_bytes_that_are_not_utf8_are_sent(tmp_path: Path) -> None:
     with create_pipe_input() as pipe:
         prompt = ChatPrompt(history, input=pipe, output=DummyOutput())
         pipe.send_bytes(b"a\xffb\r")
-        text = prompt.read()
-    assert text is not None
-    assert (text[0], text[-1]) == ("a", "b")
+        entered = prompt.read()
+    assert entered is not None
+    assert (entered.text[0], entered.text[-1]) == ("a", "b")
 
 
 def test_up_recalls_messages_of_an_earlier_chat(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_draft_can_be_edited_and_shortcuts_are_called() -> None:
             InMemoryHistory(), shortcuts={"c-o": lambda: pressed.append("o")}, input=pipe, output=DummyOutput()
         )
         pipe.send_text(f"!\x0f{_ENTER}")
-        assert prompt.read("draft") == "draft!"
+        assert prompt.read("draft") == Entered("draft!", pasted=True)
     assert pressed == ["o"]
 
 
@@ -114,4 +115,4 @@ def test_keys_typed_ahead_come_first() -> None:
         prompt = ChatPrompt(InMemoryHistory(), input=pipe, output=DummyOutput())
         prompt.type_ahead([KeyPress("a"), KeyPress("b")])
         pipe.send_text(f"c{_ENTER}")
-        assert prompt.read() == "abc"
+        assert prompt.read() == Entered("abc")
