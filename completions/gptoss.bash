@@ -18,15 +18,26 @@ _gptoss_models() {
     COMPREPLY=($(compgen -W "${names// /$IFS}$IFS$installed" -- "$current") $(compgen -d -- "$current"))
 }
 
+# The names of the prompt templates.
+_gptoss_templates() {
+    local IFS=$'\n' config=${XDG_CONFIG_HOME:-$HOME/.config}/gptoss names
+    if [[ -n $GPTOSS_HOME ]]; then
+        config=$GPTOSS_HOME/config
+    fi
+    names=$(cd "$config/templates" 2> /dev/null && compgen -G '*.txt')
+    COMPREPLY=($(compgen -W "${names//.txt/}" -- "$current"))
+}
+
 _gptoss() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
         --no-prefix-cache --reasoning"
-    local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
+    local ask="-f --file --template --param --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts --logprobs -c --continue --resume --save --no-save --title --save-reasoning --no-save-reasoning"
-    local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
+    local chat="-f --file --template --param --plain --vi -c --continue --resume --at --fork --save --no-save
+        --save-reasoning --no-save-reasoning"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
     local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
@@ -86,6 +97,7 @@ _gptoss() {
         --reasoning) _gptoss_words "show collapse hide" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
+        --template) _gptoss_templates ;;
         -f | --file | -o | --output | --schema) _gptoss_files "" ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
@@ -94,7 +106,7 @@ _gptoss() {
             ;;
         -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
-        --resume | --title | --at | --branch | -n) ;;
+        --resume | --title | --at | --branch | -n | --param) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;

@@ -19,10 +19,11 @@ from gptoss_cli.cli.chat_state import ChatState
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.hints import sentence, unexpected
 from gptoss_cli.cli.loading import Loading
-from gptoss_cli.cli.options import HistoryOptions, TurnOptions
+from gptoss_cli.cli.options import HistoryOptions, TemplateOptions, TurnOptions
 from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
 from gptoss_cli.cli.refusals import alternatives
 from gptoss_cli.cli.signals import stopping
+from gptoss_cli.cli.templates import Template, find_template
 from gptoss_cli.cli.toolbar import ChatStatus, toolbar_line
 from gptoss_cli.errors import ExitStatus, GptossError, UsageError
 from gptoss_cli.terminal import slash
@@ -55,6 +56,7 @@ class ChatStart:
     plain: bool = False
     vi: bool = False
     given: frozenset[str] = frozenset()
+    template: TemplateOptions | None = None
 
 
 def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -> None:
@@ -62,6 +64,10 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
     console = environment.console
     if not console.reads_terminal:
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
+    first = Entered(valid_text(" ".join(start.words)))
+    template = find_template(start.template, console)
+    if template is not None and (first.text.strip() or not template.takes_input):
+        first, template = Entered(template.filled(first.text), pasted=True), None
     resumed = _resumed(start, console)
     chat = Chat(
         chat_request(options, console),
@@ -76,7 +82,7 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
     for file in start.files:
         chat.state.attached.append(attachment(Path(file), console))
     try:
-        chat.run(valid_text(" ".join(start.words)))
+        chat.run(first, template)
     finally:
         chat.close()
 
@@ -158,6 +164,7 @@ class Chat:
         self._request = resumed.request(request) if resumed else request
         self._history = history
         self._resumed = resumed
+        self._template: Template | None = None
         self.state = ChatState(
             console=console,
             screen=None if plain else open_screen(console),
@@ -179,13 +186,19 @@ class Chat:
         )
         self._loading: Loading[TurnRunner] = Loading(self._load, self._on_loaded)
 
-    def run(self, text: str) -> None:
-        """Talk until the user leaves. `text`, unless it is blank, is sent first. Raises the error of the load."""
+    def run(self, first: Entered, template: Template | None = None) -> None:
+        """Talk until the user leaves. Raises the error of the load.
+
+        `first`, unless it is blank, is sent first. The first message goes into `template`.
+        """
+        self._template = template
+        if template is not None:
+            self._console.notice(f"Your first message goes into the template {template.name}.")
         # A Ctrl-C between the end of an answer and the prompt must not end the chat.
         signal.signal(signal.SIGINT, lambda number, frame: None)
-        if text.strip():
-            self._show_prompt(text)
-        entered: Entered | None = Entered(text)
+        if first.text.strip():
+            self._show_prompt(first.text)
+        entered: Entered | None = first
         while entered is not None:
             if entered.text.strip():
                 self.take(entered.text, pasted=entered.pasted)
@@ -233,6 +246,8 @@ class Chat:
         return self._loading.result()
 
     def _send(self, text: str) -> None:
+        if self._template is not None:
+            text, self._template = self._template.filled(text), None
         loaded = self.loaded()
         if loaded is None:
             self.state.draft = text

@@ -19,7 +19,6 @@ from gptoss_cli.harmony.events import (
 )
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Activity, Console, Style
-from gptoss_cli.units import counted
 
 NOTICES = {
     Cut.ANSWER_NOW: "The reasoning was stopped: the answer follows.",
@@ -52,16 +51,14 @@ def show_turn(events: Iterable[Event], console: Console, *, reasoning: Reasoning
 
 def statistics_line(end: TurnEnd) -> str:
     """Return the tokens and the speed of a turn in one line."""
-    parts = [
-        f"{counted(end.prompt_tokens, 'token')} of prompt ({end.prompt_tokens - end.prefilled_tokens:,} cached)",
-        f"{end.reasoning_tokens:,} of reasoning",
-        f"{end.answer_tokens:,} of answer",
-    ]
+    cached = end.prompt_tokens - end.prefilled_tokens
+    tokens = f"{end.prompt_tokens:,} prompt ({cached:,} cached), {end.reasoning_tokens:,} reasoning"
+    parts = [f"Tokens: {tokens}, {end.answer_tokens:,} answer"]
     if end.first_token_seconds is not None:
-        parts.append(f"first token after {end.first_token_seconds:.2f} s")
+        parts.append(f"{end.first_token_seconds:.2f} s to the first")
     if end.decode_rate is not None:
         parts.append(f"{end.decode_rate:.1f} tokens/s")
-    return ", ".join([*parts, f"{end.total_seconds:.2f} s in all", f"seed {end.seed}"])
+    return "; ".join([*parts, f"seed {end.seed}"])
 
 
 def raw_pieces(raw: str) -> Iterator[tuple[str, Style]]:
