@@ -161,9 +161,8 @@ def _to_keep(chat: LoadedChat, name: str, entries: Mapping[str, Entry]) -> float
     if value == written:
         return None
     if value is None:
-        raise UsageError(
-            f"{name} is off, but line {entry.line if entry else 1} of the file sets it", Hint.EDIT_SETTINGS
-        )
+        assert entry is not None, "a setting that may be off is off by default"
+        raise UsageError(f"{name} is off, but line {entry.line} of {config_file()} sets it", Hint.EDIT_SETTINGS)
     if name == "instructions" and str(value).startswith("@"):
         raise UsageError("Instructions that begin with @ cannot be kept: they would be read as the name of a file.")
     return value
@@ -171,15 +170,18 @@ def _to_keep(chat: LoadedChat, name: str, entries: Mapping[str, Entry]) -> float
 
 def _file(chat: LoadedChat, argument: str) -> None:
     attached = chat.state.attached
-    if argument == "off" and attached:
-        chat.console.notice(f"{counted(len(attached), 'file')} dropped: the next message goes without.")
+    if argument == "off":
+        if not attached:
+            raise UsageError("There is no file to drop. To attach one of that name: /file ./off")
+        chat.console.notice(f"Dropped {counted(len(attached), 'file')}: the next message goes without.")
         chat.state.attached = []
         return
     if not argument:
         if not attached:
             raise UsageError("Name a file to send along: /file PATH")
         names = ", ".join(each.record.path for each in attached)
-        chat.console.err(f"With the next message goes {names}. To drop it: /file off\n")
+        goes, them = ("goes", "it") if len(attached) == 1 else ("go", "them")
+        chat.console.err(f"With the next message {goes} {names}. To drop {them}: /file off\n")
         return
     added = attachment(Path(argument), chat.console)
     attached.append(added)
