@@ -27,7 +27,6 @@ from gptoss_cli.cli.templates import Template, find_template
 from gptoss_cli.cli.toolbar import ChatStatus, toolbar_line
 from gptoss_cli.errors import ExitStatus, GptossError, UsageError
 from gptoss_cli.terminal import slash
-from gptoss_cli.terminal.cells import Span, text_of, wrap
 from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
 from gptoss_cli.terminal.picker import Picker
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from gptoss_cli.archive.archive import Archive
     from gptoss_cli.cli.resuming import Resumed
 
-_LEAST_HELP_CELLS: Final = 24
 _UNSAVED: Final = HistoryOptions(save=False)
 _Loaded = TypeVar("_Loaded")
 
@@ -269,14 +267,10 @@ class Chat:
 
     def _help(self) -> None:
         lines = slash.help_lines()
-        columns = self._console.stderr.columns
-        width = max(len(name) for name, _ in lines) + 4
-        is_narrow = columns < width + _LEAST_HELP_CELLS
+        width = max(len(name) for name, _ in lines)
         for name, meaning in lines:
-            self._console.err(f"  {name}\n    " if is_narrow else f"  {name:<{width - 2}}")
-            indent = 4 if is_narrow else width
-            rows = [text_of(row) for row in wrap([Span(meaning)], columns - indent)]
-            self._console.err(f"\n{' ' * indent}".join(rows) + "\n", Style.DIM)
+            self._console.err(f"  {name:<{width}}  ")
+            self._console.err(f"{meaning}\n", Style.DIM)
 
     def _show_prompt(self, text: str) -> None:
         """Show a prompt of the command line as if it had been typed."""

@@ -120,7 +120,7 @@ class LoadedChat:
         if len(tokens) == len(turn.ids):
             self._inspected = turn, tokens
         else:
-            self.console.notice(f"Stopped. These are the first {len(tokens):,} of {len(turn.ids):,} tokens.")
+            self.console.notice(f"Stopped. This is the beginning, {len(tokens):,} of {len(turn.ids):,} tokens.")
         return tokens
 
     def _stop_idling(self) -> None:

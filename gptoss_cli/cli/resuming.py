@@ -15,7 +15,7 @@ from gptoss_cli.checkpoint import catalog
 from gptoss_cli.errors import Hint, NotInstalledError, UsageError
 from gptoss_cli.harmony.events import Role
 from gptoss_cli.settings import ReasoningEffort
-from gptoss_cli.units import age_words
+from gptoss_cli.units import age_words, counted
 
 # Smallest and largest value of the settings that a conversation keeps; None may stand for no limit.
 _KEPT: Final[dict[str, tuple[type[Any], float, float]]] = {
@@ -69,7 +69,7 @@ class Resumed:
 
     def notices(self, opened: OpenedModel) -> list[str]:
         """Return lines about the conversation that only its model can count, or that depend on the model."""
-        tokens = f"The conversation has {opened.session.used_tokens:,} tokens so far."
+        tokens = f"The conversation has {counted(opened.session.used_tokens, 'token')} so far."
         return [each for each in (other_model(self.stored.row, opened.info.model), tokens) if each]
 
     def written_effort(self, effort: ReasoningEffort) -> ReasoningEffort | None:
@@ -82,7 +82,7 @@ class Resumed:
         """Return a line that names the conversation."""
         row, count = self.stored.row, count_messages(self.stored)
         age = age_words(time.time() - row.updated)
-        return f"Continuing “{title_of(row)}” ({count} messages, {row.model}, {age})."
+        return f"Continuing “{title_of(row)}” ({counted(count, 'message')}, {row.model}, {age})."
 
 
 def archive_path() -> Path:

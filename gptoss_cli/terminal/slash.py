@@ -80,7 +80,7 @@ _RELATED = {
 }
 KEYS = {
     "Enter": "send",
-    "Alt-Enter, Ctrl-J": 'insert a newline, like Enter after \\ or after a first """',
+    "Alt-Enter, Ctrl-J": 'insert a newline, like Enter after \\ or in a """',
     "Ctrl-C": "stop the answer; at the prompt, clear the input",
     "Ctrl-O": "show or collapse the reasoning",
     "Ctrl-N": "while the model reasons: answer now",
@@ -88,7 +88,7 @@ KEYS = {
     "Ctrl-R, Up": "search the history; recall the previous message",
     "Ctrl-X Ctrl-E": "edit the message in $EDITOR",
     "Ctrl-D": "leave the chat",
-    "//...": "send a line that begins with a slash; pasted text and several lines need no //",
+    "//...": "send a typed line that begins with a slash",
 }
 
 

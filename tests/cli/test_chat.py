@@ -135,6 +135,27 @@ def test_what_is_typed_ahead_is_sent_next_and_not_echoed_into_the_answer(script:
         assert terminal.text.startswith("> Count\none two\n\n> early\nHeard.")
 
 
+def test_pasted_code_is_sent_with_every_character(script: Script) -> None:
+    with _chat(script(turn("One."), turn("Two."))) as terminal:
+        terminal.wait_for(">")
+        terminal.type("\x1b[200~// not a command\x1b[201~\r")
+        terminal.wait_for("> // not a command\nOne.\n\n>")
+        terminal.type("\x1b[200~/*\ta */\r/undo\x1b[201~\r")
+        terminal.wait_for("> /*  a */\n  /undo\nTwo.\n\n>")
+        terminal.type("\x1b[A\x1b[A\x1b[A\r")
+        terminal.wait_for("> /// not a command\n")
+
+
+def test_the_first_prompt_is_shown_with_all_its_lines(script: Script) -> None:
+    with _chat(script(turn("Blue.")), "Sky?\nHere?") as terminal:
+        terminal.wait_for("> Sky?\n  Here?\nBlue.\n\n>")
+
+
+def test_verbose_shows_the_tokens_of_each_turn(script: Script) -> None:
+    with _chat(script(turn("Blue.")), "-v", "Sky?") as terminal:
+        terminal.wait_for("Blue.\nTokens: ")
+
+
 def test_two_slashes_send_a_line_that_begins_with_one(script: Script) -> None:
     with _chat(script(turn("SENT"))) as terminal:
         terminal.wait_for(">")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gptoss_cli.cli.config_file import read_config
 from gptoss_cli.settings import config_file
+from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.slash import COMMANDS
 from tests.cli.test_chat_commands import Talk, begin
 
@@ -126,7 +127,12 @@ _BLOCKS = "```py\na = 1\n```\n\nand\n\n```\nb\n```\n"
 @pytest.mark.parametrize(("line", "copied"), [("/copy code", "b"), ("/copy code 1", "a = 1"), ("/copy code 2", "b")])
 def test_a_code_block_is_copied_by_its_number(line: str, copied: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = []
-    monkeypatch.setattr("gptoss_cli.cli.chat_commands.copy", lambda text, console: texts.append(text) or "Copied.")
+
+    def take(text: str, console: Console) -> str:
+        texts.append(text)
+        return "Copied."
+
+    monkeypatch.setattr("gptoss_cli.cli.chat_commands.copy", take)
     talk = begin(_BLOCKS)
     talk.say("Code?")
     assert talk.say(line) == "Copied.\n"
