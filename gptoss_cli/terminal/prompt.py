@@ -149,10 +149,12 @@ class ChatPrompt:
         def paste(event: KeyPressEvent) -> None:
             buffer = event.current_buffer
             text = event.data.replace("\r\n", "\n").replace("\r", "\n")
-            if not buffer.document.text_before_cursor.strip():
+            is_message = buffer is self._session.default_buffer  # and not what is searched for
+            if is_message and not buffer.document.text_before_cursor.strip():
                 self._pasted = text
             buffer.insert_text(text)
-            self._just_pasted = buffer.text
+            if is_message:
+                self._just_pasted = buffer.text
 
         @keys.add("escape", "enter", filter=~vi_insert_mode)
         @keys.add("c-j")
@@ -164,6 +166,7 @@ class ChatPrompt:
         def clear(event: KeyPressEvent) -> None:
             self.was_cleared = True
             event.current_buffer.reset()
+            self._forget_paste("")
 
         def bind(key: str, act: Callable[[], None]) -> None:
             @keys.add(key)
