@@ -177,6 +177,13 @@ def test_up_recalls_messages_of_an_earlier_chat(tmp_path: Path) -> None:
     assert _read(f"{_UP}{_ENTER}", history) == "first"
 
 
+def test_a_message_that_was_searched_for_can_be_edited_and_sent() -> None:
+    history = InMemoryHistory()
+    for text in ("first", "second"):
+        history.append_string(text)
+    assert _read(f"\x12fir{_ENTER}!{_ENTER}", history) in ("first!", "!first")
+
+
 def test_the_history_is_private(tmp_path: Path) -> None:
     open_history(tmp_path / "state" / "history")
     assert stat.S_IMODE((tmp_path / "state" / "history").stat().st_mode) == 0o600
