@@ -34,7 +34,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
             '--activations', '--json') + $common
         'doctor' = @('--json') + $common
-        'bench' = $models + @('--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
+        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
@@ -102,7 +102,11 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $long = $longForms.Keys | Where-Object { $_ -ceq $previous } | ForEach-Object { $longForms[$_] }
     if ($long) { $previous = $long }
 
-    $candidates = if ($values.ContainsKey($previous)) { $values[$previous] }
+    $settings = 'color', 'history.save', 'history.reasoning', 'history.ask', 'model', 'effort', 'instructions',
+        'temperature', 'top-p', 'top-k', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
+        'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout'
+    $candidates = if ($command -eq 'config' -and $previous -eq 'set') { $settings }
+        elseif ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }
         else { @($options.Keys) + $common }
     $candidates | Where-Object { $_ -clike "$wordToComplete*" } | ForEach-Object {

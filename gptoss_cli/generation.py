@@ -3,13 +3,11 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
-
-LARGEST_SEED: Final = 2**32 - 1
+from typing import Protocol
 
 
 def random_seed() -> int:
-    """Return a seed, from 0 to LARGEST_SEED, that nobody can predict."""
+    """Return a seed, from 0 to settings.LARGEST_SEED, that nobody can predict."""
     return int.from_bytes(os.urandom(4))
 
 

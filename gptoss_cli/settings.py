@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-import platformdirs
+LARGEST_SEED: Final = 2**32 - 1
 
 
 class ReasoningEffort(StrEnum):
@@ -76,30 +76,43 @@ class ExportFormat(StrEnum):
     CHATGPT = "chatgpt"
 
 
+class Group(StrEnum):
+    """The groups of figures that `compare` knows."""
+
+    DEPTH = "depth"
+    EXPERTS = "experts"
+    SIZE = "size"
+    MEMORY = "memory"
+    COMPUTE = "compute"
+
+
 def data_folder() -> Path:
     """Return the folder of checkpoints and conversations: `$XDG_DATA_HOME/gptoss`, or the platform's own."""
-    return _folder("data", platformdirs.user_data_path)
+    return _folder("data")
 
 
 def cache_folder() -> Path:
     """Return the folder of files that can be made again: unpacked vocabulary and demo, 8-bit weights, KV caches."""
-    return _folder("cache", platformdirs.user_cache_path)
+    return _folder("cache")
 
 
 def state_folder() -> Path:
     """Return the folder of the input history: `$XDG_STATE_HOME/gptoss`."""
-    return _folder("state", platformdirs.user_state_path)
+    return _folder("state")
 
 
 def config_folder() -> Path:
     """Return the folder of `config.toml`: `$XDG_CONFIG_HOME/gptoss`."""
-    return _folder("config", platformdirs.user_config_path)
+    return _folder("config")
 
 
-def _folder(kind: str, find: Callable[..., Path]) -> Path:
+def _folder(kind: str) -> Path:
     home = os.environ.get("GPTOSS_HOME")
     if home:
         return Path(home).expanduser() / kind
+    import platformdirs  # not at the top: help needs no folder, and this import takes a twentieth of its time
+
+    find: Callable[..., Path] = getattr(platformdirs, f"user_{kind}_path")
     return find("gptoss", appauthor=False)
 
 

@@ -28,6 +28,7 @@ _LATE_IMPORTS = {
     "engine.loader": "Triton exists on Linux only",
     "harmony.structured_output": "llguidance is optional",
     "placement.hardware": "torch is asked only if there is a GPU",
+    "settings": "help asks for no folder",
     "terminal.typeahead": "termios does not exist on Windows",
 }
 _LONGEST_FILE = 400

@@ -14,9 +14,8 @@ from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import attachment, instructions_text
 from gptoss_cli.cli.refusals import alternatives
 from gptoss_cli.errors import Hint, UsageError
-from gptoss_cli.generation import LARGEST_SEED
 from gptoss_cli.harmony.events import Message, Role, Token
-from gptoss_cli.settings import ReasoningDisplay, ReasoningEffort, config_file
+from gptoss_cli.settings import LARGEST_SEED, ReasoningDisplay, ReasoningEffort, config_file
 from gptoss_cli.terminal.architecture_table import show_lines_on_stderr
 from gptoss_cli.terminal.clipboard import copy
 from gptoss_cli.terminal.markdown.parse import code_blocks

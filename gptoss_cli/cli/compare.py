@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gptoss_cli.architecture.config import read_architecture
-from gptoss_cli.architecture.figures import Figure, Group, Unit, Value, label, show
+from gptoss_cli.architecture.figures import Figure, Unit, Value, label, show
 from gptoss_cli.architecture.formulas import SYMBOLS, operands, readable, substituted
 from gptoss_cli.architecture.known import KNOWN, Architecture, find_architecture
 from gptoss_cli.architecture.published import Score, benchmark_scores
@@ -15,6 +15,7 @@ from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import CompareOptions
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.errors import NotInstalledError, UsageError
+from gptoss_cli.settings import Group
 from gptoss_cli.terminal.architecture_table import (
     Grid,
     Section,

@@ -13,6 +13,7 @@ from gptoss_cli.cli.config_file import ConfigFile, all_settings, as_toml, as_typ
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import ConfigAction
 from gptoss_cli.errors import GptossError, UsageError
+from gptoss_cli.files import replace_file
 from gptoss_cli.terminal.console import Console
 
 _HEADING = """\
@@ -54,10 +55,10 @@ def run_config(
 
 def _set(words: Sequence[str], program: Any, console: Console) -> None:
     if len(words) == 1 and "=" in words[0]:
-        words = words[0].split("=", 1)
+        words = [part.strip() for part in words[0].split("=", 1)]
     if len(words) != 2:
         raise UsageError("gptoss config set takes a KEY and a VALUE, such as: gptoss config set effort high")
-    key, text = (word.strip() for word in words)
+    key, text = words
     written = ConfigFile(program, console).set(key, text)
     console.notice(f"{key} = {written} in {settings.config_file()}")
     variable = all_settings(program)[key].envvar
@@ -104,16 +105,19 @@ def _assignment(key: str, value: Any) -> str:
 
 def _edit(program: Any) -> None:
     file = settings.config_file()
-    try:
-        if not file.exists():
+    if not file.exists():
+        try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file.write_text(_template(program), "utf-8")
+            replace_file(file, _template(program).encode())
+        except OSError as exc:
+            raise UsageError(f"{file} cannot be written: {exc.strerror or exc}") from exc
+    try:
         editor = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or _default_editor())
         status = subprocess.run([*editor, os.fspath(file)]).returncode
     except ValueError as exc:
         raise UsageError(f"EDITOR cannot be read as a command: {exc}. Set it to one, such as nano") from exc
     except OSError as exc:
-        raise UsageError(f"{exc.filename or file}: {exc.strerror}. Set EDITOR, or edit {file} yourself") from exc
+        raise UsageError(f"{exc.filename}: {exc.strerror}. Set EDITOR, or edit {file} yourself") from exc
     if status != 0:
         raise GptossError(f"The editor ended with status {status} and left {file} as it is now")
 

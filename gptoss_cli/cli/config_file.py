@@ -84,9 +84,20 @@ class ConfigFile:
         """Return command name -> its defaults, as Typer's `default_map`."""
         commands = self._program.commands
         defaults: dict[str, Any] = {name: _Defaults(self, commands, name) for name in commands.keys() - _WITHOUT_CONFIG}
-        for name, inner in commands.groups.items():
-            defaults[name] = {each: _Defaults(self, inner, each) for each in inner}
-        return defaults
+        return defaults | {name: _GroupDefaults(self, load) for name, load in commands.groups.items()}
+
+
+class _GroupDefaults:
+    """The settings of a command with commands of its own, whose definitions are imported only for one of these."""
+
+    def __init__(self, file: ConfigFile, load: Callable[[], tuple[object, Mapping[str, Any]]]) -> None:
+        self._file = file
+        self._load = load
+
+    def get(self, name: str, default: object = None) -> object:
+        """Return the defaults of an inner command; the group itself has no settings."""
+        _, commands = self._load()
+        return _Defaults(self._file, commands, name) if name in commands else default
 
 
 class _Defaults:

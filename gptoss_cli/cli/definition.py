@@ -3,17 +3,15 @@
 The imports are inside the functions so that `gptoss --help` and each command import only what they need.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
-from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
+from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -29,6 +27,10 @@ from gptoss_cli.cli.options import (
 )
 from gptoss_cli.errors import Hint, ResourceError, first_line
 
+# For annotations alone: help and most commands open no model.
+if TYPE_CHECKING:
+    from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
+
 _SETTINGS = (
     "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or in the"
     " settings file: gptoss config"
@@ -39,7 +41,7 @@ _COMMANDS = Commands()
 def gptoss(*, invocation: typer.Context) -> None:
     """Chat with OpenAI's open-weight gpt-oss models on this machine."""
     if invocation.invoked_subcommand is None:
-        typer.echo(invocation.get_help())
+        show_help(invocation)
 
 
 @_COMMANDS.command("chat", epilog=_SETTINGS, kind=OptionalValueCommand)
@@ -106,7 +108,7 @@ def ask(
 
 @_COMMANDS.command("download")
 def download(
-    model: Annotated[str, typer.Argument(metavar="[20b|120b|OWNER/NAME]", help="Model to download.")] = "20b",
+    model: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="Model to download.")] = "20b",
     *,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of the repository.")
@@ -121,6 +123,9 @@ def download(
     Run it again to continue an interrupted download. Files that are here already are verified and kept; a wrong file
     is downloaded again.
     """
+    from gptoss_cli.checkpoint.connection import check_timeouts
+
+    check_timeouts()  # a wrong one would stop the next import
     from gptoss_cli.cli.download import run_download
 
     run_download(model, revision, environment.console, dry_run=dry_run, as_json=as_json, yes=yes)
@@ -141,7 +146,7 @@ def list_models(*, as_json: JsonOption = False, environment: Environment) -> Non
 def verify(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[20b|120b|OWNER/NAME|PATH]", help="Model to verify; by default every installed one."),
+        typer.Argument(metavar="20b|120b|OWNER/NAME|PATH", help="Model to verify; by default every installed one."),
     ] = None,
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Check sizes, headers and shapes only, no digests.")] = False,
@@ -150,8 +155,8 @@ def verify(
 ) -> None:
     """Verify an installed model, offline.
 
-    Checks the digest of every file, then headers, index and shapes against the config of the model. Only a digest
-    shows that a weight has changed, so --quick does not find that.
+    Checks the digest of every file, then headers, index and shapes against the config of the model. --quick looks at
+    no digest, and so does not notice a changed weight.
     """
     from gptoss_cli.cli.verify import run_verify
 
@@ -162,7 +167,7 @@ def verify(
 def remove(
     model: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="Model to delete.")],
     *,
-    partial: Annotated[bool, typer.Option("--partial", help="Delete only the rest of a broken download.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Delete only what an interrupted download left.")] = False,
     yes: YesOption = False,
     environment: Environment,
 ) -> None:
@@ -217,7 +222,7 @@ def bench(
     """Measure the speed of a model on this machine.
 
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
-    Other programs that run meanwhile make it slower.
+    End other programs first: they slow it down.
     """
     with _torch_errors():
         from gptoss_cli.cli.bench import run_bench
@@ -316,7 +321,7 @@ def config(
 ) -> None:
     """Show the settings and their origins, or change them.
 
-    gptoss config set effort high writes one into the file and keeps everything else in it.
+    For example, gptoss config set effort high writes one setting into the file and keeps the rest of it.
     """
     from gptoss_cli.cli.config import run_config
 
@@ -331,14 +336,20 @@ def completions(
 ) -> None:
     """Print the completion script of a shell.
 
-    For bash: gptoss completions bash > ~/.bash_completion
+    For bash: gptoss completions bash >> ~/.bash_completion
     """
     from gptoss_cli.cli.completions import run_completions
 
     run_completions(shell, environment.console)
 
 
-_COMMANDS.add_group("conversations", conversations, CONVERSATIONS)
+def _load_conversations() -> tuple[Callable[..., None], Commands]:
+    from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
+
+    return conversations, CONVERSATIONS
+
+
+_COMMANDS.add_group("conversations", "List, search, export and remove saved conversations.", _load_conversations)
 PROGRAM = build_program(gptoss, _COMMANDS)
 
 
@@ -348,7 +359,7 @@ def _given(invocation: typer.Context) -> frozenset[str]:
     return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
 
-def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+def open_model(request: "ChatRequest", *, progress: "Say", notice: "Notify") -> "OpenedModel":
     """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
 
     torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.
@@ -364,4 +375,6 @@ def _torch_errors() -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError) as exc:
+        if "failed to map" in str(exc) or "Cannot allocate" in str(exc):  # the words of the C library's loader
+            raise ResourceError("There is not enough memory to load the engine", Hint.FREE_MEMORY) from exc
         raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc

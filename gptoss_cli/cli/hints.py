@@ -1,10 +1,15 @@
 """The words for hints: flags on the command line, slash commands in a chat."""
 
-from typing import Final
+from __future__ import annotations
 
-from gptoss_cli.chat.request import Notify
+from typing import TYPE_CHECKING, Final
+
 from gptoss_cli.errors import GptossError, Hint
 from gptoss_cli.terminal.console import Console
+
+# For an annotation alone: help and most commands open no model.
+if TYPE_CHECKING:
+    from gptoss_cli.chat.request import Notify
 
 _Words = tuple[str, str]
 _START: Final = "start gptoss chat with"
@@ -39,6 +44,7 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.EDIT_SETTINGS: _same("run:", "gptoss config edit"),
     Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),
     Hint.INSTALL_STRUCTURED: _same("run:", "pip install 'gptoss[structured]'"),
+    Hint.INSTALL_SOCKS: _same("run:", "pip install 'gptoss[socks]'"),
     Hint.INSTALL_TORCH: _same("install torch again:", "pip install torch"),
     Hint.FREE_MEMORY: _same("end", "other programs"),
     Hint.FREE_DISK_SPACE: _same("free", "disk space"),

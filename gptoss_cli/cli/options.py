@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from gptoss_cli import __version__
-from gptoss_cli.generation import LARGEST_SEED
 from gptoss_cli.settings import (
+    LARGEST_SEED,
     Activations,
     ColorChoice,
     Dense,
@@ -67,9 +67,9 @@ def parse_size(text: str) -> int:
     return round(number * _UNITS[unit])
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(invocation: typer.Context, wanted: bool) -> None:
     if wanted:
-        typer.echo(f"gptoss {__version__}")
+        invocation.obj.console.out(f"gptoss {__version__}\n")
         raise typer.Exit
 
 
@@ -120,30 +120,30 @@ ResumeOption = Annotated[
 ]
 SaveReasoningOption = Annotated[
     bool,
-    _setting(
-        "GPTOSS_HISTORY_REASONING", "--save-reasoning/--no-save-reasoning", help="Keep the reasoning when saving."
-    ),
+    _setting("GPTOSS_HISTORY_REASONING", "--save-reasoning/--no-save-reasoning", help="Save the reasoning too."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Every start of the program makes these classes; without __eq__ and __repr__ that takes a third of the time.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class CommonOptions:
     """The options of every command, allowed before its name or after it."""
 
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the steps of the program on stderr.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices and no progress.")] = False
-    color: Annotated[ColorChoice | None, _setting("GPTOSS_COLOR", help="Colour on stderr; auto asks the terminal.")] = (
-        None
-    )
+    color: Annotated[
+        ColorChoice | None,
+        _setting("GPTOSS_COLOR", help="Colour on stderr; auto: if it is a terminal that has colours."),
+    ] = None
     debug: Annotated[bool, typer.Option("--debug", help="Log details, and show the traceback of an error.")] = False
     version: Annotated[
         bool, typer.Option("--version", "-V", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TurnOptions:
     """The options that `ask` and `chat` share: the model, and how it answers."""
 
@@ -223,7 +223,7 @@ class TurnOptions:
     ] = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TemplateOptions:
     """The options of `ask` and `chat` about prompt templates. A parameter is NAME=VALUE here."""
 
@@ -237,7 +237,7 @@ class TemplateOptions:
     ] = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class HistoryOptions:
     """The options of `chat` about the conversations on disk."""
 
@@ -245,24 +245,27 @@ class HistoryOptions:
     resume: ResumeOption = None
     at: Annotated[
         int | None,
-        typer.Option("--at", metavar="N", min=0, help="With -c or --resume: as it was after your Nth message; a copy."),
+        typer.Option(
+            "--at", metavar="N", min=0, help="With -c or --resume: continue a copy that ends after your Nth message."
+        ),
     ] = None
     fork: Annotated[bool, typer.Option("--fork", help="With -c or --resume: continue a copy of the conversation.")] = (
         False
     )
     save: Annotated[
-        bool, _setting("GPTOSS_HISTORY_SAVE", "--save/--no-save", help="Keep the conversation; or write nothing.")
+        bool,
+        _setting("GPTOSS_HISTORY_SAVE", "--save/--no-save", help="Save the conversation, or write nothing to disk."),
     ] = True
     save_reasoning: SaveReasoningOption = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class AskHistoryOptions:
     """The options of `ask` about the conversations on disk."""
 
     continue_last: ContinueOption = False
     resume: ResumeOption = None
-    save: Annotated[bool, _setting("GPTOSS_HISTORY_ASK", "--save", help="Keep the question and the answer.")] = False
+    save: Annotated[bool, _setting("GPTOSS_HISTORY_ASK", "--save", help="Save the question and the answer.")] = False
     no_save: Annotated[bool, typer.Option("--no-save", help="Write nothing, not even with -c or --resume.")] = False
     title: Annotated[
         str | None, typer.Option("--title", metavar="TEXT", help="With --save: the title of the conversation.")
@@ -275,7 +278,7 @@ class AskHistoryOptions:
         return not self.no_save and (self.save or self.continue_last or self.resume is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class AnswerOptions:
     """The options that `ask` alone has: input besides the words, when the answer ends, its format and its output."""
 
@@ -289,7 +292,12 @@ class AnswerOptions:
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer only when it is complete.")] = False
     extract: Annotated[
         str | None,
-        typer.Option("--extract", "-x", metavar="[=LANG]", help="Only the first code block; -xLANG: in that language."),
+        typer.Option(
+            "--extract",
+            "-x",
+            metavar="[=LANG]",
+            help="Print only the first code block; -xLANG: the first one in that language.",
+        ),
     ] = None
     output: Annotated[
         Path | None,
@@ -311,7 +319,10 @@ class AnswerOptions:
     logprobs: Annotated[
         int | None,
         typer.Option(
-            metavar="K", min=0, max=20, help="In JSON: log probability of each token, and the K likeliest ones."
+            metavar="K",
+            min=0,
+            max=20,
+            help="With --json or --stream-json: log probability of each token, and the K likeliest ones.",
         ),
     ] = None
     efforts: Annotated[
@@ -324,13 +335,13 @@ class AnswerOptions:
         return self.no_stream or self.as_json or self.extract is not None or self.output is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class ConversationExportOptions:
     """The options of `conversations export`."""
 
     every: Annotated[bool, typer.Option("--all", help="Export all conversations.")] = False
     form: Annotated[
-        ExportFormat | None, typer.Option("--format", "-f", help="By default that of the FILE's name, else md.")
+        ExportFormat | None, typer.Option("--format", "-f", help="Format; by default that of the FILE's name, else md.")
     ] = None
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE|-", help="File to write.")] = None
     reasoning: Annotated[bool, typer.Option("--reasoning", help="With md and jsonl: the reasoning too.")] = False

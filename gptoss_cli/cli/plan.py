@@ -116,8 +116,14 @@ def described_machine(
     """Return the machine that --gpu-memory and --ram describe. A real GPU with `gpu_bytes` free is limited to that."""
     if ram_bytes is not None:
         # The operating system uses part of it: a tenth is assumed.
-        available = ram_bytes - ram_bytes // 10
-        machine = replace(machine, memory_bytes=ram_bytes, available_bytes=available, group_limit_bytes=None)
+        reserved = ram_bytes // 10
+        machine = replace(
+            machine,
+            memory_bytes=ram_bytes,
+            available_bytes=ram_bytes - reserved,
+            reserved_bytes=reserved,
+            group_limit_bytes=None,
+        )
     if gpu_bytes is None:
         return machine, request
     if gpu_bytes == 0:

@@ -54,7 +54,8 @@ class Hardware:
 
     `gpus` are in the order of CUDA, or in that of the driver if torch cannot use them. `available_bytes` is the memory
     that can be allocated without swapping, within the control group; `apple_gpu` shares it. `kernels` is true if the
-    native kernels for the CPU were built when gptoss was installed.
+    native kernels for the CPU were built when gptoss was installed. `reserved_bytes` is what the operating system is
+    assumed to use of the memory of a machine that was only described.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -68,6 +69,7 @@ class Hardware:
     compiler: bool = False
     memory_bytes: int | None = None
     available_bytes: int | None = None
+    reserved_bytes: int = 0
     group_limit_bytes: int | None = None
     lockable_bytes: int | None = None
     disk_bytes: int | None = None

@@ -163,7 +163,7 @@ class Console:
         except BrokenPipeError:
             raise
         except OSError as exc:
-            raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the answer is incomplete") from exc
+            raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the output is incomplete") from exc
 
     def err(self, text: str, style: Style = Style.PLAIN) -> None:
         """Write `text` to stderr. Failures are ignored, since the answer does not depend on stderr."""

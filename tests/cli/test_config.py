@@ -154,6 +154,16 @@ def test_an_editor_that_cannot_be_run_is_an_error(
     assert (found, asides.count("\n")) == (status, 1)
 
 
+@pytest.mark.parametrize("arguments", [("edit",), ("set", "seed", "1")])
+def test_a_file_that_cannot_be_written_is_named(arguments: tuple[str, ...], config: Path, run: Run) -> None:
+    config.parent.rmdir()
+    config.parent.touch()
+    status, _, asides = run("config", *arguments)
+    assert (status, asides.count("\n")) == (2, 1)
+    assert f"{config} cannot be written" in asides
+    assert "EDITOR" not in asides
+
+
 def test_an_argument_is_not_set_by_the_file(config: Path, run: Run) -> None:
     config.write_text('action = "path"\nshell = "bash"\nwords = "x"\n')
     status, shown, _ = run("ask")
@@ -185,6 +195,7 @@ _COMMENTED = '# mine\n\neffort = "low"  # "until" Monday\ninstructions = """\nef
         ("[other]\nseed = 1\n", "seed", "2", "seed = 2\n[other]\nseed = 1\n"),
         ("", "gpu-memory", "8GiB", 'gpu-memory = "8GiB"\n'),
         ("", "temperature", "1", "temperature = 1.0\n"),
+        ("", "instructions", " a ", 'instructions = " a "\n'),
         ("", "instructions", 'a "b"\n\x7f\\é', 'instructions = "a \\"b\\"\\n\\u007f\\\\é"\n'),
     ],
 )

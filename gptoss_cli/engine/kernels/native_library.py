@@ -99,6 +99,7 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "selected": (),
     "self_check": (),
     "has_threads": (),
+    "worked": (),
     "read": (_POINTER, c_int64, c_int),
 }
 _RESULTS: dict[str, Any] = {
@@ -107,6 +108,7 @@ _RESULTS: dict[str, Any] = {
     "selected": c_char_p,
     "self_check": c_char_p,
     "read": c_uint64,
+    "worked": c_int64,
 }
 
 
@@ -127,12 +129,20 @@ class Native:
         self._select = _function(library, "select")
         self._selected = _function(library, "selected")
         self._self_check = _function(library, "self_check")
+        self._worked = _function(library, "worked")
         self.has_threads = bool(_function(library, "has_threads")())
 
     @property
     def instructions(self) -> str:
-        """The instruction set in use: avx512bf16, avx512, avx2 or scalar."""
+        """The instruction set in use: avx512bf16, avx512, avx2, i8mm, dotprod, neon or scalar."""
         return str(self._selected().decode())
+
+    def work_seconds(self) -> float:
+        """Return the seconds that the pool's threads have worked so far, added up; 0 without threads.
+
+        What a single thread does without the pool does not count.
+        """
+        return float(self._worked()) / 1e9
 
     def select(self, name: str) -> bool:
         """Use another instruction set from now on, "" for the best. Return False if this machine does not have it."""
