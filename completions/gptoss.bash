@@ -80,7 +80,7 @@ _gptoss() {
 
 _gptoss_candidates() {
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
-    local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
+    local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --date --seed --max-tokens
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
         --no-prefix-cache --reasoning"
     local ask="-f --file --template --param --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
@@ -97,7 +97,7 @@ _gptoss_candidates() {
     local conversations_list="-n --all --json" conversations_show="--reasoning --raw --branch --json"
     local conversations_search="-n --latest --reasoning --json" conversations_rm="--all -y --yes"
     local conversations_export="--all -f --format -o --output --reasoning --force"
-    local settings="color history.save history.reasoning history.ask model effort instructions temperature top-p top-k seed
+    local settings="color history.save history.reasoning history.ask model effort instructions temperature top-p top-k date seed
         max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout"
     local command="" inner="" word index
 
@@ -158,7 +158,7 @@ _gptoss_candidates() {
                 _gptoss_texts
             fi
             ;;
-        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
+        -t | --temperature | --top-p | --top-k | --date | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
         --resume | --title | --at | --branch | -n | --param) ;;
         *)

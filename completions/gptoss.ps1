@@ -5,7 +5,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
-        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
+        '--date', '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
         '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--reasoning'
     $template = '--template', '--param'
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
@@ -70,6 +70,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--temperature' = @()
         '--top-p' = @()
         '--top-k' = @()
+        '--date' = @()
         '--seed' = @()
         '--max-tokens' = @()
         '--think-budget' = @()
@@ -103,7 +104,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     if ($long) { $previous = $long }
 
     $settings = 'color', 'history.save', 'history.reasoning', 'history.ask', 'model', 'effort', 'instructions',
-        'temperature', 'top-p', 'top-k', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
+        'temperature', 'top-p', 'top-k', 'date', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
         'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout'
     $candidates = if ($command -eq 'config' -and $previous -eq 'set') { $settings }
         elseif ($values.ContainsKey($previous)) { $values[$previous] }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
 import typer
 
@@ -17,12 +17,12 @@ from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.chat_state import ChatState
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.hints import sentence, unexpected
+from gptoss_cli.cli.hints import sentence, unexpected, without_secrets
 from gptoss_cli.cli.loading import Loading
 from gptoss_cli.cli.options import HistoryOptions, TemplateOptions, TurnOptions
 from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
 from gptoss_cli.cli.refusals import alternatives
-from gptoss_cli.cli.signals import stopping
+from gptoss_cli.cli.signals import StrayInterrupts, stopping
 from gptoss_cli.cli.templates import Template, find_template
 from gptoss_cli.cli.toolbar import ChatStatus, toolbar_line
 from gptoss_cli.errors import ExitStatus, GptossError, UsageError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _UNSAVED: Final = HistoryOptions(save=False)
 _Loaded = TypeVar("_Loaded")
+_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class ChatStart:
     """
 
     words: Sequence[str]
-    files: Sequence[str | Path]
+    files: Sequence[Path]
     history: HistoryOptions
     plain: bool = False
     vi: bool = False
@@ -78,7 +79,7 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
     if options.reasoning is not None:
         chat.state.reasoning = options.reasoning
     for file in start.files:
-        chat.state.attached.append(attachment(Path(file), console))
+        chat.state.attached.append(attachment(file, console))
     try:
         chat.run(first, template)
     finally:
@@ -120,6 +121,20 @@ def _picked(archive: Archive, console: Console) -> str:
     if chosen is None:
         raise typer.Exit(ExitStatus.INTERRUPTED)
     return chosen
+
+
+def _quietly(text: Callable[_Arguments, str]) -> Callable[_Arguments, str]:
+    """Return a function that returns "" if `text` raises: the toolbar must not end the prompt."""
+
+    def run(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> str:
+        try:
+            return text(*arguments, **options)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001  a panic of a Rust library is no Exception
+            return ""
+
+    return run
 
 
 class TurnRunner(Protocol):
@@ -168,14 +183,18 @@ class Chat:
             screen=None if plain else open_screen(console),
             reasoning=settings.ReasoningDisplay.COLLAPSE,
             model=self._request.model or "",
+            date=request.date,
         )
         inputs, problem = open_history(settings.state_folder() / "history") if history.save else temporary_history()
         if problem is not None:
             console.notice(problem)
         self._prompt = ChatPrompt(
             inputs,
-            toolbar=self._toolbar,
-            shortcuts={"c-o": self._show_reasoning, "s-tab": self._next_effort},
+            toolbar=_quietly(self._toolbar),
+            shortcuts={
+                "c-o": self._guarded(self._show_reasoning, None),
+                "s-tab": self._guarded(self._next_effort, None),
+            },
             completer=slash.SlashCompleter(lambda: [model.short_name for model in catalog.MODELS]),
             # Not before: the imports of the load would delay the prompt.
             on_shown=lambda: self._loading.start(),
@@ -193,7 +212,7 @@ class Chat:
         if template is not None:
             self._console.notice(f"Your first message goes into the template {template.name}.")
         # A Ctrl-C between the end of an answer and the prompt must not end the chat.
-        signal.signal(signal.SIGINT, lambda number, frame: None)
+        stray = StrayInterrupts()
         if first.text.strip():
             self._show_prompt(first.text)
         entered: Entered | None = first
@@ -204,6 +223,7 @@ class Chat:
                 return
             draft, self.state.draft = self.state.draft, ""
             entered = self._prompt.read(draft)
+            stray.forget()
             if self._prompt.was_cleared:
                 self.state.edited_from = None
 
@@ -226,14 +246,35 @@ class Chat:
             else:
                 self.state.edited_from = None
                 self._run_command(*command)
-        except BrokenPipeError:
+            if self._is_ready:
+                self._loading.result().report()
+        except (BrokenPipeError, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as exc:
+        except BaseException as exc:  # a panic of a Rust library is no Exception
             if exc is self._loading.error:
                 raise
-            self._console.error(sentence(exc, in_chat=True) if isinstance(exc, GptossError) else unexpected(exc))
-        if self._is_ready:
-            self._loading.result().report()
+            self._show_error(exc)
+
+    def _show_error(self, exc: BaseException) -> None:
+        if self._console.debug:
+            self._console.err(without_secrets("".join(traceback.format_exception(exc)), self._console.environment))
+        line = sentence(exc, in_chat=True) if isinstance(exc, GptossError) else unexpected(exc)
+        self._console.error(without_secrets(line, self._console.environment))
+
+    def _guarded(self, act: Callable[[], _Loaded], otherwise: _Loaded) -> Callable[[], _Loaded]:
+        """Return `act` for the prompt, which an exception of it would end; the error is shown above the prompt."""
+
+        def run() -> _Loaded:
+            try:
+                return act()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as exc:  # noqa: BLE001  as in `take`
+                error = exc
+                self._prompt.above(lambda: self._show_error(error))
+                return otherwise
+
+        return run
 
     def loaded(self) -> TurnRunner | None:
         """Wait for the load; None if the user does not wait. Raises the error of the load."""

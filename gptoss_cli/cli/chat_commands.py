@@ -3,7 +3,6 @@
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from gptoss_cli.chat.session import ChatSession
@@ -15,6 +14,7 @@ from gptoss_cli.cli.prompt_input import attachment, instructions_text
 from gptoss_cli.cli.refusals import alternatives
 from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.harmony.events import Message, Role, Token
+from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import LARGEST_SEED, ReasoningDisplay, ReasoningEffort, config_file
 from gptoss_cli.terminal.architecture_table import show_lines_on_stderr
 from gptoss_cli.terminal.clipboard import copy
@@ -182,7 +182,7 @@ def _file(chat: LoadedChat, argument: str) -> None:
         goes, them = ("goes", "it") if len(attached) == 1 else ("go", "them")
         chat.console.err(f"With the next message {goes} {names}. To drop {them}: /file off\n")
         return
-    added = attachment(Path(argument), chat.console)
+    added = attachment(typed_path(argument), chat.console)
     attached.append(added)
     tokens = counted(_message_tokens(chat.session, added.text), "token")
     chat.console.notice(f"{argument} goes along with the next message: about {tokens}. To drop it: /file off")
@@ -290,7 +290,7 @@ def _new(chat: LoadedChat, argument: str) -> None:
     chat.session.recorder = chat.saving.begin()
     chat.session.kv_names = []
     chat.keep_messages(0)
-    chat.session.conversation.date = datetime.date.today()
+    chat.session.conversation.date = chat.state.date or datetime.date.today()
     chat.state.attached = []
     chat.console.notice("A new conversation.")
 

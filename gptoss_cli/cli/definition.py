@@ -3,15 +3,15 @@
 The imports are inside the functions so that `gptoss --help` and each command import only what they need.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
+from gptoss_cli.cli.model_opener import torch_errors
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -25,11 +25,7 @@ from gptoss_cli.cli.options import (
     TurnOptions,
     YesOption,
 )
-from gptoss_cli.errors import Hint, ResourceError, first_line
-
-# For annotations alone: help and most commands open no model.
-if TYPE_CHECKING:
-    from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
+from gptoss_cli.paths import typed_path
 
 _SETTINGS = (
     "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or in the"
@@ -51,9 +47,14 @@ def chat(
     ] = None,
     *,
     files: Annotated[
-        list[str] | None,
+        list[Path] | None,
         typer.Option(
-            "--file", "-f", metavar="PATH", help="Text file for the first message; repeatable.", show_default=False
+            "--file",
+            "-f",
+            metavar="PATH",
+            parser=typed_path,
+            help="Text file for the first message; repeatable.",
+            show_default=False,
         ),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print the text itself: no Markdown, no redrawing.")] = False,
@@ -224,7 +225,7 @@ def bench(
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
     End other programs first: they slow it down.
     """
-    with _torch_errors():
+    with torch_errors():
         from gptoss_cli.cli.bench import run_bench
 
     run_bench(model, options, environment.console)
@@ -269,7 +270,9 @@ def inspect(
 
 @_COMMANDS.command("evaluate", epilog=_SETTINGS)
 def evaluate(
-    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Questions with expected answers.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", parser=typed_path, help="Questions with expected answers.")
+    ],
     *,
     evaluate: EvaluateOptions,
     options: TurnOptions,
@@ -357,24 +360,3 @@ def _given(invocation: typer.Context) -> frozenset[str]:
     """Return the names of the parameters that the command line itself sets."""
     sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
     return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
-
-
-def open_model(request: "ChatRequest", *, progress: "Say", notice: "Notify") -> "OpenedModel":
-    """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
-
-    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.
-    """
-    with _torch_errors():
-        from gptoss_cli.chat.opening import open_model
-    return open_model(request, progress=progress, notice=notice)
-
-
-@contextmanager
-def _torch_errors() -> Iterator[None]:
-    """Raise ResourceError if an import within the block fails."""
-    try:
-        yield
-    except (ImportError, OSError) as exc:
-        if "failed to map" in str(exc) or "Cannot allocate" in str(exc):  # the words of the C library's loader
-            raise ResourceError("There is not enough memory to load the engine", Hint.FREE_MEMORY) from exc
-        raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc

@@ -16,6 +16,7 @@ from gptoss_cli.checkpoint.partial import writing
 from gptoss_cli.checkpoint.store import ModelLocation, find_location
 from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.cli.confirmation import confirm
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
 from gptoss_cli.cli.signals import stopping
@@ -30,6 +31,7 @@ def run_download(
     model: str, revision: str | None, console: Console, *, dry_run: bool, as_json: bool, yes: bool
 ) -> None:
     """Run `gptoss download`. With `as_json` nothing is asked."""
+    notice_damaged_copies(console)
     location = find_location(model)
     if revision is None and _is_cached(location, console, as_json=as_json):
         return

@@ -8,8 +8,9 @@ import openai_harmony
 from openai_harmony import Author, DeveloperContent, SystemContent
 from openai_harmony import ReasoningEffort as HarmonyEffort
 
+from gptoss_cli.harmony.encoding import render
 from gptoss_cli.harmony.events import Message, Role
-from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding
+from gptoss_cli.harmony.vocabulary import ANSWER_HEADER
 from gptoss_cli.settings import ReasoningEffort
 
 
@@ -73,7 +74,7 @@ class Conversation:
         ids = self._preface()
         for message in self.prompted():
             if message not in self._rendered:
-                self._rendered[message] = load_encoding().render(_to_library(message))
+                self._rendered[message] = _rendered(message)
             ids.extend(self._rendered[message])
         no_reasoning = self.effort is ReasoningEffort.NONE
         ids.extend(ANSWER_HEADER if no_reasoning else ANSWER_HEADER[:2])
@@ -93,17 +94,11 @@ class Conversation:
 
     def _preface(self) -> list[int]:
         system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self.written_effort.name])
-        contents: list[tuple[Role, SystemContent | DeveloperContent]] = [
-            (Role.SYSTEM, system.with_conversation_start_date(self.date.isoformat()))
-        ]
+        system = system.with_conversation_start_date(self.date.isoformat())
+        ids = render(lambda _: _from_content(Role.SYSTEM, system), "")
         # openai_harmony would render an empty developer message, which the model was not trained on.
         if self.instructions and self.instructions.strip():
-            instructions = without_surrogates(self.instructions)
-            contents.append((Role.DEVELOPER, DeveloperContent.new().with_instructions(instructions)))
-        ids: list[int] = []
-        for role, content in contents:
-            message = openai_harmony.Message.from_role_and_content(openai_harmony.Role(role), content)
-            ids.extend(load_encoding().render(message))
+            ids += render(_developer_message, without_surrogates(self.instructions))
         return ids
 
 
@@ -123,6 +118,18 @@ def _clean(message: Message) -> Message:
     channel, recipient, content_type, name = (part and without_surrogates(part) for part in optional)
     text = without_surrogates(message.text)
     return replace(message, text=text, channel=channel, recipient=recipient, content_type=content_type, name=name)
+
+
+def _rendered(message: Message) -> list[int]:
+    return render(lambda text: _to_library(replace(message, text=text)), message.text)
+
+
+def _developer_message(instructions: str) -> openai_harmony.Message:
+    return _from_content(Role.DEVELOPER, DeveloperContent.new().with_instructions(instructions))
+
+
+def _from_content(role: Role, content: SystemContent | DeveloperContent) -> openai_harmony.Message:
+    return openai_harmony.Message.from_role_and_content(openai_harmony.Role(role), content)
 
 
 def _to_library(message: Message) -> openai_harmony.Message:

@@ -15,6 +15,7 @@ from typing import Self, TextIO
 from gptoss_cli.errors import GptossError
 from gptoss_cli.settings import ColorChoice
 from gptoss_cli.terminal.sanitize import neutralize, one_line
+from gptoss_cli.terminal_modes import current_modes
 
 
 class Style(Enum):
@@ -125,6 +126,7 @@ class Console:
         self.verbose = False
         self.color: ColorChoice | None = None
         self.environment = environment
+        self.modes = current_modes(stdin)
 
     @classmethod
     def of_process(cls) -> Self:
@@ -191,6 +193,11 @@ class Console:
             yield activity
         finally:
             activity.close()
+
+    def last_line(self, text: str) -> str:
+        """Return an error as one line, after codes that undo what is drawn: the program ends right after it."""
+        undone = "\x1b[0m\x1b[?25h\x1b[?2004l\r\x1b[J" if self.draws else ""
+        return f"{undone}gptoss: {one_line(text)}\n"
 
     def abandon(self) -> None:
         """Discard what both streams have buffered."""
