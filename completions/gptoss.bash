@@ -33,6 +33,16 @@ _gptoss_models() {
     COMPREPLY=($(compgen -W "${names// /$IFS}$IFS$installed" -- "$current") $(compgen -d -- "$current"))
 }
 
+# The names of the prompt templates.
+_gptoss_templates() {
+    local IFS=$'\n' config=${XDG_CONFIG_HOME:-$HOME/.config}/gptoss names
+    if [[ -n $GPTOSS_HOME ]]; then
+        config=$GPTOSS_HOME/config
+    fi
+    names=$(cd "$config/templates" 2> /dev/null && compgen -G '*.txt')
+    COMPREPLY=($(compgen -W "${names//.txt/}" -- "$current"))
+}
+
 _gptoss() {
     local words=() line=${COMP_LINE:0:COMP_POINT} word index
     # bash splits words at = @ and : (COMP_WORDBREAKS). Join what was typed as one.
@@ -75,9 +85,10 @@ _gptoss_candidates() {
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --date --seed --max-tokens
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
         --no-prefix-cache --kv-limit --reasoning"
-    local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
+    local ask="-f --file --template --param --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts --logprobs -c --continue --resume --save --no-save --title --save-reasoning --no-save-reasoning"
-    local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
+    local chat="-f --file --template --param --plain --vi -c --continue --resume --at --fork --save --no-save
+        --save-reasoning --no-save-reasoning"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local convert="--exact --dry-run --json"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
@@ -144,6 +155,7 @@ _gptoss_candidates() {
         --reasoning) _gptoss_words "show collapse hide" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
+        --template) _gptoss_templates ;;
         -f | --file | -o | --output | --schema) _gptoss_files ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
@@ -152,7 +164,7 @@ _gptoss_candidates() {
             ;;
         -t | --temperature | --top-p | --top-k | --date | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --kv-limit | --ram | --prompt | --generate | --repeat | --explain) ;;
-        --resume | --title | --at | --branch | -n) ;;
+        --resume | --title | --at | --branch | -n | --param) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;

@@ -13,6 +13,15 @@ function __gptoss_models
     __fish_complete_directories
 end
 
+function __gptoss_templates
+    set -l config $HOME/.config/gptoss
+    set -q XDG_CONFIG_HOME; and set config $XDG_CONFIG_HOME/gptoss
+    set -q GPTOSS_HOME; and set config $GPTOSS_HOME/config
+    for file in $config/templates/*.txt
+        basename $file .txt
+    end
+end
+
 # Files after an @.
 function __gptoss_texts
     set -l token (string replace -r '^--instructions=' '' -- (commandline -ct))
@@ -73,6 +82,10 @@ complete -c gptoss -n $speed -l gpu-memory -x -d 'Maximum GPU memory to use'
 complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan evaluate' -l activations -x -a 'int16 int8' -d 'Activations for the experts on the CPU'
 complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan evaluate' -l dense -x -a 'bf16 int8' -d 'Attention and unembedding weights'
 complete -c gptoss -n $speed -l threads -x -d 'CPU threads; by default one per core'
+
+set -l either '__fish_seen_subcommand_from ask chat'
+complete -c gptoss -n $either -l template -x -a '(__gptoss_templates)' -d 'Put the prompt into a text of the settings folder'
+complete -c gptoss -n $either -l param -x -d 'With --template, the value of a variable'
 
 set -l ask '__fish_seen_subcommand_from ask'
 complete -c gptoss -n $ask -l logprobs -x -d 'In JSON, the log probability of each token'

@@ -7,6 +7,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
         '--date', '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
         '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--kv-limit', '--reasoning'
+    $template = '--template', '--param'
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
         '--stop', '--schema', '--choice', '--efforts', '--logprobs', '--title'
     $history = '-c', '--continue', '--resume', '--save', '--no-save', '--save-reasoning', '--no-save-reasoning'
@@ -15,12 +16,18 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
         else { Join-Path $HOME '.local/share/gptoss' }
     $installed = @(Get-ChildItem (Join-Path $data 'checkpoints') -Directory -Name -ErrorAction SilentlyContinue)
+    $configFolder = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'config' }
+        elseif ($env:XDG_CONFIG_HOME) { Join-Path $env:XDG_CONFIG_HOME 'gptoss' }
+        elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
+        else { Join-Path $HOME '.config/gptoss' }
+    $templates = @(Get-ChildItem (Join-Path $configFolder 'templates') -Filter '*.txt' -ErrorAction SilentlyContinue |
+        ForEach-Object { $_.BaseName })
     $installed = @($installed | ForEach-Object { ([regex]'--').Replace($_, '/', 1) })  # the folder of OWNER/NAME
     $models = @('20b', '120b', 'safeguard', 'safeguard-120b', 'demo') + $installed
     $known = @('gpt2-xl', 'qwen3-30b-a3b', 'qwen3-235b-a22b')
     $options = @{
-        'ask' = $ask + $history + $turn + $common
-        'chat' = @('-f', '--file', '--plain', '--vi', '--at', '--fork') + $history + $turn + $common
+        'ask' = $ask + $template + $history + $turn + $common
+        'chat' = @('-f', '--file', '--plain', '--vi', '--at', '--fork') + $template + $history + $turn + $common
         'download' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
         'convert' = @('--exact', '--dry-run', '--json') + $common
         'verify' = $models + @('--quick', '--json') + $common
@@ -54,6 +61,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--by' = 'depth', 'experts', 'size', 'memory', 'compute'
         '--experiment' = , 'k-bias'
         '--format' = 'md', 'json', 'jsonl', 'chatgpt'
+        '--template' = $templates
+        '--param' = @()
         '--resume' = @()
         '--title' = @()
         '--at' = @()

@@ -48,7 +48,7 @@ class Hint(Enum):
     LESS_GPU_MEMORY = auto()
     FLOAT32 = auto()
     BF16_DENSE = auto()
-    CONSISTENT_PLACEMENT = auto()  # leave out one of two settings that contradict each other
+    CONSISTENT_PLACEMENT = auto()  # change one of two settings that contradict each other
     EDIT_SETTINGS = auto()
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()

@@ -196,10 +196,14 @@ class ChatSession:
         return max(0, self._invalidated_tokens() - before)
 
     def keep_messages(self, count: int) -> None:
-        """Keep the first `count` messages of the conversation and remove the others."""
+        """Keep the first `count` messages of the conversation and remove the others, and with them the last turn."""
         self.conversation.truncate(count)
-        self.last_end = None
+        self.forget_last_turn()
         self.recorder.record(self.snapshot())
+
+    def forget_last_turn(self) -> None:
+        """Forget the last turn, which is not part of the conversation any more."""
+        self.last_end, self.last_raw, self.last_turn = None, "", None
 
     def restore(
         self,

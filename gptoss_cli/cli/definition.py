@@ -23,6 +23,7 @@ from gptoss_cli.cli.options import (
     JsonOption,
     KvLimitOption,
     Shell,
+    TemplateOptions,
     TurnOptions,
     YesOption,
 )
@@ -60,6 +61,7 @@ def chat(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print the text itself: no Markdown, no redrawing.")] = False,
     vi: Annotated[bool, typer.Option("--vi", help="Edit messages with the keys of vi.")] = False,
+    template: TemplateOptions,
     history: HistoryOptions,
     options: TurnOptions,
     invocation: typer.Context,
@@ -72,7 +74,9 @@ def chat(
     """
     from gptoss_cli.cli.chat import ChatStart, run_chat
 
-    start = ChatStart(words or [], files or [], history, plain=plain, vi=vi, given=_given(invocation))
+    start = ChatStart(
+        words or [], files or [], history, plain=plain, vi=vi, given=_given(invocation), template=template
+    )
     run_chat(start, options, environment)
 
 
@@ -83,6 +87,7 @@ def ask(
     ] = None,
     *,
     answer: AnswerOptions,
+    template: TemplateOptions,
     history: AskHistoryOptions,
     options: TurnOptions,
     invocation: typer.Context,
@@ -95,7 +100,7 @@ def ask(
     """
     from gptoss_cli.cli.ask import Question, run_ask
 
-    question = Question(words or [], answer, history, _given(invocation))
+    question = Question(words or [], answer, history, _given(invocation), template)
     if answer.efforts is not None and not answer.stream_json:  # together they are an error, which JSON lines report
         from gptoss_cli.cli.efforts import run_efforts
 

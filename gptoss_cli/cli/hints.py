@@ -45,8 +45,8 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.FLOAT32: (("use", "--dtype float32"), (_START, "--dtype float32")),
     Hint.BF16_DENSE: (("use", "--dense bf16"), (_START, "--dense bf16")),
     Hint.CONSISTENT_PLACEMENT: (
-        ("leave out", "--execution or --device"),
-        ("start gptoss chat without", "--execution or --device"),
+        ("use", "another --execution or --device"),
+        (_START, "another --execution or --device"),
     ),
     Hint.EDIT_SETTINGS: _same("run:", "gptoss config edit"),
     Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),

@@ -253,6 +253,20 @@ class TurnOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class TemplateOptions:
+    """The options of `ask` and `chat` about prompt templates. A parameter is NAME=VALUE here."""
+
+    template: Annotated[
+        str | None,
+        typer.Option("--template", metavar="NAME", help="Put the prompt into a text of the settings folder."),
+    ] = None
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="NAME VALUE", help="With --template: the value of $NAME; repeatable."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class HistoryOptions:
     """The options of `chat` about the conversations on disk."""
 

@@ -52,16 +52,18 @@ class AttachedFile:
     record: Attachment
 
 
-def prompt_text(words: Sequence[str], console: Console, *, attached: Sequence[AttachedFile] = ()) -> str:
+def prompt_text(
+    words: Sequence[str], console: Console, *, attached: Sequence[AttachedFile] = (), optional: bool = False
+) -> str:
     """Return the prompt: the words, then each attached file and the piped text in a code fence that they cannot close.
 
-    Piped text alone is the prompt as it is. Raises UsageError if there is no prompt, a file cannot be read or input is
-    not text; ResourceError if input fits no context.
+    Piped text alone is the prompt as it is. Raises UsageError if there is no prompt, unless it is `optional`, a file
+    cannot be read or input is not text; ResourceError if input fits no context.
     """
     asked = "" if list(words) == ["-"] else valid_text(" ".join(words))
     piped = _piped_text(console) if list(words) == ["-"] or not console.reads_terminal else ""
     asked, piped = (text if text.strip() else "" for text in (asked, piped))
-    if not (asked or attached or piped):
+    if not (asked or attached or piped or optional):
         raise UsageError('There is no prompt. Try: gptoss ask "Why is the sky blue?", or pipe text into it.')
     if not (asked or attached):
         return piped

@@ -28,6 +28,7 @@ class Style(Enum):
     ERROR = "31"
     MARKUP = "35"
     CALL = "33"
+    PROMPT = "32;1"
 
 
 class Output:
@@ -134,6 +135,7 @@ class Console:
         self.stderr = Output(stderr)
         self.quiet = False
         self.debug = False
+        self.verbose = False
         self.color: ColorChoice | None = None
         self.environment = environment
         self.modes = current_modes(stdin)
