@@ -6,6 +6,7 @@ GptossError                 1
 ├── IntegrityError          4   a file is not what it should be
 ├── NetworkError            5   the network or the server failed
 ├── ResourceError           6   not enough memory, disk or context
+├── DeadlineError           7   the time that the user gave ran out
 └── NumericalError          1   the model's output is NaN or infinite
 
 A message is one line without a final full stop: what happened, and where. What to do next is a `Hint`, because the
@@ -47,7 +48,7 @@ class Hint(Enum):
     LESS_GPU_MEMORY = auto()
     FLOAT32 = auto()
     BF16_DENSE = auto()
-    CONSISTENT_PLACEMENT = auto()  # leave out one of two settings that contradict each other
+    CONSISTENT_PLACEMENT = auto()  # change one of two settings that contradict each other
     EDIT_SETTINGS = auto()
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
@@ -70,6 +71,11 @@ class Hint(Enum):
     SERVER_MODEL = auto()  # one of those that the server has
     SERVER_API = auto()
     TOKEN_SERVER = auto()  # one that continues token ids
+    CONVERT = auto()  # `subject` is the path of a checkpoint
+    CONVERT_AGAIN = auto()  # `subject` is the name of a checkpoint that was converted
+    ALLOW_ROUNDING = auto()  # not only a conversion without loss
+    POLICY = auto()  # a policy as the instructions
+    FETCH_AND_CONVERT = auto()  # `subject` is OWNER/NAME
     VERIFY = auto()  # check the files of the checkpoint
 
 
@@ -115,6 +121,12 @@ class ResourceError(GptossError):
     """There is not enough memory, disk or context."""
 
     exit_status = ExitStatus.RESOURCES
+
+
+class DeadlineError(GptossError):
+    """The time that the user gave ran out before there was any answer."""
+
+    exit_status = ExitStatus.CUT_SHORT
 
 
 class NumericalError(GptossError):

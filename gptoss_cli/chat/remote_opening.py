@@ -45,7 +45,7 @@ def connect(request: ServerRequest, context_tokens: int | None, notice: Notify) 
 def _dialect(server: Server) -> Dialect:
     match server.api:
         case ServerApi.VLLM:
-            return Vllm(server.model)
+            return Vllm(server.model_id)
         case ServerApi.SGLANG:
             return Sglang()
         case ServerApi.LLAMA:

@@ -37,7 +37,7 @@ def run_bench(model: str | None, options: BenchOptions, console: Console) -> Non
     with console.activity() as activity:
         activity.say(f"Loading {name}")
         began = time.perf_counter()
-        generator = loader.load(folder, placement, progress=activity.say)
+        generator = loader.load(folder, placement, progress=activity.say, notice=notice)
         load_seconds = time.perf_counter() - began
         measured = measure(
             generator,

@@ -2,7 +2,6 @@
 
 import random
 import time
-from contextlib import closing
 from dataclasses import dataclass
 
 from gptoss_cli.chat.remote_opening import connect
@@ -92,11 +91,9 @@ def _run(generator: RemoteGenerator, prompt_tokens: int, count: int) -> _Run:
     for _ in generator.prefill(prompt):
         pass
     first, tokens = 0.0, 0
-    answer = generator.decode(Sampling(1), stop_ids=(), banned_ids=RESERVED_IDS, max_tokens=count)
-    with closing(answer):
-        for _ in answer:
-            tokens += 1
-            first = first or time.perf_counter() - began
+    for _ in generator.decode(Sampling(1), stop_ids=(), banned_ids=RESERVED_IDS, max_tokens=count):
+        tokens += 1
+        first = first or time.perf_counter() - began
     if not tokens:
         raise NetworkError("The server answered with nothing")
     return _Run(prompt_tokens, tokens, first, time.perf_counter() - began - first)

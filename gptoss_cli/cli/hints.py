@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from gptoss_cli.errors import GptossError, Hint
 from gptoss_cli.terminal.console import Console
@@ -12,6 +16,9 @@ if TYPE_CHECKING:
     from gptoss_cli.chat.request import Notify
 
 _Words = tuple[str, str]
+# A shorter part of a password says nothing about it, and may be a part of any word.
+_SHORTEST_SECRET: Final = 3
+_SECRET_VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GPTOSS_SERVER_KEY")
 _START: Final = "start gptoss chat with"
 
 
@@ -20,7 +27,8 @@ def _same(verb: str, what: str) -> tuple[_Words, _Words]:
     return (verb, what), (verb, what)
 
 
-# Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject.
+# Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject,
+# `{quoted}` the same for a shell.
 HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.DOWNLOAD: _same("run:", "gptoss download {subject}"),
     Hint.LARGER_CONTEXT: (("use", "a larger --context"), (_START, "a larger --context")),
@@ -38,8 +46,8 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.FLOAT32: (("use", "--dtype float32"), (_START, "--dtype float32")),
     Hint.BF16_DENSE: (("use", "--dense bf16"), (_START, "--dense bf16")),
     Hint.CONSISTENT_PLACEMENT: (
-        ("leave out", "--execution or --device"),
-        ("start gptoss chat without", "--execution or --device"),
+        ("use", "another --execution or --device"),
+        (_START, "another --execution or --device"),
     ),
     Hint.EDIT_SETTINGS: _same("run:", "gptoss config edit"),
     Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),
@@ -69,6 +77,11 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
         (_START, "--server-api vllm, sglang or llama if it is one of these"),
     ),
     Hint.TOKEN_SERVER: _same("use", "vLLM, SGLang or llama-server"),
+    Hint.CONVERT: _same("run:", "gptoss convert {quoted} NAME"),
+    Hint.CONVERT_AGAIN: _same("convert it again:", "gptoss remove {subject}, then gptoss convert SOURCE {subject}"),
+    Hint.ALLOW_ROUNDING: _same("leave out", "--exact"),
+    Hint.POLICY: (("give", "it one with -s @FILE"), ("give", "it one: /instructions @FILE")),
+    Hint.FETCH_AND_CONVERT: _same("run:", "hf download {subject}, then gptoss convert {subject} NAME"),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }
 
@@ -94,12 +107,30 @@ def unexpected(error: BaseException) -> str:
     return f"An error in gptoss itself, {type(error).__name__}: {error}"
 
 
+def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+    """Return `text` without passwords of proxies, the token of the Hub and keys, which other libraries may quote.
+
+    A library that cannot parse the URL of a proxy may quote any part of it.
+    """
+    secrets = {environment.get(name, "") for name in _SECRET_VARIABLES}
+    for name, value in environment.items():
+        if name.lower().endswith("_proxy") and "@" in value:
+            _, _, password = value.rpartition("@")[0].partition("://")[2].partition(":")
+            password = password or value.rpartition("@")[0]
+            secrets |= {password, unquote(password), *re.split(r"[/?#@:\[\]\s\\]", password)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
+
+
 def with_hints(message: str, *hints: Hint, subject: str = "", in_chat: bool = False) -> str:
     """Return `message`, followed by `hints` in words."""
     if not hints:
         return message
     words = [HINT_WORDS[hint][in_chat] for hint in hints]
-    advice = _alternatives([(verb, what.format(subject=subject).rstrip()) for verb, what in words])
+    quoted = shlex.quote(subject)
+    advice = _alternatives([(verb, what.format(subject=subject, quoted=quoted).rstrip()) for verb, what in words])
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} {advice}"
 
 

@@ -3,14 +3,18 @@
 import datetime
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 import openai_harmony
 from openai_harmony import Author, DeveloperContent, SystemContent
 from openai_harmony import ReasoningEffort as HarmonyEffort
 
+from gptoss_cli.harmony.encoding import render
 from gptoss_cli.harmony.events import Message, Role
-from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding
+from gptoss_cli.harmony.vocabulary import ANSWER_HEADER
 from gptoss_cli.settings import ReasoningEffort
+
+_NOT_RUN: Final = "interrupted, not run"
 
 
 class Conversation:
@@ -56,6 +60,15 @@ class Conversation:
         """Append a message of the user. Text that looks like a special token stays text."""
         self.add(Message(Role.USER, text))
 
+    def answer_interrupted_call(self) -> None:
+        """If the last message is a call, append the output that says it was not run.
+
+        Whoever would have run it is gone, or was stopped; the model must not take the next message for its output.
+        """
+        call = self._messages[-1] if self._messages else None
+        if call is not None and call.is_call:
+            self.add(Message(Role.TOOL, _NOT_RUN, call.channel, recipient=Role.ASSISTANT, name=call.recipient))
+
     def truncate(self, count: int) -> None:
         """Keep the first `count` messages."""
         assert 0 <= count <= len(self._messages)
@@ -73,7 +86,7 @@ class Conversation:
         ids = self._preface()
         for message in self.prompted():
             if message not in self._rendered:
-                self._rendered[message] = load_encoding().render(_to_library(message))
+                self._rendered[message] = _rendered(message)
             ids.extend(self._rendered[message])
         no_reasoning = self.effort is ReasoningEffort.NONE
         ids.extend(ANSWER_HEADER if no_reasoning else ANSWER_HEADER[:2])
@@ -93,17 +106,11 @@ class Conversation:
 
     def _preface(self) -> list[int]:
         system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self.written_effort.name])
-        contents: list[tuple[Role, SystemContent | DeveloperContent]] = [
-            (Role.SYSTEM, system.with_conversation_start_date(self.date.isoformat()))
-        ]
+        system = system.with_conversation_start_date(self.date.isoformat())
+        ids = render(lambda _: _from_content(Role.SYSTEM, system), "")
         # openai_harmony would render an empty developer message, which the model was not trained on.
         if self.instructions and self.instructions.strip():
-            instructions = without_surrogates(self.instructions)
-            contents.append((Role.DEVELOPER, DeveloperContent.new().with_instructions(instructions)))
-        ids: list[int] = []
-        for role, content in contents:
-            message = openai_harmony.Message.from_role_and_content(openai_harmony.Role(role), content)
-            ids.extend(load_encoding().render(message))
+            ids += render(_developer_message, without_surrogates(self.instructions))
         return ids
 
 
@@ -123,6 +130,18 @@ def _clean(message: Message) -> Message:
     channel, recipient, content_type, name = (part and without_surrogates(part) for part in optional)
     text = without_surrogates(message.text)
     return replace(message, text=text, channel=channel, recipient=recipient, content_type=content_type, name=name)
+
+
+def _rendered(message: Message) -> list[int]:
+    return render(lambda text: _to_library(replace(message, text=text)), message.text)
+
+
+def _developer_message(instructions: str) -> openai_harmony.Message:
+    return _from_content(Role.DEVELOPER, DeveloperContent.new().with_instructions(instructions))
+
+
+def _from_content(role: Role, content: SystemContent | DeveloperContent) -> openai_harmony.Message:
+    return openai_harmony.Message.from_role_and_content(openai_harmony.Role(role), content)
 
 
 def _to_library(message: Message) -> openai_harmony.Message:

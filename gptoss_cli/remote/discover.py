@@ -37,14 +37,22 @@ _SMALLEST_CONTEXT: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that continues ids. `name` is that of its program, `version` is empty if it is unknown."""
+    """A server that continues ids. `name` is that of its program, `version` is empty if it is unknown.
+
+    `model_id` is the name that the server gives to its model.
+    """
 
     request: ServerRequest
     api: ServerApi
     name: str
-    model: str
+    model_id: str
     context_tokens: int
     version: str = ""
+
+    @property
+    def model(self) -> str:
+        """The name of the model: of a path, only the file."""
+        return _short(self.model_id)
 
     @property
     def summary(self) -> str:
@@ -73,7 +81,7 @@ def find_server(connection: Connection) -> Server:
     if not isinstance(context, int) or context < _SMALLEST_CONTEXT:
         raise NetworkError(f"{request.url} does not tell how many tokens its context holds", Hint.CHECK_SERVER)
     version = details.get("version") or details.get("build_info") or ""
-    return Server(request, api, name, _short(model_id), context, str(version)[:40])
+    return Server(request, api, name, model_id, context, str(version)[:40])
 
 
 def _models(answer: Json) -> Iterator[Json]:

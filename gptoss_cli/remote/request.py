@@ -9,6 +9,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gptoss_cli.errors import UsageError
+from gptoss_cli.files import read_regular
+from gptoss_cli.paths import shown_path
 from gptoss_cli.settings import ServerApi
 
 KEY_VARIABLE: Final = "GPTOSS_SERVER_KEY"
@@ -82,17 +84,14 @@ def _checked_url(text: str) -> str:
 def _read_key(file: Path | None) -> str | None:
     if file is None:
         return _checked_key(os.environ.get(KEY_VARIABLE, ""), KEY_VARIABLE)
+    name = shown_path(file)
     try:
-        file = file.expanduser()
-        if not file.is_file():
-            raise UsageError(f"There is no file {file} to read the key of the server from")
-        with file.open("rb") as stream:
-            data = stream.read(_LARGEST_KEY_FILE_BYTES)
+        data = read_regular(file, _LARGEST_KEY_FILE_BYTES)
     except OSError as exc:
-        raise UsageError(f"{file} cannot be read: {exc.strerror or exc}") from exc
-    key = _checked_key(data.decode("utf-8", "replace"), f"The key in {file}")
+        raise UsageError(f"{name} cannot be read: {exc.strerror or exc}") from exc
+    key = _checked_key(data.decode("utf-8", "replace"), f"The key in {name}")
     if key is None:
-        raise UsageError(f"{file} has no key in it")
+        raise UsageError(f"{name} has no key in it")
     return key
 
 
