@@ -22,12 +22,12 @@ from gptoss_cli.cli.options import (
     HistoryOptions,
     JsonOption,
     KvLimitOption,
-    ServerOptions,
     Shell,
     TemplateOptions,
     TurnOptions,
     YesOption,
 )
+from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.paths import typed_path
 
 _SETTINGS = (

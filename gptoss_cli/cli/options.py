@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gptoss_cli import __version__
+from gptoss_cli.cli.server_options import KeyFileOption, ServerApiOption, ServerModelOption, ServerOption
 from gptoss_cli.paths import typed_output, typed_path
 from gptoss_cli.settings import (
     LARGEST_SEED,
@@ -21,7 +22,6 @@ from gptoss_cli.settings import (
     ExportFormat,
     ReasoningDisplay,
     ReasoningEffort,
-    ServerApi,
 )
 
 LONGEST_CONTEXT_TOKENS = 131_072
@@ -122,29 +122,6 @@ ActivationsOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None, _setting("GPTOSS_THREADS", metavar="N", min=1, max=1024, help="CPU threads; by default one per core.")
-]
-ServerOption = Annotated[
-    str | None,
-    _setting(
-        "GPTOSS_SERVER_URL", "--server", metavar="URL", help="Let the vLLM, SGLang or llama-server at URL answer."
-    ),
-]
-ServerModelOption = Annotated[
-    str | None,
-    _setting("GPTOSS_SERVER_MODEL", "--server-model", metavar="NAME", help="Model of a server that has several."),
-]
-ServerApiOption = Annotated[
-    ServerApi | None, _setting("GPTOSS_SERVER_API", "--server-api", help="API of the server; by default found out.")
-]
-KeyFileOption = Annotated[
-    Path | None,
-    _setting(
-        "GPTOSS_SERVER_KEY_FILE",
-        "--api-key-file",
-        metavar="FILE",
-        parser=typed_path,
-        help="File with the key for the server; else GPTOSS_SERVER_KEY.",
-    ),
 ]
 ContinueOption = Annotated[
     bool, typer.Option("--continue", "-c", help="Continue the conversation that was updated last.")
@@ -278,16 +255,6 @@ class TurnOptions:
     reasoning: Annotated[
         ReasoningDisplay | None, _setting("GPTOSS_REASONING", help="Show, collapse or hide the reasoning.")
     ] = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class ServerOptions:
-    """The options of `plan`, `doctor` and `bench` about a server. `ask` and `chat` have the same ones."""
-
-    server: ServerOption = None
-    server_model: ServerModelOption = None
-    server_api: ServerApiOption = None
-    api_key_file: KeyFileOption = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

@@ -19,7 +19,8 @@ from gptoss_cli.archive.recorder import Attachment
 from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.chat.turn_settings import TurnSettings
-from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, ServerOptions, TurnOptions
+from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
+from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.files import READ_FLAGS, open_regular
 from gptoss_cli.paths import shown_path, typed_path

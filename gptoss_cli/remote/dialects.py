@@ -13,12 +13,13 @@ from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 from gptoss_cli.errors import Hint, NetworkError
-from gptoss_cli.generation import Sampling
+from gptoss_cli.generation import VOCABULARY_SIZE, Sampling
 from gptoss_cli.settings import ServerApi
 
 # A bias that no difference of logits comes near. llama-server takes any number; float32 stays exact enough with this.
 _BIAS: Final = 100
-VOCABULARY_SIZE: Final = 201088
+
+_REPLACEMENT: Final = "\ufffd"
 
 Spell = Callable[[str, int], Sequence[tuple[int, ...]]]
 
@@ -253,11 +254,16 @@ class LlamaReader:
         finish = _FINISHES.get(str(data.get("stop_type")), Finish.STOP) if ended else None
         from_cache = _integer((data.get("timings") or {}).get("cache_n"))
         if len(ids) < grown:
-            found = [each for each in self._spell(str(data.get("content")), grown) if not ids or each[-1] == ids[-1]]
+            found = self._spelled(str(data.get("content")), grown, ids[-1:])
             if len(found) != 1:
                 return Piece(finish=finish, cached=from_cache, lost=grown)
             ids = list(found[0])
         return Piece(ids, finish, None, from_cache)
+
+    def _spelled(self, text: str, count: int, last: list[int]) -> list[tuple[int, ...]]:
+        if _REPLACEMENT in text:  # stands for bytes that are not known
+            return []
+        return [ids for ids in self._spell(text, count) if list(ids[-1:]) == last or not last]
 
 
 _FINISHES: Final = {

@@ -17,7 +17,7 @@ from gptoss_cli.generation import (
     TokenConstraint,
     common_prefix,
 )
-from gptoss_cli.remote.connection import BrokenError, Complete, Connection, Exchange, Waiting
+from gptoss_cli.remote.connection import BrokenError, Complete, Connection, Exchange, Json, Waiting
 from gptoss_cli.remote.dialects import Continuation, Dialect, Finish, Piece, Reader
 
 _LOGGER = logging.getLogger(__name__)
@@ -208,9 +208,16 @@ class Answer:
             case Complete():  # without a piece that says why
                 raise BrokenError(f"{self._generator.connection.request.url} broke the answer off", Hint.RETRY)
             case _:
-                piece = self._reader.read(event)
-                self.ended = piece.finish is not None
-                return piece
+                return self._read(event)
+
+    def _read(self, data: Json) -> Piece:
+        try:
+            piece = self._reader.read(data)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as exc:
+            url = self._generator.connection.request.url
+            raise NetworkError(f"{url} answers with unexpected JSON", Hint.CHECK_SERVER) from exc
+        self.ended = piece.finish is not None
+        return piece
 
     def all_ids(self) -> list[int]:
         """Wait for the end and return every id. Raises as `take`."""
