@@ -47,14 +47,14 @@ def _prompts(number: int) -> Iterator[str]:
         yield f"{randomness.choice(_WORDS)} {index if index % 3 else ''}"
 
 
-def _ids(generator: TokenGenerator, prompt: str, index: int) -> list[int]:
+def _ids(generator: TokenGenerator, prompt: str, index: int, max_tokens: int) -> list[int]:
     """Return the ids of a greedy turn, with constraints of several kinds."""
     efforts = list(ReasoningEffort)
     session = session_of(
         generator,
         effort=efforts[index % len(efforts)],
         temperature=0.0,
-        max_tokens=120,
+        max_tokens=max_tokens,
         think_budget=(None, 4, 30)[index % 3],
     )
     list(session.turn(prompt))
@@ -62,22 +62,22 @@ def _ids(generator: TokenGenerator, prompt: str, index: int) -> list[int]:
     return session.last_turn.ids
 
 
-def _greedy_ids_are_equal(fake: type[FakeServer], demo: TokenGenerator, number: int) -> None:
+def _greedy_ids_are_equal(fake: type[FakeServer], demo: TokenGenerator, number: int, max_tokens: int) -> None:
     with fake(lambda: demo) as server:
         remote = generator_of(server)
         for index, prompt in enumerate(_prompts(number)):
-            assert _ids(remote, prompt, index) == _ids(demo, prompt, index), prompt
+            assert _ids(remote, prompt, index, max_tokens) == _ids(demo, prompt, index, max_tokens), prompt
 
 
 @fakes
 def test_greedy_ids_are_those_of_the_local_engine(fake: type[FakeServer], demo: TokenGenerator) -> None:
-    _greedy_ids_are_equal(fake, demo, 6)
+    _greedy_ids_are_equal(fake, demo, 3, 24)
 
 
 @pytest.mark.slow
 @fakes
 def test_greedy_ids_of_200_prompts_are_those_of_the_local_engine(fake: type[FakeServer], demo: TokenGenerator) -> None:
-    _greedy_ids_are_equal(fake, demo, 200)
+    _greedy_ids_are_equal(fake, demo, 200, 120)
 
 
 class _Always:
@@ -117,7 +117,7 @@ def _draw_remotely(fake: type[FakeServer], rule: Restriction, number: int) -> Co
 
 @pytest.mark.parametrize("rule", _RULES)
 def test_a_masked_draw_by_rejection_has_the_constrained_distribution(rule: Restriction) -> None:
-    assert _chi_square(_draw_remotely(FAKES[0], rule, 1000), rule) < _LARGEST_CHI_SQUARE
+    assert _chi_square(_draw_remotely(FAKES[0], rule, 400), rule) < _LARGEST_CHI_SQUARE
 
 
 @pytest.mark.slow
