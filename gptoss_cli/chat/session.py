@@ -32,6 +32,7 @@ from gptoss_cli.harmony.events import (
     Token,
     TurnEnd,
 )
+from gptoss_cli.harmony.functions import Functions
 from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
@@ -133,7 +134,8 @@ class _Turn:
 class ChatSession:
     """Sends a conversation to a generator and adds the model's messages to it.
 
-    `settings` are those of the next turn; replace them as a whole. `recipients` are the tools that may be called.
+    `settings` are those of the next turn; replace them as a whole. `recipients` and `functions` may be called: a
+    turn then ends with EndReason.CALL, and goes on with `conversation.add_result` and `answer`.
     `last_raw` is the last turn as it was decoded, markup included, and `last_turn` its ids. `recorder` listens to
     everything that happens.
     """
@@ -147,14 +149,15 @@ class ChatSession:
         date: datetime.date,
         settings: TurnSettings | None = None,
         recipients: Iterable[str] = (),
+        functions: Functions | None = None,
     ) -> None:
-        self.conversation = Conversation(instructions, date, effort)
+        self.conversation = Conversation(instructions, date, effort, functions)
         self.settings = settings or TurnSettings()
         self.recorder: Recorder = NoRecorder()
         self.last_end: TurnEnd | None = None
         self.last_raw = ""
         self._generator = generator
-        self._grammar = Grammar(recipients)
+        self._recipients = tuple(recipients)
         self._stopping = False
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
@@ -247,7 +250,8 @@ class ChatSession:
 
     def prefix(self) -> list[int]:
         """Return the ids that every prompt of this conversation begins with, up to the user's first word."""
-        preface = Conversation(self.conversation.instructions, self.conversation.date, self.conversation.effort)
+        now = self.conversation
+        preface = Conversation(now.instructions, now.date, now.effort, now.functions)
         preface.add_user("")
         ids = preface.render()
         return ids[: len(ids) - ids[::-1].index(END) - 1]
@@ -318,17 +322,26 @@ class ChatSession:
 
     def _new_turn(self) -> _Turn:
         settings = self.settings
-        answering = self.conversation.effort is ReasoningEffort.NONE
+        answering, functions = self.conversation.starts_with_answer, self.conversation.functions
         parser = TurnParser(answering=answering)
         constraint = TurnConstraint(
             parser,
-            self._grammar,
+            self._grammar(),
             think_budget=settings.think_budget,
             free_headers=settings.free_headers,
             matcher=settings.output.begin() if settings.output else None,
+            functions=functions,
         )
         seed = random_seed() if settings.seed is None else settings.seed
         return _Turn(seed, parser, constraint, DecodedTurn([], answering))
+
+    def _grammar(self) -> Grammar:
+        functions = self.conversation.functions
+        return Grammar(
+            (*self._recipients, *functions.recipients),
+            must_call=functions.must_call,
+            reasoning=self.conversation.effort is not ReasoningEffort.NONE or not functions.recipients,
+        )
 
     def _invalidated_tokens(self) -> int:
         """Return how many tokens of the last prompt the next prompt does not begin with."""

@@ -5,25 +5,34 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import openai_harmony
-from openai_harmony import Author, DeveloperContent, SystemContent
+from openai_harmony import Author, DeveloperContent, RenderOptions, SystemContent
 from openai_harmony import ReasoningEffort as HarmonyEffort
 
-from gptoss_cli.harmony.events import Message, Role
-from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding
+from gptoss_cli.harmony.events import Channel, Message, Role
+from gptoss_cli.harmony.functions import Functions
+from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding, without_surrogates
 from gptoss_cli.settings import ReasoningEffort
 
 
 class Conversation:
     """The messages of a conversation in order, rendered to a prompt.
 
-    The system and developer messages are made of `instructions`, `date` and `effort`; they are not in `messages`.
+    The system and developer messages are made of `instructions`, `date`, `effort` and `functions`; they are not in
+    `messages`.
 
     The date is fixed, since another one would change the system message and invalidate every cached token after it.
     A change of `effort` between turns does that. NONE is the exception: the model was not trained on that word, so
     the system message keeps the previous effort, or medium: `written_effort`.
     """
 
-    def __init__(self, instructions: str | None, date: datetime.date, effort: ReasoningEffort) -> None:
+    def __init__(
+        self,
+        instructions: str | None,
+        date: datetime.date,
+        effort: ReasoningEffort,
+        functions: Functions | None = None,
+    ) -> None:
+        self.functions = functions or Functions()
         self.instructions = instructions
         self.date = date
         self._effort = effort
@@ -52,9 +61,18 @@ class Conversation:
         """Append a message, with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
         self._messages.append(_clean(message))
 
+    def add_result(self, recipient: str, text: str) -> None:
+        """Append the result of a call to `recipient`. Text that looks like a special token stays text."""
+        self.add(Message(Role.TOOL, text, channel=Channel.COMMENTARY, recipient=Role.ASSISTANT, name=recipient))
+
     def add_user(self, text: str) -> None:
         """Append a message of the user. Text that looks like a special token stays text."""
         self.add(Message(Role.USER, text))
+
+    @property
+    def starts_with_answer(self) -> bool:
+        """True if the prompt ends with the header of the answer: without reasoning, unless a function can be called."""
+        return self.effort is ReasoningEffort.NONE and not self.functions.recipients
 
     def truncate(self, count: int) -> None:
         """Keep the first `count` messages."""
@@ -64,8 +82,8 @@ class Conversation:
     def render(self) -> list[int]:
         """Return the ids of the prompt for the next assistant message, which end with `<|start|>assistant`.
 
-        With effort NONE the header of the answer follows, so that the model starts with its content. Otherwise the
-        prompt equals openai_harmony's `render_conversation_for_completion` of the messages that `prompted` yields.
+        If it `starts_with_answer`, the header of the answer follows, so that the model starts with its content. The
+        prompt else equals openai_harmony's `render_conversation_for_completion` of the messages of `prompted`.
 
         A turn that was cut off during its reasoning leaves no message, so two messages of the user follow each other:
         an empty answer would be an example to the model. Each message is encoded once.
@@ -75,8 +93,7 @@ class Conversation:
             if message not in self._rendered:
                 self._rendered[message] = load_encoding().render(_to_library(message))
             ids.extend(self._rendered[message])
-        no_reasoning = self.effort is ReasoningEffort.NONE
-        ids.extend(ANSWER_HEADER if no_reasoning else ANSWER_HEADER[:2])
+        ids.extend(ANSWER_HEADER if self.starts_with_answer else ANSWER_HEADER[:2])
         return ids
 
     def prompted(self) -> Iterator[Message]:
@@ -96,22 +113,24 @@ class Conversation:
         contents: list[tuple[Role, SystemContent | DeveloperContent]] = [
             (Role.SYSTEM, system.with_conversation_start_date(self.date.isoformat()))
         ]
-        # openai_harmony would render an empty developer message, which the model was not trained on.
-        if self.instructions and self.instructions.strip():
-            instructions = without_surrogates(self.instructions)
-            contents.append((Role.DEVELOPER, DeveloperContent.new().with_instructions(instructions)))
+        developer = self._developer()
+        if developer.instructions is not None or developer.tools is not None:
+            contents.append((Role.DEVELOPER, developer))
+        # With it the system message names the channel of the calls.
+        options = RenderOptions(conversation_has_function_tools=developer.tools is not None)
         ids: list[int] = []
         for role, content in contents:
             message = openai_harmony.Message.from_role_and_content(openai_harmony.Role(role), content)
-            ids.extend(load_encoding().render(message))
+            ids.extend(load_encoding().render(message, options))
         return ids
 
-
-def without_surrogates(text: str) -> str:
-    """Return `text` with surrogate pairs joined and lone surrogates replaced by U+FFFD, as openai_harmony requires."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    def _developer(self) -> DeveloperContent:
+        content = DeveloperContent.new()
+        # openai_harmony would render an empty developer message, which the model was not trained on.
+        if self.instructions and self.instructions.strip():
+            content = content.with_instructions(without_surrogates(self.instructions))
+        declaration = self.functions.declaration
+        return content if declaration is None else content.with_tools(declaration)
 
 
 def _ends_reasoning(message: Message) -> bool:

@@ -4,7 +4,9 @@ The masks are computed by llguidance, which the extra `structured` installs.
 """
 
 import base64
+import importlib.util
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
@@ -15,7 +17,11 @@ from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, RETURN, VOCABULARY_S
 
 # One spelling of each value: if whitespace were free, a model at a high temperature might write nothing else.
 _JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# The model was trained to call functions with both spellings.
+_ARGUMENTS_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 _LONGEST_REASON: Final = 200
+_LONGEST_LOGGED: Final = 120
+_LOGGER = logging.getLogger(__name__)
 
 
 class LibraryMatcher(Protocol):
@@ -37,21 +43,26 @@ class LibraryMatcher(Protocol):
 
 
 class OutputMatcher:
-    """The state of one answer that must match an OutputFormat."""
+    """The state of one answer, or of the arguments of one call, that must match an OutputFormat.
 
-    def __init__(self, matcher: LibraryMatcher) -> None:
+    `end` is the id that ends it: `<|return|>` or `<|call|>`.
+    """
+
+    def __init__(self, matcher: LibraryMatcher, end: int = RETURN) -> None:
         self._matcher = matcher
+        self._end = end
 
     def mask(self) -> bytes | None:
         """Return one bit per id, lowest first, set for the ids that may come next.
 
-        They include `<|return|>` if the answer may end here. None if the answer no longer matches.
+        They include the end if the text may end here. None if the text no longer matches.
         """
         if self._matcher.is_error():
             return None
         if self._matcher.is_stopped():
-            return _only(RETURN)
-        return self._matcher.compute_bitmask()
+            return _only(self._end)
+        mask = self._matcher.compute_bitmask()
+        return mask if self._end == RETURN else _moved(mask, RETURN, self._end)
 
     def feed(self, *ids: int) -> None:
         """Take the next ids of the answer."""
@@ -93,9 +104,34 @@ class OutputFormat:
         # Harmony guide, structured output.
         return cls(grammar, f"# Response Formats\n\n## answer\n\n{json.dumps(schema, ensure_ascii=False)}")
 
-    def begin(self) -> OutputMatcher:
-        """Return a matcher for one answer."""
-        return OutputMatcher(self._matcher())
+    @classmethod
+    def of_arguments(cls, schema: dict[str, Any]) -> Self:
+        """Return the format of the arguments of a function, a JSON object that is valid under `schema`.
+
+        `oneOf` is taken for `anyOf`. Of a schema that llguidance does not support, the parts that it supports are
+        kept; if there are none, the arguments are any object. A line in the log says so.
+        """
+        wanted = {**schema, "type": "object"}
+        try:
+            return cls._of_arguments(wanted, coerce_one_of=True)
+        except UsageError as exc:
+            _LOGGER.warning("arguments of a function are not held to the whole schema: %s", str(exc)[:_LONGEST_LOGGED])
+        try:
+            return cls._of_arguments(wanted, coerce_one_of=True, lenient=True)
+        except UsageError:
+            return cls._of_arguments({"type": "object"})
+
+    @classmethod
+    def _of_arguments(cls, schema: dict[str, Any], **options: bool) -> Self:
+        try:
+            style = {**_ARGUMENTS_STYLE, **options}
+            return cls(_library().LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=style), "")
+        except (ValueError, RecursionError) as exc:
+            raise _unsupported(str(exc)) from exc
+
+    def begin(self, end: int = RETURN) -> OutputMatcher:
+        """Return a matcher for one answer, or for the text of a message that ends with `end`."""
+        return OutputMatcher(self._matcher(), end)
 
     def accepts(self, text: str) -> bool:
         """Return True if `text` is a complete answer of this format."""
@@ -116,6 +152,21 @@ def _only(token: int) -> bytes:
     mask = bytearray(-(-VOCABULARY_SIZE // 8))
     mask[token // 8] = 1 << token % 8
     return bytes(mask)
+
+
+def _moved(mask: bytes, bit: int, to: int) -> bytes:
+    """Return `mask` with the value of `bit` moved to the bit `to`."""
+    if not mask[bit // 8] >> bit % 8 & 1:
+        return mask
+    moved = bytearray(mask)
+    moved[bit // 8] &= ~(1 << bit % 8)
+    moved[to // 8] |= 1 << to % 8
+    return bytes(moved)
+
+
+def is_available() -> bool:
+    """Return True if llguidance is installed."""
+    return importlib.util.find_spec("llguidance") is not None
 
 
 def _library() -> Any:
