@@ -51,6 +51,7 @@ class Hint(Enum):
     EDIT_SETTINGS = auto()
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
+    INSTALL_SERVE = auto()
     INSTALL_TORCH = auto()
     FREE_MEMORY = auto()  # end other programs
     FREE_DISK_SPACE = auto()

@@ -165,6 +165,11 @@ class ChatSession:
         self.kv_names: list[str] = []  # of the files that `save_kv` has written or may write for this conversation
 
     @property
+    def generator(self) -> TokenGenerator:
+        """The model. It has one sequence, which every session with it shares."""
+        return self._generator
+
+    @property
     def context_tokens(self) -> int:
         """The most tokens a conversation may have."""
         return self._generator.context_tokens

@@ -26,7 +26,8 @@ from gptoss_cli.cli.options import (
     TurnOptions,
     YesOption,
 )
-from gptoss_cli.errors import Hint, ResourceError, first_line
+from gptoss_cli.cli.serve_options import ServeOptions
+from gptoss_cli.errors import Hint, ResourceError, UsageError, first_line
 
 _SETTINGS = (
     "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or in the"
@@ -220,6 +221,19 @@ def bench(
     run_bench(model, options, environment.console)
 
 
+@_COMMANDS.command("serve", epilog=_SETTINGS)
+def serve(*, options: ServeOptions, environment: Environment) -> None:
+    """Serve OpenAI's API from this machine.
+
+    /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /health and /metrics, for Codex, Open WebUI and
+    the SDKs. Other machines can connect only with --host and a key. Prompts are never logged.
+    """
+    with _serve_errors():
+        from gptoss_cli.cli.serve import run_serve
+
+    run_serve(options, environment)
+
+
 @_COMMANDS.command("compare")
 def compare(
     models: Annotated[
@@ -353,3 +367,14 @@ def _torch_errors() -> Iterator[None]:
         yield
     except (ImportError, OSError) as exc:
         raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc
+
+
+@contextmanager
+def _serve_errors() -> Iterator[None]:
+    """Raise UsageError if a module of the extra `serve` is missing within the block."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        raise UsageError("The server needs starlette and uvicorn, which are not installed", Hint.INSTALL_SERVE) from exc

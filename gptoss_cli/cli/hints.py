@@ -39,6 +39,7 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.EDIT_SETTINGS: _same("run:", "gptoss config edit"),
     Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),
     Hint.INSTALL_STRUCTURED: _same("run:", "pip install 'gptoss[structured]'"),
+    Hint.INSTALL_SERVE: _same("run:", "pip install 'gptoss[serve]'"),
     Hint.INSTALL_TORCH: _same("install torch again:", "pip install torch"),
     Hint.FREE_MEMORY: _same("end", "other programs"),
     Hint.FREE_DISK_SPACE: _same("free", "disk space"),

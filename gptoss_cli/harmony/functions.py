@@ -19,9 +19,8 @@ _NAMESPACE: Final = "functions"
 _PREFIX: Final = f"{_NAMESPACE}."
 LONGEST_NAME: Final = 64
 # The model was trained with tools of these names and calls them as it learned, whatever a client declares.
-_RESERVED: Final = frozenset(
-    ("python", "browser", "container", "repo_browser", "apply_patch")
-    + ("functions", "assistant", "bash", "shell", "computer")
+_RESERVED: Final = frozenset({"python", "browser", "container", "repo_browser", "apply_patch"}) | frozenset(
+    {"functions", "assistant", "bash", "shell", "computer"}
 )
 _ALIAS_PREFIX: Final = "my_"
 _KEPT_FORMATS: Final = 256

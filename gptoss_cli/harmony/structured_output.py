@@ -200,3 +200,9 @@ def _tokenizer() -> Any:
     library = _library()
     wrapped = library.TokenizerWrapper(_Vocabulary())
     return library.LLTokenizer(wrapped, n_vocab=VOCABULARY_SIZE, eos_token=RETURN)
+
+
+def warm_up() -> None:
+    """Build what the first constrained message would wait for, which takes a second; nothing without llguidance."""
+    if is_available():
+        _tokenizer()

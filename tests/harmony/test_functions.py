@@ -26,14 +26,11 @@ def functions(*names: str, **options: Any) -> Functions:
 
 def by_the_library(tools: list[FunctionTool], messages: list[library.Message], instructions: str | None) -> list[int]:
     system = library.SystemContent.new().with_conversation_start_date(DATE.isoformat())
-    developer = library.DeveloperContent.new().with_function_tools(
-        [
-            library.ToolDescription.new(
-                tool.name, tool.description, simplify(tool.parameters) if tool.parameters else None
-            )
-            for tool in tools
-        ]
-    )
+    described = [
+        library.ToolDescription.new(tool.name, tool.description, simplify(tool.parameters) if tool.parameters else None)
+        for tool in tools
+    ]
+    developer = library.DeveloperContent.new().with_function_tools(described)
     if instructions:
         developer = developer.with_instructions(instructions)
     preface = [
