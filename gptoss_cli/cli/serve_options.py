@@ -25,12 +25,17 @@ class ServeOptions:
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", envvar="GPTOSS_MODEL", show_envvar=False, metavar="20b|120b|demo|PATH", help="Model to serve."
+            "--model",
+            "-m",
+            envvar="GPTOSS_MODEL",
+            show_envvar=False,
+            metavar="20b|120b|demo|PATH",
+            help="Model to serve.",
         ),
     ] = None
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; one of a network needs a key.")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; one of a network needs a key.")
+    ] = "127.0.0.1"
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 for any.")] = 8484
     api_key_file: Annotated[
         Path | None,

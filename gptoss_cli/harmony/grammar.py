@@ -66,8 +66,8 @@ class Grammar:
     - A call: a recipient in the role part or in the channel part, then a content type, with or without
       `<|constrain|>`, or none. `functions.*` are called on commentary, built-in tools on analysis too.
 
-    With `must_call` there is no answer: the turn ends with a call, and `to_answer` leads to one. Without `reasoning`
-    there is none.
+    With `must_call` there is no answer: a call follows the first message of reasoning, and `to_answer` leads to it.
+    A model that wants to answer would else reason again and again. Without `reasoning` there is none.
 
     A message ends with `<|end|>`. An answer ends with `<|return|>` and a call with `<|call|>`, which end the turn; if
     the model ends one of them with `<|end|>`, the token that ends the turn is forced next.
@@ -81,13 +81,15 @@ class Grammar:
         self._started = State(fallback=self._malformed, to_answer=goal[1:])
         self._between_messages = State(fallback=self._malformed, to_answer=goal)
         self.start = State(fallback=self._malformed, to_answer=goal[2:])
+        # The header of every message but the first.
+        self._later = State(fallback=self._malformed, to_answer=goal[2:]) if must_call else self.start
         self.answer = self._content(self._ended(RETURN), banned=_END_TOKENS - {END, RETURN, END_OF_TEXT})
         self._reasoning = self._content(self._between_messages, banned=_END_TOKENS - {END}, to_answer=(END, *goal))
         self._preamble = self._content(self._between_messages, banned=_END_TOKENS - {END})
         self._call = self._content(self._ended(CALL), banned=_END_TOKENS - {END, CALL})
         self._malformed.next = {START: self._started} | dict.fromkeys(_END_TOKENS, self._between_messages)
         self._add_edge(self._between_messages, START, self._started)
-        self._add_edge(self._started, ASSISTANT, self.start)
+        self._add_edge(self._started, ASSISTANT, self._later)
         self._add_messages(reasoning=reasoning)
         for recipient in recipients:
             self._add_calls(recipient)
@@ -110,13 +112,11 @@ class Grammar:
         state.allowed = (state.allowed or frozenset()) | {token}
 
     def _add_messages(self, *, reasoning: bool) -> None:
-        contents = {Channel.COMMENTARY: self._preamble}
+        contents = {} if self._must_call else {Channel.COMMENTARY: self._preamble, Channel.FINAL: self.answer}
         if reasoning:
             contents[Channel.ANALYSIS] = self._reasoning
-        if not self._must_call:
-            contents[Channel.FINAL] = self.answer
         for channel, content in contents.items():
-            self._add_header((CHANNEL, *_CHANNEL_IDS[channel]), content)
+            self._add_header(self.start, (CHANNEL, *_CHANNEL_IDS[channel]), content)
         if self._must_call:
             return
         state = self.start
@@ -134,12 +134,12 @@ class Grammar:
         for channel in channels:
             name = (CHANNEL, *_CHANNEL_IDS[channel])
             for content_type in types:
-                self._add_header((*to, *name, *content_type), self._call)
-                self._add_header((*name, *to, *content_type), self._call)
+                for state in {self.start, self._later}:
+                    self._add_header(state, (*to, *name, *content_type), self._call)
+                    self._add_header(state, (*name, *to, *content_type), self._call)
 
-    def _add_header(self, header: Iterable[int], content: State) -> None:
-        """Allow `header` after `<|start|>assistant`."""
-        state = self.start
+    def _add_header(self, state: State, header: Iterable[int], content: State) -> None:
+        """Allow `header` after `<|start|>assistant`, where `state` is."""
         for token in header:
             if token not in state.next:
                 self._add_edge(state, token, State(fallback=self._malformed))

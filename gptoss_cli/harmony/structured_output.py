@@ -19,6 +19,8 @@ from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, RETURN, VOCABULARY_S
 _JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # The model was trained to call functions with both spellings.
 _ARGUMENTS_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+# Keywords by which other parts of a schema may name properties too.
+_COMPOSED: Final = frozenset({"$ref", "allOf", "anyOf", "oneOf", "patternProperties", "if", "dependentSchemas"})
 _LONGEST_REASON: Final = 200
 _LONGEST_LOGGED: Final = 120
 _LOGGER = logging.getLogger(__name__)
@@ -108,10 +110,13 @@ class OutputFormat:
     def of_arguments(cls, schema: dict[str, Any]) -> Self:
         """Return the format of the arguments of a function, a JSON object that is valid under `schema`.
 
-        `oneOf` is taken for `anyOf`. Of a schema that llguidance does not support, the parts that it supports are
-        kept; if there are none, the arguments are any object. A line in the log says so.
+        Properties that the schema does not name are left out: a function would reject them. `oneOf` is taken for
+        `anyOf`. Of a schema that llguidance does not support, the parts that it supports are kept; if there are none,
+        the arguments are any object. A line in the log says so.
         """
         wanted = {**schema, "type": "object"}
+        if "properties" in schema and not _COMPOSED & schema.keys():
+            wanted.setdefault("additionalProperties", False)
         try:
             return cls._of_arguments(wanted, coerce_one_of=True)
         except UsageError as exc:

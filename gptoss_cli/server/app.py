@@ -5,7 +5,7 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -15,16 +15,18 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gptoss_cli.chat.request import OpenedModel
 from gptoss_cli.harmony.events import PrefillProgress, TurnEnd
 from gptoss_cli.server.access import Access
 from gptoss_cli.server.chat_completions import read_chat
+from gptoss_cli.server.completions import CompletionEnd, read_completion
 from gptoss_cli.server.exchange import Exchange, ServerEvent
 from gptoss_cli.server.failures import ApiError, context_exceeded, failure_of, model_loading
 from gptoss_cli.server.fields import Fields, parse_body
 from gptoss_cli.server.job import Usage
 from gptoss_cli.server.metrics import Metrics
 from gptoss_cli.server.models import model_id, models_object
+from gptoss_cli.server.response_store import ResponseStore
+from gptoss_cli.server.responses_input import read_responses
 from gptoss_cli.server.served import Served
 from gptoss_cli.server.worker import JobEnd, Ticket, Worker
 from gptoss_cli.settings import ReasoningEffort, ReasoningField
@@ -44,7 +46,7 @@ _Read = Callable[[Fields, Served], Exchange]
 class ServerSettings:
     """The choices of whoever starts the server."""
 
-    access: Access = Access()
+    access: Access = field(default_factory=Access)
     effort: ReasoningEffort = ReasoningEffort.MEDIUM
     reasoning: ReasoningField = ReasoningField.REASONING
     comment_seconds: float = COMMENT_SECONDS
@@ -68,15 +70,21 @@ class _Server:
 
     def __init__(self, worker: Worker, settings: ServerSettings) -> None:
         self.metrics = Metrics()
+        self._store = ResponseStore()
         self._worker = worker
         self._settings = settings
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        posts: dict[str, _Read] = {"/v1/chat/completions": read_chat}
+        posts: dict[str, _Read] = {
+            "/v1/chat/completions": read_chat,
+            "/v1/responses": functools.partial(read_responses, store=self._store),
+            "/v1/completions": read_completion,
+        }
         return [
             Route("/health", self._guarded(self._health, needs_key=False)),
             Route("/metrics", self._guarded(self._metrics)),
+            Route("/v1/responses/input_tokens", self._guarded(self._input_tokens), methods=["POST"]),
             Route("/v1/models", self._guarded(self._models)),
             Route("/v1/models/{name:path}", self._guarded(self._model)),
             *(
@@ -131,6 +139,12 @@ class _Server:
         served = self._served()
         served.check_model(request.path_params["name"])
         return JSONResponse(models_object(served.name, served.context_tokens)["data"][0])
+
+    async def _input_tokens(self, request: Request) -> Response:
+        served = self._served()
+        fields = await asyncio.to_thread(parse_body, await read_body(request))
+        exchange = await asyncio.to_thread(read_responses, fields, served, self._store)
+        return JSONResponse({"object": "response.input_tokens", "input_tokens": len(exchange.job.prompt)})
 
     async def _answer(self, read: _Read, request: Request) -> Response:
         served = self._served()
@@ -188,6 +202,8 @@ class _Server:
     def _count(self, item: object) -> None:
         if isinstance(item, TurnEnd):
             self.metrics.count_usage(Usage.of_turn(item))
+        elif isinstance(item, CompletionEnd):
+            self.metrics.count_usage(item.usage)
 
 
 class _EventStream(Response):

@@ -1,7 +1,7 @@
 """`/v1/chat/completions`: a request as a job, and the events of a turn as chunks or one object."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -236,8 +236,8 @@ class ChatWriter:
             message["tool_calls"] = [call.to_json() for call in self._calls]
         logprobs = None if self._logprobs is None else {"content": self._logprobs, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(end)}
-        whole = {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage_json(Usage.of_turn(end))}
-        return whole | gptoss_field(end)
+        whole = {**self._head, "object": "chat.completion", "choices": [choice]}
+        return whole | {"usage": usage_json(Usage.of_turn(end))} | gptoss_field(end)
 
     def _part(self, name: str, text: str) -> str:
         """Keep a part of a text, and return it with a blank line before it if it begins another message."""
@@ -284,9 +284,7 @@ class ChatWriter:
             self._pending_logprobs = []
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         usage = {"usage": None} if self._include_usage else {}
-        return ServerEvent(
-            {**self._head, "object": "chat.completion.chunk", "choices": [choice], **usage, **more}
-        )
+        return ServerEvent({**self._head, "object": "chat.completion.chunk", "choices": [choice], **usage, **more})
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Work for the engine, made from a request: a chat turn, and the events that come out of it."""
 
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -75,7 +75,7 @@ class Job(Protocol):
     def prompt(self) -> Sequence[int]:
         """The ids that are read first."""
 
-    def run(self, pool: SequencePool, on_stop: Callable[[Callable[[], None]], None]) -> Iterator[object]:
+    def run(self, pool: SequencePool, on_stop: Callable[[Callable[[], None]], None]) -> Generator[object]:
         """Do the work and yield its events.
 
         `on_stop` is called with a function that ends the work in order at the next token or prefill chunk; any thread
@@ -92,7 +92,7 @@ class ChatJob:
     stop_texts: tuple[str, ...] = ()
     prompt: list[int] = field(default_factory=list)
 
-    def run(self, pool: SequencePool, on_stop: Callable[[Callable[[], None]], None]) -> Iterator[Event]:
+    def run(self, pool: SequencePool, on_stop: Callable[[Callable[[], None]], None]) -> Generator[Event]:
         """See Job.run. The last event is the TurnEnd."""
         conversation = self.conversation
         session = ChatSession(

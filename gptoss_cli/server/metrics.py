@@ -42,7 +42,11 @@ class Metrics:
             ]
             tokens = [
                 line
-                for name, what in (("prompt", "read as prompts"), ("cached", "found in the KV cache"), ("decoded", "decoded"))
+                for name, what in (
+                    ("prompt", "read as prompts"),
+                    ("cached", "found in the KV cache"),
+                    ("decoded", "decoded"),
+                )
                 for line in _metric(f"{name}_tokens_total", "counter", f"Tokens {what}.", self._tokens[name])
             ]
             rate = self._tokens["decoded"] / self._decode_seconds if self._decode_seconds else 0.0

@@ -24,7 +24,14 @@ _EFFORTS: Final = {
     "high": ReasoningEffort.HIGH,
     "xhigh": ReasoningEffort.HIGH,
 }
-_TEXT_PARTS: Final = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+_TEXT_PARTS: Final = {
+    "text": "text",
+    "summary_text": "text",
+    "reasoning_text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+}
 _ANY_OBJECT: Final = {"type": "object"}
 
 
@@ -86,7 +93,9 @@ def content_text(fields: Fields, name: str = "content") -> str:
         kind = part.text("type")
         key = _TEXT_PARTS.get(kind or "")
         if key is None:
-            raise part.wrong("type", f"{kind!r} is not supported: the model reads text only", code="unsupported_content")
+            raise part.wrong(
+                "type", f"{kind!r} is not supported: the model reads text only", code="unsupported_content"
+            )
         texts.append(part.needed_text(key))
     return "\n".join(texts)
 

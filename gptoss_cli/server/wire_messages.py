@@ -48,7 +48,7 @@ class Transcript:
         self._messages.append(None)
 
     def add_result(self, fields: Fields, id_: str, text: str) -> None:
-        """Add the result of the call with this id, which `fields` came with. Raises ApiError if there is no such call."""
+        """Add the result, which `fields` came with, of the call with this id. Raises ApiError if there is none."""
         place = self._calls.get(id_)
         if place is None:
             raise fields.wrong("", f"is a result without a call: no call has the id {id_!r}")

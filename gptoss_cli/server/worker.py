@@ -150,7 +150,7 @@ class Worker:
             with closing(ticket.job.run(pool, ticket.on_stop)) as events:
                 for event in events:
                     ticket.deliver(event)
-        except Exception as exc:  # noqa: BLE001  a job that fails must not end the server
+        except Exception as exc:
             _LOGGER.warning("a request failed: %s", type(exc).__name__, exc_info=_LOGGER.isEnabledFor(logging.DEBUG))
             ticket.deliver(failure_of(exc))
         ticket.deliver(JobEnd())

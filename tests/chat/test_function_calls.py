@@ -185,6 +185,15 @@ def test_a_required_call_follows_the_budget_and_answer_now(only: str | None) -> 
         )
 
 
+def test_a_required_call_follows_the_first_reasoning() -> None:
+    functions = Functions([LOOK], choice=ToolChoice.REQUIRED)
+    for seed in range(10):
+        made = session(HastyGenerator(), functions=functions, seed=seed, max_tokens=400)
+        list(made.turn("Go"))
+        kinds = [(message.channel, message.is_call) for message in made.conversation.messages[1:]]
+        assert kinds in ([("analysis", False), ("commentary", True)], [("commentary", True)], [("analysis", False)])
+
+
 def test_without_reasoning_a_function_can_still_be_called() -> None:
     made = session(play(f"{HEADERS['role part']}{ARGUMENTS}<|call|>"), effort=ReasoningEffort.NONE)
     assert reason(list(made.turn("Weather?"))) is EndReason.CALL

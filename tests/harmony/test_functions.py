@@ -146,3 +146,4 @@ def test_arguments_are_written_with_or_without_spaces() -> None:
     assert arguments.accepts('{"city": "Rome", "unit": "celsius"}')
     assert arguments.accepts('{"city":"Rome","unit":"celsius"}')
     assert not arguments.accepts('{"city": "Rome", "unit": "kelvin"}')
+    assert not arguments.accepts('{"city": "Rome", "country": "Italy"}')
