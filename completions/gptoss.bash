@@ -30,6 +30,8 @@ _gptoss() {
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
     local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
+    local serve="-m --model --host --port --api-key-file -e --effort --queue --reasoning-field --allow-origin --context
+        --execution --device --gpu-memory --dense --activations --threads"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
@@ -49,7 +51,7 @@ _gptoss() {
     for ((index = 1; index < COMP_CWORD; index++)); do
         word=${COMP_WORDS[index]}
         case $word in
-            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | evaluate | conversations | cache | config | completions)
+            ask | chat | download | verify | list | remove | plan | doctor | bench | serve | compare | inspect | evaluate | conversations | cache | config | completions)
                 command=$word
                 break
                 ;;
@@ -84,9 +86,10 @@ _gptoss() {
         --dense) _gptoss_words "bf16 int8" ;;
         --activations) _gptoss_words "int16 int8" ;;
         --reasoning) _gptoss_words "show collapse hide" ;;
+        --reasoning-field) _gptoss_words "reasoning reasoning_content none" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
-        -f | --file | -o | --output | --schema) _gptoss_files "" ;;
+        -f | --file | -o | --output | --schema | --api-key-file) _gptoss_files "" ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
                 _gptoss_files @
@@ -94,7 +97,7 @@ _gptoss() {
             ;;
         -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
-        --resume | --title | --at | --branch | -n) ;;
+        --resume | --title | --at | --branch | -n | --host | --port | --queue | --allow-origin) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
@@ -114,6 +117,7 @@ _gptoss() {
                         _gptoss_models
                     fi
                     ;;
+                serve) _gptoss_words "$serve $common" ;;
                 compare | inspect)
                     if [[ $current == -* ]]; then
                         _gptoss_words "${!command} $common"
@@ -135,7 +139,7 @@ _gptoss() {
                 cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
                 config) _gptoss_arguments "show path edit" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect evaluate conversations cache config completions $common" ;;
+                *) _gptoss_words "ask chat download verify list remove plan doctor bench serve compare inspect evaluate conversations cache config completions $common" ;;
             esac
             ;;
     esac

@@ -31,7 +31,7 @@ from gptoss_cli.server.served import Served
 from gptoss_cli.server.worker import JobEnd, Ticket, Worker
 from gptoss_cli.settings import ReasoningEffort, ReasoningField
 
-LARGEST_BODY_BYTES: Final = 32 << 20
+LARGEST_BODY_BYTES: Final = 16 << 20
 # A proxy, and Codex, give up on a connection that says nothing for minutes.
 COMMENT_SECONDS: Final = 10.0
 _EVENT_STREAM: Final = (
@@ -40,6 +40,7 @@ _EVENT_STREAM: Final = (
     (b"x-accel-buffering", b"no"),
 )
 _Read = Callable[[Fields, Served], Exchange]
+_Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,21 +83,16 @@ class _Server:
             "/v1/completions": read_completion,
         }
         return [
-            Route("/health", self._guarded(self._health, needs_key=False)),
-            Route("/metrics", self._guarded(self._metrics)),
-            Route("/v1/responses/input_tokens", self._guarded(self._input_tokens), methods=["POST"]),
-            Route("/v1/models", self._guarded(self._models)),
-            Route("/v1/models/{name:path}", self._guarded(self._model)),
-            *(
-                Route(path, self._guarded(functools.partial(self._answer, read)), methods=["POST"])
-                for path, read in posts.items()
-            ),
+            self._route("/health", self._health, needs_key=False),
+            self._route("/metrics", self._metrics),
+            self._route("/v1/responses/input_tokens", self._input_tokens, method="POST"),
+            self._route("/v1/models", self._models),
+            self._route("/v1/models/{name:path}", self._model),
+            *(self._route(path, functools.partial(self._answer, read), method="POST") for path, read in posts.items()),
         ]
 
-    def _guarded(
-        self, handler: Callable[[Request], Awaitable[Response]], *, needs_key: bool = True
-    ) -> Callable[[Request], Awaitable[Response]]:
-        """Return `handler` for requests that have access; what it raises becomes the response."""
+    def _route(self, path: str, handler: _Handler, *, method: str = "GET", needs_key: bool = True) -> Route:
+        """Return the route of `handler` for requests that have access; what it raises becomes the response."""
 
         async def handle(request: Request) -> Response:
             headers = request.headers
@@ -111,10 +107,10 @@ class _Server:
                 response = Response(status_code=HTTPStatus.BAD_REQUEST)
             except Exception as exc:  # noqa: BLE001  whatever it is, the client gets OpenAI's shape
                 response = failure_response(failure_of(exc))
-            self.metrics.count_request(request.url.path if request.scope.get("route") else "", response.status_code)
+            self.metrics.count_request(path, response.status_code)
             return response
 
-        return handle
+        return Route(path, handle, methods=[method])
 
     def _served(self) -> Served:
         opened = self._worker.opened

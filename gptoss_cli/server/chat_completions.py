@@ -71,14 +71,7 @@ def read_chat(fields: Fields, served: Served) -> Exchange:
         output=output_format(fields.inner("response_format"), "json_schema"),
         logprobs=(fields.integer("top_logprobs", 0, MOST_ALTERNATIVES) or 0) if fields.flag("logprobs") else None,
     )
-    job = chat_job(
-        transcript.messages,
-        transcript.instructions,
-        effort,
-        settings,
-        functions,
-        stop_texts=stop_texts(fields),
-    )
+    job = chat_job(transcript, settings, effort=effort, date=served.date, stop_texts=stop_texts(fields))
     options = fields.inner("stream_options")
     hidden = reasoning is not None and reasoning.flag("exclude")
     writer = ChatWriter(

@@ -87,6 +87,7 @@ class CompletionJob:
             prefilled = done
             yield PrefillProgress(done, total)
             if stopped:
+                yield CompletionEnd(Usage(len(self.prompt), 0, 0), None)
                 return
         tokens = generator.decode(
             self.sampling,

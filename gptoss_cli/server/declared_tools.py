@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from gptoss_cli.harmony.functions import FunctionTool
@@ -79,7 +80,13 @@ def _read_tool(fields: Fields, namespace: str | None) -> Iterator[tuple[Declared
         for inner in fields.objects("tools"):
             yield from _read_tool(inner, name)
     else:
-        _LOGGER.warning("a tool of the type %r is left out: only functions can be called", kind)
+        _warn_about(kind)
+
+
+@cache
+def _warn_about(kind: str | None) -> None:
+    """Log a kind of tool that is left out; a client sends it with every request, and is told once."""
+    _LOGGER.warning("tools of the type %r are left out: only functions can be called", kind)
 
 
 def _description(fields: Fields) -> str:

@@ -81,6 +81,8 @@ def failure_of(exc: Exception) -> ApiError:
         return exc
     if isinstance(exc, UsageError):
         return ApiError(str(exc))
+    if isinstance(exc, RecursionError):
+        return ApiError("The request is nested too deeply")
     if isinstance(exc, GptossError) and Hint.SHORTER_CONVERSATION in exc.hints:
         return ApiError(str(exc), code="context_length_exceeded", param="messages")
     message = str(exc) if isinstance(exc, GptossError) else f"Unexpected error: {type(exc).__name__}"

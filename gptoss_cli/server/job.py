@@ -11,8 +11,8 @@ from gptoss_cli.chat.stopping import apply_stop_conditions
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.generation import TokenGenerator
 from gptoss_cli.harmony.conversation import Conversation
-from gptoss_cli.harmony.events import Event, Message, TurnEnd
-from gptoss_cli.harmony.functions import Functions
+from gptoss_cli.harmony.events import Event, TurnEnd
+from gptoss_cli.server.wire_messages import Transcript
 from gptoss_cli.settings import ReasoningEffort
 
 
@@ -109,18 +109,17 @@ class ChatJob:
 
 
 def chat_job(
-    messages: Sequence[Message],
-    instructions: str,
-    effort: ReasoningEffort,
+    transcript: Transcript,
     settings: TurnSettings,
-    functions: Functions,
     *,
+    effort: ReasoningEffort,
+    date: datetime.date,
     stop_texts: tuple[str, ...] = (),
 ) -> ChatJob:
-    """Return the job that answers `messages`. An output format of the settings is described in the instructions."""
+    """Return the job that answers the messages of a request. The instructions describe the output format."""
     described = settings.output.description if settings.output else ""
-    text = "\n\n".join(part for part in (instructions, described) if part)
-    conversation = Conversation(text, datetime.date.today(), effort, functions)
-    for message in messages:
+    text = "\n\n".join(part for part in (transcript.instructions, described) if part)
+    conversation = Conversation(text, date, effort, transcript.functions)
+    for message in transcript.messages:
         conversation.add(message)
     return ChatJob(conversation=conversation, settings=settings, stop_texts=stop_texts, prompt=conversation.render())

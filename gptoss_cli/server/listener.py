@@ -74,7 +74,8 @@ class Listener:
             self._server.run(sockets=[listener])
         finally:
             self._worker.close()
-            self._worker.join(_GRACE_SECONDS)
+            # A model that is still being loaded is not waited for.
+            self._worker.join(_GRACE_SECONDS if self._worker.opened is not None else 0)
 
     def stop(self) -> None:
         """End in order. Any thread may call it."""

@@ -56,7 +56,7 @@ def read_responses(fields: Fields, served: Served, store: ResponseStore) -> Exch
         logprobs=alternatives if wants_logprobs else None,
     )
     effort = served.effort if reasoning is None else read_effort(reasoning, "effort", served.effort)
-    job = chat_job(transcript.messages, transcript.instructions, effort, settings, functions)
+    job = chat_job(transcript, settings, effort=effort, date=served.date)
     keep = fields.flag("store", default=True)
     writer = ResponsesWriter(
         _head(fields, served, str(effort), keep=keep),

@@ -15,7 +15,7 @@ class Transcript:
     """
 
     def __init__(self, functions: Functions) -> None:
-        self._functions = functions
+        self.functions = functions
         self._messages: list[Message | None] = []
         self._calls: dict[str, int] = {}
         self._system: list[str] = []
@@ -42,7 +42,7 @@ class Transcript:
     def add_call(self, id_: str, name: str, arguments: str, content_type: str = _ARGUMENTS_TYPE) -> None:
         """Add a call, with room for its result after it."""
         self._messages.append(
-            Message(Role.ASSISTANT, arguments, Channel.COMMENTARY, self._functions.recipient(name), content_type)
+            Message(Role.ASSISTANT, arguments, Channel.COMMENTARY, self.functions.recipient(name), content_type)
         )
         self._calls[id_] = len(self._messages)
         self._messages.append(None)
