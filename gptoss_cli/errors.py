@@ -42,6 +42,7 @@ class Hint(Enum):
     SHORTER_CONVERSATION = auto()
     CPU = auto()
     APPLE_GPU = auto()
+    ANOTHER_PORT = auto()
     ANOTHER_DEVICE = auto()  # another number, or none
     OFFLOAD = auto()
     LESS_GPU_MEMORY = auto()

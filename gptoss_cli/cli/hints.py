@@ -27,6 +27,7 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     ),
     Hint.CPU: (("use", "--device cpu"), (_START, "--device cpu")),
     Hint.APPLE_GPU: (("use", "--device mps"), (_START, "--device mps")),
+    Hint.ANOTHER_PORT: _same("use", "another --port"),
     Hint.ANOTHER_DEVICE: (("use", "another --device or none"), (_START, "another --device or none")),
     Hint.OFFLOAD: (("use", "--execution offload"), (_START, "--execution offload")),
     Hint.LESS_GPU_MEMORY: (("use", "a smaller --gpu-memory"), (_START, "a smaller --gpu-memory")),

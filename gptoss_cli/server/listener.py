@@ -10,7 +10,7 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
-from gptoss_cli.errors import UsageError
+from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.server.worker import Worker
 
 # The running answer ends within a token; after that, connections that stay open are closed.
@@ -32,7 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as exc:
         listener.close()
         if exc.errno == errno.EADDRINUSE:
-            raise UsageError(f"Another program listens on {host}:{port} already") from exc
+            raise UsageError(f"Another program listens on {host}:{port} already", Hint.ANOTHER_PORT) from exc
         raise UsageError(f"{host}:{port} cannot be used ({exc.strerror})") from exc
     return listener
 
