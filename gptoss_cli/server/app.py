@@ -60,6 +60,12 @@ class _Delivery:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     items: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
 
+    async def next(self, seconds: float) -> object:
+        """Return the next item. Raises TimeoutError after `seconds`."""
+        if self.items.empty():
+            return await asyncio.wait_for(self.items.get(), seconds)
+        return self.items.get_nowait()
+
     def deliver(self, item: object) -> None:
         """Take an item in any thread; nothing once the loop has ended."""
         if not self.loop.is_closed():
@@ -180,7 +186,7 @@ class _Server:
         while True:
             silence = self._settings.comment_seconds - (loop.time() - spoke)
             try:
-                item = await asyncio.wait_for(delivery.items.get(), max(silence, 0))
+                item = await delivery.next(max(silence, 0))
             except TimeoutError:
                 spoke = loop.time()
                 yield _comment(progress)
