@@ -33,7 +33,6 @@ from gptoss_cli.harmony.events import (
     TurnEnd,
 )
 from gptoss_cli.harmony.functions import Functions
-from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
 from gptoss_cli.settings import ReasoningEffort
@@ -331,7 +330,7 @@ class ChatSession:
         parser = TurnParser(answering=answering)
         constraint = TurnConstraint(
             parser,
-            self._grammar(),
+            self.conversation.grammar(self._recipients),
             think_budget=settings.think_budget,
             free_headers=settings.free_headers,
             matcher=settings.output.begin() if settings.output else None,
@@ -339,14 +338,6 @@ class ChatSession:
         )
         seed = random_seed() if settings.seed is None else settings.seed
         return _Turn(seed, parser, constraint, DecodedTurn([], answering))
-
-    def _grammar(self) -> Grammar:
-        functions = self.conversation.functions
-        return Grammar(
-            (*self._recipients, *functions.recipients),
-            must_call=functions.must_call,
-            reasoning=self.conversation.effort is not ReasoningEffort.NONE or not functions.recipients,
-        )
 
     def _invalidated_tokens(self) -> int:
         """Return how many tokens of the last prompt the next prompt does not begin with."""

@@ -1,7 +1,7 @@
 """A conversation as messages, and its prompt. Reasoning of finished turns is kept but is not part of the prompt."""
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import openai_harmony
@@ -10,6 +10,7 @@ from openai_harmony import ReasoningEffort as HarmonyEffort
 
 from gptoss_cli.harmony.events import Channel, Message, Role
 from gptoss_cli.harmony.functions import Functions
+from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding, without_surrogates
 from gptoss_cli.settings import ReasoningEffort
 
@@ -73,6 +74,12 @@ class Conversation:
     def starts_with_answer(self) -> bool:
         """True if the prompt ends with the header of the answer: without reasoning, unless a function can be called."""
         return self.effort is ReasoningEffort.NONE and not self.functions.recipients
+
+    def grammar(self, recipients: Iterable[str] = ()) -> Grammar:
+        """Return the grammar of the next turn; `recipients` may be called beside the functions."""
+        functions = self.functions
+        reasons = self.effort is not ReasoningEffort.NONE or not functions.recipients
+        return Grammar((*recipients, *functions.recipients), must_call=functions.must_call, reasoning=reasons)
 
     def truncate(self, count: int) -> None:
         """Keep the first `count` messages."""

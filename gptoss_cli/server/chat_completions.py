@@ -26,6 +26,7 @@ from gptoss_cli.server.fields import Fields
 from gptoss_cli.server.job import Usage, chat_job
 from gptoss_cli.server.outcome import check_turn, finish_reason, gptoss_field, logprob_entry
 from gptoss_cli.server.sampling import (
+    LEFT_OUT,
     MOST_ALTERNATIVES,
     content_text,
     function_tool,
@@ -106,7 +107,9 @@ def _read_messages(fields: Fields, functions: Functions) -> Transcript:
             case "assistant":
                 _read_assistant(message, transcript)
             case "tool":
-                transcript.add_result(message, message.needed_text("tool_call_id"), content_text(message))
+                transcript.add_result(
+                    message, message.needed_text("tool_call_id"), content_text(message, left_out=LEFT_OUT)
+                )
             case _:
                 raise message.wrong("role", "must be system, developer, user, assistant or tool")
     if not transcript.messages:

@@ -12,6 +12,7 @@ from gptoss_cli.server.job import chat_job
 from gptoss_cli.server.response_store import ResponseStore
 from gptoss_cli.server.responses import ResponsesWriter
 from gptoss_cli.server.sampling import (
+    LEFT_OUT,
     MOST_ALTERNATIVES,
     content_text,
     functions_with_choice,
@@ -111,7 +112,8 @@ def _read_items(fields: Fields, functions: Functions) -> Transcript:
                 name = function_name(item.needed_text("name"), item.text("namespace"))
                 transcript.add_call(item.needed_text("call_id"), name, text_arguments(item.text("input") or ""))
             case "function_call_output" | "custom_tool_call_output":
-                transcript.add_result(item, item.needed_text("call_id"), content_text(item, "output"))
+                output = content_text(item, "output", left_out=LEFT_OUT)
+                transcript.add_result(item, item.needed_text("call_id"), output)
             case kind:
                 raise item.wrong("type", f"{kind!r} is not supported", code="unsupported_content")
     if not transcript.messages:

@@ -32,6 +32,8 @@ _TEXT_PARTS: Final = {
     "output_text": "text",
     "refusal": "refusal",
 }
+# The model asked for it, so it must learn that it cannot see it.
+LEFT_OUT: Final = "[This part of the result is not text, so it is left out.]"
 _ANY_OBJECT: Final = {"type": "object"}
 
 
@@ -83,8 +85,11 @@ def refuse_unsupported(fields: Fields, neutral: Mapping[str, Sequence[object]]) 
             raise fields.wrong(name, "is not supported", code="unsupported_parameter")
 
 
-def content_text(fields: Fields, name: str = "content") -> str:
-    """Return the text of a message: a string, or parts of text. Raises ApiError for images and other parts."""
+def content_text(fields: Fields, name: str = "content", *, left_out: str | None = None) -> str:
+    """Return the text of a message: a string, or parts of text.
+
+    `left_out` stands for images and other parts; without it they raise ApiError.
+    """
     value = fields.get(name)
     if value is None or isinstance(value, str):
         return value or ""
@@ -92,6 +97,9 @@ def content_text(fields: Fields, name: str = "content") -> str:
     for part in fields.objects(name):
         kind = part.text("type")
         key = _TEXT_PARTS.get(kind or "")
+        if key is None and left_out is not None:
+            texts.append(left_out)
+            continue
         if key is None:
             raise part.wrong(
                 "type", f"{kind!r} is not supported: the model reads text only", code="unsupported_content"

@@ -95,6 +95,38 @@ def test_the_sdk_raises_what_its_users_catch(client: Any) -> None:
         client.responses.create(model="scripted", input="a " * 9_000)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["OpenAIResponsesModel", "OpenAIChatCompletionsModel"])
+def test_the_agents_sdk_runs_two_tools(name: str) -> None:
+    agents = pytest.importorskip("agents", reason="openai-agents is not installed")
+    agents.set_tracing_disabled(disabled=True)
+    called: list[object] = []
+
+    @agents.function_tool  # type: ignore[untyped-decorator]
+    def add(a: int, b: int) -> int:
+        """Add."""
+        called.append((a, b))
+        return a + b
+
+    @agents.function_tool  # type: ignore[untyped-decorator]
+    def greet(name: str | None = None) -> str:
+        """Greet."""
+        called.append(name)
+        return "Hello"
+
+    header = "<|channel|>commentary <|constrain|>json<|message|>"
+    calls = (
+        f' to=functions.add{header}{{"a": 2, "b": 3}}<|call|>',
+        f' to=functions.greet{header}{{"name": null}}<|call|>',
+    )
+    with Running(scripted(*calls, ANSWER)) as running:
+        client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{running.port}/v1", api_key="none")
+        model = getattr(agents, name)(model="scripted", openai_client=client)
+        agent = agents.Agent(name="tester", tools=[add, greet], model=model)
+        result = agents.Runner.run_sync(agent, "Hi")
+    assert (called, result.final_output) == ([(2, 3), None], TEXT)
+
+
 CODEX = shutil.which("codex")
 
 

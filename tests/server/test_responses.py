@@ -152,6 +152,13 @@ def test_the_output_can_be_sent_back(turn: str) -> None:
         assert "Hello 🙂, you" in text
 
 
+def test_an_image_in_a_result_is_left_out_and_the_model_is_told() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "get-weather", "arguments": "{}"}
+    parts = [{"type": "input_image", "image_url": "data:"}, {"type": "input_text", "text": "A map."}]
+    text = prompt(input=[call, {"type": "function_call_output", "call_id": "c", "output": parts}])
+    assert "is left out.]\nA map.<|end|>" in text
+
+
 def test_a_limit_makes_the_response_incomplete() -> None:
     answer = whole(ANSWER, max_output_tokens=12)
     assert answer["status"] == "incomplete"
