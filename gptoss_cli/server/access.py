@@ -17,8 +17,8 @@ class Access:
     key: str | None = None
     origins: frozenset[str] = frozenset()
 
-    def check(self, host: str | None, origin: str | None, authorization: str | None) -> None:
-        """Raise ApiError for a request with these headers that may not be answered.
+    def check_place(self, host: str | None, origin: str | None) -> None:
+        """Raise ApiError for a request that comes from elsewhere, by its Host and Origin.
 
         A page of any site can make a browser send requests here, under a name that leads to this machine. Such a
         request has another Host, or an Origin.
@@ -27,6 +27,9 @@ class Access:
             raise ApiError("This server is for local programs: the Host is not", status=HTTPStatus.FORBIDDEN)
         if origin is not None and origin not in self.origins and "*" not in self.origins:
             raise ApiError(f"Pages of {origin} may not use this server", status=HTTPStatus.FORBIDDEN)
+
+    def check_key(self, authorization: str | None) -> None:
+        """Raise ApiError for a request without the key."""
         if self.key is None:
             return
         given = (authorization or "").removeprefix("Bearer ").encode()

@@ -2,7 +2,9 @@
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
@@ -39,6 +41,7 @@ _EVENT_STREAM: Final = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+_LOGGER: Final = logging.getLogger(__name__)
 _Read = Callable[[Fields, Served], Exchange]
 _Handler = Callable[[Request], Awaitable[Response]]
 
@@ -68,7 +71,7 @@ class _Delivery:
 
     def deliver(self, item: object) -> None:
         """Take an item in any thread; nothing once the loop has ended."""
-        if not self.loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self.items.put_nowait, item)
 
 
@@ -101,17 +104,18 @@ class _Server:
         """Return the route of `handler` for requests that have access; what it raises becomes the response."""
 
         async def handle(request: Request) -> Response:
-            headers = request.headers
+            headers, access = request.headers, self._settings.access
             try:
-                access = self._settings.access
-                authorization = headers.get("authorization")
-                if not needs_key and access.key is not None:
-                    authorization = f"Bearer {access.key}"
-                access.check(headers.get("host"), headers.get("origin"), authorization)
+                access.check_place(headers.get("host"), headers.get("origin"))
+                if needs_key:
+                    access.check_key(headers.get("authorization"))
                 response = await handler(request)
             except ClientDisconnect:
                 response = Response(status_code=HTTPStatus.BAD_REQUEST)
+            except ApiError as exc:
+                response = failure_response(exc)
             except Exception as exc:  # noqa: BLE001  whatever it is, the client gets OpenAI's shape
+                _LOGGER.warning("a request failed: %s", type(exc).__name__)
                 response = failure_response(failure_of(exc))
             self.metrics.count_request(path, response.status_code)
             return response

@@ -105,3 +105,14 @@ def test_a_model_that_is_not_installed_ends_it_with_3(run: Run) -> None:
     status, out, err = run("serve", "-m", "20b", "--port", "0")
     assert (status, out) == (3, "")
     assert "gptoss download 20b" in err
+
+
+def test_without_the_extra_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("gptoss_cli.server", "gptoss_cli.cli.serve"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    status, out, err = run("serve", "-m", "demo")
+    assert (status, out) == (2, "")
+    assert err == (
+        "gptoss: The server needs starlette and uvicorn, which are not installed. Run: pip install 'gptoss[serve]'\n"
+    )

@@ -122,6 +122,15 @@ def test_messages_become_those_of_harmony() -> None:
     )
 
 
+def test_a_call_without_a_result_was_not_run_and_two_results_are_one() -> None:
+    call = {"id": "c", "function": {"name": "get-weather", "arguments": {"city": "Rome"}}}
+    asked = [USER, {"role": "assistant", "tool_calls": [call]}]
+    assert '{"city": "Rome"}<|call|>' in prompt(messages=asked)
+    assert "<|message|>interrupted, not run<|end|><|start|>user" in prompt(messages=[*asked, USER])
+    results = [{"role": "tool", "tool_call_id": "c", "content": text} for text in ("sun", "rain")]
+    assert "<|message|>sun\nrain<|end|>" in prompt(messages=[*asked, *results])
+
+
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "thinking"])
 def test_reasoning_is_read_from_any_field_within_a_tool_loop(name: str) -> None:
     call = {"id": "c", "function": {"name": "get-weather", "arguments": "{}"}}
