@@ -19,13 +19,14 @@ from gptoss_cli.harmony.events import (
     Token,
     TurnEnd,
 )
-from gptoss_cli.harmony.functions import Functions
+from gptoss_cli.harmony.functions import Functions, FunctionTool
 from gptoss_cli.server.exchange import Exchange, ServerEvent, new_id, now
 from gptoss_cli.server.failures import ApiError
 from gptoss_cli.server.fields import Fields
 from gptoss_cli.server.job import Usage, chat_job
 from gptoss_cli.server.outcome import check_turn, finish_reason, gptoss_field, logprob_entry
 from gptoss_cli.server.sampling import (
+    HARMLESS,
     LEFT_OUT,
     MOST_ALTERNATIVES,
     content_text,
@@ -82,10 +83,12 @@ def read_chat(fields: Fields, served: Served) -> Exchange:
         include_usage=options is not None and options.flag("include_usage"),
         logprobs=settings.logprobs is not None,
     )
-    return Exchange(job, writer, fields.flag("stream"))
+    exchange = Exchange(job, writer, fields.flag("stream"))
+    fields.log_unused(HARMLESS)
+    return exchange
 
 
-def _tool(fields: Fields) -> Any:
+def _tool(fields: Fields) -> FunctionTool:
     if fields.text("type") not in (None, "function"):
         raise fields.wrong("type", "must be 'function'")
     inner = fields.inner("function")
@@ -112,8 +115,8 @@ def _read_messages(fields: Fields, functions: Functions) -> Transcript:
                 )
             case _:
                 raise message.wrong("role", "must be system, developer, user, assistant or tool")
-    if not transcript.messages:
-        raise fields.wrong("messages", "must have a message of the user", code="missing_required_parameter")
+    if not transcript.messages and not transcript.instructions:
+        raise fields.wrong("messages", "must have a message", code="missing_required_parameter")
     return transcript
 
 

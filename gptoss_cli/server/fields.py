@@ -1,10 +1,16 @@
 """Typed access to the JSON of a request. A value of the wrong type is a failure that names the field."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from gptoss_cli.server.failures import ApiError
+
+_LOGGER: Final = logging.getLogger(__name__)
+_LONGEST_LOGGED: Final = 40
+_MOST_LOGGED: Final = 256
 
 
 def parse_body(body: bytes) -> "Fields":
@@ -17,6 +23,11 @@ def parse_body(body: bytes) -> "Fields":
     return Fields(value)
 
 
+@lru_cache(maxsize=_MOST_LOGGED)
+def _log_unused(name: str) -> None:
+    _LOGGER.warning("the field %r of a request is not supported, and is ignored", name)
+
+
 class Fields:
     """An object of a request. `path` says where it stands, such as `messages[0]`. A field that is null is missing."""
 
@@ -26,6 +37,7 @@ class Fields:
         if not isinstance(value, Mapping):
             raise self.wrong("", "must be an object")
         self.values: Mapping[str, Any] = value
+        self._used = set[str]()
 
     def wrong(self, name: str, problem: str, *, code: str | None = "invalid_value") -> ApiError:
         """Return the failure for the field `name`, or for the whole object."""
@@ -34,6 +46,7 @@ class Fields:
 
     def get(self, name: str) -> Any:
         """Return the value of a field, None if it is missing."""
+        self._used.add(name)
         return self.values.get(name)
 
     def text(self, name: str) -> str | None:
@@ -95,6 +108,12 @@ class Fields:
         if not isinstance(value, list):
             raise self.wrong(name, "must be a list")
         return value
+
+    def log_unused(self, harmless: frozenset[str]) -> None:
+        """Log the fields that nobody asked for, each once, except `harmless` ones."""
+        for name in self.values.keys() - self._used - harmless:
+            if len(name) <= _LONGEST_LOGGED:
+                _log_unused(name)
 
     def _place(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name

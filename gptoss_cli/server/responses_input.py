@@ -12,6 +12,7 @@ from gptoss_cli.server.job import chat_job
 from gptoss_cli.server.response_store import ResponseStore
 from gptoss_cli.server.responses import ResponsesWriter
 from gptoss_cli.server.sampling import (
+    HARMLESS,
     LEFT_OUT,
     MOST_ALTERNATIVES,
     content_text,
@@ -66,7 +67,9 @@ def read_responses(fields: Fields, served: Served, store: ResponseStore) -> Exch
         logprobs=wants_logprobs,
         keep=(lambda id_, output: store.add(id_, [*items, *output])) if keep else None,
     )
-    return Exchange(job, writer, fields.flag("stream"))
+    exchange = Exchange(job, writer, fields.flag("stream"))
+    fields.log_unused(HARMLESS)
+    return exchange
 
 
 def _head(fields: Fields, served: Served, effort: str, *, keep: bool) -> dict[str, Any]:
@@ -116,8 +119,8 @@ def _read_items(fields: Fields, functions: Functions) -> Transcript:
                 transcript.add_result(item, item.needed_text("call_id"), output)
             case kind:
                 raise item.wrong("type", f"{kind!r} is not supported", code="unsupported_content")
-    if not transcript.messages:
-        raise fields.wrong("input", "must have a message of the user", code="missing_required_parameter")
+    if not transcript.messages and not transcript.instructions:
+        raise fields.wrong("input", "must have a message", code="missing_required_parameter")
     return transcript
 
 

@@ -34,6 +34,13 @@ _TEXT_PARTS: Final = {
 }
 # The model asked for it, so it must learn that it cannot see it.
 LEFT_OUT: Final = "[This part of the result is not text, so it is left out.]"
+# Fields that need not be honoured: they do not change what a model on this machine answers.
+HARMLESS: Final = frozenset(
+    (
+        *("user", "metadata", "client_metadata", "safety_identifier", "service_tier", "store", "include", "text"),
+        *("prompt_cache_key", "prompt_cache_retention", "parallel_tool_calls", "verbosity", "truncation", "modalities"),
+    )
+)
 _ANY_OBJECT: Final = {"type": "object"}
 
 

@@ -4,11 +4,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from gptoss_cli.chat.request import OpenedModel
+from gptoss_cli.errors import GptossError
 from gptoss_cli.harmony.structured_output import warm_up
 from gptoss_cli.server.failures import failure_of, model_loading, queue_full, stopping
 from gptoss_cli.server.job import Job, OneSequence, SequencePool
@@ -44,6 +45,12 @@ class Ticket:
         self._stop.append(stop)
         if self.cancelled:
             stop()
+
+
+def _prepare() -> None:
+    # The first request that needs it meets the same failure, and its client is told.
+    with suppress(GptossError):
+        warm_up()
 
 
 class Worker:
@@ -120,8 +127,10 @@ class Worker:
 
     def _run(self) -> None:
         try:
+            preparing = threading.Thread(target=_prepare, daemon=True)
+            preparing.start()
             opened = self._open_model()
-            warm_up()
+            preparing.join()
         except BaseException as exc:  # noqa: BLE001  the caller of `failed` raises it again
             self._failed(exc)
             return

@@ -255,7 +255,17 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     assert caught.value.to_json()["error"]["type"] == "invalid_request_error"
 
 
-def test_unknown_and_harmless_fields_are_ignored() -> None:
+def test_unknown_fields_are_ignored_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        read(flavour="mint", **{"x" * 99: 1})
+    assert caplog.messages == ["the field 'flavour' of a request is not supported, and is ignored"]
+
+
+def test_instructions_alone_can_be_answered() -> None:
+    assert prompt(messages=[{"role": "system", "content": "Greet."}], tools=None).endswith("<|end|><|start|>assistant")
+
+
+def test_harmless_fields_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     read(
         metadata={"a": "b"},
         user="x",
@@ -265,6 +275,7 @@ def test_unknown_and_harmless_fields_are_ignored() -> None:
         service_tier="auto",
         logit_bias={},
     )
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("name", ["gpt-oss-20b", "20b", "gpt-oss:20b", "openai/gpt-oss-20b"])
