@@ -25,6 +25,7 @@ from gptoss_cli.server.failures import ApiError
 from gptoss_cli.server.fields import Fields
 from gptoss_cli.server.job import Usage, chat_job
 from gptoss_cli.server.outcome import check_turn, finish_reason, gptoss_field, logprob_entry
+from gptoss_cli.server.request_messages import RequestMessages
 from gptoss_cli.server.sampling import (
     HARMLESS,
     LEFT_OUT,
@@ -40,7 +41,6 @@ from gptoss_cli.server.sampling import (
     token_limit,
 )
 from gptoss_cli.server.served import Served
-from gptoss_cli.server.wire_messages import Transcript
 
 # Fields that change the result, with the values that change nothing.
 _UNSUPPORTED: Final[Mapping[str, Sequence[object]]] = {
@@ -62,7 +62,7 @@ def read_chat(fields: Fields, served: Served) -> Exchange:
     served.check_model(fields.text("model"))
     refuse_unsupported(fields, _UNSUPPORTED)
     functions = functions_with_choice(fields, [_tool(each) for each in fields.objects("tools")])
-    transcript = _read_messages(fields, functions)
+    request = _read_messages(fields, functions)
     reasoning = fields.inner("reasoning")
     effort = read_effort(fields, "reasoning_effort", served.effort)
     if reasoning is not None:
@@ -73,7 +73,7 @@ def read_chat(fields: Fields, served: Served) -> Exchange:
         output=output_format(fields.inner("response_format"), "json_schema"),
         logprobs=(fields.integer("top_logprobs", 0, MOST_ALTERNATIVES) or 0) if fields.flag("logprobs") else None,
     )
-    job = chat_job(transcript, settings, effort=effort, date=served.date, stop_texts=stop_texts(fields))
+    job = chat_job(request, settings, effort=effort, date=served.date, stop_texts=stop_texts(fields))
     options = fields.inner("stream_options")
     hidden = reasoning is not None and reasoning.flag("exclude")
     writer = ChatWriter(
@@ -97,45 +97,45 @@ def _tool(fields: Fields) -> FunctionTool:
     return function_tool(inner)
 
 
-def _read_messages(fields: Fields, functions: Functions) -> Transcript:
-    transcript = Transcript(functions)
+def _read_messages(fields: Fields, functions: Functions) -> RequestMessages:
+    request = RequestMessages(functions)
     for message in fields.objects("messages"):
         match message.text("role"):
             case "system":
-                transcript.add_instructions(content_text(message), first=True)
+                request.add_instructions(content_text(message), first=True)
             case "developer":
-                transcript.add_instructions(content_text(message))
+                request.add_instructions(content_text(message))
             case "user":
-                transcript.add(Message(Role.USER, content_text(message)))
+                request.add(Message(Role.USER, content_text(message)))
             case "assistant":
-                _read_assistant(message, transcript)
+                _read_assistant(message, request)
             case "tool":
-                transcript.add_result(
+                request.add_result(
                     message, message.needed_text("tool_call_id"), content_text(message, left_out=LEFT_OUT)
                 )
             case _:
                 raise message.wrong("role", "must be system, developer, user, assistant or tool")
-    if not transcript.messages and not transcript.instructions:
+    if not request.messages and not request.instructions:
         raise fields.wrong("messages", "must have a message", code="missing_required_parameter")
-    return transcript
+    return request
 
 
-def _read_assistant(message: Fields, transcript: Transcript) -> None:
+def _read_assistant(message: Fields, request: RequestMessages) -> None:
     for name in _REASONING_FIELDS:
         value = message.get(name)
         if isinstance(value, str) and value:
-            transcript.add(Message(Role.ASSISTANT, value, Channel.ANALYSIS))
+            request.add(Message(Role.ASSISTANT, value, Channel.ANALYSIS))
             break
     calls = list(message.objects("tool_calls"))
     text = content_text(message)
     if text:
-        transcript.add(Message(Role.ASSISTANT, text, Channel.COMMENTARY if calls else Channel.FINAL))
+        request.add(Message(Role.ASSISTANT, text, Channel.COMMENTARY if calls else Channel.FINAL))
     for call in calls:
         function = call.inner("function")
         if function is None:
             raise call.wrong("function", "is missing", code="missing_required_parameter")
         arguments = function.get("arguments")
-        transcript.add_call(
+        request.add_call(
             call.text("id") or "",
             function.needed_text("name"),
             arguments if isinstance(arguments, str) else json.dumps(arguments if arguments is not None else {}),

@@ -12,7 +12,7 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.generation import TokenGenerator
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import Event, TurnEnd
-from gptoss_cli.server.wire_messages import Transcript
+from gptoss_cli.server.request_messages import RequestMessages
 from gptoss_cli.settings import ReasoningEffort
 
 
@@ -109,7 +109,7 @@ class ChatJob:
 
 
 def chat_job(
-    transcript: Transcript,
+    request: RequestMessages,
     settings: TurnSettings,
     *,
     effort: ReasoningEffort,
@@ -118,8 +118,8 @@ def chat_job(
 ) -> ChatJob:
     """Return the job that answers the messages of a request. The instructions describe the output format."""
     described = settings.output.description if settings.output else ""
-    text = "\n\n".join(part for part in (transcript.instructions, described) if part)
-    conversation = Conversation(text, date, effort, transcript.functions)
-    for message in transcript.messages:
+    text = "\n\n".join(part for part in (request.instructions, described) if part)
+    conversation = Conversation(text, date, effort, request.functions)
+    for message in request.messages:
         conversation.add(message)
     return ChatJob(conversation=conversation, settings=settings, stop_texts=stop_texts, prompt=conversation.render())

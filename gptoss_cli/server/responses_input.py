@@ -9,6 +9,7 @@ from gptoss_cli.server.declared_tools import DeclaredTools, function_name, text_
 from gptoss_cli.server.exchange import Exchange
 from gptoss_cli.server.fields import Fields
 from gptoss_cli.server.job import chat_job
+from gptoss_cli.server.request_messages import RequestMessages
 from gptoss_cli.server.response_store import ResponseStore
 from gptoss_cli.server.responses import ResponsesWriter
 from gptoss_cli.server.sampling import (
@@ -24,7 +25,6 @@ from gptoss_cli.server.sampling import (
     token_limit,
 )
 from gptoss_cli.server.served import Served
-from gptoss_cli.server.wire_messages import Transcript
 
 _UNSUPPORTED: Final = {"background": (False,), "conversation": (), "prompt": ()}
 _LOGPROBS: Final = "message.output_text.logprobs"
@@ -46,8 +46,8 @@ def read_responses(fields: Fields, served: Served, store: ResponseStore) -> Exch
     tools = DeclaredTools(fields)
     functions = functions_with_choice(fields, tools.functions)
     items = [*store.items(fields.text("previous_response_id")), *_input_items(fields)]
-    transcript = _read_items(Fields({"input": items}), functions)
-    transcript.add_instructions(fields.text("instructions") or "", first=True)
+    request = _read_items(Fields({"input": items}), functions)
+    request.add_instructions(fields.text("instructions") or "", first=True)
     reasoning, text = fields.inner("reasoning"), fields.inner("text")
     wants_logprobs = _LOGPROBS in fields.items("include")
     alternatives = fields.integer("top_logprobs", 0, MOST_ALTERNATIVES) or 0
@@ -58,7 +58,7 @@ def read_responses(fields: Fields, served: Served, store: ResponseStore) -> Exch
         logprobs=alternatives if wants_logprobs else None,
     )
     effort = served.effort if reasoning is None else read_effort(reasoning, "effort", served.effort)
-    job = chat_job(transcript, settings, effort=effort, date=served.date)
+    job = chat_job(request, settings, effort=effort, date=served.date)
     keep = fields.flag("store", default=True)
     writer = ResponsesWriter(
         _head(fields, served, str(effort), keep=keep),
@@ -98,44 +98,44 @@ def _input_items(fields: Fields) -> list[Any]:
     return fields.items("input")
 
 
-def _read_items(fields: Fields, functions: Functions) -> Transcript:
-    transcript = Transcript(functions)
+def _read_items(fields: Fields, functions: Functions) -> RequestMessages:
+    request = RequestMessages(functions)
     for item in fields.objects("input"):
         match item.text("type") or "message":
             case "message":
-                _read_message(item, transcript)
+                _read_message(item, request)
             case "reasoning":
                 text = content_text(item) or content_text(item, "summary")
                 if text:
-                    transcript.add(Message(Role.ASSISTANT, text, Channel.ANALYSIS))
+                    request.add(Message(Role.ASSISTANT, text, Channel.ANALYSIS))
             case "function_call":
                 name = function_name(item.needed_text("name"), item.text("namespace"))
-                transcript.add_call(item.needed_text("call_id"), name, item.text("arguments") or "{}")
+                request.add_call(item.needed_text("call_id"), name, item.text("arguments") or "{}")
             case "custom_tool_call":
                 name = function_name(item.needed_text("name"), item.text("namespace"))
-                transcript.add_call(item.needed_text("call_id"), name, text_arguments(item.text("input") or ""))
+                request.add_call(item.needed_text("call_id"), name, text_arguments(item.text("input") or ""))
             case "function_call_output" | "custom_tool_call_output":
                 output = content_text(item, "output", left_out=LEFT_OUT)
-                transcript.add_result(item, item.needed_text("call_id"), output)
+                request.add_result(item, item.needed_text("call_id"), output)
             case kind:
                 raise item.wrong("type", f"{kind!r} is not supported", code="unsupported_content")
-    if not transcript.messages and not transcript.instructions:
+    if not request.messages and not request.instructions:
         raise fields.wrong("input", "must have a message", code="missing_required_parameter")
-    return transcript
+    return request
 
 
-def _read_message(item: Fields, transcript: Transcript) -> None:
+def _read_message(item: Fields, request: RequestMessages) -> None:
     match item.text("role"):
         case "system":
-            transcript.add_instructions(content_text(item), first=True)
+            request.add_instructions(content_text(item), first=True)
         case "developer":
-            transcript.add_instructions(content_text(item))
+            request.add_instructions(content_text(item))
         case "user":
-            transcript.add(Message(Role.USER, content_text(item)))
+            request.add(Message(Role.USER, content_text(item)))
         case "assistant":
             channel = Channel.COMMENTARY if item.text("phase") == "commentary" else Channel.FINAL
             text = content_text(item)
             if text:
-                transcript.add(Message(Role.ASSISTANT, text, channel))
+                request.add(Message(Role.ASSISTANT, text, channel))
         case _:
             raise item.wrong("role", "must be system, developer, user or assistant")

@@ -11,7 +11,7 @@ _ARGUMENTS_TYPE: Final = "<|constrain|>json"
 _NOT_RUN: Final = "interrupted, not run"
 
 
-class Transcript:
+class RequestMessages:
     """Collects the messages of a request.
 
     The model was trained to get the result of a call before it makes another one. So the results of several calls,
