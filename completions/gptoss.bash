@@ -5,7 +5,20 @@ _gptoss_words() { COMPREPLY=($(compgen -W "$1" -- "$current")); }
 _gptoss_files() {
     local IFS=$'\n'
     compopt -o filenames 2> /dev/null
-    COMPREPLY=($(compgen -f -P "$1" -- "${current#"$1"}"))
+    COMPREPLY=($(compgen -f -- "$current"))
+}
+
+# Files after an @. As file names bash would write \@.
+_gptoss_texts() {
+    local IFS=$'\n' name
+    for name in $(compgen -f -- "${current#@}"); do
+        if [[ -d $name ]]; then
+            compopt -o nospace 2> /dev/null
+            COMPREPLY+=("@$(printf %q "$name")/")
+        else
+            COMPREPLY+=("@$(printf %q "$name")")
+        fi
+    done
 }
 
 # The values of a model: a name (some commands know more, $1), an installed checkpoint, any other folder.
@@ -19,9 +32,45 @@ _gptoss_models() {
 }
 
 _gptoss() {
-    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]}
+    local words=() line=${COMP_LINE:0:COMP_POINT} word index
+    # bash splits words at = @ and : (COMP_WORDBREAKS). Join what was typed as one.
+    for ((index = 0; index <= COMP_CWORD; index++)); do
+        word=${COMP_WORDS[index]}
+        if ((index == 0)) || [[ $line == [[:space:]]* ]]; then
+            words+=("$word")
+        else
+            words[${#words[@]}-1]+=$word
+        fi
+        line=${line#"${line%%[![:space:]]*}"}
+        line=${line#"$word"}
+    done
+    local last=$((${#words[@]} - 1))
+    local current=${words[last]} previous=${words[last-1]} option=""
+    if [[ $current == --*=* ]]; then
+        option=${current%%=*}=
+        previous=${option%=}
+        current=${current#*=}
+    fi
+
+    _gptoss_candidates
+
+    # bash replaces only what follows the last of these characters, and an @ too.
+    local breaks=${COMP_WORDBREAKS//[^=@:]/} consumed=""
+    if [[ -n $breaks ]]; then
+        consumed=${current%"${current##*[$breaks]}"}
+        consumed=${consumed%@}
+    fi
+    if [[ -n $consumed || $breaks == *=* ]]; then
+        option=""
+    fi
+    COMPREPLY=("${COMPREPLY[@]#"$consumed"}")
+    COMPREPLY=("${COMPREPLY[@]/#/$option}")
+    return 0
+}
+
+_gptoss_candidates() {
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
-    local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
+    local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --date --seed --max-tokens
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
         --no-prefix-cache --reasoning"
     local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
@@ -29,7 +78,7 @@ _gptoss() {
     local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
-    local bench="--prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
+    local bench="--context --prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
     local serve="-m --model --host --port --api-key-file -e --effort --queue --reasoning-field --allow-origin --context
         --execution --device --gpu-memory --dense --activations --threads"
     local compare="--by --context --benchmarks --explain --json"
@@ -39,17 +88,12 @@ _gptoss() {
     local conversations_list="-n --all --json" conversations_show="--reasoning --raw --branch --json"
     local conversations_search="-n --latest --reasoning --json" conversations_rm="--all -y --yes"
     local conversations_export="--all -f --format -o --output --reasoning --force"
+    local settings="color history.save history.reasoning history.ask model effort instructions temperature top-p top-k date seed
+        max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout"
     local command="" inner="" word index
 
-    # bash splits --color=never into three words.
-    if [[ $current == "=" ]]; then
-        current=""
-    elif [[ $previous == "=" ]]; then
-        previous=${COMP_WORDS[COMP_CWORD-2]}
-    fi
-
-    for ((index = 1; index < COMP_CWORD; index++)); do
-        word=${COMP_WORDS[index]}
+    for ((index = 1; index < last; index++)); do
+        word=${words[index]}
         case $word in
             ask | chat | download | verify | list | remove | plan | doctor | bench | serve | compare | inspect | evaluate | conversations | cache | config | completions)
                 command=$word
@@ -59,8 +103,8 @@ _gptoss() {
     done
 
     if [[ $command == conversations ]]; then
-        for ((index++; index < COMP_CWORD; index++)); do
-            word=${COMP_WORDS[index]}
+        for ((index++; index < last; index++)); do
+            word=${words[index]}
             if [[ " $conversations " == *" $word "* ]]; then
                 inner=$word
                 break
@@ -69,6 +113,16 @@ _gptoss() {
     fi
 
     COMPREPLY=()
+    if [[ $command == config && ${words[index+1]} == set && index+1 -lt last && $current != -* ]]; then
+        if ((last == index + 2)); then
+            _gptoss_words "$settings"
+            return 0
+        fi
+        case $previous in
+            history.*) previous="" && _gptoss_words "true false" && return 0 ;;
+            *) previous=--$previous ;; # its values are those of the option
+        esac
+    fi
     if [[ -n $inner && $previous == --reasoning ]]; then
         previous="" # a flag there
     fi
@@ -89,13 +143,13 @@ _gptoss() {
         --reasoning-field) _gptoss_words "reasoning reasoning_content none" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
-        -f | --file | -o | --output | --schema | --api-key-file) _gptoss_files "" ;;
+        -f | --file | -o | --output | --schema | --api-key-file) _gptoss_files ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
-                _gptoss_files @
+                _gptoss_texts
             fi
             ;;
-        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
+        -t | --temperature | --top-p | --top-k | --date | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
         --resume | --title | --at | --branch | -n | --host | --port | --queue | --allow-origin) ;;
         *)
@@ -105,7 +159,7 @@ _gptoss() {
                     if [[ $current == -* ]]; then
                         _gptoss_words "$evaluate $turn $common"
                     else
-                        _gptoss_files ""
+                        _gptoss_files
                     fi
                     ;;
                 chat) [[ $current == -* ]] && _gptoss_words "$chat $turn $common" ;;
@@ -132,12 +186,12 @@ _gptoss() {
                         word=conversations_$inner
                         _gptoss_words "${!word} $common"
                     elif [[ $inner == import || $inner == backup ]]; then
-                        _gptoss_files ""
+                        _gptoss_files
                     fi
                     ;;
                 list | doctor) _gptoss_words "--json $common" ;;
                 cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
-                config) _gptoss_arguments "show path edit" "--json $common" ;;
+                config) _gptoss_arguments "show path edit set" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
                 *) _gptoss_words "ask chat download verify list remove plan doctor bench serve compare inspect evaluate conversations cache config completions $common" ;;
             esac

@@ -13,6 +13,14 @@ function __gptoss_models
     __fish_complete_directories
 end
 
+# Files after an @.
+function __gptoss_texts
+    set -l token (string replace -r '^--instructions=' '' -- (commandline -ct))
+    if string match -q '@*' -- $token
+        __fish_complete_path (string sub -s 2 -- $token) | string replace -r '^' '@'
+    end
+end
+
 complete -c gptoss -n __fish_use_subcommand -a ask -d 'Ask one question'
 complete -c gptoss -n __fish_use_subcommand -a chat -d 'Chat with a model'
 complete -c gptoss -n __fish_use_subcommand -a download -d 'Download a model and verify it'
@@ -28,7 +36,7 @@ complete -c gptoss -n __fish_use_subcommand -a inspect -d 'Show the parts of a m
 complete -c gptoss -n __fish_use_subcommand -a evaluate -d 'Measure accuracy against effort'
 complete -c gptoss -n __fish_use_subcommand -a conversations -d 'List, search, export and remove conversations'
 complete -c gptoss -n __fish_use_subcommand -a cache -d 'List or delete KV caches and 8-bit weights'
-complete -c gptoss -n __fish_use_subcommand -a config -d 'Show the settings, or edit them'
+complete -c gptoss -n __fish_use_subcommand -a config -d 'Show the settings, or change them'
 complete -c gptoss -n __fish_use_subcommand -a completions -d 'Print the completion script of a shell'
 
 complete -c gptoss -s v -l verbose -d 'Log the steps of the program on stderr'
@@ -41,10 +49,11 @@ complete -c gptoss -s h -l help -d 'Show help'
 set -l turn '__fish_seen_subcommand_from ask chat evaluate'
 complete -c gptoss -n $turn -s m -l model -x -a '20b 120b demo (__gptoss_models)' -d 'Model that answers'
 complete -c gptoss -n $turn -s e -l effort -x -a 'none low medium high' -d 'Amount of reasoning'
-complete -c gptoss -n $turn -s s -l instructions -r -d 'Developer instructions for the model, or @FILE'
+complete -c gptoss -n $turn -s s -l instructions -x -a '(__gptoss_texts)' -d 'Developer instructions for the model, or @FILE'
 complete -c gptoss -n $turn -s t -l temperature -x -d 'Randomness; 0 takes the likeliest token'
 complete -c gptoss -n $turn -l top-p -x -d 'Only the likeliest tokens that make up this share'
 complete -c gptoss -n $turn -l top-k -x -d 'Only this many of the likeliest tokens'
+complete -c gptoss -n $turn -l date -x -d 'Date that the model is told'
 complete -c gptoss -n $turn -l seed -x -d 'The same seed repeats an answer'
 complete -c gptoss -n $turn -l max-tokens -x -d 'End the turn after this many tokens'
 complete -c gptoss -n $turn -l think-budget -x -d 'End the reasoning after this many tokens'
@@ -125,6 +134,7 @@ complete -c gptoss -n $plan -l gpu-memory -x -d 'Pretend a GPU with this much fr
 complete -c gptoss -n $plan -l ram -x -d 'Pretend that the machine has this much memory'
 
 set -l bench '__fish_seen_subcommand_from bench'
+complete -c gptoss -n $bench -l context -x -d 'Tokens that are in the cache before; not read'
 complete -c gptoss -n $bench -l prompt -x -d 'Tokens to prefill'
 complete -c gptoss -n $bench -l generate -x -d 'Tokens to decode'
 complete -c gptoss -n $bench -l repeat -x -d 'Repetitions after one to warm up'
@@ -164,6 +174,8 @@ complete -c gptoss -n $evaluate -s o -l output -r -F -d 'File of results'
 complete -c gptoss -n '__fish_seen_subcommand_from cache' -a 'list clear'
 
 set -l config '__fish_seen_subcommand_from config'
-complete -c gptoss -n $config -a 'show path edit'
+complete -c gptoss -n "$config; and not __fish_seen_subcommand_from show path edit set" -a 'show path edit set'
+complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'color history.save history.reasoning history.ask model effort instructions temperature top-p top-k date seed'
+complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout'
 complete -c gptoss -n $config -l json -d 'With show: print one JSON object'
 complete -c gptoss -n '__fish_seen_subcommand_from completions' -a 'bash zsh fish powershell'

@@ -5,7 +5,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
-        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
+        '--date', '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
         '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--reasoning'
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
         '--stop', '--schema', '--choice', '--efforts', '--logprobs', '--title'
@@ -27,7 +27,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
             '--activations', '--json') + $common
         'doctor' = @('--json') + $common
-        'bench' = $models + @('--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
+        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
         'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--reasoning-field',
             '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
@@ -39,7 +39,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
             '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
             '--force', '-y', '--yes') + $common
         'cache' = @('list', 'clear', '--json', '-y', '--yes') + $common
-        'config' = @('show', 'path', 'edit', '--json') + $common
+        'config' = @('show', 'path', 'edit', 'set', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }
     $values = @{
@@ -65,6 +65,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--temperature' = @()
         '--top-p' = @()
         '--top-k' = @()
+        '--date' = @()
         '--seed' = @()
         '--max-tokens' = @()
         '--think-budget' = @()
@@ -101,7 +102,11 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $long = $longForms.Keys | Where-Object { $_ -ceq $previous } | ForEach-Object { $longForms[$_] }
     if ($long) { $previous = $long }
 
-    $candidates = if ($values.ContainsKey($previous)) { $values[$previous] }
+    $settings = 'color', 'history.save', 'history.reasoning', 'history.ask', 'model', 'effort', 'instructions',
+        'temperature', 'top-p', 'top-k', 'date', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
+        'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout'
+    $candidates = if ($command -eq 'config' -and $previous -eq 'set') { $settings }
+        elseif ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }
         else { @($options.Keys) + $common }
     $candidates | Where-Object { $_ -clike "$wordToComplete*" } | ForEach-Object {

@@ -6,6 +6,7 @@ GptossError                 1
 ├── IntegrityError          4   a file is not what it should be
 ├── NetworkError            5   the network or the server failed
 ├── ResourceError           6   not enough memory, disk or context
+├── DeadlineError           7   the time that the user gave ran out
 └── NumericalError          1   the model's output is NaN or infinite
 
 A message is one line without a final full stop: what happened, and where. What to do next is a `Hint`, because the
@@ -53,6 +54,7 @@ class Hint(Enum):
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
     INSTALL_SERVE = auto()
+    INSTALL_SOCKS = auto()
     INSTALL_TORCH = auto()
     FREE_MEMORY = auto()  # end other programs
     FREE_DISK_SPACE = auto()
@@ -111,6 +113,12 @@ class ResourceError(GptossError):
     """There is not enough memory, disk or context."""
 
     exit_status = ExitStatus.RESOURCES
+
+
+class DeadlineError(GptossError):
+    """The time that the user gave ran out before there was any answer."""
+
+    exit_status = ExitStatus.CUT_SHORT
 
 
 class NumericalError(GptossError):

@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-LARGEST_SEED: Final = 2**32 - 1
+# The ids of the vocabulary. A checkpoint may have more rows, as padding: their ids mean nothing and are never drawn.
+VOCABULARY_SIZE: Final = 201_088
 
 
 def random_seed() -> int:
-    """Return a seed, from 0 to LARGEST_SEED, that nobody can predict."""
+    """Return a seed, from 0 to settings.LARGEST_SEED, that nobody can predict."""
     return int.from_bytes(os.urandom(4))
 
 

@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-import platformdirs
+from gptoss_cli.errors import UsageError
+from gptoss_cli.paths import expanded
+
+LARGEST_SEED: Final = 2**32 - 1
 
 
 class ReasoningEffort(StrEnum):
@@ -84,31 +88,52 @@ class ExportFormat(StrEnum):
     CHATGPT = "chatgpt"
 
 
+class Group(StrEnum):
+    """The groups of figures that `compare` knows."""
+
+    DEPTH = "depth"
+    EXPERTS = "experts"
+    SIZE = "size"
+    MEMORY = "memory"
+    COMPUTE = "compute"
+
+
 def data_folder() -> Path:
     """Return the folder of checkpoints and conversations: `$XDG_DATA_HOME/gptoss`, or the platform's own."""
-    return _folder("data", platformdirs.user_data_path)
+    return _folder("data")
 
 
 def cache_folder() -> Path:
     """Return the folder of files that can be made again: unpacked vocabulary and demo, 8-bit weights, KV caches."""
-    return _folder("cache", platformdirs.user_cache_path)
+    return _folder("cache")
 
 
 def state_folder() -> Path:
     """Return the folder of the input history: `$XDG_STATE_HOME/gptoss`."""
-    return _folder("state", platformdirs.user_state_path)
+    return _folder("state")
 
 
 def config_folder() -> Path:
     """Return the folder of `config.toml`: `$XDG_CONFIG_HOME/gptoss`."""
-    return _folder("config", platformdirs.user_config_path)
+    return _folder("config")
 
 
-def _folder(kind: str, find: Callable[..., Path]) -> Path:
+def _folder(kind: str) -> Path:
     home = os.environ.get("GPTOSS_HOME")
     if home:
-        return Path(home).expanduser() / kind
-    return find("gptoss", appauthor=False)
+        folder = expanded(home)
+        if folder.startswith("~"):
+            raise UsageError(f"GPTOSS_HOME is {home}, but there is no such home folder. Set it to a folder")
+        return Path(folder) / kind
+    import platformdirs  # not at the top: help needs no folder, and this import takes a twentieth of its time
+
+    find: Callable[..., Path] = getattr(platformdirs, f"user_{kind}_path")
+    with suppress(RuntimeError):
+        found = find("gptoss", appauthor=False)
+        # If the user has no home folder, some versions of platformdirs raise, and others leave the path as it is.
+        if not os.fspath(found).startswith("~"):
+            return found
+    raise UsageError("Your home folder is not known. Set HOME to it, or GPTOSS_HOME to a folder for gptoss")
 
 
 def config_file() -> Path:

@@ -21,6 +21,7 @@ _LATE_IMPORTS = {
     "cli.chat": "the prompt is shown before the modules that answer are imported",
     "cli.conversations": "only `show --raw` needs the vocabulary",
     "cli.definition_conversations": "each command imports only what it needs",
+    "cli.model_opener": "torch is imported when a model is opened",
     "cli.definition": "each command imports only what it needs",
     "cli.main": "--version does not wait for Typer",
     "cli.output": "only --extract needs the Markdown parser, which an answer does not wait for",
@@ -28,6 +29,7 @@ _LATE_IMPORTS = {
     "engine.loader": "Triton exists on Linux only",
     "harmony.structured_output": "llguidance is optional",
     "placement.hardware": "torch is asked only if there is a GPU",
+    "settings": "help asks for no folder",
     "terminal.typeahead": "termios does not exist on Windows",
 }
 _LONGEST_FILE = 400

@@ -6,19 +6,10 @@ from decimal import Decimal
 from enum import StrEnum
 
 from gptoss_cli.architecture.known import Architecture
+from gptoss_cli.settings import Group
 
 Value = int | float | str | None
 NONE = "-"
-
-
-class Group(StrEnum):
-    """The sections of the table, and the values of `--by`."""
-
-    DEPTH = "depth"
-    EXPERTS = "experts"
-    SIZE = "size"
-    MEMORY = "memory"
-    COMPUTE = "compute"
 
 
 class Unit(StrEnum):

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from gptoss_cli.architecture import count
 from gptoss_cli.architecture.activations import activation_table
-from gptoss_cli.architecture.figures import Figure, Group, Unit, Value
+from gptoss_cli.architecture.figures import Figure, Unit, Value
 from gptoss_cli.architecture.known import Architecture, WeightFormat
 from gptoss_cli.architecture.published import published_active
+from gptoss_cli.settings import Group
 
 
 def _of(function: Callable[[Architecture], Value]) -> Callable[[Architecture, int], Value]:

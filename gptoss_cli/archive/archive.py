@@ -1,6 +1,7 @@
 """The conversations on disk: list, find, load, fork, rename, remove and check them."""
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -255,7 +256,7 @@ class Archive:
 
     def backup(self, target: Path) -> None:
         """Write a copy of the database. Raises UsageError if there is such a file."""
-        if target.exists():
+        if os.path.lexists(target):
             raise UsageError(f"{target} already exists")
         self.database.backup(target)
 

@@ -1,6 +1,7 @@
 """Opens a chat: finds the checkpoint, chooses a placement, loads the model and begins the conversation."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -24,6 +25,7 @@ from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.placement import Placement
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import Execution
+from gptoss_cli.terminal_modes import TerminalModes
 
 # Without any handler Python writes warnings to stderr, also if nobody asked for a log.
 _NO_LOG: Final = logging.NullHandler()
@@ -39,7 +41,7 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     placement = choose_placement(name, folder, request.placement, notice, every_reason=request.every_reason)
     progress(f"Loading {name}")
     kv_limit_bytes = KV_LIMIT_BYTES if request.prefix_cache else 0
-    generator = loader.load(folder, placement, progress=progress, kv_limit_bytes=kv_limit_bytes)
+    generator = loader.load(folder, placement, progress=progress, notice=notice, kv_limit_bytes=kv_limit_bytes)
     session = _begin(generator, request)
     if request.prefix_cache:
         generator.keep_prefix(session.prefix())
@@ -55,17 +57,25 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     return OpenedModel(session, info, generator.measure_attention)
 
 
+def end_at_lost_page(line: Callable[[str], str], terminal: TerminalModes | None) -> None:
+    """End the process in one line when a mapped file becomes shorter. See `loader.end_at_lost_page`."""
+    loader.end_at_lost_page(line, terminal)
+
+
 def choose_checkpoint(model: str | None, notice: Notify) -> tuple[str, Path]:
     """Return the name and folder of `model`; for None of the first published model that is installed, else the demo.
 
     Raises UsageError, NotInstalledError or IntegrityError.
     """
+    if model is None or catalog.find_model(model) not in (None, catalog.DEMO):
+        for problem in store.damaged_copies():
+            notice(str(problem), *problem.hints, subject=problem.subject)
     if model is None:
         for name, folder in store.installed().items():
             return name, folder
         notice("No model is installed: the built-in demo answers", Hint.DOWNLOAD, subject="20b")
     if model is None or catalog.find_model(model) is catalog.DEMO:
-        return catalog.DEMO.name, demo_checkpoint()
+        return catalog.DEMO.name, demo_checkpoint(notice=notice)
     return model, store.find_checkpoint(model)
 
 

@@ -18,7 +18,7 @@ from gptoss_cli.checkpoint.store import ModelLocation
 from gptoss_cli.checkpoint.transfer import RetryPolicy, TransferContext, fetch_file
 from gptoss_cli.checkpoint.verify import Progress, find_wrong_files
 from gptoss_cli.errors import Hint, IntegrityError, NetworkError, NotInstalledError, ResourceError
-from gptoss_cli.units import size_words
+from gptoss_cli.units import duration_words, size_words
 
 # For the manifest and the records of partial files.
 _SPARE_BYTES = 1 << 20
@@ -183,7 +183,8 @@ def _listing(hub: Hub, repository: str, revision: str | None, retry_policy: Retr
                 raise NetworkError(f"{exc}. Check the network", Hint.RETRY) from exc
             seconds = retry_policy.pause_seconds(failures, exc.wait_seconds)
             if seconds > retry_policy.longest_pause_seconds:
-                raise NetworkError(f"{exc}, and asks to wait {seconds:,.0f} s", Hint.RETRY_LATER) from exc
+                raise NetworkError(f"{exc}, and asks to wait {duration_words(seconds)}", Hint.RETRY_LATER) from exc
+            hub.announce_pause(exc)
             time.sleep(seconds)
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, parse_json, read_index, safetensors_files, what_it_is
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
-from gptoss_cli.files import SAFETENSORS_ITEM_BYTES
+from gptoss_cli.files import SAFETENSORS_ITEM_BYTES, open_regular
 
 _PACKED_SUFFIX = "_blocks"  # of the MXFP4 tensors in Hugging Face layout
 
@@ -102,7 +102,7 @@ def read_header(path: Path) -> dict[str, TensorSpec]:
     Raises NotInstalledError if it is missing, and IntegrityError if the header is invalid or does not match the file.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or not 2 <= length <= MAX_JSON_BYTES:

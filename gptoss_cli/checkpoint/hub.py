@@ -7,9 +7,12 @@ server redirects to may be signed, so they are never shown, logged or stored.
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -19,9 +22,11 @@ from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 
 from gptoss_cli import __version__
+from gptoss_cli.checkpoint.connection import Timeout, check_connection, check_endpoint, check_token, proxy_origin
 from gptoss_cli.checkpoint.folder import is_plain_file_name
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, is_commit
-from gptoss_cli.errors import GptossError, Hint, IntegrityError, NetworkError
+from gptoss_cli.errors import GptossError, Hint, IntegrityError, NetworkError, UsageError
+from gptoss_cli.units import duration_words
 
 _NEEDED_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 _MAX_REDIRECTS = 5
@@ -29,6 +34,8 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _TRUE = ("1", "ON", "YES", "TRUE")
 _PORTS = {"http": 80, "https": 443}
+# A shorter pause is over before its notice has been read.
+_ANNOUNCED_SECONDS = 3.0
 
 
 class TransientError(Exception):
@@ -58,16 +65,23 @@ def is_offline() -> bool:
 
 
 class Hub:
-    """The Hub at HF_ENDPOINT, for one download. `notice` is called with messages for the user."""
+    """The Hub at HF_ENDPOINT, for one download. `notice` is called with messages for the user.
 
-    def __init__(self, *, connect_seconds: float, stall_seconds: float, notice: Callable[[str], None]) -> None:
+    Raises UsageError for a variable of the environment that makes every request impossible.
+    """
+
+    def __init__(self, *, listing: Timeout, transfer: Timeout, notice: Callable[[str], None]) -> None:
         # Otherwise the library sends facts about this machine to the Hub.
         constants.HF_HUB_DISABLE_TELEMETRY = True
         # The library reads the variable when it is imported; one that is set later should count too.
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-        self._token = get_token()
-        self._connect_seconds, self._stall_seconds = connect_seconds, stall_seconds
+        check_endpoint(self.endpoint)
+        check_connection()
+        self._token = _read_token()
+        self._listing = httpx2.Timeout(listing.read_seconds, connect=listing.connect_seconds)
+        self._transfer = httpx2.Timeout(transfer.read_seconds, connect=transfer.connect_seconds)
         self._notice = notice
+        self._announced_until = 0.0
         self._redirects: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -86,8 +100,9 @@ class Hub:
 
     def _ask(self, repository: str, revision: str | None) -> Any:
         api = HfApi(endpoint=self.endpoint, token=self._token or False)
+        timeout: Any = self._listing  # annotated as a number, and handed to the HTTP client
         try:
-            return api.model_info(repository, revision=revision, files_metadata=True, timeout=self._connect_seconds)
+            return api.model_info(repository, revision=revision, files_metadata=True, timeout=timeout)
         except HfHubHTTPError as exc:
             status = exc.response.status_code
             if status == 401 and self._drop_token():
@@ -123,8 +138,7 @@ class Hub:
         headers["User-Agent"] = f"gptoss/{__version__}"
         if self._token and self._is_ours(address):
             headers["Authorization"] = f"Bearer {self._token}"
-        timeout = httpx2.Timeout(self._stall_seconds, connect=self._connect_seconds)
-        return get_session().stream("GET", address, headers=headers, timeout=timeout, follow_redirects=False)
+        return get_session().stream("GET", address, headers=headers, timeout=self._transfer, follow_redirects=False)
 
     def _check(self, response: httpx2.Response, manifest: Manifest, file: CheckpointFile) -> str | None:
         """Return the address that the server redirects to, or None if the bytes of the file follow."""
@@ -134,7 +148,7 @@ class Hub:
                 with self._lock:
                     self._redirects.pop(file.name, None)  # the signature of the address may have expired
                 raise TransientError(
-                    f"the server that holds {file.name} answers {status}", wait_seconds=_retry_after(response.headers)
+                    f"the server that holds {file.name} {_answers(status)}", wait_seconds=_retry_after(response.headers)
                 )
             return None
         if status in _REDIRECTS and "location" in response.headers:
@@ -160,6 +174,15 @@ class Hub:
             message = f"{self.host} has another {file.name} than it listed for {manifest.commit[:12]}"
             raise IntegrityError(message, Hint.RETRY_LATER, Hint.ANOTHER_REVISION)
 
+    def announce_pause(self, error: TransientError) -> None:
+        """Say that the server is waited for because it asked to, once for all connections that wait now."""
+        seconds, now = error.wait_seconds or 0.0, time.monotonic()
+        with self._lock:
+            if seconds < _ANNOUNCED_SECONDS or now < self._announced_until:
+                return
+            self._announced_until = now + seconds
+        self._notice(f"{error}, and asks to wait: going on in {duration_words(seconds)}.")
+
     def _drop_token(self) -> bool:
         """Continue without the token. Returns False if there was none."""
         with self._lock:
@@ -172,7 +195,7 @@ class Hub:
         """Return the error for an answer without success. `what` names the requested thing."""
         code = headers.get("x-error-code")
         if status in _TRANSIENT_STATUSES:
-            return TransientError(f"{self.host} answers {status}", wait_seconds=_retry_after(headers))
+            return TransientError(f"{self.host} {_answers(status)}", wait_seconds=_retry_after(headers))
         if code == "GatedRepo" or status == 403:
             return NetworkError(f"{what} is not open to you. Accept its conditions on its page, and set HF_TOKEN")
         if code == "RevisionNotFound":
@@ -186,7 +209,9 @@ class Hub:
     def _unreachable(self, exc: Exception) -> TransientError:
         # Addresses may be signed, and that of a proxy may contain a password.
         cause = re.sub(r"\S*(://|@)\S*", "(an address)", str(exc)) or type(exc).__name__
-        return TransientError(f"{self.host} cannot be reached ({cause})", answered=False)
+        proxy = proxy_origin(self.endpoint)
+        through = f" through the proxy of {proxy}" if proxy else ""
+        return TransientError(f"{self.host} cannot be reached{through} ({cause})", answered=False)
 
     @property
     def host(self) -> str:
@@ -250,6 +275,35 @@ def _file(repository: str, sibling: Any) -> CheckpointFile:
     return CheckpointFile(sibling.rfilename, size, digest)
 
 
+def _read_token() -> str | None:
+    """Return the user's token. Raises UsageError for one that cannot be sent."""
+    try:
+        token = get_token()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        raise UsageError(f"The token in {constants.HF_TOKEN_PATH} cannot be read: {reason}") from exc
+    if token:
+        check_token(token, constants.HF_TOKEN_PATH)
+    return token
+
+
+def _answers(status: int) -> str:
+    return "answers 429 (too many requests)" if status == 429 else f"answers {status}"
+
+
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    value = headers.get("retry-after", "")
-    return float(value) if re.fullmatch(r"\d{1,6}", value, re.ASCII) else None
+    """Return the seconds that a server asks to wait, or None.
+
+    They are in Retry-After, as a number or a date (RFC 9110, 10.2.3), or in RateLimit, which the Hub sends
+    (draft-ietf-httpapi-ratelimit-headers): `"api";r=0;t=75` means that none remains for 75 seconds.
+    """
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,6}", value, re.ASCII):
+        return float(value)
+    if window := re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,6})\b", headers.get("ratelimit", ""), re.ASCII):
+        return float(window[1])
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

@@ -7,7 +7,7 @@ from pathlib import Path
 from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, parse_json, read_index, safetensors_files
 from gptoss_cli.checkpoint.header import read_header
 from gptoss_cli.errors import IntegrityError, NotInstalledError
-from gptoss_cli.files import SAFETENSORS_ITEM_BYTES
+from gptoss_cli.files import SAFETENSORS_ITEM_BYTES, open_regular
 
 _MOST_BYTES = 1 << 24
 
@@ -44,7 +44,7 @@ def read_data(tensor: StoredTensor) -> bytes:
     Raises NotInstalledError or IntegrityError if the file is missing or has changed since its header was checked.
     """
     try:
-        with tensor.path.open("rb") as file:
+        with open_regular(tensor.path) as file:
             length = int.from_bytes(file.read(8), "little")
             entry = parse_json(file.read(min(length, MAX_JSON_BYTES)), tensor.path).get(tensor.name)
             offsets = entry.get("data_offsets") if isinstance(entry, dict) else None

@@ -7,7 +7,8 @@ are there. Nothing here opens weights or uses the network.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +26,13 @@ from gptoss_cli.checkpoint.manifest import (
     read_manifest,
 )
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, NotInstalledError, UsageError
+from gptoss_cli.files import read_regular
+from gptoss_cli.paths import shown_path, typed_path
 
 _PARTIAL = ".partial"
 _PIN = "wanted.json"
 _SINGLE = "model.safetensors"
+_MAX_REF_BYTES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ def find_location(name: str) -> ModelLocation:
         return find_location(published.name)
     if not is_repository(name) or not is_plain_file_name(name.replace("/", "--")):
         known = ", ".join(model.short_name for model in catalog.MODELS if model.published)
-        raise UsageError(f"There is no model {name!r}. Choose {known}, or OWNER/NAME of a repository")
+        raise UsageError(f"There is no model {shown_path(name)!r}. Choose {known}, or OWNER/NAME of a repository")
     return ModelLocation(name.replace("/", "--"), name, name)
 
 
@@ -131,14 +135,17 @@ def find_checkpoint(name_or_path: str) -> Path:
     model = catalog.find_model(name_or_path)
     if model is not None:
         return _find_model(model)
-    folder = Path(name_or_path).expanduser()
-    if is_repository(name_or_path) and not folder.is_dir() and find_location(name_or_path).folder.is_dir():
+    folder = typed_path(name_or_path)
+    is_folder = os.path.isdir(folder)
+    if is_repository(name_or_path) and not is_folder and find_location(name_or_path).folder.is_dir():
         return _find_own(find_location(name_or_path))
-    if not _is_path(name_or_path):
+    if not (is_folder or _is_path(name_or_path)):
         known = ", ".join(model.short_name for model in catalog.MODELS)
-        raise UsageError(f"There is no model {name_or_path!r}. Choose {known}, or the folder of a checkpoint")
-    if not folder.is_dir():
-        raise NotInstalledError(f"There is no folder {folder}")
+        raise UsageError(
+            f"There is no model {shown_path(name_or_path)!r}. Choose {known}, or the folder of a checkpoint"
+        )
+    if not is_folder:
+        raise NotInstalledError(f"There is no folder {shown_path(folder)}")
     missing = _missing_files(folder)
     if missing:
         raise NotInstalledError(f"{folder} is not a complete checkpoint: no {_shortened(missing)}")
@@ -146,7 +153,10 @@ def find_checkpoint(name_or_path: str) -> Path:
 
 
 def installed() -> dict[str, Path]:
-    """Return name and folder of every published model that is complete here, in the order of the catalog."""
+    """Return name and folder of every published model that is complete here, in the order of the catalog.
+
+    Copies in the Hugging Face cache that are damaged are passed over; see `damaged_copies`.
+    """
     found = {}
     for model in catalog.MODELS:
         folder = next((folder for folder, missing in _copies(model) if not missing), None)
@@ -156,19 +166,28 @@ def installed() -> dict[str, Path]:
 
 
 def cached(name: str) -> Path | None:
-    """Return the folder of a published model's complete copy in the Hugging Face cache. Raises IntegrityError."""
+    """Return the folder of a published model's complete copy in the Hugging Face cache, None if it is damaged."""
     model = catalog.find_model(name)
     if model is None or model.published is None:
         return None
-    snapshot = _hub_snapshot(model.published)
-    if snapshot is None:
-        return None
-    _check_links(snapshot)
-    return None if _missing_files(snapshot) else snapshot
+    with suppress(IntegrityError):
+        return next((folder for folder, missing in _hub_copies(model.published) if not missing), None)
+    return None
+
+
+def damaged_copies(models: Sequence[Model] = catalog.MODELS) -> list[IntegrityError]:
+    """Return what is wrong with copies of `models` in the Hugging Face cache, one error for each damaged one."""
+    problems = []
+    for model in models:
+        try:
+            list(_hub_copies(model.published))
+        except IntegrityError as exc:
+            problems.append(exc)
+    return problems
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep)) or Path(text).is_dir()
+    return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep))
 
 
 def _find_model(model: Model) -> Path:
@@ -180,6 +199,9 @@ def _find_model(model: Model) -> Path:
         incomplete = incomplete or f"{model.name} is incomplete in {folder}: no {_shortened(missing)}"
     if model.published is not None and find_location(model.name).is_busy():
         raise _busy_error(model.name)
+    if incomplete is None:
+        for problem in damaged_copies([model]):
+            raise IntegrityError(str(problem), Hint.DOWNLOAD, subject=model.short_name) from problem
     raise NotInstalledError(incomplete or f"{model.name} is not downloaded", Hint.DOWNLOAD, subject=model.short_name)
 
 
@@ -198,13 +220,22 @@ def _busy_error(name: str) -> GptossError:
 
 
 def _copies(model: Model) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each folder that holds files of a published model, with the names of the missing files."""
+    """Yield each folder that holds files of a published model, with the names of the missing files.
+
+    A damaged copy in the Hugging Face cache is passed over.
+    """
     if model.published is None:
         return
     location = find_location(model.name)
     if location.folder.is_dir():
         yield location.folder, _missing_own_files(location)
-    snapshot = _hub_snapshot(model.published)
+    with suppress(IntegrityError):
+        yield from _hub_copies(model.published)
+
+
+def _hub_copies(published: Published | None) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the copy in the Hugging Face cache, if there is one, as `_copies` does. Raises IntegrityError."""
+    snapshot = _hub_snapshot(published) if published is not None else None
     if snapshot is not None:
         _check_links(snapshot)
         yield snapshot, _missing_files(snapshot)
@@ -243,9 +274,11 @@ def _hub_snapshot(published: Published) -> Path | None:
     repository = _hub_cache() / f"models--{published.repository.replace('/', '--')}"
     ref = repository / "refs" / "main"
     try:
-        commit = ref.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        commit = read_regular(ref, _MAX_REF_BYTES).decode("ascii", "replace").strip()
+    except FileNotFoundError:
         return None
+    except OSError as exc:
+        raise IntegrityError(f"{ref} cannot be read: {exc.strerror or exc}. Delete {repository}") from exc
     if not is_commit(commit):
         raise IntegrityError(f"{ref} does not hold a commit. Delete {repository}")
     snapshot = repository / "snapshots" / commit
@@ -266,9 +299,9 @@ def _check_links(snapshot: Path) -> None:
 
 def _missing_files(folder: Path) -> list[str]:
     """Return the names of the files that a checkpoint in `folder` lacks, none if it is complete."""
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         inner = folder / "original"
-        return _missing_files(inner) if (inner / "config.json").is_file() else ["config.json"]
+        return _missing_files(inner) if os.path.isfile(inner / "config.json") else ["config.json"]
     if (folder / INDEX).is_file():
         return [name for name in sorted(set(read_index(folder / INDEX).values())) if not (folder / name).is_file()]
     if (folder / _SINGLE).is_file():

@@ -8,16 +8,18 @@ ends.
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from gptoss_cli.checkpoint.connection import Timeout
 from gptoss_cli.checkpoint.hub import Body, Hub, TransientError
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Manifest
 from gptoss_cli.checkpoint.partial import PartialFile, Segment, SegmentWriter, is_full, writing
 from gptoss_cli.checkpoint.verify import Progress
 from gptoss_cli.errors import Hint, IntegrityError, NetworkError, ResourceError
+from gptoss_cli.units import duration_words
 
 _CONNECTIONS = 4
 _HASH_BLOCK_BYTES = 1 << 20
@@ -34,8 +36,8 @@ _POLL_SECONDS = 0.1
 class RetryPolicy:
     """Timeouts, and the number of attempts and the pauses between them."""
 
-    connect_seconds: float = 6.0
-    stall_seconds: float = 30.0
+    listing: Timeout = field(default_factory=Timeout.for_listing)
+    transfer: Timeout = field(default_factory=Timeout.for_transfer)
     attempts: int = 6
     first_pause_seconds: float = 1.0
     longest_pause_seconds: float = 120.0
@@ -182,8 +184,9 @@ class _Transfer:
             raise NetworkError(message, Hint.RETRY) from error
         seconds = policy.pause_seconds(failures, error.wait_seconds)
         if seconds > policy.longest_pause_seconds:
-            message = f"{self._file.name}: {error}, and asks to wait {seconds:,.0f} s. {kept}"
+            message = f"{self._file.name}: {error}, and asks to wait {duration_words(seconds)}. {kept}"
             raise NetworkError(message, Hint.RETRY_LATER) from error
+        self._context.hub.announce_pause(error)
         self._ended.wait(seconds)
 
     def _attempt(self, segment: Segment) -> None:
@@ -220,7 +223,7 @@ class _Transfer:
                     return
                 left_bytes -= len(new)
                 arrived_bytes += len(block)
-                if time.monotonic() - since > self._context.retry_policy.stall_seconds:
+                if time.monotonic() - since > self._context.retry_policy.transfer.read_seconds:
                     if arrived_bytes < _STALLED_BYTES:
                         raise TransientError("the connection stalls")
                     since, arrived_bytes = time.monotonic(), 0

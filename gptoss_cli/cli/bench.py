@@ -8,7 +8,7 @@ from gptoss_cli.cli.hints import notifier
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import BenchOptions
 from gptoss_cli.engine import loader
-from gptoss_cli.engine.benchmark import Benchmark, Spread, measure
+from gptoss_cli.engine.benchmark import Benchmark, Spread, Work, measure
 from gptoss_cli.generation import Numerics
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
@@ -17,12 +17,13 @@ from gptoss_cli.terminal.tables import show_table
 _SPARE_TOKENS = 16
 # A decode that reaches this share of the memory bandwidth is called limited by memory, else by the cores.
 _MEMORY_BOUND_SHARE = 0.75
+_SMALLEST_GIGABYTES = 0.01  # less is shown as 0.00
 
 
 def run_bench(model: str | None, options: BenchOptions, console: Console) -> None:
     """Run `gptoss bench`; without a name, for the model that would answer."""
     request = PlacementRequest(
-        context_tokens=options.prompt + options.generate + _SPARE_TOKENS,
+        context_tokens=options.context + options.prompt + options.generate + _SPARE_TOKENS,
         execution=options.execution,
         device=options.device,
         gpu_memory_bytes=options.gpu_memory,
@@ -36,14 +37,17 @@ def run_bench(model: str | None, options: BenchOptions, console: Console) -> Non
     with console.activity() as activity:
         activity.say(f"Loading {name}")
         began = time.perf_counter()
-        generator = loader.load(folder, placement, progress=activity.say)
+        generator = loader.load(folder, placement, progress=activity.say, notice=notice)
         load_seconds = time.perf_counter() - began
         measured = measure(
             generator,
-            prompt_tokens=options.prompt,
-            generated_tokens=options.generate,
-            repetitions=options.repeat,
-            operations=options.kernels,
+            Work(
+                context_tokens=options.context,
+                prompt_tokens=options.prompt,
+                generated_tokens=options.generate,
+                repetitions=options.repeat,
+                operations=options.kernels,
+            ),
             progress=activity.say,
         )
     numerics = generator.numerics
@@ -57,9 +61,10 @@ def run_bench(model: str | None, options: BenchOptions, console: Console) -> Non
 
 def _rows(name: str, load_seconds: float, measured: Benchmark, numerics: Numerics) -> dict[str, str]:
     threads = f"{numerics.threads} thread{'s' if numerics.threads != 1 else ''}"
+    behind = f", {measured.context_tokens:,} before them" if measured.context_tokens else ""
     rows = {
         "model": f"{name}, {numerics.summary}, {threads}",
-        f"prefill of {measured.prompt_tokens:,} tokens": f"{_spread(measured.prefill)} tokens/s",
+        f"prefill of {measured.prompt_tokens:,} tokens{behind}": f"{_spread(measured.prefill)} tokens/s",
         f"decode of {measured.generated_tokens:,} tokens": f"{_spread(measured.decode)} tokens/s",
         "memory bandwidth": f"{_spread(measured.bandwidth, 1e-9)} GB/s",
         "share of it used in decode": f"{_spread(measured.bandwidth_share, 100)} %",
@@ -75,12 +80,15 @@ def _rows(name: str, load_seconds: float, measured: Benchmark, numerics: Numeric
         rows["experts found on the GPU"] = f"{measured.expert_hit_rate:.1%}"
     if measured.outside_share is not None:
         rows["decode outside the kernels"] = f"{measured.outside_share:.1%}"
+    if measured.other_cores is not None:
+        rows["other programs"] = f"kept {measured.other_cores:.1f} cores busy meanwhile"
     for operation in measured.operations or ():
         rate = operation.bytes / operation.seconds
         share = rate / measured.bandwidth.median
+        busy = "" if operation.busy_share is None else f", threads busy {operation.busy_share:.0%}"
         layers = "" if operation.name == "unembedding" else ", all layers"
         rows[operation.name + layers] = (
-            f"{1000 * operation.seconds:.2f} ms, {rate / 1e9:.1f} GB/s, {share:.0%} of the bandwidth"
+            f"{1000 * operation.seconds:.2f} ms, {rate / 1e9:.1f} GB/s, {share:.0%} of the bandwidth{busy}"
         )
     return rows
 
@@ -93,7 +101,11 @@ def _spread(values: Spread, factor: float = 1) -> str:
 def _limit(measured: Benchmark, numerics: Numerics) -> str:
     """Return what limits decode, in words."""
     most = measured.bandwidth.median / measured.token_bytes
-    words = f"Each token reads {measured.token_bytes / 1e9:.2f} GB of weights: memory allows {most:.1f} tokens/s."
+    cached = (measured.token_bytes - measured.weight_bytes) / 1e9
+    parts = f"{measured.weight_bytes / 1e9:.2f} GB of weights"
+    if cached >= _SMALLEST_GIGABYTES:
+        parts += f" and {cached:.2f} GB of keys and values"
+    words = f"Each token reads {parts}: memory allows {most:.1f} tokens/s."
     if numerics.shortcoming is not None:
         return f"{words} {numerics.shortcoming}."
     if measured.gpu_bytes is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
 import typer
 
@@ -17,11 +17,12 @@ from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.chat_state import ChatState
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.hints import sentence, unexpected, with_hints
+from gptoss_cli.cli.hints import sentence, unexpected, without_secrets
+from gptoss_cli.cli.loading import Loading
 from gptoss_cli.cli.options import HistoryOptions, TurnOptions
 from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
-from gptoss_cli.cli.signals import stopping
-from gptoss_cli.errors import ExitStatus, GptossError, Hint, UsageError
+from gptoss_cli.cli.signals import StrayInterrupts, stopping
+from gptoss_cli.errors import ExitStatus, GptossError, UsageError
 from gptoss_cli.terminal import slash
 from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _UNSAVED: Final = HistoryOptions(save=False)
 _Loaded = TypeVar("_Loaded")
+_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class ChatStart:
     """
 
     words: Sequence[str]
-    files: Sequence[str | Path]
+    files: Sequence[Path]
     history: HistoryOptions
     plain: bool = False
     vi: bool = False
@@ -69,7 +71,7 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
     if options.reasoning is not None:
         chat.state.reasoning = options.reasoning
     for file in start.files:
-        chat.state.attached.append(attachment(Path(file), console))
+        chat.state.attached.append(attachment(file, console))
     try:
         chat.run(valid_text(" ".join(start.words)))
     finally:
@@ -113,56 +115,18 @@ def _picked(archive: Archive, console: Console) -> str:
     return chosen
 
 
-class Loading(Generic[_Loaded]):
-    """Something that is loaded in a thread by calling `load`; `on_done` is called there when it ends.
+def _quietly(text: Callable[_Arguments, str]) -> Callable[_Arguments, str]:
+    """Return a function that returns "" if `text` raises: the toolbar must not end the prompt."""
 
-    `notices` are those of the load so far. `error` is the exception that ended it.
-    """
-
-    def __init__(self, load: Callable[[Notify], _Loaded], on_done: Callable[[], None] | None = None) -> None:
-        self.notices: list[str] = []
-        self.error: BaseException | None = None
-        self._load = load
-        self._on_done = on_done
-        self._loaded: _Loaded | None = None
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the thread unless it has started."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
-            self._thread.start()
-
-    @property
-    def is_done(self) -> bool:
-        """True after the load, failed or not."""
-        return self._done.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for at most `seconds`; return True if the load is done."""
-        return self._done.wait(seconds)
-
-    def result(self) -> _Loaded:
-        """Return what was loaded, or raise the error. Only after the load."""
-        assert self.is_done
-        if self.error is not None:
-            raise self.error
-        assert self._loaded is not None
-        return self._loaded
-
-    def _run(self) -> None:
+    def run(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> str:
         try:
-            self._loaded = self._load(self._notice)
-        except BaseException as exc:  # noqa: BLE001  raised again in the thread that asks for the result
-            self.error = exc
-        self._done.set()
-        if self._on_done is not None:
-            self._on_done()
+            return text(*arguments, **options)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001  a panic of a Rust library is no Exception
+            return ""
 
-    def _notice(self, text: str, *hints: Hint, subject: str = "") -> None:
-        # Kept, because the terminal belongs to the prompt during the load.
-        self.notices.append(with_hints(text, *hints, subject=subject))
+    return run
 
 
 class TurnRunner(Protocol):
@@ -210,14 +174,18 @@ class Chat:
             screen=None if plain else open_screen(console),
             reasoning=settings.ReasoningDisplay.COLLAPSE,
             model=self._request.model or "gptoss",
+            date=request.date,
         )
         inputs, problem = open_history(settings.state_folder() / "history") if history.save else temporary_history()
         if problem is not None:
             console.notice(problem)
         self._prompt = ChatPrompt(
             inputs,
-            toolbar=self._toolbar,
-            shortcuts={"c-o": self._show_reasoning, "s-tab": self._next_effort},
+            toolbar=_quietly(self._toolbar),
+            shortcuts={
+                "c-o": self._guarded(self._show_reasoning, None),
+                "s-tab": self._guarded(self._next_effort, None),
+            },
             completer=slash.SlashCompleter(lambda: [model.short_name for model in catalog.MODELS]),
             # Not before: the imports of the load would delay the prompt.
             on_shown=lambda: self._loading.start(),
@@ -229,7 +197,7 @@ class Chat:
     def run(self, text: str | None) -> None:
         """Talk until the user leaves. `text`, unless it is blank, is sent first. Raises the error of the load."""
         # A Ctrl-C between the end of an answer and the prompt must not end the chat.
-        signal.signal(signal.SIGINT, lambda number, frame: None)
+        stray = StrayInterrupts()
         while text is not None:
             if text.strip():
                 self.take(text)
@@ -237,6 +205,7 @@ class Chat:
                 return
             draft, self.state.draft = self.state.draft, ""
             text = self._prompt.read(draft)
+            stray.forget()
             if self._prompt.was_cleared:
                 self.state.edited_from = None
 
@@ -257,14 +226,35 @@ class Chat:
             else:
                 self.state.edited_from = None
                 self._run_command(*command)
-        except BrokenPipeError:
+            if self._is_ready:
+                self._loading.result().report()
+        except (BrokenPipeError, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as exc:
+        except BaseException as exc:  # a panic of a Rust library is no Exception
             if exc is self._loading.error:
                 raise
-            self._console.error(sentence(exc, in_chat=True) if isinstance(exc, GptossError) else unexpected(exc))
-        if self._is_ready:
-            self._loading.result().report()
+            self._show_error(exc)
+
+    def _show_error(self, exc: BaseException) -> None:
+        if self._console.debug:
+            self._console.err(without_secrets("".join(traceback.format_exception(exc)), self._console.environment))
+        line = sentence(exc, in_chat=True) if isinstance(exc, GptossError) else unexpected(exc)
+        self._console.error(without_secrets(line, self._console.environment))
+
+    def _guarded(self, act: Callable[[], _Loaded], otherwise: _Loaded) -> Callable[[], _Loaded]:
+        """Return `act` for the prompt, which an exception of it would end; the error is shown above the prompt."""
+
+        def run() -> _Loaded:
+            try:
+                return act()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as exc:  # noqa: BLE001  as in `take`
+                error = exc
+                self._prompt.above(lambda: self._show_error(error))
+                return otherwise
+
+        return run
 
     def loaded(self) -> TurnRunner | None:
         """Wait for the load; None if the user does not wait. Raises the error of the load."""

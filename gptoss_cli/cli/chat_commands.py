@@ -3,7 +3,6 @@
 import datetime
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from gptoss_cli.chat.session import ChatSession
@@ -11,9 +10,9 @@ from gptoss_cli.cli.conversation_commands import CONVERSATION_COMMANDS
 from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import attachment, instructions_text
 from gptoss_cli.errors import UsageError
-from gptoss_cli.generation import LARGEST_SEED
 from gptoss_cli.harmony.events import Message, Role, Token
-from gptoss_cli.settings import ReasoningEffort
+from gptoss_cli.paths import typed_path
+from gptoss_cli.settings import LARGEST_SEED, ReasoningEffort
 from gptoss_cli.terminal.architecture_table import show_lines_on_stderr
 from gptoss_cli.terminal.clipboard import copy
 from gptoss_cli.terminal.markdown.parse import code_blocks
@@ -102,7 +101,7 @@ def _value(name: str, text: str) -> float | int | None:
 def _file(chat: LoadedChat, argument: str) -> None:
     if not argument:
         raise UsageError("Name a file to send along: /file PATH")
-    attached = attachment(Path(argument), chat.console)
+    attached = attachment(typed_path(argument), chat.console)
     chat.state.attached.append(attached)
     tokens = _message_tokens(chat.session, attached.text)
     chat.console.notice(f"{argument} goes along with the next message: about {tokens:,} tokens.")
@@ -201,7 +200,7 @@ def _new(chat: LoadedChat, argument: str) -> None:
     chat.session.recorder = chat.saving.begin()
     chat.session.kv_names = []
     chat.keep_messages(0)
-    chat.session.conversation.date = datetime.date.today()
+    chat.session.conversation.date = chat.state.date or datetime.date.today()
     chat.state.attached = []
     chat.console.notice("A new conversation.")
 

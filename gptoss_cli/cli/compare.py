@@ -1,10 +1,11 @@
 """`gptoss compare`: architectures side by side, every number computed, and the figures that were published."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from gptoss_cli.architecture.config import read_architecture
-from gptoss_cli.architecture.figures import Figure, Group, Unit, Value, label, show
+from gptoss_cli.architecture.figures import Figure, Unit, Value, label, show
 from gptoss_cli.architecture.formulas import SYMBOLS, operands, readable, substituted
 from gptoss_cli.architecture.known import KNOWN, Architecture, find_architecture
 from gptoss_cli.architecture.published import Score, benchmark_scores
@@ -15,6 +16,8 @@ from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import CompareOptions
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.errors import NotInstalledError, UsageError
+from gptoss_cli.paths import typed_path
+from gptoss_cli.settings import Group
 from gptoss_cli.terminal.architecture_table import (
     Grid,
     Section,
@@ -81,11 +84,11 @@ def find_model(name: str) -> tuple[Architecture, Path | None]:
 
 def _config_folder(name: str) -> Path:
     """Return the folder of a config.json, whether weights are there or not."""
-    given = Path(name).expanduser()
+    given = typed_path(name)
     for folder in (given, given / "original", given.parent if given.name == "config.json" else given):
-        if (folder / "config.json").is_file():
+        if os.path.isfile(folder / "config.json"):
             return folder
-    if given.is_dir():
+    if os.path.isdir(given):
         raise NotInstalledError(f"{given} holds no config.json")
     try:
         return find_checkpoint(name)

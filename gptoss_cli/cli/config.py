@@ -1,19 +1,19 @@
-"""`gptoss config`: show the settings and where each comes from, print the path of config.toml, or edit it."""
+"""`gptoss config`: show the settings and where each comes from, print the path of config.toml, edit it, or set one."""
 
-import json
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from gptoss_cli import settings
-from gptoss_cli.cli.config_file import ConfigFile, all_settings, as_typed, converted
+from gptoss_cli.cli.config_file import ConfigFile, all_settings, as_toml, as_typed, converted, takes_text
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import ConfigAction
 from gptoss_cli.errors import GptossError, UsageError
+from gptoss_cli.files import replace_file
 from gptoss_cli.terminal.console import Console
 
 _HEADING = """\
@@ -31,9 +31,15 @@ class _Setting:
     origin: str
 
 
-def run_config(action: ConfigAction, program: Any, console: Console, *, as_json: bool) -> None:
-    """Run `gptoss config`. `program` is the Typer group with all commands."""
-    if action is ConfigAction.PATH:
+def run_config(
+    action: ConfigAction, words: Sequence[str], program: Any, console: Console, *, as_json: bool = False
+) -> None:
+    """Run `gptoss config`. `words` follow the action; `program` is the Typer group with all commands."""
+    if action is ConfigAction.SET:
+        _set(words, program, console)
+    elif words:
+        raise UsageError(f"gptoss config {action} takes nothing more. To set one: gptoss config set KEY VALUE")
+    elif action is ConfigAction.PATH:
         console.out(f"{settings.config_file()}\n")
     elif action is ConfigAction.EDIT:
         _edit(program)
@@ -47,6 +53,19 @@ def run_config(action: ConfigAction, program: Any, console: Console, *, as_json:
             console.out(_table(shown))
 
 
+def _set(words: Sequence[str], program: Any, console: Console) -> None:
+    if len(words) == 1 and "=" in words[0]:
+        words = [part.strip() for part in words[0].split("=", 1)]
+    if len(words) != 2:
+        raise UsageError("gptoss config set takes a KEY and a VALUE, such as: gptoss config set effort high")
+    key, text = words
+    written = ConfigFile(program, console).set(key, text)
+    console.notice(f"{key} = {written} in {settings.config_file()}")
+    variable = all_settings(program)[key].envvar
+    if os.environ.get(variable):
+        console.notice(f"The environment variable {variable} overrides it.")
+
+
 def _settings(program: Any, console: Console) -> Iterator[_Setting]:
     file = settings.config_file()
     config_toml = ConfigFile(program, console)
@@ -56,15 +75,21 @@ def _settings(program: Any, console: Console) -> Iterator[_Setting]:
         variable = os.environ.get(option.envvar)
         entry = entries.get(key)
         if variable:
-            yield _Setting(key, _plain(converted(option, variable)), option.envvar)
+            yield _Setting(key, _plain(option, variable), option.envvar)
         elif entry is not None:
-            yield _Setting(key, _plain(converted(option, as_typed(entry.value))), f"{file}, line {entry.line}")
+            yield _Setting(key, _plain(option, as_typed(entry.value)), f"{file}, line {entry.line}")
         else:
-            yield _Setting(key, _plain(option.default), "default")
+            yield _Setting(key, _default(option), "default")
 
 
-def _plain(value: object) -> object:
-    return value.value if isinstance(value, Enum) else value
+def _plain(option: Any, text: object) -> Any:
+    """Return the value that `text` sets, as config.toml may have it. Raises typer.BadParameter."""
+    value = converted(option, text)
+    return text if takes_text(option) else value.value if isinstance(value, Enum) else value
+
+
+def _default(option: Any) -> Any:
+    return option.default.value if isinstance(option.default, Enum) else option.default
 
 
 def _table(shown: list[_Setting]) -> str:
@@ -74,23 +99,25 @@ def _table(shown: list[_Setting]) -> str:
     return "".join(f"{text:<{width}}  # {each.origin}\n" for text, each in zip(assigned, shown, strict=True))
 
 
-def _assignment(key: str, value: object) -> str:
-    # A JSON string is a TOML string.
-    return f"# {key} =" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}"
+def _assignment(key: str, value: Any) -> str:
+    return f"# {key} =" if value is None else f"{key} = {as_toml(value)}"
 
 
 def _edit(program: Any) -> None:
     file = settings.config_file()
-    try:
-        if not file.exists():
+    if not file.exists():
+        try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file.write_text(_template(program), "utf-8")
+            replace_file(file, _template(program).encode())
+        except OSError as exc:
+            raise UsageError(f"{file} cannot be written: {exc.strerror or exc}") from exc
+    try:
         editor = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or _default_editor())
         status = subprocess.run([*editor, os.fspath(file)]).returncode
     except ValueError as exc:
         raise UsageError(f"EDITOR cannot be read as a command: {exc}. Set it to one, such as nano") from exc
     except OSError as exc:
-        raise UsageError(f"{exc.filename or file}: {exc.strerror}. Set EDITOR, or edit {file} yourself") from exc
+        raise UsageError(f"{exc.filename}: {exc.strerror}. Set EDITOR, or edit {file} yourself") from exc
     if status != 0:
         raise GptossError(f"The editor ended with status {status} and left {file} as it is now")
 
@@ -102,7 +129,7 @@ def _default_editor() -> str:
 def _template(program: Any) -> str:
     parts = [_HEADING]
     for key, option in all_settings(program).items():
-        assignment = _assignment(key, _plain(option.default)).removeprefix("# ")
+        assignment = _assignment(key, _default(option)).removeprefix("# ")
         choices = f" ({option.metavar})" if option.metavar else ""
         parts.append(f"# {option.help}{choices}\n# {assignment}\n")
     return "\n".join(parts)

@@ -4,7 +4,6 @@ import datetime
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from gptoss_cli.archive.archive import Stored, kv_names_of
@@ -20,6 +19,7 @@ from gptoss_cli.cli.resuming import Resumed, other_model
 from gptoss_cli.errors import UsageError
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import Role
+from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import ExportFormat
 
 _SHOWN: Final = 10
@@ -91,7 +91,7 @@ def _fork(chat: LoadedChat, argument: str) -> None:
 def _export(chat: LoadedChat, argument: str) -> None:
     if not chat.session.conversation.messages:
         raise UsageError("There is no message to export yet.")
-    file = Path(argument or f"gptoss-{datetime.datetime.now():%Y%m%d-%H%M%S}.md").expanduser()
+    file = typed_path(argument or f"gptoss-{datetime.datetime.now():%Y%m%d-%H%M%S}.md")
     suffix = file.suffix.removeprefix(".")
     form = ExportFormat(suffix) if suffix in list(ExportFormat) else ExportFormat.MARKDOWN
     text = export([_in_memory(chat)], form)

@@ -1,5 +1,6 @@
 """`gptoss conversations`: list, show, search, export, import, rename, remove, back up and check them."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -22,6 +23,7 @@ from gptoss_cli.cli.output import check_output, write_answer
 from gptoss_cli.cli.prompt_input import printable_path
 from gptoss_cli.cli.resuming import Resumed, archive_path, count_messages, title_of
 from gptoss_cli.errors import ExitStatus, Hint, IntegrityError, ResourceError, UsageError
+from gptoss_cli.files import read_regular
 from gptoss_cli.settings import ExportFormat
 from gptoss_cli.terminal.console import Console
 
@@ -104,7 +106,7 @@ def run_export(names: Sequence[str], options: ConversationExportOptions, console
     is_file = output is not None and str(output) != "-"
     if output is not None and is_file:
         check_output(output)
-        if output.expanduser().exists() and not options.force:
+        if os.path.exists(output) and not options.force:
             raise UsageError(f"{printable_path(output)} exists already. Name another file, or add --force")
     with open_archive(console) as archive:
         found = _chosen(archive, names, every=options.every)
@@ -117,7 +119,7 @@ def run_export(names: Sequence[str], options: ConversationExportOptions, console
 def run_import(file: Path, console: Console) -> None:
     """Run `gptoss conversations import`."""
     try:
-        data = file.expanduser().read_bytes()
+        data = read_regular(file)
     except OSError as exc:
         raise UsageError(f"{printable_path(file)} cannot be read: {exc.strerror or exc}") from exc
     with open_archive(console) as archive:
@@ -161,7 +163,7 @@ def run_remove(names: Sequence[str], console: Console, *, every: bool, yes: bool
 def run_backup(file: Path, console: Console) -> None:
     """Run `gptoss conversations backup`."""
     with open_archive(console) as archive:
-        archive.backup(file.expanduser())
+        archive.backup(file)
     console.notice(f"The conversations were copied to {printable_path(file)}.")
 
 

@@ -3,17 +3,15 @@
 The imports are inside the functions so that `gptoss --help` and each command import only what they need.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
-from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program
+from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
+from gptoss_cli.cli.model_opener import serve_errors, torch_errors
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -27,7 +25,7 @@ from gptoss_cli.cli.options import (
     YesOption,
 )
 from gptoss_cli.cli.serve_options import ServeOptions
-from gptoss_cli.errors import Hint, ResourceError, UsageError, first_line
+from gptoss_cli.paths import typed_path
 
 _SETTINGS = (
     "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or in the"
@@ -39,7 +37,7 @@ _COMMANDS = Commands()
 def gptoss(*, invocation: typer.Context) -> None:
     """Chat with OpenAI's open-weight gpt-oss models on this machine."""
     if invocation.invoked_subcommand is None:
-        typer.echo(invocation.get_help())
+        show_help(invocation)
 
 
 @_COMMANDS.command("chat", epilog=_SETTINGS, kind=OptionalValueCommand)
@@ -49,9 +47,14 @@ def chat(
     ] = None,
     *,
     files: Annotated[
-        list[str] | None,
+        list[Path] | None,
         typer.Option(
-            "--file", "-f", metavar="PATH", help="Text file for the first message; repeatable.", show_default=False
+            "--file",
+            "-f",
+            metavar="PATH",
+            parser=typed_path,
+            help="Text file for the first message; repeatable.",
+            show_default=False,
         ),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print the text itself: no Markdown, no redrawing.")] = False,
@@ -102,7 +105,7 @@ def ask(
 
 @_COMMANDS.command("download")
 def download(
-    model: Annotated[str, typer.Argument(metavar="[20b|120b|OWNER/NAME]", help="Model to download.")] = "20b",
+    model: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="Model to download.")] = "20b",
     *,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="A branch, tag or commit of the repository.")
@@ -117,6 +120,9 @@ def download(
     Run it again to continue an interrupted download. Files that are here already are verified and kept; a wrong file
     is downloaded again.
     """
+    from gptoss_cli.checkpoint.connection import check_timeouts
+
+    check_timeouts()  # a wrong one would stop the next import
     from gptoss_cli.cli.download import run_download
 
     run_download(model, revision, environment.console, dry_run=dry_run, as_json=as_json, yes=yes)
@@ -137,7 +143,7 @@ def list_models(*, as_json: JsonOption = False, environment: Environment) -> Non
 def verify(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[20b|120b|OWNER/NAME|PATH]", help="Model to verify; by default every installed one."),
+        typer.Argument(metavar="20b|120b|OWNER/NAME|PATH", help="Model to verify; by default every installed one."),
     ] = None,
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Check sizes, headers and shapes only, no digests.")] = False,
@@ -146,8 +152,8 @@ def verify(
 ) -> None:
     """Verify an installed model, offline.
 
-    Checks the digest of every file, then headers, index and shapes against the config of the model. Only a digest
-    shows that a weight has changed, so --quick does not find that.
+    Checks the digest of every file, then headers, index and shapes against the config of the model. --quick looks at
+    no digest, and so does not notice a changed weight.
     """
     from gptoss_cli.cli.verify import run_verify
 
@@ -158,7 +164,7 @@ def verify(
 def remove(
     model: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="Model to delete.")],
     *,
-    partial: Annotated[bool, typer.Option("--partial", help="Delete only the rest of a broken download.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Delete only what an interrupted download left.")] = False,
     yes: YesOption = False,
     environment: Environment,
 ) -> None:
@@ -213,9 +219,9 @@ def bench(
     """Measure the speed of a model on this machine.
 
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
-    Other programs that run meanwhile make it slower.
+    End other programs first: they slow it down.
     """
-    with _torch_errors():
+    with torch_errors():
         from gptoss_cli.cli.bench import run_bench
 
     run_bench(model, options, environment.console)
@@ -228,7 +234,7 @@ def serve(*, options: ServeOptions, environment: Environment) -> None:
     /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /health and /metrics, for Codex, Open WebUI and
     the SDKs. Other machines can connect only with --host and a key. Prompts are never logged.
     """
-    with _serve_errors():
+    with serve_errors():
         from gptoss_cli.cli.serve import run_serve
 
     run_serve(options, environment)
@@ -273,7 +279,9 @@ def inspect(
 
 @_COMMANDS.command("evaluate", epilog=_SETTINGS)
 def evaluate(
-    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Questions with expected answers.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", parser=typed_path, help="Questions with expected answers.")
+    ],
     *,
     evaluate: EvaluateOptions,
     options: TurnOptions,
@@ -312,17 +320,24 @@ def cache(
 @_COMMANDS.command("config", epilog=_SETTINGS)
 def config(
     action: Annotated[
-        ConfigAction, typer.Argument(help="Show the settings, print the file's path, or edit it.", show_default=True)
+        ConfigAction,
+        typer.Argument(help="Show the settings, print the path of the file, edit it, or set one.", show_default=True),
     ] = ConfigAction.SHOW,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY VALUE", help="With set: a setting and its value.")
+    ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="With show: print one JSON object.")] = False,
     invocation: typer.Context,
     environment: Environment,
 ) -> None:
-    """Show the settings and their origins, or edit them."""
+    """Show the settings and their origins, or change them.
+
+    For example, gptoss config set effort high writes one setting into the file and keeps the rest of it.
+    """
     from gptoss_cli.cli.config import run_config
 
-    run_config(action, invocation.find_root().command, environment.console, as_json=as_json)
+    run_config(action, words or [], invocation.find_root().command, environment.console, as_json=as_json)
 
 
 @_COMMANDS.command("completions", epilog=_SETTINGS)
@@ -333,14 +348,20 @@ def completions(
 ) -> None:
     """Print the completion script of a shell.
 
-    For bash: gptoss completions bash > ~/.bash_completion
+    For bash: gptoss completions bash >> ~/.bash_completion
     """
     from gptoss_cli.cli.completions import run_completions
 
     run_completions(shell, environment.console)
 
 
-_COMMANDS.add_group("conversations", conversations, CONVERSATIONS)
+def _load_conversations() -> tuple[Callable[..., None], Commands]:
+    from gptoss_cli.cli.definition_conversations import CONVERSATIONS, conversations
+
+    return conversations, CONVERSATIONS
+
+
+_COMMANDS.add_group("conversations", "List, search, export and remove saved conversations.", _load_conversations)
 PROGRAM = build_program(gptoss, _COMMANDS)
 
 
@@ -348,33 +369,3 @@ def _given(invocation: typer.Context) -> frozenset[str]:
     """Return the names of the parameters that the command line itself sets."""
     sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
     return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
-
-
-def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
-    """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
-
-    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.
-    """
-    with _torch_errors():
-        from gptoss_cli.chat.opening import open_model
-    return open_model(request, progress=progress, notice=notice)
-
-
-@contextmanager
-def _torch_errors() -> Iterator[None]:
-    """Raise ResourceError if an import within the block fails."""
-    try:
-        yield
-    except (ImportError, OSError) as exc:
-        raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc
-
-
-@contextmanager
-def _serve_errors() -> Iterator[None]:
-    """Raise UsageError if a module of the extra `serve` is missing within the block."""
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
-            raise
-        raise UsageError("The server needs starlette and uvicorn, which are not installed", Hint.INSTALL_SERVE) from exc

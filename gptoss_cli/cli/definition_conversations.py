@@ -6,18 +6,21 @@ from typing import Annotated
 import typer
 
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.framework import Commands
+from gptoss_cli.cli.framework import Commands, show_help
 from gptoss_cli.cli.options import ConversationExportOptions, JsonOption, YesOption
+from gptoss_cli.paths import typed_path
 
 CONVERSATIONS = Commands()
-_NameArgument = Annotated[str, typer.Argument(metavar="ID|TITLE", help="Conversation.", show_default=False)]
-_LimitOption = Annotated[int, typer.Option("-n", metavar="N", min=1, help="At most N.")]
+_NameArgument = Annotated[
+    str, typer.Argument(metavar="ID|TITLE", help="Conversation, by its id or its title.", show_default=False)
+]
+_LimitOption = Annotated[int, typer.Option("-n", metavar="N", min=1, help="Show at most N.")]
 
 
 def conversations(*, invocation: typer.Context) -> None:
     """List, search, export and remove saved conversations."""
     if invocation.invoked_subcommand is None:
-        typer.echo(invocation.get_help())
+        show_help(invocation)
 
 
 @CONVERSATIONS.command("list")
@@ -39,7 +42,9 @@ def show(
     name: _NameArgument,
     *,
     reasoning: Annotated[bool, typer.Option("--reasoning", help="Show the reasoning too.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Print the next prompt with its Harmony markup.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print what the model would read next, with its Harmony markup.")
+    ] = False,
     branch: Annotated[
         int, typer.Option("--branch", metavar="N", min=1, help="Show the Nth branch; 1 is the current one.")
     ] = 1,
@@ -58,14 +63,14 @@ def search(
     words: Annotated[list[str], typer.Argument(metavar="WORDS", help="Words, all of which must occur.")],
     *,
     limit: _LimitOption = 20,
-    latest: Annotated[bool, typer.Option("--latest", help="The newest first, not the best.")] = False,
+    latest: Annotated[bool, typer.Option("--latest", help="Newest first, instead of the best match first.")] = False,
     reasoning: Annotated[bool, typer.Option("--reasoning", help="Search the reasoning and tool output too.")] = False,
     as_json: JsonOption = False,
     environment: Environment,
 ) -> None:
     """Search the messages of all conversations.
 
-    The last word may be the beginning of one. Marks around a word show a hit.
+    The last word may be the beginning of one. The words found are marked.
     """
     from gptoss_cli.cli.conversations import SearchOptions, run_search
 
@@ -76,7 +81,8 @@ def search(
 @CONVERSATIONS.command("export")
 def export(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="ID|TITLE", help="Conversations.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="ID|TITLE", help="Conversations, by their ids or titles.", show_default=False),
     ] = None,
     *,
     options: ConversationExportOptions,
@@ -93,7 +99,9 @@ def export(
 
 @CONVERSATIONS.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON export of gptoss, or ChatGPT's.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", parser=typed_path, help="JSON export of gptoss, or ChatGPT's.")
+    ],
     *,
     environment: Environment,
 ) -> None:
@@ -122,7 +130,8 @@ def rename(
 @CONVERSATIONS.command("rm")
 def remove(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="ID|TITLE", help="Conversations.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="ID|TITLE", help="Conversations, by their ids or titles.", show_default=False),
     ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="Remove all conversations.")] = False,
@@ -140,7 +149,9 @@ def remove(
 
 @CONVERSATIONS.command("backup")
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="New file.")], *, environment: Environment
+    file: Annotated[Path, typer.Argument(metavar="FILE", parser=typed_path, help="New file.")],
+    *,
+    environment: Environment,
 ) -> None:
     """Write a copy of the database to a new file."""
     from gptoss_cli.cli.conversations import run_backup

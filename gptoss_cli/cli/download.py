@@ -16,6 +16,7 @@ from gptoss_cli.checkpoint.partial import writing
 from gptoss_cli.checkpoint.store import ModelLocation, find_location
 from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.cli.confirmation import confirm
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
 from gptoss_cli.cli.signals import stopping
@@ -30,6 +31,7 @@ def run_download(
     model: str, revision: str | None, console: Console, *, dry_run: bool, as_json: bool, yes: bool
 ) -> None:
     """Run `gptoss download`. With `as_json` nothing is asked."""
+    notice_damaged_copies(console)
     location = find_location(model)
     if revision is None and _is_cached(location, console, as_json=as_json):
         return
@@ -45,6 +47,7 @@ class _Download:
         self._console = console
         self._as_json = as_json
         self._hub: Hub | None = None
+        self._notice: Callable[[str], None] = console.notice
 
     def run(self, *, dry_run: bool, yes: bool) -> None:
         if dry_run:
@@ -82,17 +85,18 @@ class _Download:
         stop = threading.Event()
         try:
             with stopping(stop.set), FileProgress(self._console, plan.manifest.size_bytes, done="right") as progress:
+                self._notice = progress.notice  # a line of the console itself would break what is drawn
                 return carry_out(plan, connect=self._connect, retry_policy=retry_policy(), progress=progress, stop=stop)
         except KeyboardInterrupt:
             self._console.notice("Stopped. The downloaded part is kept: run the same command to continue.")
             raise
+        finally:
+            self._notice = self._console.notice
 
     def _connect(self) -> Hub:
         if self._hub is None:
             policy = retry_policy()
-            self._hub = Hub(
-                connect_seconds=policy.connect_seconds, stall_seconds=policy.stall_seconds, notice=self._console.notice
-            )
+            self._hub = Hub(listing=policy.listing, transfer=policy.transfer, notice=lambda text: self._notice(text))
         return self._hub
 
     def _waiting(self) -> Callable[[], None]:

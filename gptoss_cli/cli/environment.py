@@ -1,11 +1,17 @@
 """The environment of one command: its streams and a way to open a model, which tests replace."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from gptoss_cli.chat.request import ChatRequest, OpenedModel, OpenModel
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from gptoss_cli.cli.hints import with_hints
 from gptoss_cli.errors import Hint
 from gptoss_cli.terminal.console import Console
+
+# For annotations alone: help and most commands open no model.
+if TYPE_CHECKING:
+    from gptoss_cli.chat.request import ChatRequest, OpenedModel, OpenModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,5 +43,6 @@ class Environment:
             with self.console.activity() as activity:
                 return self.open_model(request, progress=progress, notice=notice)
         finally:
+            begun = False  # a later notice is shown at once
             for line in late:
                 self.console.notice(line)

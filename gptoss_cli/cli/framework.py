@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -30,11 +31,54 @@ _APPEARANCE: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 
+# Commands of similar programs (ollama, llm, git), and what does the same here.
+_ADVICE = {
+    "run": "To chat: gptoss chat -m 20b. To ask one question: gptoss ask -m 20b PROMPT",
+    "pull": "To download a model: gptoss download 20b",
+    "rm": "To delete a model: gptoss remove 20b",
+    "ls": "To see the models: gptoss list",
+    "models": "To see the models: gptoss list",
+    "show": "To look into a model: gptoss inspect 20b",
+    "ps": "No model runs in the background. To see the models: gptoss list",
+    "stop": "No model runs in the background: a command ends with its answer, a chat with Ctrl-D",
+    "login": "Public models need no token. For others set HF_TOKEN",
+    "prompt": "To ask one question: gptoss ask PROMPT",
+    "logs": "To see the conversations: gptoss conversations list",
+    "history": "To see the conversations: gptoss conversations list",
+    "settings": "To see the settings: gptoss config",
+    "set": "To set one: gptoss config set KEY VALUE",
+    "version": "To see it: gptoss --version",
+    "conversations ls": "To see them: gptoss conversations list",
+    "conversations remove": "To remove one: gptoss conversations rm ID",
+    "conversations delete": "To remove one: gptoss conversations rm ID",
+}
+
 _Function = TypeVar("_Function", bound=Callable[..., None])
 _Group = TypeVar("_Group")
+LoadGroup: TypeAlias = "Callable[[], tuple[Callable[..., None], Commands]]"
 
 
-class OptionalValueCommand(TyperCommand):
+class PlainCommand(TyperCommand):
+    """A command whose help says "at least 1" where Typer's says "x>=1", and does not name types of Python."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and the options."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                title = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                sections[title].append(_plain_record(*record))
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option --help."""
+        return _with_console(super().get_help_option(ctx))
+
+
+class OptionalValueCommand(PlainCommand):
     """A command with options that may stand without a value, which Typer has not.
 
     The value of `-x` and `--extract` stands in the same word (`-xpython`), that of `--resume` may be the next one.
@@ -65,7 +109,7 @@ class _Definition:
 
     function: Callable[..., None]
     epilog: str | None
-    kind: type[TyperCommand] | None
+    kind: type[TyperCommand]
 
     @property
     def summary(self) -> str:
@@ -79,17 +123,13 @@ class _Definition:
 
 @dataclass(frozen=True, slots=True)
 class _CommandGroup:
-    """A command with commands of its own, before Typer has built it."""
+    """A command with commands of its own, before their definitions are imported."""
 
-    function: Callable[..., None]
-    commands: Commands
-
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").partition("\n")[0]
+    summary: str
+    load: LoadGroup
 
     def build(self, name: str) -> Any:
-        program = build_program(self.function, self.commands)
+        program = build_program(*self.load())
         program.name = name
         return program
 
@@ -102,7 +142,7 @@ class Commands(MutableMapping[str, Any]):
         self._built: dict[str, Any] = {}
 
     def command(
-        self, name: str, *, epilog: str | None = None, kind: type[TyperCommand] | None = None
+        self, name: str, *, epilog: str | None = None, kind: type[TyperCommand] = PlainCommand
     ) -> Callable[[_Function], _Function]:
         """Return a decorator that adds a function as the command `name`."""
 
@@ -112,14 +152,17 @@ class Commands(MutableMapping[str, Any]):
 
         return add
 
-    def add_group(self, name: str, function: Callable[..., None], commands: Commands) -> None:
-        """Add the command `name`, which has `commands` of its own. `function` has its help and runs before each."""
-        self._definitions[name] = _CommandGroup(function, commands)
+    def add_group(self, name: str, summary: str, load: LoadGroup) -> None:
+        """Add the command `name`, which has commands of its own.
+
+        `load` returns the function that has its help and runs before each of them, and the commands.
+        """
+        self._definitions[name] = _CommandGroup(summary, load)
 
     @property
-    def groups(self) -> dict[str, Commands]:
-        """The commands of each group. Builds none."""
-        return {name: each.commands for name, each in self._definitions.items() if isinstance(each, _CommandGroup)}
+    def groups(self) -> dict[str, LoadGroup]:
+        """Group -> the function that loads its commands. Loads none."""
+        return {name: each.load for name, each in self._definitions.items() if isinstance(each, _CommandGroup)}
 
     def summaries(self) -> list[tuple[str, str]]:
         """Return each command's name and the first line of its help. Builds none."""
@@ -152,6 +195,49 @@ class _Program(TyperGroup):
         """List the commands without building any."""
         with formatter.section("Commands"):
             formatter.write_dl(self.commands.summaries())
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the option --help."""
+        return _with_console(super().get_help_option(ctx))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command. `help` prints the help of the command that follows it, or of the program."""
+        name, *others = args
+        if name not in self.commands:
+            if name == "help" and not others:
+                show_help(ctx)
+                raise typer.Exit
+            if name == "help":
+                args = [*others, "--help"]
+            elif advice := _ADVICE.get(f"{ctx.command_path} {name}".removeprefix("gptoss ")):
+                raise UsageError(f"There is no command {name}. {advice}")
+        return super().resolve_command(ctx, args)
+
+
+def show_help(context: Any) -> None:
+    """Write the help of a command to stdout. Raises what Console.out raises."""
+    context.obj.console.out(f"{context.get_help()}\n")
+
+
+def _with_console(option: Any) -> Any:
+    """Return the option --help so that it writes to the console, which reports a stdout that cannot be written."""
+
+    def show(context: Any, parameter: object, wanted: bool) -> None:
+        if wanted and not context.resilient_parsing:
+            show_help(context)
+            raise typer.Exit
+
+    option.callback = show
+    return option
+
+
+def _plain_record(name: str, text: str) -> tuple[str, str]:
+    """Return one entry of the help, its types and its range in plain words."""
+    name = re.sub(r" <(str|path|list\[str\])>$", "", name)
+    words, bracket, details = text.rpartition("  [")
+    details = re.sub(r"(\S+?)(?:\.0)?<=x<=(\S+?)(?:\.0)?(?=[];])", r"\1 to \2", details)
+    details = re.sub(r"\bx>=(\S+)", r"at least \1", details)
+    return name, f"{words}{bracket}{details}"
 
 
 def build_program(function: Callable[..., None], commands: Commands) -> Any:

@@ -1,12 +1,22 @@
 """The words for hints: flags on the command line, slash commands in a chat."""
 
-from typing import Final
+from __future__ import annotations
 
-from gptoss_cli.chat.request import Notify
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
 from gptoss_cli.errors import GptossError, Hint
 from gptoss_cli.terminal.console import Console
 
+# For an annotation alone: help and most commands open no model.
+if TYPE_CHECKING:
+    from gptoss_cli.chat.request import Notify
+
 _Words = tuple[str, str]
+# A shorter part of a password says nothing about it, and may be a part of any word.
+_SHORTEST_SECRET: Final = 3
 _START: Final = "start gptoss chat with"
 
 
@@ -41,6 +51,7 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),
     Hint.INSTALL_STRUCTURED: _same("run:", "pip install 'gptoss[structured]'"),
     Hint.INSTALL_SERVE: _same("run:", "pip install 'gptoss[serve]'"),
+    Hint.INSTALL_SOCKS: _same("run:", "pip install 'gptoss[socks]'"),
     Hint.INSTALL_TORCH: _same("install torch again:", "pip install torch"),
     Hint.FREE_MEMORY: _same("end", "other programs"),
     Hint.FREE_DISK_SPACE: _same("free", "disk space"),
@@ -77,6 +88,23 @@ def unexpected(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "There is not enough memory. Use a smaller --context or a smaller model"
     return f"An error in gptoss itself, {type(error).__name__}: {error}"
+
+
+def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+    """Return `text` without the passwords of proxies and the token of the Hub, which other libraries may quote.
+
+    A library that cannot parse the URL of a proxy may quote any part of it.
+    """
+    secrets = {environment.get("HF_TOKEN", ""), environment.get("HUGGING_FACE_HUB_TOKEN", "")}
+    for name, value in environment.items():
+        if name.lower().endswith("_proxy") and "@" in value:
+            _, _, password = value.rpartition("@")[0].partition("://")[2].partition(":")
+            password = password or value.rpartition("@")[0]
+            secrets |= {password, unquote(password), *re.split(r"[/?#@:\[\]\s\\]", password)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
 
 
 def with_hints(message: str, *hints: Hint, subject: str = "", in_chat: bool = False) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.checkpoint.store import ModelLocation, find_location, locations
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.errors import IntegrityError
 from gptoss_cli.terminal.console import Console
@@ -32,6 +33,7 @@ class _Row:
 
 def run_list(console: Console, *, as_json: bool) -> None:
     """Run `gptoss list`."""
+    notice_damaged_copies(console)
     rows = [*map(_row, locations()), _demo_row()]
     if as_json:
         write_json({"models": [asdict(row) for row in rows]}, console, indent=2)

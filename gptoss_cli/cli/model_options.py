@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from gptoss_cli.architecture.figures import Group
 from gptoss_cli.cli.options import (
     ActivationsOption,
     ContextOption,
@@ -19,7 +18,8 @@ from gptoss_cli.cli.options import (
     ThreadsOption,
     parse_size,
 )
-from gptoss_cli.settings import Activations, Dense, Execution
+from gptoss_cli.paths import typed_output
+from gptoss_cli.settings import Activations, Dense, Execution, Group
 
 
 class Experiment(StrEnum):
@@ -28,7 +28,7 @@ class Experiment(StrEnum):
     K_BIAS = "k-bias"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class PlanOptions:
     """The options of `plan`: the hardware to plan for, and how the model should run on it."""
 
@@ -38,7 +38,11 @@ class PlanOptions:
     ] = None
     ram: Annotated[
         int | None,
-        typer.Option(metavar="SIZE", parser=parse_size, help="Pretend that the machine has this much memory."),
+        typer.Option(
+            metavar="SIZE",
+            parser=parse_size,
+            help="Pretend a machine with this much memory, of which the system uses a tenth.",
+        ),
     ] = None
     execution: ExecutionOption = Execution.AUTO
     device: DeviceOption = "auto"
@@ -48,10 +52,13 @@ class PlanOptions:
     as_json: JsonOption = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class BenchOptions:
     """The options of `bench`: the amount of work to time, and how the model should run."""
 
+    context: Annotated[
+        int, typer.Option("--context", metavar="N", min=0, help="Tokens that are in the cache before; not read.")
+    ] = 0
     prompt: Annotated[int, typer.Option("--prompt", metavar="N", min=16, help="Tokens to prefill.")] = 512
     generate: Annotated[int, typer.Option("--generate", metavar="N", min=2, help="Tokens to decode.")] = 64
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Repetitions after one to warm up.")] = 5
@@ -65,35 +72,42 @@ class BenchOptions:
     threads: ThreadsOption = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class CompareOptions:
     """The options of `compare`: the rows to show, and their form."""
 
-    by: Annotated[Group | None, typer.Option(help="Show only the rows about this.")] = None
+    by: Annotated[Group | None, typer.Option(help="Show only this group of rows.")] = None
     context: Annotated[
         int, typer.Option(metavar="N", min=1, max=1 << 24, help="Tokens that cache and attention are computed for.")
     ] = 32_768
     benchmarks: Annotated[bool, typer.Option("--benchmarks", help="Show published results with their sources.")] = False
     explain: Annotated[
-        str | None, typer.Option(metavar="FIGURE", help='Show formula and operands, such as of "active parameters".')
+        str | None,
+        typer.Option(metavar="FIGURE", help='Show the formula and the operands of a row, such as "active parameters".'),
     ] = None
     as_json: JsonOption = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class EvaluateOptions:
     """The options that `evaluate` alone has: how often to ask, and the form of the results."""
 
-    efforts: Annotated[str, typer.Option(metavar="LIST", help="Efforts to ask at.")] = "low,medium,high"
+    efforts: Annotated[str, typer.Option(metavar="LIST", help="Efforts to measure.")] = "low,medium,high"
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, max=1000, help="Answers to each question.")] = 1
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="File of results; by default beside the questions."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=typed_output,
+            help="File for the results; by default beside the questions.",
+        ),
     ] = None
     as_json: JsonOption = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class InspectOptions:
     """The options of `inspect`: the views to show instead of the table of parts."""
 

@@ -1,5 +1,6 @@
 """Options of the commands, each declared once, and the groups of options that a command receives as one value."""
 
+import datetime
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from gptoss_cli import __version__
-from gptoss_cli.generation import LARGEST_SEED
+from gptoss_cli.paths import typed_output, typed_path
 from gptoss_cli.settings import (
+    LARGEST_SEED,
     Activations,
     ColorChoice,
     Dense,
@@ -44,6 +46,7 @@ class ConfigAction(StrEnum):
     SHOW = "show"
     PATH = "path"
     EDIT = "edit"
+    SET = "set"
 
 
 class Shell(StrEnum):
@@ -66,9 +69,17 @@ def parse_size(text: str) -> int:
     return round(number * _UNITS[unit])
 
 
-def _print_version(wanted: bool) -> None:
+def parse_date(text: str) -> datetime.date:
+    """Return the date that is written as 2025-08-05. Raises typer.BadParameter."""
+    try:
+        return datetime.date.fromisoformat(text.strip())
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r} is not a date. Write one like 2025-08-05") from exc
+
+
+def _print_version(invocation: typer.Context, wanted: bool) -> None:
     if wanted:
-        typer.echo(f"gptoss {__version__}")
+        invocation.obj.console.out(f"gptoss {__version__}\n")
         raise typer.Exit
 
 
@@ -119,30 +130,30 @@ ResumeOption = Annotated[
 ]
 SaveReasoningOption = Annotated[
     bool,
-    _setting(
-        "GPTOSS_HISTORY_REASONING", "--save-reasoning/--no-save-reasoning", help="Keep the reasoning when saving."
-    ),
+    _setting("GPTOSS_HISTORY_REASONING", "--save-reasoning/--no-save-reasoning", help="Save the reasoning too."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Every start of the program makes these classes; without __eq__ and __repr__ that takes a third of the time.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class CommonOptions:
     """The options of every command, allowed before its name or after it."""
 
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log the steps of the program on stderr.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notices and no progress.")] = False
-    color: Annotated[ColorChoice | None, _setting("GPTOSS_COLOR", help="Colour on stderr; auto asks the terminal.")] = (
-        None
-    )
+    color: Annotated[
+        ColorChoice | None,
+        _setting("GPTOSS_COLOR", help="Colour on stderr; auto: if it is a terminal that has colours."),
+    ] = None
     debug: Annotated[bool, typer.Option("--debug", help="Log details, and show the traceback of an error.")] = False
     version: Annotated[
         bool, typer.Option("--version", "-V", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TurnOptions:
     """The options that `ask` and `chat` share: the model, and how it answers."""
 
@@ -194,6 +205,15 @@ class TurnOptions:
         int | None,
         _setting("GPTOSS_SEED", metavar="N", min=0, max=LARGEST_SEED, help="Seed; the same one repeats an answer."),
     ] = None
+    date: Annotated[
+        datetime.date | None,
+        _setting(
+            "GPTOSS_DATE",
+            metavar="YYYY-MM-DD",
+            parser=parse_date,
+            help="Date that the model is told, by default today; with --seed it repeats an answer.",
+        ),
+    ] = None
     max_tokens: Annotated[
         int | None,
         _setting("GPTOSS_MAX_TOKENS", metavar="N", min=1, help="End the turn after N tokens, reasoning included."),
@@ -222,7 +242,7 @@ class TurnOptions:
     ] = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class HistoryOptions:
     """The options of `chat` about the conversations on disk."""
 
@@ -230,24 +250,27 @@ class HistoryOptions:
     resume: ResumeOption = None
     at: Annotated[
         int | None,
-        typer.Option("--at", metavar="N", min=0, help="With -c or --resume: as it was after your Nth message; a copy."),
+        typer.Option(
+            "--at", metavar="N", min=0, help="With -c or --resume: continue a copy that ends after your Nth message."
+        ),
     ] = None
     fork: Annotated[bool, typer.Option("--fork", help="With -c or --resume: continue a copy of the conversation.")] = (
         False
     )
     save: Annotated[
-        bool, _setting("GPTOSS_HISTORY_SAVE", "--save/--no-save", help="Keep the conversation; or write nothing.")
+        bool,
+        _setting("GPTOSS_HISTORY_SAVE", "--save/--no-save", help="Save the conversation, or write nothing to disk."),
     ] = True
     save_reasoning: SaveReasoningOption = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class AskHistoryOptions:
     """The options of `ask` about the conversations on disk."""
 
     continue_last: ContinueOption = False
     resume: ResumeOption = None
-    save: Annotated[bool, _setting("GPTOSS_HISTORY_ASK", "--save", help="Keep the question and the answer.")] = False
+    save: Annotated[bool, _setting("GPTOSS_HISTORY_ASK", "--save", help="Save the question and the answer.")] = False
     no_save: Annotated[bool, typer.Option("--no-save", help="Write nothing, not even with -c or --resume.")] = False
     title: Annotated[
         str | None, typer.Option("--title", metavar="TEXT", help="With --save: the title of the conversation.")
@@ -260,12 +283,13 @@ class AskHistoryOptions:
         return not self.no_save and (self.save or self.continue_last or self.resume is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class AnswerOptions:
     """The options that `ask` alone has: input besides the words, when the answer ends, its format and its output."""
 
     files: Annotated[
-        list[Path] | None, typer.Option("--file", "-f", metavar="PATH", help="Text file to ask about; repeatable.")
+        list[Path] | None,
+        typer.Option("--file", "-f", metavar="PATH", parser=typed_path, help="Text file to ask about; repeatable."),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False
     stream_json: Annotated[bool, typer.Option("--stream-json", help="Print JSON lines as the answer is generated.")] = (
@@ -274,11 +298,22 @@ class AnswerOptions:
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print the answer only when it is complete.")] = False
     extract: Annotated[
         str | None,
-        typer.Option("--extract", "-x", metavar="[=LANG]", help="Only the first code block; -xLANG: in that language."),
+        typer.Option(
+            "--extract",
+            "-x",
+            metavar="[=LANG]",
+            help="Print only the first code block; -xLANG: the first one in that language.",
+        ),
     ] = None
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the answer to FILE, all of it or nothing."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=typed_output,
+            help="Write the answer to FILE, all of it or nothing.",
+        ),
     ] = None
     timeout: Annotated[
         float | None,
@@ -296,7 +331,10 @@ class AnswerOptions:
     logprobs: Annotated[
         int | None,
         typer.Option(
-            metavar="K", min=0, max=20, help="In JSON: log probability of each token, and the K likeliest ones."
+            metavar="K",
+            min=0,
+            max=20,
+            help="With --json or --stream-json: log probability of each token, and the K likeliest ones.",
         ),
     ] = None
     efforts: Annotated[
@@ -309,14 +347,16 @@ class AnswerOptions:
         return self.no_stream or self.as_json or self.extract is not None or self.output is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class ConversationExportOptions:
     """The options of `conversations export`."""
 
     every: Annotated[bool, typer.Option("--all", help="Export all conversations.")] = False
     form: Annotated[
-        ExportFormat | None, typer.Option("--format", "-f", help="By default that of the FILE's name, else md.")
+        ExportFormat | None, typer.Option("--format", "-f", help="Format; by default that of the FILE's name, else md.")
     ] = None
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE|-", help="File to write.")] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE|-", parser=typed_output, help="File to write.")
+    ] = None
     reasoning: Annotated[bool, typer.Option("--reasoning", help="With md and jsonl: the reasoning too.")] = False
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False

@@ -7,6 +7,8 @@ from typing import Any
 
 from gptoss_cli import settings
 from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.checkpoint.folder import weights_folder
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import PlanOptions
@@ -62,6 +64,7 @@ def run_plan(model: str | None, options: PlanOptions, console: Console) -> None:
         dense=options.dense,
         activations=options.activations,
     )
+    notice_damaged_copies(console)
     name, config, download_bytes = planned_config(model)
     detected = hardware.detect(settings.data_folder())
     machine, request = described_machine(detected, request, gpu_bytes=options.gpu_memory, ram_bytes=options.ram)
@@ -96,14 +99,7 @@ def planned_config(wanted: str | None) -> tuple[str, ModelConfig, int]:
 
         return model.name, load_config(demo_checkpoint() / "config.json"), 0
     assert wanted is not None
-    return wanted, load_config(_config_file(Path(wanted).expanduser(), wanted)), 0
-
-
-def _config_file(folder: Path, wanted: str) -> Path:
-    """Return the config of a folder, which may lack the weights. Raises what `ask -m` raises for anything else."""
-    files = (folder / "config.json", folder / "original" / "config.json")
-    found = next((file for file in files if file.is_file()), None)
-    return found or store.find_checkpoint(wanted) / "config.json"
+    return wanted, load_config(weights_folder(store.find_checkpoint(wanted)) / "config.json"), 0
 
 
 def _default_model(installed: dict[str, Path]) -> catalog.Model:
@@ -116,8 +112,14 @@ def described_machine(
     """Return the machine that --gpu-memory and --ram describe. A real GPU with `gpu_bytes` free is limited to that."""
     if ram_bytes is not None:
         # The operating system uses part of it: a tenth is assumed.
-        available = ram_bytes - ram_bytes // 10
-        machine = replace(machine, memory_bytes=ram_bytes, available_bytes=available, group_limit_bytes=None)
+        reserved = ram_bytes // 10
+        machine = replace(
+            machine,
+            memory_bytes=ram_bytes,
+            available_bytes=ram_bytes - reserved,
+            reserved_bytes=reserved,
+            group_limit_bytes=None,
+        )
     if gpu_bytes is None:
         return machine, request
     if gpu_bytes == 0:

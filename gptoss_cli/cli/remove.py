@@ -9,6 +9,7 @@ from gptoss_cli.checkpoint.lock import locked
 from gptoss_cli.checkpoint.partial import writing
 from gptoss_cli.checkpoint.store import find_location
 from gptoss_cli.cli.confirmation import confirm
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.list import held_bytes, partial_bytes
 from gptoss_cli.errors import ExitStatus, NotInstalledError, UsageError
 from gptoss_cli.terminal.console import Console
@@ -17,6 +18,7 @@ from gptoss_cli.units import size_words
 
 def run_remove(model: str, console: Console, *, partial: bool, yes: bool) -> None:
     """Run `gptoss remove`. Raises UsageError, NotInstalledError, or typer.Exit if the user does not confirm."""
+    notice_damaged_copies(console)
     location = find_location(model)
     target = location.partial if partial else location.folder
     if not target.is_dir():

@@ -1,6 +1,7 @@
 """The conversation that `chat` and `ask` continue: found in the archive, and turned into a request for its model."""
 
 import datetime
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ class Resumed:
         own: dict[str, Any] = {"model": row.model, "instructions": row.instructions, "effort": _effort(row.settings)}
         changes = {name: value for name, value in own.items() if name not in self.given}
         sampling = {name: value for name, value in _sampling(row.settings).items() if name not in self.given}
-        date = datetime.date.fromisoformat(row.date)
+        date = request.date if "date" in self.given else datetime.date.fromisoformat(row.date)
         return replace(request, date=date, settings=replace(request.settings, **sampling), **changes)
 
     def open(self, open_model: Callable[[ChatRequest], OpenedModel], request: ChatRequest) -> OpenedModel:
@@ -140,7 +141,7 @@ def model_name(model: str) -> str:
 
 
 def _is_missing(model: str, exc: Exception) -> bool:
-    return isinstance(exc, NotInstalledError) or (catalog.find_model(model) is None and not Path(model).is_dir())
+    return isinstance(exc, NotInstalledError) or (catalog.find_model(model) is None and not os.path.isdir(model))
 
 
 def _effort(kept: Mapping[str, object]) -> ReasoningEffort:

@@ -15,10 +15,11 @@ from gptoss_cli.cli.options import (
     GpuMemoryOption,
     ThreadsOption,
 )
+from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import Activations, Dense, Execution, ReasoningEffort, ReasoningField
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class ServeOptions:
     """The options of `serve`: where it listens, who may connect, and how the model runs."""
 
@@ -39,7 +40,7 @@ class ServeOptions:
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 for any.")] = 8484
     api_key_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File with the key that clients must send; or set GPTOSS_API_KEY."),
+        typer.Option(metavar="FILE", parser=typed_path, help="File with the key of the clients; or GPTOSS_API_KEY."),
     ] = None
     effort: Annotated[
         ReasoningEffort, typer.Option("--effort", "-e", help="Reasoning effort of requests that name none.")

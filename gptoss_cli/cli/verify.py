@@ -1,5 +1,6 @@
 """`gptoss verify`: check the files of installed models, offline."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,8 +15,9 @@ from gptoss_cli.checkpoint.store import ModelLocation, find_location, locations
 from gptoss_cli.checkpoint.verify import cached_files, find_wrong_files
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.signals import stopping
-from gptoss_cli.demo.unpack import demo_checkpoint
+from gptoss_cli.demo.unpack import FILES, demo_checkpoint
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
+from gptoss_cli.paths import typed_path
 from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from gptoss_cli.terminal.console import Console
@@ -31,6 +33,7 @@ class _Checkpoint:
     files: tuple[CheckpointFile, ...]
     location: ModelLocation | None
     remedy: str
+    verified_files: int = 0  # when it was found
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ class _Report:
 def run_verify(model: str | None, console: Console, *, quick: bool, as_json: bool) -> None:
     """Run `gptoss verify`; None verifies every installed model. Raises IntegrityError for the first wrong file."""
     reports = []
-    for checkpoint in [_find(model)] if model is not None else _installed():
-        verified_files = 0 if quick else _check_digests(checkpoint, console)
+    for checkpoint in [_find(model, console)] if model is not None else _installed(console):
+        verified_files = checkpoint.verified_files or (0 if quick else _check_digests(checkpoint, console))
         report = _Report(checkpoint, verified_files, _check_shapes(checkpoint, console))
         if verified_files and checkpoint.location is not None:
             _record_time(checkpoint.location)
@@ -74,13 +77,14 @@ def run_verify(model: str | None, console: Console, *, quick: bool, as_json: boo
         write_json({"models": [report.to_json() for report in reports]}, console, indent=2)
 
 
-def _find(name: str) -> _Checkpoint:
+def _find(name: str, console: Console) -> _Checkpoint:
     """Raise UsageError, NotInstalledError, or IntegrityError if its records or sizes are wrong."""
     if catalog.find_model(name) is catalog.DEMO:
-        return _Checkpoint(name, demo_checkpoint(), (), None, "Delete that folder: it is made again")
+        folder = demo_checkpoint(notice=console.notice)
+        return _Checkpoint(name, folder, (), None, "Delete that folder: it is made again", verified_files=len(FILES))
     folder = store.find_checkpoint(name)
     remedy = "Get it again from where it came"
-    if not Path(name).expanduser().is_dir():
+    if not os.path.isdir(typed_path(name)):
         location = find_location(name)
         if folder == location.folder:
             manifest = location.manifest()
@@ -91,9 +95,9 @@ def _find(name: str) -> _Checkpoint:
     return _Checkpoint(name, folder, tuple(cached_files(folder)), None, remedy)
 
 
-def _installed() -> Iterator[_Checkpoint]:
+def _installed(console: Console) -> Iterator[_Checkpoint]:
     names = dict.fromkeys([*store.installed(), *(each.short_name for each in locations() if each.manifest())])
-    checkpoints = {checkpoint.folder: checkpoint for checkpoint in map(_find, names)}
+    checkpoints = {checkpoint.folder: checkpoint for checkpoint in (_find(name, console) for name in names)}
     if not checkpoints:
         raise NotInstalledError("No model is downloaded", Hint.DOWNLOAD, subject="20b")
     yield from checkpoints.values()

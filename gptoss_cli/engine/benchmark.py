@@ -1,6 +1,7 @@
 """The benchmark of a generator: prefill and decode rates, and the memory bandwidth that limits decode.
 
-The bandwidth is measured after each decode, because other programs change it from minute to minute.
+The bandwidth is measured after each decode, because other programs change it from minute to minute. A long context is
+not read, which would take many minutes: its keys and values are drawn at random, and cost as much to attend to.
 """
 
 import os
@@ -16,13 +17,15 @@ import torch
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.native_library import TimedNative
-from gptoss_cli.engine.profiling import OperationTime, calls_for_token, decode_bytes, time_operations
+from gptoss_cli.engine.kv_cache import KVCache
+from gptoss_cli.engine.machine_load import OtherLoad
+from gptoss_cli.engine.profiling import OperationTime, calls_for_token, kv_bytes, time_operations, weight_bytes
 from gptoss_cli.generation import Sampling
 
 _BUFFER_BYTES = 512 * 2**20  # larger than any processor's cache
 _READS = 3
 _WARM_UP_TOKENS = 8
-_CHUNK_TOKENS = 512
+_FILL_TOKENS = 4096
 _GREEDY = Sampling(seed=0, temperature=0)
 
 
@@ -45,15 +48,19 @@ class Benchmark:
     """The results of a benchmark. Rates are in tokens per second, bandwidth in bytes per second.
 
     - `bandwidth_share`: the fraction of the bandwidth, measured after each decode, that the decode reached
-    - `token_bytes`: the bytes of weights that one token reads
+    - `context_tokens`: the tokens that were in the KV cache before the prompt
+    - `weight_bytes`: the bytes of weights that one token reads
+    - `token_bytes`: with the keys and values that it attends to, in the middle of the decode
     - `outside_share`: the fraction of decode time outside the native kernels; None without native kernels
     - `process_age_seconds`: the age of the process at its first token; None if the system does not report it
     - `anonymous_bytes`: memory other than mapped files; None if the system does not report it
     - `gpu_bytes`: the largest allocation on the GPU; None without a GPU
     - `expert_hit_rate`: see TokenGenerator.expert_hit_rate
+    - `other_cores`: how many cores other programs kept busy meanwhile; None if the system does not report it
     - `operations`: the times of a token after the prompt; None if they were not requested
     """
 
+    context_tokens: int
     prompt_tokens: int
     generated_tokens: int
     repetitions: int
@@ -61,57 +68,92 @@ class Benchmark:
     decode: Spread
     bandwidth: Spread
     bandwidth_share: Spread
+    weight_bytes: int
     token_bytes: int
     outside_share: float | None
     process_age_seconds: float | None
     anonymous_bytes: int | None
     gpu_bytes: int | None
     expert_hit_rate: float | None
+    other_cores: float | None
     operations: list[OperationTime] | None = None
 
 
-def measure(
-    generator: Generator,
-    *,
-    prompt_tokens: int,
-    generated_tokens: int,
-    repetitions: int,
-    operations: bool,
-    progress: Callable[[str], None],
-) -> Benchmark:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The work to measure: a prompt and a decode behind `context_tokens` cached tokens, repeated."""
+
+    context_tokens: int = 0
+    prompt_tokens: int
+    generated_tokens: int
+    repetitions: int
+    operations: bool
+
+
+def measure(generator: Generator, work: Work, *, progress: Callable[[str], None]) -> Benchmark:
     """Measure `generator`. `progress` is called with each step. Raises ResourceError if the context is too short."""
+    prompt_tokens, generated_tokens = work.prompt_tokens, work.generated_tokens
     progress("Reading a first prompt")
     _decode_seconds(generator, _prompt(generator, 10, 0), 1)
     age = _process_age_seconds()
-    _decode_seconds(generator, _prompt(generator, prompt_tokens, 1), _WARM_UP_TOKENS)
+    context = _fill(generator, work.context_tokens)
+    _decode_seconds(generator, context + _prompt(generator, prompt_tokens, 1), _WARM_UP_TOKENS)
     memory = _anonymous_bytes()
     buffer = torch.ones(_BUFFER_BYTES // 8, dtype=torch.int64, device=generator.model.device)
     prefill, decode, bandwidth = [], [], []
-    for number in range(repetitions):
-        progress(f"Measuring, {number + 1} of {repetitions}")
-        read_seconds, seconds = _decode_seconds(
-            generator, _prompt(generator, prompt_tokens, number + 2), generated_tokens
-        )
+    load = OtherLoad()
+    for number in range(work.repetitions):
+        progress(f"Measuring, {number + 1} of {work.repetitions}")
+        prompt = _prompt(generator, prompt_tokens, number + 2)
+        read_seconds, seconds = _decode_seconds(generator, context + prompt, generated_tokens)
         prefill.append(prompt_tokens / read_seconds)
         decode.append(generated_tokens / seconds)
         bandwidth.append(_bandwidth(generator, buffer))
-    token_bytes = decode_bytes(generator.model)
+    other_cores = load.cores()
+    weights = weight_bytes(generator.model)
+    token_bytes = weights + kv_bytes(generator.sequence.cache, len(context) + prompt_tokens + generated_tokens // 2)
     return Benchmark(
+        context_tokens=len(context),
         prompt_tokens=prompt_tokens,
         generated_tokens=generated_tokens,
-        repetitions=repetitions,
+        repetitions=work.repetitions,
         prefill=Spread.of(prefill),
         decode=Spread.of(decode),
         bandwidth=Spread.of(bandwidth),
         bandwidth_share=Spread.of([rate * token_bytes / most for rate, most in zip(decode, bandwidth, strict=True)]),
+        weight_bytes=weights,
         token_bytes=token_bytes,
         outside_share=_outside_share(generator, generated_tokens),
         process_age_seconds=age,
         anonymous_bytes=memory,
         gpu_bytes=_gpu_bytes(generator.model.device),
         expert_hit_rate=generator.expert_hit_rate,
-        operations=_operations(generator, prompt_tokens) if operations else None,
+        other_cores=other_cores,
+        operations=_operations(generator, len(context) + prompt_tokens) if work.operations else None,
     )
+
+
+def _fill(generator: Generator, tokens: int) -> list[int]:
+    """Fill the empty KV cache of `generator` with random keys and values of `tokens` tokens -> their ids."""
+    if not tokens:
+        return []
+    ids, sequence, config = _prompt(generator, tokens, 1), generator.sequence, generator.config
+    generator.stepper.settle()
+    sequence.clear()
+    _fill_cache(sequence.cache, tokens)
+    sequence.restore(ids, torch.ones(1, config.hidden_size, dtype=torch.float32, device=generator.model.device))
+    return ids
+
+
+def _fill_cache(cache: KVCache, tokens: int) -> None:
+    """Draw the keys and values of the first `tokens` positions of an empty cache, a part of them at a time."""
+    torch.manual_seed(0)
+    for layer in cache.layers:
+        slots = min(tokens, layer.slots(tokens))
+        for buffer in layer.buffers():
+            for start in range(0, slots, _FILL_TOKENS):
+                buffer[start : min(slots, start + _FILL_TOKENS)].normal_()
+    cache.advance(tokens)
 
 
 def _prompt(generator: Generator, tokens: int, number: int) -> list[int]:
@@ -174,12 +216,15 @@ def _outside_share(generator: Generator, tokens: int) -> float | None:
         kernels.native = native
 
 
-def _operations(generator: Generator, prompt_tokens: int) -> list[OperationTime]:
-    model, ids = generator.model, _prompt(generator, prompt_tokens, 0)
-    cache = model.new_cache(prompt_tokens + 1)
-    for start in range(0, prompt_tokens, _CHUNK_TOKENS):
-        model.forward(ids[start : start + _CHUNK_TOKENS], cache)
-    return time_operations(calls_for_token(model, ids[-1], cache), model.device)
+def _operations(generator: Generator, tokens: int) -> list[OperationTime]:
+    """Time the operations of the token after `tokens` others."""
+    model = generator.model
+    cache = model.new_cache(tokens + 1)
+    _fill_cache(cache, tokens)
+    calls = calls_for_token(model, _prompt(generator, 1, 1)[0], cache)
+    if not isinstance(model.kernels, CpuKernels):
+        return time_operations(calls, model.device)
+    return time_operations(calls, model.device, model.kernels.native, model.kernels.threads)
 
 
 def _process_age_seconds() -> float | None:

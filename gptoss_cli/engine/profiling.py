@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from gptoss_cli.engine.cuda_graph import CudaGraph
+from gptoss_cli.engine.kernels.native_library import Native
 from gptoss_cli.engine.kernels.protocol import Kernels
-from gptoss_cli.engine.kv_cache import KVCache
+from gptoss_cli.engine.kv_cache import KVCache, LayerCache
 from gptoss_cli.engine.model import Transformer
 
 _REPETITIONS = 7
@@ -33,11 +34,16 @@ KernelCall = partial[Any]
 
 @dataclass(frozen=True, slots=True)
 class OperationTime:
-    """The time of an operation for one token, and the bytes of weights, keys and values that it read."""
+    """The time of an operation for one token, and the bytes of weights, keys and values that it read.
+
+    `busy_share` is the part of the threads' time in which they worked: the rest is waiting for the slowest thread, and
+    work that one thread does alone. None for an operation of one thread, and on a GPU.
+    """
 
     name: str
     seconds: float
     bytes: int
+    busy_share: float | None = None
 
 
 class CallRecorder:
@@ -61,7 +67,7 @@ class CallRecorder:
         return operation
 
 
-def decode_bytes(model: Transformer) -> int:
+def weight_bytes(model: Transformer) -> int:
     """Return the bytes of weights that one token reads."""
     active = model.config.active_experts / model.config.experts
     total = float(model.weights.unembedding.nbytes)
@@ -73,6 +79,16 @@ def decode_bytes(model: Transformer) -> int:
     return round(total)
 
 
+def kv_bytes(cache: KVCache, position: int) -> int:
+    """Return the bytes of keys and values that the token at `position` attends to, in all layers."""
+    return sum(_attended_bytes(layer, position) for layer in cache.layers)
+
+
+def _attended_bytes(layer: LayerCache, position: int) -> int:
+    keys, values = layer.buffers()
+    return int(min(position + 1, len(keys)) * (keys[0].nbytes + values[0].nbytes))
+
+
 def calls_for_token(model: Transformer, id_: int, cache: KVCache) -> dict[str, list[KernelCall]]:
     """Return the kernel calls, by operation, for token `id_` after those in `cache`. Repeating them changes `cache`."""
     recorder = CallRecorder(model.kernels)
@@ -81,16 +97,26 @@ def calls_for_token(model: Transformer, id_: int, cache: KVCache) -> dict[str, l
     return recorder.calls
 
 
-def time_operations(calls: dict[str, list[KernelCall]], device: torch.device) -> list[OperationTime]:
+def time_operations(
+    calls: dict[str, list[KernelCall]], device: torch.device, native: Native | None = None, threads: int = 1
+) -> list[OperationTime]:
     """Repeat the calls of one token, one operation after the other, and return the median time of each.
+
+    With the `native` library that runs them on several `threads`, the busy share of the threads is measured too.
 
     An operation runs in all layers before it is repeated, so that the processor's cache holds no more weights than in a
     real decode. On a GPU each operation is a CUDA graph, so that nothing waits for the host.
     """
-    return [
-        OperationTime(label, _seconds(calls[name], device), sum(map(_bytes, calls[name])))
-        for name, label in _NAMES.items()
-    ]
+    times = []
+    for name, label in _NAMES.items():
+        worked, began = native.work_seconds() if native else 0.0, time.perf_counter()
+        seconds = _seconds(calls[name], device)
+        elapsed = time.perf_counter() - began
+        worked = native.work_seconds() - worked if native else 0.0
+        # An operation that is too small for several threads does not use the pool.
+        busy = worked / (elapsed * threads) if worked else None
+        times.append(OperationTime(label, seconds, sum(map(_bytes, calls[name])), busy))
+    return times
 
 
 def _seconds(calls: list[KernelCall], device: torch.device) -> float:
@@ -131,9 +157,7 @@ def _bytes(call: KernelCall) -> int:
     name, arguments, options = call.func.__name__, call.args, call.keywords
     if name == "attend":
         _, _, _, cache = arguments
-        keys, values = cache.buffers()
-        cached = min(options["position"] + 1, len(keys))
-        return int(cached * (keys[0].nbytes + values[0].nbytes))
+        return _attended_bytes(cache, options["position"])
     if name == "unembed":
         return int(arguments[2].nbytes)
     weights = arguments[-1]

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import openai_harmony
-from openai_harmony import Author, DeveloperContent, RenderOptions, SystemContent
+from openai_harmony import Author, DeveloperContent, RenderOptions, SystemContent, ToolNamespaceConfig
 from openai_harmony import ReasoningEffort as HarmonyEffort
 
+from gptoss_cli.harmony.encoding import render
 from gptoss_cli.harmony.events import Channel, Message, Role
 from gptoss_cli.harmony.functions import Functions
 from gptoss_cli.harmony.grammar import Grammar
@@ -98,7 +99,7 @@ class Conversation:
         ids = self._preface()
         for message in self.prompted():
             if message not in self._rendered:
-                self._rendered[message] = load_encoding().render(_to_library(message))
+                self._rendered[message] = _rendered(message)
             ids.extend(self._rendered[message])
         ids.extend(ANSWER_HEADER if self.starts_with_answer else ANSWER_HEADER[:2])
         return ids
@@ -117,27 +118,16 @@ class Conversation:
 
     def _preface(self) -> list[int]:
         system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self.written_effort.name])
-        contents: list[tuple[Role, SystemContent | DeveloperContent]] = [
-            (Role.SYSTEM, system.with_conversation_start_date(self.date.isoformat()))
-        ]
-        developer = self._developer()
-        if developer.instructions is not None or developer.tools is not None:
-            contents.append((Role.DEVELOPER, developer))
-        # With it the system message names the channel of the calls.
-        options = RenderOptions(conversation_has_function_tools=developer.tools is not None)
-        ids: list[int] = []
-        for role, content in contents:
-            message = openai_harmony.Message.from_role_and_content(openai_harmony.Role(role), content)
-            ids.extend(load_encoding().render(message, options))
-        return ids
-
-    def _developer(self) -> DeveloperContent:
-        content = DeveloperContent.new()
-        # openai_harmony would render an empty developer message, which the model was not trained on.
-        if self.instructions and self.instructions.strip():
-            content = content.with_instructions(without_surrogates(self.instructions))
+        system = system.with_conversation_start_date(self.date.isoformat())
         declaration = self.functions.declaration
-        return content if declaration is None else content.with_tools(declaration)
+        # With it the system message names the channel of the calls.
+        options = RenderOptions(conversation_has_function_tools=declaration is not None)
+        ids = load_encoding().render(_from_content(Role.SYSTEM, system), options)
+        # openai_harmony would render an empty developer message, which the model was not trained on.
+        instructions = self.instructions if self.instructions and self.instructions.strip() else ""
+        if instructions or declaration is not None:
+            ids += render(lambda text: _developer_message(text, declaration), without_surrogates(instructions))
+        return ids
 
 
 def _ends_reasoning(message: Message) -> bool:
@@ -149,6 +139,21 @@ def _clean(message: Message) -> Message:
     channel, recipient, content_type, name = (part and without_surrogates(part) for part in optional)
     text = without_surrogates(message.text)
     return replace(message, text=text, channel=channel, recipient=recipient, content_type=content_type, name=name)
+
+
+def _rendered(message: Message) -> list[int]:
+    return render(lambda text: _to_library(replace(message, text=text)), message.text)
+
+
+def _developer_message(instructions: str, declaration: ToolNamespaceConfig | None) -> openai_harmony.Message:
+    content = DeveloperContent.new()
+    if instructions:
+        content = content.with_instructions(instructions)
+    return _from_content(Role.DEVELOPER, content if declaration is None else content.with_tools(declaration))
+
+
+def _from_content(role: Role, content: SystemContent | DeveloperContent) -> openai_harmony.Message:
+    return openai_harmony.Message.from_role_and_content(openai_harmony.Role(role), content)
 
 
 def _to_library(message: Message) -> openai_harmony.Message:

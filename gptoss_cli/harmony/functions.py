@@ -24,6 +24,9 @@ _RESERVED: Final = frozenset({"python", "browser", "container", "repo_browser", 
 )
 _ALIAS_PREFIX: Final = "my_"
 _KEPT_FORMATS: Final = 256
+_MOST_CHARACTERS: Final = 1 << 20
+# It takes time quadratic in the length of a word; see harmony.encoding, which handles other texts.
+_LONG_RUN: Final = re.compile(r"[^ \t\n]{20000}|\s{5000}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,10 @@ class Functions:
 
     @cached_property
     def declaration(self) -> ToolNamespaceConfig | None:
-        """The declaration of the functions for openai_harmony; None if there are none."""
+        """The declaration of the functions for openai_harmony; None if there are none.
+
+        Raises UsageError if it is longer than any context, or has a word that openai_harmony cannot encode in time.
+        """
         if not self.tools:
             return None
         described = [
@@ -110,6 +116,9 @@ class Functions:
             )
             for tool in self.tools
         ]
+        text = "".join(each.model_dump_json() for each in described)
+        if len(text) > _MOST_CHARACTERS or _LONG_RUN.search(text):
+            raise UsageError("The functions are declared with more text than the model can read")
         return ToolNamespaceConfig(name=_NAMESPACE, description=None, tools=described)
 
 

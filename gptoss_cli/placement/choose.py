@@ -59,6 +59,10 @@ def _memory_reasons(hardware: Hardware) -> Iterator[Reason]:
     elif hardware.group_limit_bytes is not None:
         limit = gib(hardware.group_limit_bytes)
         yield Reason(Code.GROUP_LIMIT, f"The control group limits the memory to {limit}.")
+    if hardware.reserved_bytes and hardware.available_bytes is not None:
+        total = hardware.available_bytes + hardware.reserved_bytes
+        text = f"The operating system is assumed to use {gib(hardware.reserved_bytes)} of the {gib(total)} of memory."
+        yield Reason(Code.MEMORY_RESERVED, text)
 
 
 def _ignored_settings(placement: Placement, request: PlacementRequest) -> Iterator[Reason]:
@@ -158,6 +162,10 @@ def _with_all_experts(
     )
     host_use = MemoryUse(work_bytes=_HOST_WORK_BYTES, room_bytes=hardware.available_bytes)
     reasons = [Reason(Code.FITS_GPU, f"All experts fit on {gpu.device}.")]
+    missing = _HOST_WORK_BYTES - hardware.available_bytes if hardware.available_bytes is not None else 0
+    if missing > 0:
+        text = f"Host memory lacks {gib(missing)} for the program itself, which the system may end."
+        reasons.append(Reason(Code.HOST_TOO_SMALL, text, missing))
     embedding_fits = gpu_use.used_bytes + memory.embedding_bytes <= budget
     if embedding_fits:
         gpu_use = replace(gpu_use, dense_bytes=gpu_use.dense_bytes + memory.embedding_bytes)

@@ -54,7 +54,9 @@ class Hardware:
 
     `gpus` are in the order of CUDA, or in that of the driver if torch cannot use them. `available_bytes` is the memory
     that can be allocated without swapping, within the control group; `apple_gpu` shares it. `kernels` is true if the
-    native kernels for the CPU were built when gptoss was installed.
+    native kernels for the CPU were built when gptoss was installed. `usable_cores` are those of the `cores` that this
+    process may keep busy, within `cpu_quota`. `reserved_bytes` is what the operating system is assumed to use of the
+    memory of a machine that was only described.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -66,8 +68,12 @@ class Hardware:
     kernels: bool = False
     triton: bool = False
     compiler: bool = False
+    cores: int | None = None
+    usable_cores: int | None = None
+    cpu_quota: float | None = None
     memory_bytes: int | None = None
     available_bytes: int | None = None
+    reserved_bytes: int = 0
     group_limit_bytes: int | None = None
     lockable_bytes: int | None = None
     disk_bytes: int | None = None
@@ -105,6 +111,9 @@ def detect(data_folder: Path, *, root: Path = Path("/")) -> Hardware:
         kernels=any(_KERNELS_FOLDER.glob("_native.*")),
         triton=importlib.util.find_spec("triton") is not None,
         compiler=_has_compiler(),
+        cores=os.cpu_count(),
+        usable_cores=usable_cores(root),
+        cpu_quota=cpu_quota(root),
         memory_bytes=total,
         available_bytes=available,
         group_limit_bytes=limit,
@@ -275,15 +284,22 @@ def _group_memory(root: Path) -> tuple[int | None, int]:
 
 def usable_cores(root: Path = Path("/")) -> int:
     """Return how many cores this process may keep busy: its affinity, within the quotas of its control groups."""
+    quota = cpu_quota(root)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Return the cores whose time the control groups allow this process, such as 1.5; None for no limit."""
+    quotas = []
     for folder in _group_folders(root, "cpu"):
         quota, period = [*" ".join(_lines(folder / "cpu.max")).split(), "max", ""][:2]
         if quota == "max":
             quota = "".join(_lines(folder / "cpu.cfs_quota_us"))
             period = "".join(_lines(folder / "cpu.cfs_period_us"))
         if quota.isdecimal() and period.isdecimal() and int(period):
-            cores = min(cores, int(quota) // int(period))
-    return max(1, cores)
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
 
 
 def _group_folders(root: Path, controller: str = "memory") -> Iterator[Path]:

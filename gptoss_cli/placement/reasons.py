@@ -27,6 +27,7 @@ class Code(StrEnum):
     SHORTER_CONTEXT = "shorter-context"
     FROM_DISK = "from-disk"
     GROUP_LIMIT = "group-limit"
+    MEMORY_RESERVED = "memory-reserved"
     MEMORY_UNKNOWN = "memory-unknown"
     DENSE_ON_GPU = "dense-on-gpu"
     ACTIVATIONS_ON_GPU = "activations-on-gpu"
@@ -44,6 +45,7 @@ _EXPLANATIONS = frozenset(
         Code.EXPERTS_ON_HOST,
         Code.SHORTER_CONTEXT,
         Code.GROUP_LIMIT,
+        Code.MEMORY_RESERVED,
     }
 )
 

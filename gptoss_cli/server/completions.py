@@ -1,14 +1,23 @@
 """`/v1/completions`: ids or raw text in, ids and text out, in the dialect of vLLM. No Harmony, no reasoning fields."""
 
 import codecs
+import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gptoss_cli.generation import Allowed, Sampling, TokenInfo, random_seed
+from gptoss_cli.harmony.encoding import encode
 from gptoss_cli.harmony.events import PrefillProgress
-from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, STOP_IDS, VOCABULARY_SIZE, load_encoding, token_text
+from gptoss_cli.harmony.vocabulary import (
+    FIRST_SPECIAL_ID,
+    STOP_IDS,
+    VOCABULARY_SIZE,
+    load_encoding,
+    token_text,
+    without_surrogates,
+)
 from gptoss_cli.server.chat_completions import usage_json
 from gptoss_cli.server.exchange import Exchange, ServerEvent, new_id, now
 from gptoss_cli.server.failures import ApiError
@@ -20,6 +29,7 @@ from gptoss_cli.server.served import Served
 # vLLM's and OpenAI's default.
 _DEFAULT_TOKENS: Final = 16
 _MOST_ALTERNATIVES: Final = 20
+_SPECIAL: Final = re.compile(r"(<\|[a-z_0-9]{1,20}\|>)")
 _BANNING_BIAS: Final = -100
 _UNSUPPORTED: Final = {
     "n": (1,),
@@ -144,13 +154,19 @@ def _prompt(fields: Fields) -> list[int]:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
         value = value[0]
     if isinstance(value, str):
-        ids = load_encoding().encode(value, allowed_special="all")
+        ids = [id_ for part in _SPECIAL.split(value) for id_ in _encode(part)]
     else:
         ids = list(value) if isinstance(value, list) else []
         _check_ids(fields, "prompt", ids)
     if not ids:
         raise fields.wrong("prompt", "must be one text or one list of token ids")
     return ids
+
+
+def _encode(part: str) -> list[int]:
+    if _SPECIAL.fullmatch(part):
+        return load_encoding().encode(part, allowed_special="all")
+    return encode(without_surrogates(part))
 
 
 def _ids(fields: Fields, name: str) -> frozenset[int]:

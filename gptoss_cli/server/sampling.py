@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gptoss_cli.errors import UsageError
-from gptoss_cli.generation import LARGEST_SEED
 from gptoss_cli.harmony.functions import Functions, FunctionTool, ToolChoice
 from gptoss_cli.harmony.structured_output import OutputFormat
 from gptoss_cli.server.failures import ApiError
 from gptoss_cli.server.fields import Fields
-from gptoss_cli.settings import ReasoningEffort
+from gptoss_cli.settings import LARGEST_SEED, ReasoningEffort
 
 LARGEST_TEMPERATURE: Final = 10
 MOST_ALTERNATIVES: Final = 20

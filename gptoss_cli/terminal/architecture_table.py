@@ -99,7 +99,7 @@ def _write_painted(text: str, console: Console) -> None:
     except BrokenPipeError:
         raise
     except OSError as exc:
-        raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the answer is incomplete") from exc
+        raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the output is incomplete") from exc
 
 
 def has_colors(console: Console) -> bool:

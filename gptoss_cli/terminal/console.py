@@ -15,6 +15,7 @@ from typing import Self, TextIO
 from gptoss_cli.errors import GptossError
 from gptoss_cli.settings import ColorChoice
 from gptoss_cli.terminal.sanitize import neutralize, one_line
+from gptoss_cli.terminal_modes import current_modes
 
 
 class Style(Enum):
@@ -123,6 +124,7 @@ class Console:
         self.debug = False
         self.color: ColorChoice | None = None
         self.environment = environment
+        self.modes = current_modes(stdin)
 
     @classmethod
     def of_process(cls) -> Self:
@@ -161,7 +163,7 @@ class Console:
         except BrokenPipeError:
             raise
         except OSError as exc:
-            raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the answer is incomplete") from exc
+            raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the output is incomplete") from exc
 
     def err(self, text: str, style: Style = Style.PLAIN) -> None:
         """Write `text` to stderr. Failures are ignored, since the answer does not depend on stderr."""
@@ -189,6 +191,11 @@ class Console:
             yield activity
         finally:
             activity.close()
+
+    def last_line(self, text: str) -> str:
+        """Return an error as one line, after codes that undo what is drawn: the program ends right after it."""
+        undone = "\x1b[0m\x1b[?25h\x1b[?2004l\r\x1b[J" if self.draws else ""
+        return f"{undone}gptoss: {one_line(text)}\n"
 
     def abandon(self) -> None:
         """Discard what both streams have buffered."""

@@ -69,8 +69,15 @@ class FileProgress:
         if self._thread is None:
             self._report()
 
+    def notice(self, text: str) -> None:
+        """Print a line of information, above what is drawn."""
+        with self._lock:
+            self._finished.append(text)
+        if self._thread is None:
+            self._report()
+
     def _report(self) -> None:
-        """Print a permanent line for each file that has finished."""
+        """Print the permanent lines: finished files, and notices."""
         with self._lock:
             finished, self._finished = self._finished, []
         for line in finished:

@@ -146,7 +146,9 @@ def open_history(file: Path) -> tuple[History, str | None]:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # prompt_toolkit would create it readable by everyone.
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0), 0o600))
+        if not file.is_file():
+            raise OSError(0, "it is not a regular file")
         file.chmod(0o600)
         if file.stat().st_size > _LARGEST_HISTORY_BYTES:
             _shorten(file)

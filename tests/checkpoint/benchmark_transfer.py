@@ -18,6 +18,7 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
+from gptoss_cli.checkpoint.connection import Timeout
 from gptoss_cli.checkpoint.hub import Hub
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest
 from gptoss_cli.checkpoint.transfer import RetryPolicy, TransferContext, fetch_file
@@ -58,7 +59,7 @@ def _transfer(megabytes: int, folder: Path) -> None:
 
 
 def _ours(folder: Path) -> None:
-    hub = Hub(connect_seconds=10, stall_seconds=30, notice=print)
+    hub = Hub(listing=Timeout(), transfer=Timeout(), notice=print)
     manifest = hub.listing(_REPOSITORY, None)
     folder.mkdir(parents=True)
     context = TransferContext(hub, manifest, RetryPolicy(), _Silent(), threading.Event())

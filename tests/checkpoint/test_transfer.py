@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_cli.checkpoint.connection import Timeout
 from gptoss_cli.checkpoint.hub import Hub
 from gptoss_cli.checkpoint.partial import PartialFile
 from gptoss_cli.checkpoint.transfer import RetryPolicy, TransferContext, fetch_file
@@ -27,7 +28,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 @pytest.fixture
 def context(server: HubServer) -> TransferContext:
-    hub = Hub(connect_seconds=20, stall_seconds=20, notice=pytest.fail)
+    hub = Hub(listing=Timeout(20, 20), transfer=Timeout(20, 20), notice=pytest.fail)
     policy = RetryPolicy(attempts=2, first_pause_seconds=0.01)
     return TransferContext(hub, hub.listing("some/model", None), policy, RecordedProgress(), threading.Event())
 

@@ -31,6 +31,7 @@ MACHINES: dict[Code, tuple[str, Hardware]] = {
     Code.SHORTER_CONTEXT: ("20b", machine(ram=16)),
     Code.FROM_DISK: ("120b", machine(ram=32)),
     Code.GROUP_LIMIT: ("20b", machine(available=20, group_limit_bytes=gib(21))),
+    Code.MEMORY_RESERVED: ("20b", machine(available=28.8, reserved_bytes=gib(3.2))),
     Code.MEMORY_UNKNOWN: ("20b", machine(available_bytes=None, memory_bytes=None)),
     Code.DENSE_ON_GPU: ("20b", machine(gpu(24))),
     Code.ACTIVATIONS_ON_GPU: ("20b", machine(gpu(24))),

@@ -163,7 +163,7 @@ def test_an_empty_answer_is_none(script: Script) -> None:
 def test_a_limit_that_falls_into_the_reasoning_leaves_no_answer(script: Script) -> None:
     done = ask_here(script([_SQUARES]), "--max-tokens", "20", "x")
     assert (done.returncode, done.stdout) == (7, "")
-    assert done.stderr.endswith("gptoss: There is no answer: --max-tokens is used up.\n")
+    assert done.stderr.endswith("gptoss: No answer: --max-tokens is used up.\n")
 
 
 def test_headers_that_are_free_may_be_malformed_and_the_answer_comes(script: Script) -> None:

@@ -39,7 +39,7 @@ def test_bytes_per_token_are_those_of_the_shape(run: Run, folder: Path) -> None:
     expert = 3 * shape.intermediate * shape.hidden * 17 // 32
     layer = dense + shape.active * expert
     _, out, _ = run("bench", str(folder), *SMALL)
-    assert json.loads(out)["token_bytes"] == len(shape.layer_types) * layer + 2 * shape.vocabulary * shape.hidden
+    assert json.loads(out)["weight_bytes"] == len(shape.layer_types) * layer + 2 * shape.vocabulary * shape.hidden
 
 
 def test_each_operation_is_timed_and_together_they_read_what_a_token_reads(run: Run, folder: Path) -> None:
@@ -48,11 +48,22 @@ def test_each_operation_is_timed_and_together_they_read_what_a_token_reads(run: 
     times = {operation["name"]: operation for operation in found["operations"]}
     assert list(times) == ["qkv", "attention", "output", "router", "experts", "unembedding"]
     assert all(operation["seconds"] > 0 for operation in times.values())
-    assert sum(operation["bytes"] for operation in times.values()) == found["token_bytes"] + times["attention"]["bytes"]
+    read = sum(operation["bytes"] for operation in times.values())
+    assert read == found["weight_bytes"] + times["attention"]["bytes"]
     shape, seen = Shape(), 0
     for kind in shape.layer_types:
         seen += min(21, shape.window) if kind == "sliding_attention" else 21
     assert times["attention"]["bytes"] == seen * 2 * 2 * shape.kv_heads * shape.head_dim
+
+
+def test_a_context_is_in_the_cache_and_counted_but_not_read(run: Run, folder: Path) -> None:
+    status, out, _ = run("bench", str(folder), *SMALL, "--context", "100", "--kernels")
+    assert status == 0
+    found, shape = json.loads(out), Shape()
+    seen = sum(min(122, shape.window) if kind == "sliding_attention" else 122 for kind in shape.layer_types)
+    assert found["token_bytes"] - found["weight_bytes"] == seen * 2 * 2 * shape.kv_heads * shape.head_dim
+    assert found["context_tokens"] == 100
+    assert {operation["name"]: operation["bytes"] for operation in found["operations"]}["attention"] > 0
 
 
 def test_without_the_option_no_operation_is_timed(run: Run, folder: Path) -> None:
@@ -62,6 +73,7 @@ def test_without_the_option_no_operation_is_timed(run: Run, folder: Path) -> Non
 
 def test_the_table_names_the_limit_of_decode() -> None:
     found = Benchmark(
+        context_tokens=0,
         prompt_tokens=512,
         generated_tokens=64,
         repetitions=5,
@@ -69,12 +81,14 @@ def test_the_table_names_the_limit_of_decode() -> None:
         decode=Spread(8, 7, 9),
         bandwidth=Spread(32e9, 31e9, 33e9),
         bandwidth_share=Spread(0.9, 0.85, 0.95),
+        weight_bytes=4_000_000_000,
         token_bytes=4_000_000_000,
         outside_share=0.02,
         process_age_seconds=2.5,
         anonymous_bytes=2**29,
         gpu_bytes=None,
         expert_hit_rate=None,
+        other_cores=0.4,
         operations=[OperationTime("experts", 0.05, 800_000_000)],
     )
     numerics = Numerics("avx2", "int16", "bf16", 2)

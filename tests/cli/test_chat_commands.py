@@ -7,6 +7,7 @@ import pytest
 
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, OpenModel, Say
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.checkpoint import store
 from gptoss_cli.cli.chat import Chat
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.loaded_chat import LoadedChat
@@ -205,6 +206,16 @@ def test_another_model_continues_the_conversation() -> None:
     assert "Sky?" in load_encoding().decode(other.prompts[0])
 
 
+def test_a_file_of_one_long_run_does_not_end_the_chat(tmp_path: Path) -> None:
+    (tmp_path / "blanks").write_text("x" + " " * 150_000 + "y")
+    talk = begin("Blue.", "Red.", context_tokens=1_000)
+    talk.say("Sky?", f"/file {tmp_path / 'blanks'}")
+    assert "The message was not sent. The conversation needs" in talk.say("What is it?")
+    talk.chat.state.attached = []
+    talk.say("Evening?")
+    assert talk.said == ["Sky?", "Blue.", "Evening?", "Red."]
+
+
 _MISSING = NotInstalledError("gpt-oss-20b is not downloaded", Hint.DOWNLOAD, subject="20b")
 
 
@@ -322,3 +333,51 @@ def test_a_turn_after_an_inspection_is_read_from_the_same_prefix() -> None:
 
 def test_tokens_of_something_else_is_a_usage_error() -> None:
     assert "Try: /tokens, or /tokens last" in begin("Blue.").say("/tokens first")
+
+
+class _PanicException(BaseException):
+    """An exception as Rust libraries raise it: not an Exception."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such thing"), _PanicException("panicked"), RecursionError("deep")])
+def test_an_unexpected_exception_is_one_line_and_the_chat_goes_on(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(chat: LoadedChat, command: str, argument: str) -> None:
+        raise error
+
+    talk = Talk(_generator([turn("Blue."), turn("Red.")]), {})
+    talk.say("Sky?")
+    with monkeypatch.context() as patch:
+        patch.setattr(LoadedChat, "run", fail)
+        shown = talk.say("/file x")
+    assert shown.count("\n") == 1
+    assert str(error) in shown
+    assert "Red." in talk.say("Evening?") + talk.streams.out
+    assert talk.said == ["Sky?", "Blue.", "Evening?", "Red."]
+
+
+@pytest.mark.parametrize(
+    "name", ["~$report.txt", "x" * 300, "a\0b", "~", '"a b', "file://elsewhere/x", "\ud800", "~\0"]
+)
+@pytest.mark.parametrize("command", ["/file", "/export", "/model", "/instructions @"])
+def test_any_name_of_a_file_is_at_most_one_line_and_the_chat_goes_on(
+    command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+        if request.model:
+            store.find_checkpoint(request.model)
+        return opened_with(_generator([turn("Blue."), turn("Red.")]), request)
+
+    streams = Streams()
+    chat = _chat(open_model, streams)
+    chat.take("Sky?")
+    before = len(streams.err)
+    separator = "" if command.endswith("@") else " "
+    chat.take(f"{command}{separator}{name}")
+    assert streams.err[before:].count("\n") <= 1
+    assert "in gptoss itself" not in streams.err
+    chat.take("Evening?")
+    assert "Red." in streams.out

@@ -10,13 +10,13 @@ import jsonschema
 import pytest
 
 from gptoss_cli.architecture import count
-from gptoss_cli.architecture.figures import Group
 from gptoss_cli.architecture.known import GPT2_XL, KNOWN
 from gptoss_cli.architecture.published import benchmark_scores
 from gptoss_cli.architecture.rows import FIGURES
 from gptoss_cli.cli.compare import run_compare
 from gptoss_cli.cli.model_options import CompareOptions
 from gptoss_cli.errors import ExitStatus, GptossError
+from gptoss_cli.settings import Group
 from gptoss_cli.terminal.console import Console
 from tests.cli.conftest import Run
 from tests.cli.emulated_console import run_on_screen

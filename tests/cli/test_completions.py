@@ -11,6 +11,7 @@ import pytest
 
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.completions import SCRIPTS, find_script
+from gptoss_cli.cli.config_file import all_settings
 from gptoss_cli.cli.definition import PROGRAM
 from gptoss_cli.cli.definition_conversations import CONVERSATIONS
 from gptoss_cli.cli.model_options import CompareOptions
@@ -31,7 +32,7 @@ def _options(command: Any) -> set[str]:
 
 
 def _all_options() -> set[str]:
-    inner = (command for group in PROGRAM.commands.groups.values() for command in group.values())
+    inner = (command for load in PROGRAM.commands.groups.values() for command in load()[1].values())
     return _options(PROGRAM).union(*(_options(command) for command in (*PROGRAM.commands.values(), *inner)))
 
 
@@ -73,6 +74,12 @@ def test_every_command_is_there(script: str) -> None:
 
 
 @pytest.mark.parametrize("script", _SCRIPTS)
+def test_every_setting_is_there(script: str) -> None:
+    words = set(re.findall(r"[a-z.-]+", (_FOLDER / script).read_text("utf-8")))
+    assert set(all_settings(PROGRAM)) - words == set()
+
+
+@pytest.mark.parametrize("script", _SCRIPTS)
 def test_every_closed_value_is_there(script: str) -> None:
     text = (_FOLDER / script).read_text("utf-8")
     lines = [re.sub("[',]", "", line) for line in text.splitlines()]
@@ -81,9 +88,13 @@ def test_every_closed_value_is_there(script: str) -> None:
 
 
 def _complete(*words: str, cwd: Path | None = None) -> set[str]:
-    """Return the candidates of bash for the last word."""
-    program = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _gptoss; printf "%s\\n" "${COMPREPLY[@]}"'
-    command = ["bash", "-c", program, "bash", str(_FOLDER / "gptoss.bash"), "gptoss", *words]
+    """Return the candidates of bash for the last word, or for its end after a = or a : or from an @ on."""
+    program = (
+        'source "$1"; COMP_LINE=$2; COMP_POINT=${#2}; shift 2; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+        'COMP_WORDBREAKS=$\' \\t\\n"><=;|&(@:\'; _gptoss; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    split = [part for word in ("gptoss", *words) for part in re.findall(r"[=@:]+|[^=@:]+", word) or [""]]
+    command = ["bash", "-c", program, "bash", str(_FOLDER / "gptoss.bash"), " ".join(("gptoss", *words)), *split]
     return set(subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout.split())
 
 
@@ -116,9 +127,9 @@ def test_every_command_of_conversations_is_there(script: str) -> None:
 def test_bash_offers_the_values_of_an_option(option: str, tmp_path: Path) -> None:
     values = set(_closed_values()[option])
     assert _complete("ask", option, "", cwd=tmp_path) == values
-    assert _complete("ask", option, "=", cwd=tmp_path) == values
+    assert _complete("ask", f"{option}=", cwd=tmp_path) == values
     first = sorted(values)[0]
-    assert _complete("ask", option, "=", first, cwd=tmp_path) == {first}
+    assert _complete("ask", f"{option}={first}", cwd=tmp_path) == {first}
 
 
 def test_bash_offers_folders_for_a_model_and_files_for_instructions(tmp_path: Path) -> None:
@@ -126,6 +137,25 @@ def test_bash_offers_folders_for_a_model_and_files_for_instructions(tmp_path: Pa
     (tmp_path / "words.txt").touch()
     assert _complete("ask", "-m", "we", cwd=tmp_path) == {"weights"}
     assert _complete("chat", "-s", "@wo", cwd=tmp_path) == {"@words.txt"}
+    assert _complete("chat", "-s", "@", cwd=tmp_path) == {"@words.txt", "@weights/"}
+
+
+def test_bash_completes_what_follows_a_character_that_splits_words(tmp_path: Path) -> None:
+    for name in ("a:b.txt", "a@c.txt", "a=d.txt"):
+        (tmp_path / name).touch()
+    assert _complete("ask", "-f", "a:", cwd=tmp_path) == {"b.txt"}
+    assert _complete("ask", "-f", "a@c", cwd=tmp_path) == {"@c.txt"}
+    assert _complete("ask", "--file=a=", cwd=tmp_path) == {"d.txt"}
+    assert _complete("ask", "--instructions=@a:", cwd=tmp_path) == {"b.txt"}
+    assert _complete("ask", "-f", "a", cwd=tmp_path) == {"a:b.txt", "a@c.txt", "a=d.txt"}
+
+
+def test_bash_completes_a_setting_and_its_value(tmp_path: Path) -> None:
+    assert _complete("config", "set", "") == set(all_settings(PROGRAM))
+    assert _complete("config", "set", "effort", "h") == {"high"}
+    assert _complete("config", "set", "history.save", "") == {"true", "false"}
+    (tmp_path / "words.txt").touch()
+    assert _complete("config", "set", "instructions", "@w", cwd=tmp_path) == {"@words.txt"}
 
 
 @pytest.mark.parametrize("command", list(_CLOSED_ARGUMENTS))
@@ -146,7 +176,7 @@ def test_bash_offers_installed_checkpoints_and_whole_file_names(
 def test_bash_completion_starts_no_program(tmp_path: Path) -> None:
     bash = shutil.which("bash")
     assert bash is not None
-    words = 'COMP_WORDS=(gptoss ask -m ""); COMP_CWORD=3'
+    words = 'COMP_WORDS=(gptoss ask -m ""); COMP_CWORD=3; COMP_LINE="gptoss ask -m "; COMP_POINT=14'
     script = f'source "{_FOLDER / "gptoss.bash"}"; {words}; _gptoss; echo "${{COMPREPLY[@]}}"'
     empty_path = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(
@@ -156,7 +186,8 @@ def test_bash_completion_starts_no_program(tmp_path: Path) -> None:
 
 
 def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
-    (tmp_path / "a file.txt").touch()
+    for name in ("a file.txt", "notes.txt", "b:c.txt", "d@e.txt"):
+        (tmp_path / name).touch()
     with _shell("bash", "--norc", "-i", cwd=tmp_path) as terminal:
         terminal.type(f"PS1='$ '; source {_FOLDER / 'gptoss.bash'}; gptoss() {{ echo \"<$2>\"; }}; clear\r")
         terminal.wait_for("$")
@@ -165,11 +196,22 @@ def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
         terminal.type("-f a\t\r")
         terminal.wait_for("<--reasoning>")
         assert "-f a\\ file.txt" in terminal.text
+        for typed, completed in (
+            ("gptoss ask -s @no\t", "-s @notes.txt"),
+            ("\x15gptoss ask --instructions=@no\t", "--instructions=@notes.txt"),
+            ("\x15gptoss ask --effort=hi\t", "--effort=high"),
+            ("\x15gptoss ask --file=no\t", "--file=notes.txt"),
+            ("\x15gptoss ask -f b:\t", "-f b:c.txt"),
+            ("\x15gptoss ask -f d@\t", "-f d\\@e.txt"),
+        ):
+            terminal.type(typed)
+            terminal.wait_for(completed)
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 def test_zsh_completes_what_is_typed(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
+    for name in ("notes.txt", "b:c.txt"):
+        (tmp_path / name).touch()
     with _shell("zsh", "-f", "-i", cwd=tmp_path) as terminal:
         terminal.type(f"PS1='$ '; fpath=({_FOLDER} $fpath); autoload -U compinit; compinit -D; clear\r")
         terminal.wait_for("$")
@@ -179,6 +221,12 @@ def test_zsh_completes_what_is_typed(tmp_path: Path) -> None:
             ("\x15gptoss ask -f no\t", "-f notes.txt"),
             ("\x15gptoss ask -m de\t", "-m demo"),
             ("\x15gptoss config pa\t", "config path"),
+            ("\x15gptoss config set max\t", "config set max-tokens"),
+            ("\x15gptoss ask -s @no\t", "-s @notes.txt"),
+            ("\x15gptoss ask --instructions=@no\t", "--instructions=@notes.txt"),
+            ("\x15gptoss ask --effort=hi\t", "--effort=high"),
+            ("\x15gptoss ask --file=no\t", "--file=notes.txt"),
+            ("\x15gptoss ask -f b:\t", "-f b:c.txt"),
         ):
             terminal.type(typed)
             terminal.wait_for(completed)
@@ -192,6 +240,10 @@ def test_zsh_completes_what_is_typed(tmp_path: Path) -> None:
         ("gptoss ask --reasoning ", {"show", "collapse", "hide"}),
         ("gptoss bench --dense ", {"bf16", "int8"}),
         ("gptoss config ", set(ConfigAction)),
+        ("gptoss config set ", set(all_settings(PROGRAM))),
+        ("gptoss ask -s @no", {"@notes.txt"}),
+        ("gptoss ask --instructions=@no", {"--instructions=@notes.txt"}),
+        ("gptoss ask --effort=hi", {"--effort=high"}),
         ("gptoss completions ", set(Shell)),
         ("gptoss ask -m tu", {"tuned"}),
         ("gptoss ask -f no", {"notes.txt"}),
@@ -201,7 +253,8 @@ def test_zsh_completes_what_is_typed(tmp_path: Path) -> None:
 def test_fish_offers(typed: str, offered: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
     (tmp_path / "data" / "checkpoints" / "tuned").mkdir(parents=True)
-    (tmp_path / "notes.txt").touch()
+    for name in ("notes.txt", "b:c.txt"):
+        (tmp_path / name).touch()
     program = f"source {_FOLDER / 'gptoss.fish'}; complete -C '{typed}'"
     done = subprocess.run(["fish", "-N", "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert {line.split("\t")[0] for line in done.stdout.splitlines()} == offered

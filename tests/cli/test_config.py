@@ -154,7 +154,103 @@ def test_an_editor_that_cannot_be_run_is_an_error(
     assert (found, asides.count("\n")) == (status, 1)
 
 
+@pytest.mark.parametrize("arguments", [("edit",), ("set", "seed", "1")])
+def test_a_file_that_cannot_be_written_is_named(arguments: tuple[str, ...], config: Path, run: Run) -> None:
+    config.parent.rmdir()
+    config.parent.touch()
+    status, _, asides = run("config", *arguments)
+    assert (status, asides.count("\n")) == (2, 1)
+    assert f"{config} cannot be written" in asides
+    assert "EDITOR" not in asides
+
+
 def test_an_argument_is_not_set_by_the_file(config: Path, run: Run) -> None:
     config.write_text('action = "path"\nshell = "bash"\nwords = "x"\n')
     status, shown, _ = run("ask")
     assert (status, shown) == (2, "")
+
+
+_COMMENTED = '# mine\n\neffort = "low"  # "until" Monday\ninstructions = """\neffort = # no\n""" # long\nseed = 1\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "key", "value", "after"),
+    [
+        ("", "effort", "high", 'effort = "high"\n'),
+        (_COMMENTED, "effort", "high", _COMMENTED.replace('"low"', '"high"')),
+        (_COMMENTED, "seed", "7", _COMMENTED.replace("seed = 1", "seed = 7")),
+        (_COMMENTED, "top-k", "5", f"{_COMMENTED}top-k = 5\n"),
+        (_COMMENTED, "instructions", "a # b", _COMMENTED.replace('"""\neffort = # no\n"""', '"a # b"')),
+        ('effort = "low" # a\r\nseed = 1\r\n', "seed", "2", 'effort = "low" # a\r\nseed = 2\r\n'),
+        ("\ufeffseed = 1", "seed", "2", "\ufeffseed = 2\n"),
+        ("seed = 1", "top-k", "2", "seed = 1\ntop-k = 2\n"),
+        ("'seed'=1", "seed", "2", "'seed'=2\n"),
+        ("seed = nan\ntop-k = [ # a\n 1 ] # b\n", "top-k", "3", "seed = nan\ntop-k = 3 # b\n"),
+        ("# seed = 1\ntop-k = 1\n", "seed", "2", "# seed = 1\nseed = 2\ntop-k = 1\n"),
+        ("# a\n[history] # b\nask = true\n", "seed", "2", "seed = 2\n# a\n[history] # b\nask = true\n"),
+        ("[history] # b\nask = true # c\n", "history.ask", "no", "[history] # b\nask = false # c\n"),
+        ("[history]\nask = true\n", "history.save", "false", "[history]\nask = true\nsave = false\n"),
+        ("history . 'ask' = true", "history.ask", "false", "history . 'ask' = false\n"),
+        ("history.ask = true\n", "history.save", "false", "history.ask = true\nhistory.save = false\n"),
+        ("[other]\nseed = 1\n", "seed", "2", "seed = 2\n[other]\nseed = 1\n"),
+        ("", "gpu-memory", "8GiB", 'gpu-memory = "8GiB"\n'),
+        ("", "temperature", "1", "temperature = 1.0\n"),
+        ("", "instructions", " a ", 'instructions = " a "\n'),
+        ("", "instructions", 'a "b"\n\x7f\\é', 'instructions = "a \\"b\\"\\n\\u007f\\\\é"\n'),
+    ],
+)
+def test_set_changes_one_value_and_keeps_the_rest(
+    before: str, key: str, value: str, after: str, config: Path, run: Run
+) -> None:
+    if before:
+        config.write_bytes(before.encode())
+    status, shown, asides = run("config", "set", key, value)
+    assert (status, shown) == (0, "")
+    assert config.read_bytes().decode() == after
+    assert asides.startswith(f"{key} = ")
+
+
+def test_set_repairs_a_wrong_value_and_keeps_a_link_and_its_mode(config: Path, run: Run, tmp_path: Path) -> None:
+    kept = tmp_path / "dotfiles.toml"
+    kept.write_text("effort = 'hgh'\n")
+    kept.chmod(0o644)
+    config.symlink_to(kept)
+    assert run("config", "set", "effort=low")[0] == 0
+    assert (config.is_symlink(), kept.read_text(), kept.stat().st_mode & 0o777) == (True, 'effort = "low"\n', 0o644)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("set", "temprature", "1"), "There is no setting 'temprature'. Did you mean temperature?"),
+        (("set", "top_k", "1"), "There is no setting 'top_k'. Did you mean top-k?"),
+        (("set", "effort", "hgh"), "There is no effort 'hgh'. Choose none, low, medium or high"),
+        (("set", "temperature", "20"), "temperature is a number from 0 to 10, not 20"),
+        (("set", "gpu-memory", "8"), "gpu-memory: '8' is not a size. Write one like 24GiB, or 0"),
+        (("set", "instructions", "\udcff"), "instructions has characters that UTF-8 does not have"),
+        (("set", "effort"), "gptoss config set takes a KEY and a VALUE, such as: gptoss config set effort high"),
+        (("show", "effort"), "gptoss config show takes nothing more. To set one: gptoss config set KEY VALUE"),
+    ],
+)
+def test_set_refuses_what_no_setting_takes(arguments: tuple[str, ...], message: str, config: Path, run: Run) -> None:
+    assert run("config", *arguments) == (2, "", f"gptoss: {message}\n")
+    assert not config.exists()
+
+
+@pytest.mark.parametrize("text", ["seed = ", "history = {ask = true}\n", "history = 1\n", b"\xff"])
+def test_a_file_that_set_cannot_change_stays_as_it_is(text: str | bytes, config: Path, run: Run) -> None:
+    config.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = config.read_bytes()
+    status, _, asides = run("config", "set", "history.ask", "no")
+    assert (status, asides.count("\n"), str(config) in asides) == (2, 1, True)
+    assert config.read_bytes() == before
+
+
+def test_set_says_that_a_variable_overrides_the_file(config: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_EFFORT", "low")
+    assert run("config", "set", "effort", "high")[2].endswith("The environment variable GPTOSS_EFFORT overrides it.\n")
+
+
+def test_a_size_is_shown_as_it_was_written(config: Path, run: Run) -> None:
+    config.write_text('gpu-memory = "8GiB"\n')
+    assert 'gpu-memory = "8GiB"' in run("config")[1]

@@ -228,7 +228,7 @@ def test_a_timeout_cuts_the_answer_short(script: Script) -> None:
     done = _ask(script(["<|channel|>final<|message|>one", *(0.05, " two") * 200]), "--timeout", "1.5")
     assert done.returncode == 7
     assert done.stdout.startswith("one")
-    assert done.stderr == "gptoss: The answer is cut short: --timeout has passed.\n"
+    assert done.stderr == "gptoss: The answer is cut short: the 1.5 seconds of --timeout ran out.\n"
 
 
 def test_the_answer_ends_before_a_stop_text_and_is_whole(script: Script) -> None:
@@ -286,6 +286,28 @@ def test_a_reader_that_leaves_ends_json_lines_silently(script: Script) -> None:
 def test_an_invalid_format_is_a_usage_error(schema: str | None, choice: str | None) -> None:
     with pytest.raises(UsageError):
         output_format(schema, choice, Streams().console)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ('{"not": {}}', '--schema uses "not", which is not supported.'),
+        ('{"$ref": "#"}', "--schema refers to itself without an end, so no answer could match it."),
+        ('{"a": 1}', '--schema has no keyword of JSON Schema, such as "type" or "properties".'),
+        ('{"items": ' * 200 + "{}" + "}" * 200, "--schema is nested too deeply: at most 120 levels are supported."),
+        ('{"items": ' * 9_999 + "{}" + "}" * 9_999, "--schema is nested too deeply: at most 120 levels are supported."),
+    ],
+)
+def test_a_schema_that_is_not_supported_is_explained(schema: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        output_format(schema, None, Streams().console)
+    assert str(caught.value) == words
+
+
+def test_an_unknown_format_in_a_schema_is_a_notice() -> None:
+    streams = Streams()
+    assert output_format('{"type": "string", "format": "binary"}', None, streams.console) is not None
+    assert streams.err == '--schema has the format "binary", which is unknown and ignored.\n'
 
 
 def test_a_schema_may_stand_in_a_file(tmp_path: Path) -> None:

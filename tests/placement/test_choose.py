@@ -113,6 +113,12 @@ _CASES = {
     ),
     "20b, 12 GiB, 8 GB of RAM": _Case(machine(gpu(12), ram=7.6, available=6), _20B, _OFFLOAD, _USUAL, _SPLIT),
     "20b, 16 GiB, 8 GB of RAM": _Case(machine(gpu(16), ram=7.6, available=6), _20B, _MXFP4, _FULL, _FITS),
+    "120b, 80 GiB, 1 GiB of RAM": _Case(
+        machine(gpu(80), ram=1, available=0.9), _120B, _MXFP4, _FULL, (Code.HOST_TOO_SMALL, *_FITS)
+    ),
+    "20b, described": _Case(
+        machine(available=28.8, reserved_bytes=gib(3.2)), _20B, _CPU, _FULL, (Code.MEMORY_RESERVED,)
+    ),
     "20b, 8 GiB, 4 GiB cgroup": _Case(
         machine(gpu(8), available=3.8, group_limit_bytes=gib(4)),
         _20B,

@@ -71,6 +71,10 @@ def test_text_is_a_prompt_with_special_tokens() -> None:
         assert job(prompt=prompt).prompt == PROMPT
 
 
+def test_a_long_word_is_a_prompt() -> None:
+    assert len(job(prompt="x" * 300_000 + "<|end|>\ud800<|no_token|>").prompt) > 1_000
+
+
 def test_ids_that_stop_or_are_banned_or_allowed_are_passed_on() -> None:
     made = job(stop_token_ids=[7], logit_bias={"9": -100}, allowed_token_ids=[1, 2], seed=5, temperature=0, top_k=-1)
     assert made.stop_ids == STOP_IDS | {7}

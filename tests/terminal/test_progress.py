@@ -1,9 +1,12 @@
 """Progress of files: frames on a terminal, one line per file elsewhere, nothing if quiet."""
 
+import time
+
 import pytest
 
 from gptoss_cli.terminal.progress import FileProgress
 from gptoss_cli.units import duration_words, size_words
+from tests.terminal.emulator import Emulator
 from tests.terminal.streams import Streams
 
 
@@ -48,6 +51,20 @@ def test_a_frame_has_a_line_per_file_and_a_total_that_fit_the_terminal() -> None
     drawn = streams.err
     assert all(len(line) < 80 for line in drawn.split("\x1b[3F")[0].splitlines())
     assert drawn.endswith("\x1b[3F\x1b[J")
+
+
+def test_a_notice_stands_above_the_frame_and_leaves_no_rest_of_it() -> None:
+    streams = Streams(terminal=True)
+    screen = Emulator(80, 24)
+    with FileProgress(streams.console, 1_000_000, done="verified") as progress:
+        progress.begin("a", 0, 1_000_000)
+        deadline = time.monotonic() + 10
+        while "Total" not in streams.err and time.monotonic() < deadline:
+            time.sleep(0.01)
+        progress.notice("The server asks to wait.")
+        progress.end("a")
+    screen.write(streams.err)
+    assert screen.rows == ["The server asks to wait.", "a: 1.0 MB, verified"]
 
 
 @pytest.mark.parametrize(

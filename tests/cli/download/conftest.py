@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gptoss_cli.checkpoint import partial
+from gptoss_cli.checkpoint.connection import Timeout
 from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.cli import download
 from tests.checkpoint.hub_server import HubServer
@@ -25,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: Patch) -> Path:
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path / "gptoss"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr(partial, "_SMALLEST_SEGMENT_BYTES", 400_000)
-    hurried = RetryPolicy(connect_seconds=20, stall_seconds=20, attempts=2, first_pause_seconds=0.01)
+    hurried = RetryPolicy(listing=Timeout(20, 20), transfer=Timeout(20, 20), attempts=2, first_pause_seconds=0.01)
     monkeypatch.setattr(download, "retry_policy", lambda: hurried)
     return tmp_path / "gptoss"
 

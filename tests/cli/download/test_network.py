@@ -1,16 +1,21 @@
 """`gptoss download` on bad connections and from bad servers."""
 
+import email.utils
 import socket
 import threading
+import time
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from gptoss_cli.checkpoint.connection import Timeout
 from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.cli import download
-from tests.checkpoint.hub_server import Answer, HubServer
+from tests.checkpoint.hub_server import Answer, HubServer, Request
 from tests.checkpoint.repository import SHARD_BYTES, SHARDS
+from tests.checkpoint.socks_server import SocksServer
 from tests.cli.conftest import Run
 from tests.cli.download.conftest import FIRST, NO_HUB, SECOND, Patch, is_complete, listed
 
@@ -32,7 +37,9 @@ def test_a_network_that_never_answers_is_given_up(run: Run, home: Path, monkeypa
             waiting.setblocking(False)
             waiting.connect_ex(silent.getsockname())
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        hurried = RetryPolicy(connect_seconds=0.5, stall_seconds=0.5, attempts=1, first_pause_seconds=0.01)
+        hurried = RetryPolicy(
+            listing=Timeout(0.5, 0.5), transfer=Timeout(0.5, 0.5), attempts=1, first_pause_seconds=0.01
+        )
         monkeypatch.setattr(download, "retry_policy", lambda: hurried)
         status, out, err = run("download")
     assert (status, out) == (5, "")
@@ -101,7 +108,7 @@ def test_a_server_without_ranges_sends_no_byte_twice_into_the_file(run: Run, hub
 def test_a_stalled_connection_is_tried_again_and_then_exits_5(
     run: Run, hub: HubServer, folder: Path, monkeypatch: Patch
 ) -> None:
-    impatient = RetryPolicy(connect_seconds=20, stall_seconds=0.3, attempts=1, first_pause_seconds=0.01)
+    impatient = RetryPolicy(listing=Timeout(20, 20), transfer=Timeout(20, 0.3), attempts=1, first_pause_seconds=0.01)
     go_on = threading.Event()
 
     def stall() -> None:
@@ -184,6 +191,7 @@ def test_a_redirect_to_a_login_page_is_not_followed(run: Run, hub: HubServer) ->
 @pytest.mark.parametrize(
     ("variables", "cause"),
     [
+        ({"HTTP_PROXY": "http://me:proxy-password@127.0.0.1:1"}, "reached through the proxy of HTTP_PROXY ("),
         ({"HTTP_PROXY": "http://me:proxy-password@127.0.0.1:1"}, "refused"),
         ({"HF_ENDPOINT": "https"}, "SSL"),
     ],
@@ -209,4 +217,88 @@ def test_an_expired_address_is_requested_again(run: Run, hub: HubServer, folder:
         refusals = [Answer(403)]
         store.fault = lambda request: refusals.pop() if refusals and request.file == SECOND else None
         assert run("download")[0] == 0
+    assert is_complete(folder, hub.files)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks://127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://me:secret@127.0.0.1:port"),
+        ("SSL_CERT_FILE", "/absent/certificates.pem"),
+        ("HF_TOKEN", "hf_secreté"),
+        ("HF_HUB_ETAG_TIMEOUT", "soon"),
+        ("HF_ENDPOINT", "huggingface.co"),
+    ],
+)
+def test_a_variable_that_stops_every_request_exits_2_and_is_named(
+    name: str, value: str, run: Run, hub: HubServer, monkeypatch: Patch
+) -> None:
+    monkeypatch.setenv(name, value)
+    status, out, err = run("--debug", "download")
+    assert (status, out) == (2, "")
+    assert f"gptoss: {name} " in err
+    assert "secret" not in err
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("where", ["", FIRST])
+def test_the_hubs_rate_limit_is_waited_for_and_announced_once(
+    where: str, run: Run, hub: HubServer, folder: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr("gptoss_cli.checkpoint.hub._ANNOUNCED_SECONDS", 0.5)
+    refusals = [Answer(429, {"RateLimit": '"api";r=0;t=1'})]
+    hub.fault = lambda request: refusals.pop() if refusals and request.file == where else None
+    begun = time.monotonic()
+    status, _, err = run("download")
+    assert status == 0
+    assert time.monotonic() - begun >= 1
+    assert err.count("127.0.0.1 answers 429 (too many requests), and asks to wait: going on in 1 s.") == 1
+    assert is_complete(folder, hub.files)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"RateLimit": '"api";r=0;t=275', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}, "4 min 35 s"),
+        ({"RateLimit": '"api"; r=0; t=300', "Retry-After": "3900"}, "1 h 5 min"),
+        ({"Retry-After": "in 7230 s, as a date"}, "2 h 0 min"),
+    ],
+)
+def test_a_long_wait_is_not_sat_through_but_told(headers: dict[str, str], words: str, run: Run, hub: HubServer) -> None:
+    if headers.get("Retry-After", "").startswith("in"):
+        headers = {"Retry-After": email.utils.formatdate(time.time() + 7230, usegmt=True)}
+    hub.fault = lambda request: Answer(429, headers)
+    status, _, err = run("download")
+    assert status == 5
+    assert err == f"gptoss: 127.0.0.1 answers 429 (too many requests), and asks to wait {words}. Try again later\n"
+
+
+def test_a_limit_that_is_not_reached_is_not_waited_for(run: Run, hub: HubServer) -> None:
+    refusals = [Answer(503, {"RateLimit": '"api";r=499;t=300'})]
+    hub.fault = lambda request: refusals.pop() if refusals else None
+    assert run("download")[0] == 0
+
+
+def test_a_mirror_that_answers_late_has_longer_than_a_connection(run: Run, hub: HubServer, monkeypatch: Patch) -> None:
+    policy = RetryPolicy(listing=Timeout(0.3, 20), transfer=Timeout(0.3, 20), attempts=0)
+    monkeypatch.setattr(download, "retry_policy", lambda: policy)
+
+    def late(request: Request) -> None:
+        time.sleep(0.0 if request.file else 0.6)
+
+    hub.fault = late
+    assert run("download")[0] == 0
+
+
+@pytest.mark.skipif(find_spec("socksio") is None, reason="needs the extra socks")
+def test_a_socks_proxy_is_used(run: Run, hub: HubServer, folder: Path, monkeypatch: Patch) -> None:
+    from huggingface_hub import close_session
+
+    with SocksServer() as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.address)
+        close_session()  # the library reads proxies once
+        status, _, err = run("download")
+        close_session()
+    assert (status, proxy.connections > 0) == (0, True), err
     assert is_complete(folder, hub.files)

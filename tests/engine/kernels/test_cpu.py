@@ -1,6 +1,7 @@
 """The native kernels equal the reference: with float32 activations up to rounding, with int16 within 2e-4."""
 
 import math
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +28,8 @@ from tests.engine.checkpoints import Array
 from tests.engine.kernels.random_weights import assert_close, random_attention, random_linear, random_mlp, random_of
 from tests.engine.kernels.test_reference import numpy_dequantized
 
-INSTRUCTIONS = ["scalar", "avx2", "avx512", "avx512bf16"]
+_X86 = platform.machine().lower() in ("x86_64", "amd64")
+INSTRUCTIONS = ["scalar", *(["avx2", "avx512", "avx512bf16"] if _X86 else ["neon", "dotprod", "i8mm"])]
 # Tolerances relative to the largest value, for float32 activations, and for int16 and int8 with a scale per 32.
 EXACT, INT16, INT8 = 3e-6, 2e-4, 3e-2
 COLUMNS = [32, 96, 224, 288, 2880, 4096]

@@ -19,7 +19,7 @@ SMALLEST = 1e-37  # of what float32 can hold
 MANY_KEYS = 2048  # attention.c's: from so many on, the keys of one token are split into spans
 
 
-@pytest.fixture(params=["scalar", "avx2", "avx512"])
+@pytest.fixture(params=["scalar", "avx2", "avx512", "neon"])
 def library(request: pytest.FixtureRequest, native: Native) -> Iterator[Native]:
     """The library with each set of instructions that this machine has."""
     if not native.select(request.param):

@@ -3,6 +3,31 @@
 
 #include "gptoss.h"
 
+#ifdef HAS_DOTPROD
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+typedef enum { FEATURE_DOTPROD, FEATURE_I8MM } Feature;
+
+/* Linux: bits of arch/arm64/include/uapi/asm/hwcap.h, which older C libraries do not name. */
+static int has_feature(Feature feature) {
+#if defined(__linux__)
+    enum { BIT_DOTPROD = 20, BIT_I8MM = 13 };
+    return feature == FEATURE_DOTPROD ? getauxval(AT_HWCAP) >> BIT_DOTPROD & 1 : getauxval(AT_HWCAP2) >> BIT_I8MM & 1;
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    const char *name = feature == FEATURE_DOTPROD ? "hw.optional.arm.FEAT_DotProd" : "hw.optional.arm.FEAT_I8MM";
+    return !sysctlbyname(name, &has, &size, NULL, 0) && has;
+#else
+    return (void)feature, 0;
+#endif
+}
+#endif
+
 static const IsaKernels *selected;
 
 const IsaKernels *const *gptoss_tables(void) {
@@ -18,6 +43,15 @@ const IsaKernels *const *gptoss_tables(void) {
 #endif
 #ifdef HAS_AVX2
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[count++] = &gptoss_avx2;
+#endif
+#ifdef HAS_NEON
+#ifdef HAS_I8MM
+    if (has_feature(FEATURE_DOTPROD) && has_feature(FEATURE_I8MM)) found[count++] = &gptoss_i8mm;
+#endif
+#ifdef HAS_DOTPROD
+    if (has_feature(FEATURE_DOTPROD)) found[count++] = &gptoss_dotprod;
+#endif
+    found[count++] = &gptoss_neon;
 #endif
     found[count++] = &gptoss_scalar;
     found[count] = NULL;

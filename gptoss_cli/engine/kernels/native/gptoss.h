@@ -18,6 +18,17 @@
 #define EXPORT
 #endif
 
+#if defined(__aarch64__) && defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define HAS_NEON 1
+/* Older clangs have these intrinsics only where every function may use them. */
+#if !defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_DOTPROD)
+#define HAS_DOTPROD 1
+#endif
+#if defined(HAS_DOTPROD) && (!defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_MATMUL_INT8))
+#define HAS_I8MM 1
+#endif
+#endif
+
 #if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
 #define HAS_AVX2 1
 #if __GNUC__ >= 10 || (defined(__clang_major__) && __clang_major__ >= 9)
@@ -83,6 +94,9 @@ extern const IsaKernels gptoss_avx2;
 #endif
 #ifdef HAS_AVX512
 extern const IsaKernels gptoss_avx512, gptoss_avx512_bf16; /* without and with AVX512_BF16 */
+#endif
+#ifdef HAS_NEON
+extern const IsaKernels gptoss_neon, gptoss_dotprod, gptoss_i8mm;
 #endif
 
 /* rows x columns. bf16 if `factors` is NULL; else int8, columns rounded up to whole blocks, a bf16 factor a block. */
@@ -153,6 +167,15 @@ EXPORT int gptoss_mix_one(float *out, const float *x, const float *normed, const
 static inline void prefetch(const void *at) {
 #if defined(__GNUC__)
     __builtin_prefetch(at, 0, 2);
+#else
+    (void)at;
+#endif
+}
+
+/* The same for a line that is needed at once, into the nearest cache. */
+static inline void prefetch_now(const void *at) {
+#if defined(__GNUC__)
+    __builtin_prefetch(at, 0, 3);
 #else
     (void)at;
 #endif

@@ -27,6 +27,8 @@ int gptoss_worthwhile(int64_t bytes, int threads) {
 
 EXPORT int gptoss_has_threads(void) { return 0; }
 
+EXPORT int64_t gptoss_worked(void) { return 0; }
+
 void gptoss_parallel(Piece run, void *context, int64_t count, int threads) {
     (void)threads;
     for (int64_t piece = 0; piece < count; piece++) run(context, piece, 0);
@@ -67,6 +69,7 @@ static struct {
     _Atomic int sleeping;     /* workers that wait for `begun` */
     _Atomic int caller_waits; /* for `ended` */
     _Atomic int64_t left;     /* pieces that are not done */
+    _Atomic int64_t worked;   /* nanoseconds in pieces, of all threads together */
     Share shares[MOST_THREADS];
 } pool = {.calling = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
@@ -74,6 +77,9 @@ static struct {
           .ended = PTHREAD_COND_INITIALIZER};
 
 EXPORT int gptoss_has_threads(void) { return 1; }
+
+/* The nanoseconds that the threads have spent on the pieces of phases so far, all threads together. */
+EXPORT int64_t gptoss_worked(void) { return atomic_load(&pool.worked); }
 
 static int64_t nanoseconds(void) {
     struct timespec now;
@@ -104,7 +110,7 @@ static int64_t take(int owner, int is_owner, uint64_t phase) {
 /* Run the thread's own share of the phase, and then what is left of the others'. */
 static void run_pieces(int thread, uint64_t phase) {
     int threads = atomic_load(&pool.threads);
-    int64_t done = 0;
+    int64_t done = 0, began = nanoseconds();
     if (thread >= threads) return;
     for (int i = 0; i < threads; i++) {
         int owner = (thread + i) % threads;
@@ -114,6 +120,7 @@ static void run_pieces(int thread, uint64_t phase) {
             for (int64_t at = piece * pool.stride; at < end; at++) pool.run(pool.context, at, thread);
         }
     }
+    if (done) atomic_fetch_add(&pool.worked, nanoseconds() - began);
     if (done && atomic_fetch_sub(&pool.left, done) == done && atomic_load(&pool.caller_waits)) {
         pthread_mutex_lock(&pool.lock);
         pthread_cond_signal(&pool.ended);

@@ -82,7 +82,7 @@ INLINE Vector exponential(Vector x) {
     return _mm256_blendv_ps(result, x, nan);
 }
 
-#include "attention_lanes.h"
+#include "../attention_lanes.h"
 
 const AttentionKernels gptoss_avx2_attention = {transpose_keys, attend_chunk};
 

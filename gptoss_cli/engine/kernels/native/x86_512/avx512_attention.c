@@ -77,7 +77,7 @@ INLINE Vector exponential(Vector x) {
     return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, broadcast(-87.0f), _CMP_NLT_UQ), sum, n);
 }
 
-#include "../x86/attention_lanes.h"
+#include "../attention_lanes.h"
 
 const AttentionKernels gptoss_avx512_attention = {transpose_keys, attend_chunk};
 

@@ -1,6 +1,6 @@
-/* The attention kernels over vectors of LANES floats, for AVX2 and AVX-512. The file that includes this defines
-   FUNCTION and INLINE, the types Vector and Integers, the operations on them, LANES, and BLOCK_ROWS: the number of
-   rows whose sums, two vectors each, are kept in registers.
+/* The attention kernels over vectors of LANES floats, for all instruction sets. The file that includes this
+   defines FUNCTION and INLINE, the types Vector and Integers, the operations on them, LANES, which is at least
+   ATTENTION_ROWS, and BLOCK_ROWS: the number of rows whose sums, two vectors each, are kept in registers.
 
    Scores: a lane is a key, so that nothing is added across lanes, and a vector of keys is loaded once for BLOCK_ROWS
    rows. Values: a lane is a dimension. Two bf16 fill a 32-bit lane; a shift and a mask make two vectors of them, of
@@ -51,7 +51,7 @@ INLINE void multiply_keys(float (*scores)[ATTENTION_KEYS], const float *queries,
     for (int r = 0; r < BLOCK_ROWS; r++) sums[r][0] = sums[r][1] = zeros();
     for (int64_t j = 0; j < chunk->head_dim; j++, queries += ATTENTION_ROWS, keys += ATTENTION_KEYS) {
         for (int64_t step = j; step < steps; step += chunk->head_dim)
-            _mm_prefetch(ahead + step % width * key_step + step / width * line_step, _MM_HINT_T0);
+            prefetch_now(ahead + step % width * key_step + step / width * line_step);
         Vector low = load_floats(keys), high = vectors > 1 ? load_floats(keys + LANES) : zeros();
         for (int r = 0; r < BLOCK_ROWS; r++) {
             Vector query = broadcast(queries[r]);
@@ -109,8 +109,8 @@ INLINE void add_values(float *sums, float (*probabilities)[ATTENTION_KEYS], cons
     Vector parts[BLOCK_ROWS][2];
     for (int r = 0; r < BLOCK_ROWS; r++) parts[r][0] = parts[r][1] = zeros();
     for (int64_t i = seen.start; i < seen.end; i++, values += chunk->stride) {
-        if (is_ahead) _mm_prefetch(ahead + i * ahead_step, _MM_HINT_T0);
-        if (is_ahead && !is_bf16) _mm_prefetch(ahead + i * ahead_step + LINE, _MM_HINT_T0);
+        if (is_ahead) prefetch_now(ahead + i * ahead_step);
+        if (is_ahead && !is_bf16) prefetch_now(ahead + i * ahead_step + LINE);
         Integers words = load_words(values, is_bf16 ? left / 2 : left);
         Vector first = is_bf16 ? evens_of(words) : floats_of(words);
         Vector second = is_bf16 ? odds_of(words) : floats_of(load_words(values + 4 * LANES, left - LANES));
