@@ -129,7 +129,7 @@ def test_contradictory_functions_are_an_error(names: tuple[str, ...], options: d
         functions(*names, **options)
 
 
-@pytest.mark.parametrize("text", ["x" * 50_000, "\n" * 50_000, "word " * 300_000])
+@pytest.mark.parametrize("text", ["x" * 50_000, " " * 50_000, "word " * 300_000])
 def test_a_declaration_that_no_context_holds_is_an_error(text: str) -> None:
     for tool in (FunctionTool("f", text), FunctionTool("f", "", {"properties": {"a": {"description": text}}})):
         with pytest.raises(UsageError):
