@@ -49,7 +49,7 @@ class Hint(Enum):
     LESS_GPU_MEMORY = auto()
     FLOAT32 = auto()
     BF16_DENSE = auto()
-    CONSISTENT_PLACEMENT = auto()  # leave out one of two settings that contradict each other
+    CONSISTENT_PLACEMENT = auto()  # change one of two settings that contradict each other
     EDIT_SETTINGS = auto()
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
@@ -68,6 +68,11 @@ class Hint(Enum):
     START_AGAIN = auto()
     LIST_CONVERSATIONS = auto()
     ANOTHER_MODEL = auto()
+    CONVERT = auto()  # `subject` is the path of a checkpoint
+    CONVERT_AGAIN = auto()  # `subject` is the name of a checkpoint that was converted
+    ALLOW_ROUNDING = auto()  # not only a conversion without loss
+    POLICY = auto()  # a policy as the instructions
+    FETCH_AND_CONVERT = auto()  # `subject` is OWNER/NAME
     VERIFY = auto()  # check the files of the checkpoint
 
 

@@ -18,18 +18,21 @@ _README = _PACKAGE / "README.md"
 # Modules that may import within functions, and why. No other may.
 _LATE_IMPORTS = {
     "__main__": "the folder of the user must leave the path before anything is imported",
+    "cli.ask": "only a terminal needs the Markdown parser, which an answer in a pipe does not wait for",
     "cli.chat": "the prompt is shown before the modules that answer are imported",
     "cli.conversations": "only `show --raw` needs the vocabulary",
     "cli.definition_conversations": "each command imports only what it needs",
+    "cli.definition_convert": "each command imports only what it needs",
     "cli.model_opener": "torch is imported when a model is opened",
     "cli.definition": "each command imports only what it needs",
     "cli.main": "--version does not wait for Typer",
-    "cli.output": "only --extract needs the Markdown parser, which an answer does not wait for",
+    "cli.output": "only --extract and a terminal need the Markdown parser, which an answer does not wait for",
     "cli.plan": "only the demo needs numpy, which takes longer to import than a plan to make",
     "engine.loader": "Triton exists on Linux only",
     "harmony.structured_output": "llguidance is optional",
     "placement.hardware": "torch is asked only if there is a GPU",
     "settings": "help asks for no folder",
+    "terminal.console": "most messages fit their line, and the program starts without rich",
     "terminal.typeahead": "termios does not exist on Windows",
 }
 _LONGEST_FILE = 400

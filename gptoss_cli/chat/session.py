@@ -156,7 +156,7 @@ class ChatSession:
         self.last_end: TurnEnd | None = None
         self.last_raw = ""
         self._generator = generator
-        self._recipients = tuple(recipients)
+        self.recipients = frozenset(recipients)
         self._stopping = False
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
@@ -202,10 +202,14 @@ class ChatSession:
         return max(0, self._invalidated_tokens() - before)
 
     def keep_messages(self, count: int) -> None:
-        """Keep the first `count` messages of the conversation and remove the others."""
+        """Keep the first `count` messages of the conversation and remove the others, and with them the last turn."""
         self.conversation.truncate(count)
-        self.last_end = None
+        self.forget_last_turn()
         self.recorder.record(self.snapshot())
+
+    def forget_last_turn(self) -> None:
+        """Forget the last turn, which is not part of the conversation any more."""
+        self.last_end, self.last_raw, self.last_turn = None, "", None
 
     def restore(
         self,
@@ -229,7 +233,7 @@ class ChatSession:
 
         May be called from another thread during a turn.
         """
-        if self.kv_names:
+        if self.kv_names and not isinstance(self.recorder, NoRecorder):
             self._generator.save_kv()
 
     def snapshot(self, attachments: Iterable[Attachment] = ()) -> Snapshot:
@@ -263,8 +267,8 @@ class ChatSession:
     def turn(self, text: str, attachments: Iterable[Attachment] = ()) -> Generator[Event]:
         """Add `text` as the user's message and yield the events of the turn, TurnEnd last.
 
-        `attachments` are the files whose text is part of the message.
-
+        `attachments` are the files whose text is part of the message. A call that the last turn ended with is
+        answered as interrupted first.
 
         `stop`, closing the iterator, or an exception in its consumer end the turn at any point. The user's message
         then stays in the conversation even if no token was generated: it was sent and it is on the screen, so a next
@@ -274,6 +278,7 @@ class ChatSession:
         so that a shorter one can be sent. Nothing happens before the first event is requested.
         """
         before = len(self.conversation.messages)
+        self.conversation.answer_interrupted_call()
         self.conversation.add_user(text)
         try:
             yield from self.answer(attachments)
@@ -330,7 +335,7 @@ class ChatSession:
         parser = TurnParser(answering=answering)
         constraint = TurnConstraint(
             parser,
-            self.conversation.grammar(self._recipients),
+            self.conversation.grammar(self.recipients),
             think_budget=settings.think_budget,
             free_headers=settings.free_headers,
             matcher=settings.output.begin() if settings.output else None,

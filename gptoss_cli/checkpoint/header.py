@@ -14,8 +14,6 @@ from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, parse_json, read
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
 from gptoss_cli.files import SAFETENSORS_ITEM_BYTES, open_regular
 
-_PACKED_SUFFIX = "_blocks"  # of the MXFP4 tensors in Hugging Face layout
-
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -51,7 +49,7 @@ def check_tensors(folder: Path, layouts: Sequence[Mapping[str, TensorSpec]]) -> 
     expected = layouts[layout]
     for name, spec in expected.items():
         if name not in specs:
-            _refuse_missing(folder, name, specs, files)
+            raise IntegrityError(f"{folder}: tensor {_printable(name)} is missing", Hint.DOWNLOAD)
         if specs[name] != spec:
             message = f"tensor {name} should be {spec} according to config.json, but is {specs[name]}"
             raise IntegrityError(f"{files[name]}: {message}")
@@ -84,16 +82,6 @@ def _check_index(folder: Path, files: Mapping[str, Path]) -> None:
         if files[name].name != shard:
             message = f"{folder / INDEX}: tensor {_printable(name)} is in {files[name].name}, not in {shard}"
             raise IntegrityError(message, Hint.DOWNLOAD)
-
-
-def _refuse_missing(folder: Path, name: str, specs: Mapping[str, TensorSpec], files: Mapping[str, Path]) -> NoReturn:
-    unpacked = name.removesuffix(_PACKED_SUFFIX)
-    if unpacked in specs:
-        raise IntegrityError(
-            f"{files[unpacked]}: tensor {unpacked} is {specs[unpacked]}, not MXFP4; checkpoints that were saved again "
-            "in another format cannot be run"
-        )
-    raise IntegrityError(f"{folder}: tensor {_printable(name)} is missing", Hint.DOWNLOAD)
 
 
 def read_header(path: Path) -> dict[str, TensorSpec]:

@@ -38,6 +38,22 @@ def read_stored_tensors(folder: Path) -> list[StoredTensor]:
     return list(found.values())
 
 
+def data_starts(path: Path) -> dict[str, int]:
+    """Return the first byte of each tensor in a file whose header has been checked. Raises IntegrityError."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            entries = parse_json(file.read(min(length, MAX_JSON_BYTES)), path)
+    except OSError as exc:
+        raise IntegrityError(f"{path} cannot be read: {exc.strerror}") from exc
+    offsets = {
+        name: entry["data_offsets"]
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and "data_offsets" in entry
+    }
+    return {name: 8 + length + start for name, (start, _) in offsets.items()}
+
+
 def read_data(tensor: StoredTensor) -> bytes:
     """Return the bytes of a small tensor, little-endian. Only they and the header are read.
 

@@ -1,7 +1,7 @@
 """`gptoss ask`: one turn, from words or a pipe to an answer on stdout."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
@@ -16,19 +16,20 @@ from gptoss_cli.cli.deadline import Deadline
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import JsonLines, answer_record, json_text, token_json
-from gptoss_cli.cli.options import AnswerOptions, AskHistoryOptions, TurnOptions
+from gptoss_cli.cli.options import AnswerOptions, AskHistoryOptions, TemplateOptions, TurnOptions
 from gptoss_cli.cli.output import check_output, code_block, output_format, without_answer, write_answer
-from gptoss_cli.cli.prompt_input import attachment, chat_request, prompt_text
+from gptoss_cli.cli.prompt_input import attachment, chat_request
 from gptoss_cli.cli.resuming import Resumed, archive_path, check_choice, find_stored
 from gptoss_cli.cli.saving import Saving
 from gptoss_cli.cli.signals import stopping
+from gptoss_cli.cli.templates import find_template, prompt_of
 from gptoss_cli.errors import ExitStatus, Hint, UsageError
 from gptoss_cli.generation import random_seed
 from gptoss_cli.harmony.events import Event, Token, TurnEnd
 from gptoss_cli.harmony.structured_output import OutputFormat
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.terminal.turn_plain import show_turn
+from gptoss_cli.terminal.turn_plain import show_turn, statistics_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Question:
     answer: AnswerOptions
     history: AskHistoryOptions
     given: frozenset[str] = frozenset()
+    template: TemplateOptions | None = None
 
 
 def run_ask(question: Question, options: TurnOptions, environment: Environment) -> None:
@@ -56,9 +58,10 @@ def run_ask(question: Question, options: TurnOptions, environment: Environment) 
         check_combination(answer, question.history)
         check_output(answer.output)
         attached = [attachment(file, console) for file in answer.files or ()]
-        text = prompt_text(question.words, console, attached=attached)
+        template = find_template(question.template, console)
+        text = prompt_of(template, question.words, console, attached=attached)
         output = output_format(answer.schema, answer.choice, console)
-        request = chat_request(options, console)
+        request = replace(chat_request(options, console), is_private=question.history.no_save)
         resumed = _resumed(question, console)
         turn.resumed = resumed
         turn.attachments = [each.record for each in attached]
@@ -145,7 +148,11 @@ class _Turn:
             events = deadline.ending(turn, session.stop)
             stops = self._answer.stop or ()
             events = apply_stop_conditions(events, session.stop, stop_texts=stops, deadline=deadline.at)
-            return show_turn(self._visible(events), self._console, reasoning=self._display)
+            show = _show_turn(self._console)
+            end = show(self._visible(events), self._console, reasoning=self._display)
+        if self._console.verbose:
+            self._console.notice(statistics_line(end))
+        return end
 
     def give_up(self) -> None:
         """Write what there is of the answer, since the process ends now."""
@@ -193,13 +200,30 @@ class _Turn:
             if answer.logprobs is not None:
                 record["tokens"] = [token_json(token) for token in self._tokens]
             write_answer(json_text(record), answer.output, self._console)
-        elif text:
+        elif text or answer.extract is not None:
             self._write_text(text)
 
     def _write_text(self, text: str) -> None:
         answer = self._answer
         extracted = f"{text}\n" if answer.extract is None else code_block(text, answer.extract)
-        write_answer(extracted, answer.output, self._console)
+        if self._transcript.reasoning and self._display is ReasoningDisplay.SHOW and answer.output is None:
+            self._separate()
+        write_answer(extracted, answer.output, self._console, is_markdown=answer.extract is None)
+
+    def _separate(self) -> None:
+        """Write an empty line between the reasoning and the answer if both are on the terminal."""
+        if self._console.stdout.is_terminal and self._console.stderr.is_terminal:
+            self._console.err("\n")
+
+
+def _show_turn(console: Console) -> Callable[..., TurnEnd]:
+    """Return the function that shows a turn on the streams of `console`."""
+    if not console.renders_on(console.stdout) and not console.renders_on(console.stderr):
+        return show_turn
+    # Only here: an answer in a pipe does not wait for the Markdown parser.
+    from gptoss_cli.terminal.turn_rendered import show_rendered_turn
+
+    return show_rendered_turn
 
 
 def _require_format(opened: OpenedModel, output: OutputFormat | None) -> None:

@@ -11,7 +11,7 @@ from gptoss_cli.architecture.known import KNOWN, Architecture, find_architecture
 from gptoss_cli.architecture.published import Score, benchmark_scores
 from gptoss_cli.architecture.rows import FIGURES, find_figures
 from gptoss_cli.checkpoint.folder import load_json
-from gptoss_cli.checkpoint.store import find_checkpoint
+from gptoss_cli.checkpoint.store import find_folder
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import CompareOptions
 from gptoss_cli.demo.unpack import demo_checkpoint
@@ -91,7 +91,7 @@ def _config_folder(name: str) -> Path:
     if os.path.isdir(given):
         raise NotInstalledError(f"{given} holds no config.json")
     try:
-        return find_checkpoint(name)
+        return find_folder(name)
     except UsageError:
         known = ", ".join(model.name for model in KNOWN)
         raise UsageError(

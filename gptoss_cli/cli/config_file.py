@@ -291,7 +291,9 @@ def read_config(file: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for key, value in values.items():
         if key in _TABLES and isinstance(value, dict):
-            entries |= {f"{key}.{name}": Entry(each, _line_in(key, name, text)) for name, each in value.items()}
+            # The keys of a table have hyphens, like options; underscores, which TOML files often have, mean the same.
+            for name, each in value.items():
+                entries[f"{key}.{name.replace('_', '-')}"] = Entry(each, _line_in(key, name, text))
         else:
             # A date in TOML needs no quotes.
             plain = value.isoformat() if isinstance(value, datetime.date) else value

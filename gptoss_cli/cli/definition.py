@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from gptoss_cli.cli.definition_convert import convert
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
 from gptoss_cli.cli.model_opener import serve_errors, torch_errors
@@ -20,7 +21,9 @@ from gptoss_cli.cli.options import (
     ConfigAction,
     HistoryOptions,
     JsonOption,
+    KvLimitOption,
     Shell,
+    TemplateOptions,
     TurnOptions,
     YesOption,
 )
@@ -59,6 +62,7 @@ def chat(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print the text itself: no Markdown, no redrawing.")] = False,
     vi: Annotated[bool, typer.Option("--vi", help="Edit messages with the keys of vi.")] = False,
+    template: TemplateOptions,
     history: HistoryOptions,
     options: TurnOptions,
     invocation: typer.Context,
@@ -71,7 +75,9 @@ def chat(
     """
     from gptoss_cli.cli.chat import ChatStart, run_chat
 
-    start = ChatStart(words or [], files or [], history, plain=plain, vi=vi, given=_given(invocation))
+    start = ChatStart(
+        words or [], files or [], history, plain=plain, vi=vi, given=_given(invocation), template=template
+    )
     run_chat(start, options, environment)
 
 
@@ -82,6 +88,7 @@ def ask(
     ] = None,
     *,
     answer: AnswerOptions,
+    template: TemplateOptions,
     history: AskHistoryOptions,
     options: TurnOptions,
     invocation: typer.Context,
@@ -94,7 +101,7 @@ def ask(
     """
     from gptoss_cli.cli.ask import Question, run_ask
 
-    question = Question(words or [], answer, history, _given(invocation))
+    question = Question(words or [], answer, history, _given(invocation), template)
     if answer.efforts is not None and not answer.stream_json:  # together they are an error, which JSON lines report
         from gptoss_cli.cli.efforts import run_efforts
 
@@ -158,6 +165,9 @@ def verify(
     from gptoss_cli.cli.verify import run_verify
 
     run_verify(model, environment.console, quick=quick, as_json=as_json)
+
+
+_COMMANDS.command("convert")(convert)
 
 
 @_COMMANDS.command("remove")
@@ -306,6 +316,7 @@ def cache(
     *,
     as_json: JsonOption = False,
     yes: YesOption = False,
+    kv_limit: KvLimitOption = None,
     environment: Environment,
 ) -> None:
     """List or delete KV caches and 8-bit weights.
@@ -314,7 +325,7 @@ def cache(
     """
     from gptoss_cli.cli.cache import run_cache
 
-    run_cache(action, environment.console, as_json=as_json, yes=yes)
+    run_cache(action, environment.console, as_json=as_json, yes=yes, kv_limit_bytes=kv_limit)
 
 
 @_COMMANDS.command("config", epilog=_SETTINGS)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gptoss_cli import __version__, settings
-from gptoss_cli.checkpoint import store
+from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
@@ -31,8 +31,10 @@ def run_doctor(console: Console, *, as_json: bool) -> None:
     """Run `gptoss doctor`."""
     notice_damaged_copies(console)
     machine = hardware.detect(settings.data_folder())
-    checks, models = list(_checks(machine)), list(published_plans(machine))
     folders = {name: str(folder) for name, folder in store.installed().items()}
+    # The classifiers run like the models that they were made from.
+    shown = {model.name for model in catalog.MODELS if not model.is_classifier or model.name in folders}
+    checks, models = list(_checks(machine)), [each for each in published_plans(machine) if each.name in shown]
     if as_json:
         write_json(_to_json(machine, checks, models, folders), console)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -25,7 +26,8 @@ def _same(verb: str, what: str) -> tuple[_Words, _Words]:
     return (verb, what), (verb, what)
 
 
-# Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject.
+# Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject,
+# `{quoted}` the same for a shell.
 HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.DOWNLOAD: _same("run:", "gptoss download {subject}"),
     Hint.LARGER_CONTEXT: (("use", "a larger --context"), (_START, "a larger --context")),
@@ -44,8 +46,8 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.FLOAT32: (("use", "--dtype float32"), (_START, "--dtype float32")),
     Hint.BF16_DENSE: (("use", "--dense bf16"), (_START, "--dense bf16")),
     Hint.CONSISTENT_PLACEMENT: (
-        ("leave out", "--execution or --device"),
-        ("start gptoss chat without", "--execution or --device"),
+        ("use", "another --execution or --device"),
+        (_START, "another --execution or --device"),
     ),
     Hint.EDIT_SETTINGS: _same("run:", "gptoss config edit"),
     Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),
@@ -65,6 +67,11 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.START_AGAIN: _same("start", "gptoss again"),
     Hint.LIST_CONVERSATIONS: (("run:", "gptoss conversations list"), ("use", "/conversations")),
     Hint.ANOTHER_MODEL: (("continue with", "another model: -m MODEL"), (_START, "another model: -m MODEL")),
+    Hint.CONVERT: _same("run:", "gptoss convert {quoted} NAME"),
+    Hint.CONVERT_AGAIN: _same("convert it again:", "gptoss remove {subject}, then gptoss convert SOURCE {subject}"),
+    Hint.ALLOW_ROUNDING: _same("leave out", "--exact"),
+    Hint.POLICY: (("give", "it one with -s @FILE"), ("give", "it one: /instructions @FILE")),
+    Hint.FETCH_AND_CONVERT: _same("run:", "hf download {subject}, then gptoss convert {subject} NAME"),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }
 
@@ -112,7 +119,8 @@ def with_hints(message: str, *hints: Hint, subject: str = "", in_chat: bool = Fa
     if not hints:
         return message
     words = [HINT_WORDS[hint][in_chat] for hint in hints]
-    advice = _alternatives([(verb, what.format(subject=subject).rstrip()) for verb, what in words])
+    quoted = shlex.quote(subject)
+    advice = _alternatives([(verb, what.format(subject=subject, quoted=quoted).rstrip()) for verb, what in words])
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} {advice}"
 
 

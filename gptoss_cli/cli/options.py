@@ -128,6 +128,15 @@ ContinueOption = Annotated[
 ResumeOption = Annotated[
     str | None, typer.Option("--resume", metavar="ID|TITLE", help="Continue this conversation.", show_default=False)
 ]
+KvLimitOption = Annotated[
+    int | None,
+    _setting(
+        "GPTOSS_HISTORY_KV_LIMIT",
+        metavar="SIZE",
+        parser=parse_size,
+        help="Disk space for KV caches of conversations, such as 8GiB; by default 4GiB, and 0 keeps none.",
+    ),
+]
 SaveReasoningOption = Annotated[
     bool,
     _setting("GPTOSS_HISTORY_REASONING", "--save-reasoning/--no-save-reasoning", help="Save the reasoning too."),
@@ -237,8 +246,23 @@ class TurnOptions:
         bool,
         typer.Option("--no-prefix-cache", help="Do not reuse cached work for the system message and instructions."),
     ] = False
+    kv_limit: KvLimitOption = None
     reasoning: Annotated[
         ReasoningDisplay | None, _setting("GPTOSS_REASONING", help="Show, collapse or hide the reasoning.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class TemplateOptions:
+    """The options of `ask` and `chat` about prompt templates. A parameter is NAME=VALUE here."""
+
+    template: Annotated[
+        str | None,
+        typer.Option("--template", metavar="NAME", help="Put the prompt into a text of the settings folder."),
+    ] = None
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="NAME VALUE", help="With --template: the value of $NAME; repeatable."),
     ] = None
 
 

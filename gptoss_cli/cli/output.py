@@ -60,22 +60,28 @@ def without_answer(events: Iterable[Event]) -> Iterator[Event]:
 def code_block(answer: str, language: str) -> str:
     """Return the first fenced code block of a Markdown text, in `language` unless that is empty.
 
-    A block that is not closed ends with the text. Raises GptossError if there is none.
+    A block that is not closed ends with the text. Raises GptossError if there is none that has code in it.
     """
     # Only here: the Markdown parser takes longer to import than an answer may wait.
-    from gptoss_cli.terminal.markdown.parse import Kind, leaf_blocks
+    from gptoss_cli.terminal.markdown.extract import first_code_block
 
-    for block in leaf_blocks(answer):
-        is_fenced = block.kind is Kind.CODE and block.fence is not None
-        if is_fenced and (not language or block.language.lower() == language.lower()):
-            return block.code
+    code = first_code_block(answer, language)
+    if code is not None:
+        return code
     wanted = f"code block in {language}" if language else "code block"
     raise GptossError(f"The answer has no {wanted}. Ask for one, or leave --extract out.")
 
 
-def write_answer(text: str, output: Path | None, console: Console) -> None:
-    """Write `text` to the file `output`, or to stdout for None or `-`. Raises GptossError or BrokenPipeError."""
-    if _is_stdout(output):
+def write_answer(text: str, output: Path | None, console: Console, *, is_markdown: bool = False) -> None:
+    """Write `text` to the file `output`, or to stdout for None or `-`. A terminal gets Markdown rendered.
+
+    Raises GptossError or BrokenPipeError.
+    """
+    if output is None and is_markdown and console.renders_on(console.stdout):
+        from gptoss_cli.terminal.turn_rendered import show_rendered_answer
+
+        show_rendered_answer(text, console)
+    elif _is_stdout(output):
         console.out(text)
     else:
         assert output is not None

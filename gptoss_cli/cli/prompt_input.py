@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from gptoss_cli.archive.recorder import Attachment
+from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
@@ -51,16 +52,18 @@ class AttachedFile:
     record: Attachment
 
 
-def prompt_text(words: Sequence[str], console: Console, *, attached: Sequence[AttachedFile] = ()) -> str:
+def prompt_text(
+    words: Sequence[str], console: Console, *, attached: Sequence[AttachedFile] = (), optional: bool = False
+) -> str:
     """Return the prompt: the words, then each attached file and the piped text in a code fence that they cannot close.
 
-    Piped text alone is the prompt as it is. Raises UsageError if there is no prompt, a file cannot be read or input is
-    not text; ResourceError if input fits no context.
+    Piped text alone is the prompt as it is. Raises UsageError if there is no prompt, unless it is `optional`, a file
+    cannot be read or input is not text; ResourceError if input fits no context.
     """
     asked = "" if list(words) == ["-"] else valid_text(" ".join(words))
     piped = _piped_text(console) if list(words) == ["-"] or not console.reads_terminal else ""
     asked, piped = (text if text.strip() else "" for text in (asked, piped))
-    if not (asked or attached or piped):
+    if not (asked or attached or piped or optional):
         raise UsageError('There is no prompt. Try: gptoss ask "Why is the sky blue?", or pipe text into it.')
     if not (asked or attached):
         return piped
@@ -129,9 +132,15 @@ def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
             think_budget=options.think_budget,
             free_headers=options.free_headers,
         ),
-        prefix_cache=not options.no_prefix_cache,
+        kv_limit_bytes=_kv_limit_bytes(options),
         every_reason=console.reads_terminal,
     )
+
+
+def _kv_limit_bytes(options: TurnOptions) -> int:
+    if options.no_prefix_cache:
+        return 0
+    return KV_LIMIT_BYTES if options.kv_limit is None else options.kv_limit
 
 
 def valid_text(text: str) -> str:

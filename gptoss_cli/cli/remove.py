@@ -24,7 +24,7 @@ def run_remove(model: str, console: Console, *, partial: bool, yes: bool) -> Non
     if not target.is_dir():
         if partial:
             raise NotInstalledError(f"There is no unfinished download of {location.name}")
-        if (cached := store.cached(location.name)) is not None:
+        if (cached := store.cached(location)) is not None:
             raise UsageError(f"{location.name} is in the Hugging Face cache, {cached}. Remove it with: hf cache rm")
         raise NotInstalledError(f"{location.name} is not downloaded")
     size_bytes = partial_bytes(location) + (0 if partial else held_bytes(location.folder))
@@ -32,7 +32,7 @@ def run_remove(model: str, console: Console, *, partial: bool, yes: bool) -> Non
         raise typer.Exit(ExitStatus.INTERRUPTED)
 
     def refuse() -> None:
-        raise UsageError(f"Another gptoss is downloading {location.name}. Stop it first")
+        raise UsageError(f"Another gptoss is writing {location.name}. Stop it first")
 
     with writing(target), locked(location.lock_path, waiting=refuse):
         if not partial:

@@ -64,7 +64,7 @@ def _chat_request(options: ServeOptions) -> ChatRequest:
             threads=options.threads,
         ),
         effort=options.effort,
-        prefix_cache=False,
+        kv_limit_bytes=0,
     )
 
 

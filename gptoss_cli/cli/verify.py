@@ -22,6 +22,7 @@ from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.progress import FileProgress
+from gptoss_cli.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class _Report:
     def line(self, *, quick: bool) -> str:
         shapes = f"names and shapes of {self.tensors} tensors are right"
         if self.verified_files:
-            words = f"{self.verified_files} files have the right digest; {shapes}"
+            have = "has" if self.verified_files == 1 else "have"
+            words = f"{counted(self.verified_files, 'file')} {have} the right digest; {shapes}"
         else:
             words = f"{shapes}; their digests {'were not checked' if quick else 'are not known'}"
         return f"{self.checkpoint.name}: {words}. {self.checkpoint.folder}\n"
@@ -83,20 +85,26 @@ def _find(name: str, console: Console) -> _Checkpoint:
         folder = demo_checkpoint(notice=console.notice)
         return _Checkpoint(name, folder, (), None, "Delete that folder: it is made again", verified_files=len(FILES))
     folder = store.find_checkpoint(name)
+    location = next((each for each in locations() if each.folder == folder), None)
+    if location is not None and (manifest := location.manifest()) is not None:
+        return _Checkpoint(location.name, folder, manifest.files, location, _remedy(location))
     remedy = "Get it again from where it came"
     if not os.path.isdir(typed_path(name)):
         location = find_location(name)
-        if folder == location.folder:
-            manifest = location.manifest()
-            assert manifest is not None, "an installed model has a manifest"
-            remedy = f"Run: gptoss download {location.short_name}"
-            return _Checkpoint(location.name, folder, manifest.files, location, remedy)
         name, remedy = location.name, f"Delete it, and run: gptoss download {location.short_name}"
     return _Checkpoint(name, folder, tuple(cached_files(folder)), None, remedy)
 
 
+def _remedy(location: ModelLocation) -> str:
+    if location.is_converted:
+        return f"Run: gptoss remove {location.name}, and convert it again"
+    return f"Run: gptoss download {location.short_name}"
+
+
 def _installed(console: Console) -> Iterator[_Checkpoint]:
-    names = dict.fromkeys([*store.installed(), *(each.short_name for each in locations() if each.manifest())])
+    own = (each.short_name for each in locations() if each.manifest())
+    cached = (repository for repository, _, judged in store.cached_repositories() if judged.is_loadable)
+    names = dict.fromkeys([*store.installed(), *own, *cached])
     checkpoints = {checkpoint.folder: checkpoint for checkpoint in (_find(name, console) for name in names)}
     if not checkpoints:
         raise NotInstalledError("No model is downloaded", Hint.DOWNLOAD, subject="20b")

@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Final
 
 import openai_harmony
 from openai_harmony import Author, DeveloperContent, RenderOptions, SystemContent, ToolNamespaceConfig
@@ -14,6 +15,8 @@ from gptoss_cli.harmony.functions import Functions
 from gptoss_cli.harmony.grammar import Grammar
 from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding, without_surrogates
 from gptoss_cli.settings import ReasoningEffort
+
+_NOT_RUN: Final = "interrupted, not run"
 
 
 class Conversation:
@@ -81,6 +84,15 @@ class Conversation:
         functions = self.functions
         reasons = self.effort is not ReasoningEffort.NONE or not functions.recipients
         return Grammar((*recipients, *functions.recipients), must_call=functions.must_call, reasoning=reasons)
+
+    def answer_interrupted_call(self) -> None:
+        """If the last message is a call, append the output that says it was not run.
+
+        Whoever would have run it is gone, or was stopped; the model must not take the next message for its output.
+        """
+        call = self._messages[-1] if self._messages else None
+        if call is not None and call.is_call:
+            self.add(Message(Role.TOOL, _NOT_RUN, call.channel, recipient=Role.ASSISTANT, name=call.recipient))
 
     def truncate(self, count: int) -> None:
         """Keep the first `count` messages."""

@@ -169,7 +169,7 @@ def test_a_damaged_copy_is_passed_over_and_named(rubbish: bytes | None, snapshot
     else:
         ref.write_bytes(rubbish)
     assert store.installed() == {}
-    assert store.cached("20b") is None
+    assert store.cached(store.find_location("20b")) is None
     (problem,) = store.damaged_copies()
     assert str(ref) in str(problem)
     with pytest.raises(IntegrityError, match="refs/main"):
@@ -284,5 +284,5 @@ def test_a_path_that_does_not_exist_is_not_installed() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="Choose 20b, 120b, demo"):
+    with pytest.raises(UsageError, match="Choose 20b, 120b, safeguard, safeguard-120b, demo"):
         store.find_checkpoint("30b")

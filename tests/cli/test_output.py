@@ -62,7 +62,7 @@ def test_an_answer_cut_short_is_told_in_json_and_exits_7(script: Script) -> None
     done = _ask(script(turn("one two three four five six")), "--json", "--max-tokens", "6")
     assert done.returncode == 7
     assert json.loads(done.stdout)["ended"] == "token limit"
-    assert done.stderr == "gptoss: The answer is cut short: --max-tokens is used up.\n"
+    assert done.stderr == "gptoss: The answer is cut short: max-tokens is used up.\n"
 
 
 @pytest.mark.parametrize("arguments", [["--json"], ["--no-stream"], ["-x"]])
@@ -174,6 +174,19 @@ def test_an_answer_without_code_exits_1_and_prints_nothing(script: Script) -> No
     done = _ask(script(turn("Blue.")), "-x")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "gptoss: The answer has no code block. Ask for one, or leave --extract out.\n"
+
+
+@pytest.mark.parametrize("answer", ["", "Blue.", "```\n```", "```py\n\n```"])
+def test_an_answer_without_code_never_empties_a_file(answer: str, script: Script, tmp_path: Path) -> None:
+    (tmp_path / "code").write_text("before")
+    done = _ask(script(turn(answer)), "-x", "-o", str(tmp_path / "code"))
+    assert (done.returncode, done.stdout, (tmp_path / "code").read_text()) == (1, "", "before")
+
+
+@pytest.mark.parametrize("language", ["python", "py", "Python3"])
+def test_a_language_is_extracted_by_any_of_its_names(language: str, script: Script) -> None:
+    done = _ask(script(turn("1. Run:\n\t```py\n\tprint(1)\n\t```\n")), f"-x{language}")
+    assert (done.returncode, done.stdout) == (0, "print(1)\n")
 
 
 def test_output_replaces_a_file_and_keeps_its_mode_and_link(script: Script, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_options_make_a_request_for_a_model_and_its_placement() -> None:
     request = chat_request(options, Streams(terminal=True).console)
     assert (request.model, request.settings.max_tokens) == ("20b", 9)
     assert (request.placement.device, request.placement.threads) == ("cpu", 2)
-    assert not request.prefix_cache
+    assert request.kv_limit_bytes == 0
     assert request.every_reason
 
 

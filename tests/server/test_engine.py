@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def open_demo() -> OpenedModel:
-    request = ChatRequest(model="demo", settings=TurnSettings(temperature=0), prefix_cache=False)
+    request = ChatRequest(model="demo", settings=TurnSettings(temperature=0), kv_limit_bytes=0)
     return open_model(request, progress=lambda _: None, notice=lambda *_, **__: None)
 
 
