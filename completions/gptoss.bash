@@ -94,6 +94,8 @@ _gptoss_candidates() {
     local convert="--exact --dry-run --json"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json $server"
     local bench="--context --prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json $server"
+    local serve="-m --model --host --port --api-key-file -e --effort --queue --reasoning-field --allow-origin --context
+        --execution --device --gpu-memory --dense --activations --threads --server --server-model --server-api --server-key-file"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
@@ -109,7 +111,7 @@ _gptoss_candidates() {
     for ((index = 1; index < last; index++)); do
         word=${words[index]}
         case $word in
-            ask | chat | download | convert | verify | list | remove | plan | doctor | bench | compare | inspect | evaluate | conversations | cache | config | completions)
+            ask | chat | download | convert | verify | list | remove | plan | doctor | bench | serve | compare | inspect | evaluate | conversations | cache | config | completions)
                 command=$word
                 break
                 ;;
@@ -156,10 +158,11 @@ _gptoss_candidates() {
         --activations) _gptoss_words "int16 int8" ;;
         --reasoning) _gptoss_words "show collapse hide" ;;
         --server-api) _gptoss_words "vllm sglang llama" ;;
+        --reasoning-field) _gptoss_words "reasoning reasoning_content none" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
         --template) _gptoss_templates ;;
-        -f | --file | -o | --output | --schema | --api-key-file) _gptoss_files ;;
+        -f | --file | -o | --output | --schema | --api-key-file | --server-key-file) _gptoss_files ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
                 _gptoss_texts
@@ -167,7 +170,7 @@ _gptoss_candidates() {
             ;;
         -t | --temperature | --top-p | --top-k | --date | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --kv-limit | --ram | --prompt | --generate | --repeat | --explain) ;;
-        --server | --server-model | --resume | --title | --at | --branch | -n | --param) ;;
+        --server | --server-model | --resume | --title | --at | --branch | -n | --param | --host | --port | --queue | --allow-origin) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
@@ -187,6 +190,7 @@ _gptoss_candidates() {
                         _gptoss_models
                     fi
                     ;;
+                serve) _gptoss_words "$serve $common" ;;
                 compare | inspect)
                     if [[ $current == -* ]]; then
                         _gptoss_words "${!command} $common"
@@ -209,7 +213,7 @@ _gptoss_candidates() {
                 cache) _gptoss_arguments "list clear" "--json -y --yes --kv-limit $common" ;;
                 config) _gptoss_arguments "show path edit set" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat download convert verify list remove plan doctor bench compare inspect evaluate conversations cache config completions $common" ;;
+                *) _gptoss_words "ask chat download convert verify list remove plan doctor bench serve compare inspect evaluate conversations cache config completions $common" ;;
             esac
             ;;
     esac

@@ -40,6 +40,9 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'doctor' = @('--json') + $server + $common
         'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $server + $common
+        'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--reasoning-field',
+            '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
+            '--threads', '--server', '--server-model', '--server-api', '--server-key-file') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
         'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
@@ -60,6 +63,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--dense' = 'bf16', 'int8'
         '--activations' = 'int16', 'int8'
         '--reasoning' = 'show', 'collapse', 'hide'
+        '--reasoning-field' = 'reasoning', 'reasoning_content', 'none'
         '--by' = 'depth', 'experts', 'size', 'memory', 'compute'
         '--experiment' = , 'k-bias'
         '--format' = 'md', 'json', 'jsonl', 'chatgpt'
@@ -95,9 +99,13 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--prompt' = @()
         '--generate' = @()
         '--repeat' = @()
+        '--host' = @()
+        '--port' = @()
+        '--queue' = @()
+        '--allow-origin' = @()
     }
     # Options that take a file have no candidates here, so that PowerShell offers files.
-    foreach ($option in '--file', '--output', '--schema', '--api-key-file') { $values[$option] = @() }
+    foreach ($option in '--file', '--output', '--schema', '--api-key-file', '--server-key-file') { $values[$option] = @() }
     $longForms = @{
         '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature'
         '-f' = '--file'; '-o' = '--output'

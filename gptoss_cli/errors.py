@@ -43,6 +43,7 @@ class Hint(Enum):
     SHORTER_CONVERSATION = auto()
     CPU = auto()
     APPLE_GPU = auto()
+    ANOTHER_PORT = auto()
     ANOTHER_DEVICE = auto()  # another number, or none
     OFFLOAD = auto()
     LESS_GPU_MEMORY = auto()
@@ -52,6 +53,7 @@ class Hint(Enum):
     EDIT_SETTINGS = auto()
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
+    INSTALL_SERVE = auto()
     INSTALL_SOCKS = auto()
     INSTALL_TORCH = auto()
     FREE_MEMORY = auto()  # end other programs

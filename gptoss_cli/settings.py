@@ -55,6 +55,14 @@ class Activations(StrEnum):
     INT8 = "int8"
 
 
+class ReasoningField(StrEnum):
+    """The field of an API's chat completions that has the reasoning: that of vLLM, or of llama.cpp; or none."""
+
+    REASONING = "reasoning"
+    REASONING_CONTENT = "reasoning_content"
+    NONE = "none"
+
+
 class ReasoningDisplay(StrEnum):
     """Display of the analysis channel; collapsed is one line while the model reasons and one afterwards."""
 

@@ -1,6 +1,5 @@
 """The beginning of a conversation, whatever computes its model."""
 
-from collections.abc import Callable
 from datetime import date
 
 from gptoss_cli.chat.request import ChatRequest
@@ -8,15 +7,12 @@ from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.generation import TokenGenerator
 
 
-def begin_session(
-    generator: TokenGenerator, request: ChatRequest, *, interrupt: Callable[[], None] = lambda: None
-) -> ChatSession:
-    """Return an empty conversation with a model. See ChatSession for `interrupt`."""
+def begin_session(generator: TokenGenerator, request: ChatRequest) -> ChatSession:
+    """Return an empty conversation with a model."""
     return ChatSession(
         generator,
         instructions=request.instructions,
         effort=request.effort,
         date=request.date or date.today(),
         settings=request.settings,
-        interrupt=interrupt,
     )

@@ -29,7 +29,7 @@ def open_remote(request: ChatRequest, *, progress: Say, notice: Notify) -> Opene
     info = ModelInfo(
         server.model, execution=f"remote {server.api}", device=request.server.address, server=request.server.url
     )
-    return OpenedModel(begin_session(generator, request, interrupt=generator.interrupt), info)
+    return OpenedModel(begin_session(generator, request), info)
 
 
 def connect(request: ServerRequest, context_tokens: int | None, notice: Notify) -> tuple[Server, RemoteGenerator]:

@@ -3,7 +3,7 @@
 import datetime
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 
 from gptoss_cli.archive.recorder import Attachment, NoRecorder, Recorder, Snapshot
@@ -13,6 +13,7 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import GptossError, NumericalError
 from gptoss_cli.generation import (
     Forced,
+    Interruptible,
     Restriction,
     Sampling,
     TokenGenerator,
@@ -32,7 +33,7 @@ from gptoss_cli.harmony.events import (
     Token,
     TurnEnd,
 )
-from gptoss_cli.harmony.grammar import Grammar
+from gptoss_cli.harmony.functions import Functions
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
 from gptoss_cli.settings import ReasoningEffort
@@ -133,9 +134,10 @@ class _Turn:
 class ChatSession:
     """Sends a conversation to a generator and adds the model's messages to it.
 
-    `settings` are those of the next turn; replace them as a whole. `recipients` are the tools that may be called.
+    `settings` are those of the next turn; replace them as a whole. `recipients` and `functions` may be called: a
+    turn then ends with EndReason.CALL, and goes on with `conversation.add_result` and `answer`.
     `last_raw` is the last turn as it was decoded, markup included, and `last_turn` its ids. `recorder` listens to
-    everything that happens. `interrupt` is called by `stop`: it ends a decode that waits for something.
+    everything that happens.
     """
 
     def __init__(
@@ -147,22 +149,25 @@ class ChatSession:
         date: datetime.date,
         settings: TurnSettings | None = None,
         recipients: Iterable[str] = (),
-        interrupt: Callable[[], None] = lambda: None,
+        functions: Functions | None = None,
     ) -> None:
-        self.conversation = Conversation(instructions, date, effort)
+        self.conversation = Conversation(instructions, date, effort, functions)
         self.settings = settings or TurnSettings()
         self.recorder: Recorder = NoRecorder()
         self.last_end: TurnEnd | None = None
         self.last_raw = ""
         self._generator = generator
         self.recipients = frozenset(recipients)
-        self._grammar = Grammar(self.recipients)
-        self._interrupt = interrupt
         self._stopping = False
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
         self.last_turn: DecodedTurn | None = None
         self.kv_names: list[str] = []  # of the files that `save_kv` has written or may write for this conversation
+
+    @property
+    def generator(self) -> TokenGenerator:
+        """The model. It has one sequence, which every session with it shares."""
+        return self._generator
 
     @property
     def context_tokens(self) -> int:
@@ -180,7 +185,8 @@ class ChatSession:
         Only sets a flag, so a signal handler or another thread may call it.
         """
         self._stopping = True
-        self._interrupt()
+        if isinstance(self._generator, Interruptible):
+            self._generator.interrupt()
 
     def answer_now(self) -> None:
         """Make the running turn stop reasoning and answer from its next token on. No effect on a turn that answers.
@@ -255,7 +261,8 @@ class ChatSession:
 
     def prefix(self) -> list[int]:
         """Return the ids that every prompt of this conversation begins with, up to the user's first word."""
-        preface = Conversation(self.conversation.instructions, self.conversation.date, self.conversation.effort)
+        now = self.conversation
+        preface = Conversation(now.instructions, now.date, now.effort, now.functions)
         preface.add_user("")
         ids = preface.render()
         return ids[: len(ids) - ids[::-1].index(END) - 1]
@@ -327,14 +334,15 @@ class ChatSession:
 
     def _new_turn(self) -> _Turn:
         settings = self.settings
-        answering = self.conversation.effort is ReasoningEffort.NONE
+        answering, functions = self.conversation.starts_with_answer, self.conversation.functions
         parser = TurnParser(answering=answering)
         constraint = TurnConstraint(
             parser,
-            self._grammar,
+            self.conversation.grammar(self.recipients),
             think_budget=settings.think_budget,
             free_headers=settings.free_headers,
             matcher=settings.output.begin() if settings.output else None,
+            functions=functions,
         )
         seed = random_seed() if settings.seed is None else settings.seed
         return _Turn(seed, parser, constraint, DecodedTurn([], answering))

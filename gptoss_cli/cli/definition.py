@@ -12,7 +12,7 @@ import typer
 from gptoss_cli.cli.definition_convert import convert
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
-from gptoss_cli.cli.model_opener import torch_errors
+from gptoss_cli.cli.model_opener import serve_errors, torch_errors
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -27,6 +27,7 @@ from gptoss_cli.cli.options import (
     TurnOptions,
     YesOption,
 )
+from gptoss_cli.cli.serve_options import ServeOptions
 from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.paths import typed_path
 
@@ -254,6 +255,19 @@ def bench(
         from gptoss_cli.cli.bench import run_bench
 
     run_bench(model, options, environment.console)
+
+
+@_COMMANDS.command("serve", epilog=_SETTINGS)
+def serve(*, options: ServeOptions, invocation: typer.Context, environment: Environment) -> None:
+    """Serve OpenAI's API from this machine.
+
+    /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /health and /metrics, for Codex, Open WebUI and
+    the SDKs. Other machines can connect only with --host and a key. Prompts are never logged.
+    """
+    with serve_errors():
+        from gptoss_cli.cli.serve import run_serve
+
+    run_serve(options, environment, _given(invocation))
 
 
 @_COMMANDS.command("compare")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gptoss_cli.cli.hints import sentence
-from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
+from gptoss_cli.errors import Hint, IntegrityError, ResourceError, UsageError, first_line
 from gptoss_cli.terminal.console import Console
 
 # For annotations alone: help and most commands open no model.
@@ -59,3 +59,14 @@ def torch_errors() -> Iterator[None]:
         if "failed to map" in str(exc) or "Cannot allocate" in str(exc):  # the words of the C library's loader
             raise ResourceError("There is not enough memory to load the engine", Hint.FREE_MEMORY) from exc
         raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc
+
+
+@contextmanager
+def serve_errors() -> Iterator[None]:
+    """Raise UsageError if a module of the extra `serve` is missing within the block."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        raise UsageError("The server needs starlette and uvicorn, which are not installed", Hint.INSTALL_SERVE) from exc

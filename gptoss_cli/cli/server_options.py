@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import ServerApi
+
+KEY_FILE_VARIABLE: Final = "GPTOSS_SERVER_KEY_FILE"
 
 
 def _setting(variable: str, *flags: str, **details: Any) -> Any:
@@ -30,7 +32,7 @@ ServerApiOption = Annotated[
 KeyFileOption = Annotated[
     Path | None,
     _setting(
-        "GPTOSS_SERVER_KEY_FILE",
+        KEY_FILE_VARIABLE,
         "--api-key-file",
         metavar="FILE",
         parser=typed_path,

@@ -100,6 +100,13 @@ def read_vocabulary(temporary: ExitStack) -> bytes:
     return read_regular(vocabulary_folder(temporary) / _FILE_NAME)
 
 
+def without_surrogates(text: str) -> str:
+    """Return `text` with surrogate pairs joined and lone surrogates replaced by U+FFFD, as openai_harmony requires."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def token_text(token: int) -> TokenText:
     """Return the text and the bytes of an id. An id outside the vocabulary is shown as the first one after it."""
     token = token if 0 <= token < VOCABULARY_SIZE else VOCABULARY_SIZE

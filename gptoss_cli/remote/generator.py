@@ -84,9 +84,9 @@ class RemoteGenerator:
         return []
 
     def interrupt(self) -> None:
-        """End the running prefill or decode within a twentieth of a second, even if the server is silent.
+        """See Interruptible.interrupt. Takes a twentieth of a second, even if the server is silent.
 
-        Only sets a flag, so a signal handler or another thread may call it. The next prefill takes it back.
+        Only sets a flag, so a signal handler may call it too.
         """
         self._interrupted = True
 

@@ -403,5 +403,6 @@ def test_a_code_block_is_copied_by_its_number(line: str, copied: str | None, mon
     talk.say(line)
     assert taken == [answer if copied is None else copied]
     for wrong in ("/copy code 3", "/copy code 0"):
-        assert "the last answer has 2 code blocks" in talk.say(wrong)
-    assert "cannot be copied" in talk.say("/copy code x")
+        assert "The last answer has 2 code blocks, and none is number" in talk.say(wrong)
+    assert "none is number x" in talk.say("/copy code x")
+    assert "cannot be copied" in talk.say("/copy all")

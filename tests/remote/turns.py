@@ -78,14 +78,12 @@ def session_of(
     generator: TokenGenerator, *, effort: ReasoningEffort = ReasoningEffort.LOW, **settings: Any
 ) -> ChatSession:
     """Return a conversation on a day that does not change."""
-    interrupt = generator.interrupt if isinstance(generator, RemoteGenerator) else lambda: None
     return ChatSession(
         generator,
         instructions=None,
         effort=effort,
         date=datetime.date(2025, 8, 5),
         settings=TurnSettings(**settings),
-        interrupt=interrupt,
     )
 
 
