@@ -6,10 +6,11 @@ from typing import Final
 from gptoss_cli.chat.beginning import begin_session
 from gptoss_cli.chat.request import ChatRequest, ModelInfo, Notify, OpenedModel, Say
 from gptoss_cli.harmony.vocabulary import spellings
+from gptoss_cli.remote.answer import BUSY_NOTICE
 from gptoss_cli.remote.connection import Connection
 from gptoss_cli.remote.dialects import Dialect, Llama, Sglang, Vllm
 from gptoss_cli.remote.discover import Server, find_server
-from gptoss_cli.remote.generator import BUSY_NOTICE, RemoteGenerator
+from gptoss_cli.remote.generator import RemoteGenerator
 from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.settings import ServerApi
 

@@ -2,18 +2,19 @@
 
 import random
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gptoss_cli.chat.remote_opening import connect
 from gptoss_cli.cli.hints import notifier
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import BenchOptions
-from gptoss_cli.cli.server import server_json
+from gptoss_cli.cli.server import required_server, server_json
+from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.errors import NetworkError, UsageError
 from gptoss_cli.generation import Sampling
 from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, RESERVED_IDS
 from gptoss_cli.remote.generator import RemoteGenerator
-from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.tables import show_table
 
@@ -28,10 +29,13 @@ class _Run:
     decode_seconds: float
 
 
-def run_bench_of_server(request: ServerRequest, options: BenchOptions, console: Console) -> None:
+def run_bench_of_server(
+    servers: ServerOptions, given: Collection[str], options: BenchOptions, console: Console
+) -> None:
     """Run `gptoss bench --server`. Raises NetworkError, and UsageError for options about this machine."""
     if options.kernels or options.context:
         raise UsageError("--kernels and --context measure this machine. Leave them out with --server.")
+    request = required_server(servers, given)
     with console.activity() as activity:
         activity.say(f"Connecting to {request.address}")
         began = time.perf_counter()

@@ -204,14 +204,12 @@ def plan(
     Shows where its weights go, the longest context that fits, the highest speed, and why. Nothing has to be downloaded.
     --gpu-memory 24GiB --ram 64GiB describes another machine.
     """
-    from gptoss_cli.cli.plan import run_plan
-    from gptoss_cli.cli.prompt_input import server_of
-
-    if server := server_of(servers, _given(invocation)):
+    if servers.are_meant(given := _given(invocation)):
         from gptoss_cli.cli.server import run_plan_of_server
 
-        run_plan_of_server(server, environment.console, as_json=options.as_json)
+        run_plan_of_server(servers, given, environment.console, as_json=options.as_json)
         return
+    from gptoss_cli.cli.plan import run_plan
 
     run_plan(model, options, environment.console)
 
@@ -223,9 +221,8 @@ def doctor(*, as_json: JsonOption = False, servers: ServerOptions, environment: 
     Looks at GPU, memory, disk, torch, Triton, models and the server, if one is set.
     """
     from gptoss_cli.cli.doctor import run_doctor
-    from gptoss_cli.cli.prompt_input import server_of
 
-    run_doctor(environment.console, server_of(servers, ()), as_json=as_json)
+    run_doctor(environment.console, servers, as_json=as_json)
 
 
 @_COMMANDS.command("bench", epilog=_SETTINGS)
@@ -244,12 +241,10 @@ def bench(
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
     End other programs first: they slow it down. With --server it measures that one as its user sees it.
     """
-    from gptoss_cli.cli.prompt_input import server_of
-
-    if server := server_of(servers, _given(invocation)):
+    if servers.are_meant(given := _given(invocation)):
         from gptoss_cli.cli.bench_server import run_bench_of_server
 
-        run_bench_of_server(server, options, environment.console)
+        run_bench_of_server(servers, given, options, environment.console)
         return
     with torch_errors():
         from gptoss_cli.cli.bench import run_bench

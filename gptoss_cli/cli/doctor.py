@@ -11,7 +11,8 @@ from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
-from gptoss_cli.cli.server import found_server
+from gptoss_cli.cli.server import found_server, required_server
+from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.errors import GptossError
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.hardware import Cuda, Hardware
@@ -31,16 +32,16 @@ class _Check:
     advice: str = ""
 
 
-def run_doctor(console: Console, server: ServerRequest | None = None, *, as_json: bool) -> None:
-    """Run `gptoss doctor`. It also looks at `server`, which it does not wait for."""
+def run_doctor(console: Console, servers: ServerOptions | None = None, *, as_json: bool) -> None:
+    """Run `gptoss doctor`. It also looks at the server, if one is set. Raises UsageError for its address."""
     notice_damaged_copies(console)
     machine = hardware.detect(settings.data_folder())
     folders = {name: str(folder) for name, folder in store.installed().items()}
     # The classifiers run like the models that they were made from.
     shown = {model.name for model in catalog.MODELS if not model.is_classifier or model.name in folders}
     checks, models = list(_checks(machine)), [each for each in published_plans(machine) if each.name in shown]
-    if server is not None:
-        checks.append(_server_check(server))
+    if servers is not None and servers.server:
+        checks.append(_server_check(required_server(servers, ())))
     if as_json:
         write_json(_to_json(machine, checks, models, folders), console)
     else:

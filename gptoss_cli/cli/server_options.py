@@ -1,5 +1,6 @@
 """The options about a server that answers instead of this machine."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -49,3 +50,7 @@ class ServerOptions:
     server_model: ServerModelOption = None
     server_api: ServerApiOption = None
     api_key_file: KeyFileOption = None
+
+    def are_meant(self, given: Collection[str]) -> bool:
+        """Return True if a server is meant, not a model that the command line, whose options are `given`, names."""
+        return bool(self.server) and ("model" not in given or "server" in given)
