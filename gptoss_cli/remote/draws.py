@@ -186,7 +186,7 @@ class Draws:
         return Continuation(
             ids=tuple(ids),
             sampling=self._sampling,
-            seed=_derived_seed(self._sampling.seed, len(ids), attempt),
+            seed=derived_seed(self._sampling.seed, len(ids), attempt),
             max_tokens=count,
             stop_ids=self._stop_ids,
             allowed=allowed,
@@ -194,7 +194,7 @@ class Draws:
         )
 
 
-def _derived_seed(seed: int, position: int, attempt: int) -> int:
+def derived_seed(seed: int, position: int, attempt: int) -> int:
     """Return a seed of its own for each request: with the same one, a draw after a refusal would not be independent."""
     digest = hashlib.sha256(f"{seed} {position} {attempt}".encode()).digest()
     return int.from_bytes(digest[:4]) >> 1  # some servers take signed numbers of 32 bits
