@@ -5,7 +5,7 @@ from typing import Final
 
 from gptoss_cli.chat.beginning import begin_session
 from gptoss_cli.chat.request import ChatRequest, ModelInfo, Notify, OpenedModel, Say
-from gptoss_cli.harmony.vocabulary import spellings
+from gptoss_cli.harmony import vocabulary
 from gptoss_cli.remote.answer import BUSY_NOTICE
 from gptoss_cli.remote.connection import Connection
 from gptoss_cli.remote.dialects import Dialect, Llama, Sglang, Vllm
@@ -50,4 +50,4 @@ def _dialect(server: Server) -> Dialect:
         case ServerApi.SGLANG:
             return Sglang()
         case ServerApi.LLAMA:
-            return Llama(spellings)
+            return Llama(vocabulary)

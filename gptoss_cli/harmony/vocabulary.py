@@ -136,6 +136,20 @@ def spellings(text: str, count: int) -> list[tuple[int, ...]]:
 
 
 @cache
+def partial_ids() -> frozenset[int]:
+    """Return the ordinary ids whose bytes end within a character."""
+    return frozenset(token for data, token in _ids_of_bytes().items() if ends_within_character(data))
+
+
+def ends_within_character(data: bytes) -> bool:
+    """Return True if the last character of UTF-8 bytes has begun and lacks bytes."""
+    for back, byte in enumerate(reversed(data[-3:]), start=1):
+        if byte >= 0b1100_0000:
+            return back < (2 if byte < 0b1110_0000 else 3 if byte < 0b1111_0000 else 4)
+    return False
+
+
+@cache
 def _ids_of_bytes() -> dict[bytes, int]:
     return {base64.b64decode(line.split()[0]): token for token, line in enumerate(_vocabulary_lines())}
 

@@ -30,6 +30,7 @@ _SHORTEST_WAIT_SECONDS: Final = 0.2
 _BUSY: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _DENIED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _LARGEST_ERROR_BYTES: Final = 1 << 16
+_LONGEST_LINE_BYTES: Final = 1 << 24
 _LONGEST_MESSAGE: Final = 200
 _ERRORS: Final = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError)
 
@@ -260,13 +261,22 @@ class Exchange:
                 self._events.put(connection.object_of(response.read()))
                 self._events.put(Complete())
                 return
-            for data in _event_data(response.iter_lines()):
+            for data in _event_data(self._lines(response)):
                 if data == "[DONE]":
                     self._events.put(Complete())
                     return
                 self._events.put(connection.object_of(data))
         # llama-server ends its stream without a mark: whoever reads the objects knows the last one.
         self._events.put(Complete())
+
+    def _lines(self, response: httpx2.Response) -> Iterator[str]:
+        """Yield the lines of an answer. Only a newline ends one: text may have other characters that end lines."""
+        rest = b""
+        for piece in response.iter_bytes():
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (line.decode("utf-8", "replace") for line in lines)
+            if len(rest) > _LONGEST_LINE_BYTES:
+                raise NetworkError(f"{self._connection.request.url} sends a line without an end", Hint.CHECK_SERVER)
 
     def _trace(self, name: str, info: Mapping[str, Any]) -> None:
         """Keep the socket as soon as there is one: the answer may be awaited for minutes before there is a response."""

@@ -7,7 +7,7 @@ llama-server /completion       a bias; no ids for tokens that end within a chara
 Sources: vllm/entrypoints/openai/completion/protocol.py, sglang/srt/managers/io_struct.py, llama.cpp/tools/server.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, Protocol
@@ -21,7 +21,15 @@ _BIAS: Final = 100
 
 _REPLACEMENT: Final = "\ufffd"
 
-Spell = Callable[[str, int], Sequence[tuple[int, ...]]]
+
+class Spelling(Protocol):
+    """The bytes of the vocabulary."""
+
+    def spellings(self, text: str, count: int) -> Sequence[tuple[int, ...]]:
+        """Return every sequence of `count` ids whose bytes are those of `text`."""
+
+    def partial_ids(self) -> frozenset[int]:
+        """Return the ids whose bytes end within a character."""
 
 
 class Finish(Enum):
@@ -52,7 +60,8 @@ class Continuation:
 class Piece:
     """A part of an answer. `cached` of the prompt's tokens had been read before; None if the server does not tell.
 
-    `stop_id` ended the continuation and may be missing in `ids`. `lost` ids could not be found out.
+    `stop_id` ended the continuation and may be missing in `ids`. If `lost_among` is not empty, one of these ids was
+    drawn and not sent, and nothing is known of what followed.
     """
 
     ids: Sequence[int] = ()
@@ -60,7 +69,7 @@ class Piece:
     stop_id: int | None = None
     cached: int | None = None
     read: tuple[int, int] | None = None
-    lost: int = 0
+    lost_among: frozenset[int] = frozenset()
 
 
 class Reader(Protocol):
@@ -196,8 +205,8 @@ class Llama:
     api = ServerApi.LLAMA
     path = "/completion"
 
-    def __init__(self, spell: Spell) -> None:
-        self._spell = spell
+    def __init__(self, spelling: Spelling) -> None:
+        self._spelling = spelling
 
     def body(self, request: Continuation, *, stream: bool) -> dict[str, Any]:
         """See Dialect.body. Every default of the server is another one than ours."""
@@ -224,7 +233,7 @@ class Llama:
 
     def reader(self) -> Reader:
         """See Dialect.reader."""
-        return LlamaReader(self._spell)
+        return LlamaReader(self._spelling)
 
 
 class LlamaReader:
@@ -234,12 +243,12 @@ class LlamaReader:
     tokens comes with the id of the last one. The text and the number of the ids nearly always leave one possibility.
     """
 
-    def __init__(self, spell: Spell) -> None:
-        self._spell = spell
+    def __init__(self, spelling: Spelling) -> None:
+        self._spelling = spelling
         self._count = 0
 
     def read(self, data: Mapping[str, Any]) -> Piece:
-        """See Reader.read. Ids that stay unknown are counted as `lost`, and none after them is returned."""
+        """See Reader.read. Bytes that make no character leave ids unknown: see Piece.lost_among."""
         progress = data.get("prompt_progress")
         if isinstance(progress, dict):
             # With an id 0 that was not drawn.
@@ -256,14 +265,14 @@ class LlamaReader:
         if len(ids) < grown:
             found = self._spelled(str(data.get("content")), grown, ids[-1:])
             if len(found) != 1:
-                return Piece(finish=finish, cached=from_cache, lost=grown)
+                return Piece(finish=finish, cached=from_cache, lost_among=self._spelling.partial_ids())
             ids = list(found[0])
         return Piece(ids, finish, None, from_cache)
 
     def _spelled(self, text: str, count: int, last: list[int]) -> list[tuple[int, ...]]:
         if _REPLACEMENT in text:  # stands for bytes that are not known
             return []
-        return [ids for ids in self._spell(text, count) if list(ids[-1:]) == last or not last]
+        return [ids for ids in self._spelling.spellings(text, count) if list(ids[-1:]) == last or not last]
 
 
 _FINISHES: Final = {

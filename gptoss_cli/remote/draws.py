@@ -1,10 +1,8 @@
 """Ids that a server draws, held to rules that it does not know."""
 
 import hashlib
-import logging
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Final
 
 from gptoss_cli.errors import Hint, NetworkError
@@ -12,8 +10,6 @@ from gptoss_cli.generation import Allowed, Restriction, Sampling
 from gptoss_cli.remote.answer import POLL_SECONDS, Answer, Link
 from gptoss_cli.remote.connection import BrokenError
 from gptoss_cli.remote.dialects import Continuation, Finish
-
-_LOGGER = logging.getLogger(__name__)
 
 # After so many draws in a turn that its constraint refused, constrained draws are asked for one at a time.
 _MOST_RESTARTS: Final = 8
@@ -46,6 +42,7 @@ class Draws:
         self._drawn: list[int] = []  # by the open stream, forced ids that it drew by itself included
         self._coming: deque[int] = deque()
         self._expected: deque[int] = deque()
+        self._requests = 0
         self._restarts = 0
         self._has_broken = False
         self._is_full = False
@@ -100,9 +97,8 @@ class Draws:
 
     def _open(self) -> None:
         self.close()
-        ids = self._sequence
         self._drawn = []
-        self._answer = Answer(self._link, self._continuation(ids, self._limit - len(ids)))
+        self._answer = Answer(self._link, self._continuation(self._limit - len(self._sequence)))
 
     def _receive(self, answer: Answer) -> None:
         """Wait for ids, for at most a moment. Afterwards the stream may be closed."""
@@ -116,13 +112,25 @@ class Draws:
             self._go_on(exc)
             return
         self._link.forgets |= piece.cached == 0 and len(answer.request.ids) > 1
-        ids = self._recovered(answer, piece.lost) if piece.lost else list(piece.ids)
+        if piece.lost_among:
+            self._replace_lost(piece.lost_among)
+            return
+        ids = list(piece.ids)
         self._drawn += ids
         if piece.finish is Finish.STOP and piece.stop_id is not None and self._drawn[-1:] != [piece.stop_id]:
             ids.append(piece.stop_id)
         self._coming.extend(ids)
-        is_short = not piece.lost and len(self._drawn) < answer.request.max_tokens
-        self._is_full = piece.finish is Finish.LENGTH and is_short
+        self._is_full = piece.finish is Finish.LENGTH and len(self._drawn) < answer.request.max_tokens
+
+    def _replace_lost(self, among: frozenset[int]) -> None:
+        """Draw one of the ids `among` which the server drew one, and close the stream, of which no more is known.
+
+        So each of them has the probability that it had, whichever it was.
+        """
+        is_forced = bool(self._expected)  # then it does not matter what was drawn
+        self.close()
+        if not is_forced:
+            self._coming.append(self._masked(Allowed(among)))
 
     def _go_on(self, error: BrokenError) -> None:
         """Close the stream; the next one goes on from the ids so far. Raises the error the second time in a turn."""
@@ -132,33 +140,15 @@ class Draws:
         self._link.notice("The answer broke off. The server is asked to go on from there.")
         self.close()
 
-    def _recovered(self, answer: Answer, lost: int) -> list[int]:
-        """Return ids that the server has drawn but not sent: with the same seed it draws them again.
-
-        An answer that is not streamed has all of its ids. If the first of them are others, nothing is known of those
-        that were lost, and the stream goes on without them.
-        """
-        answer.close()
-        answer.ended = True
-        count = len(self._drawn)
-        ids = self._complete(replace(answer.request, max_tokens=count + lost))
-        if ids[:count] == self._drawn:
-            return ids[count : count + lost]
-        _LOGGER.warning("the server does not draw the same ids again: %d are drawn anew", lost)
-        return []
-
     def _masked(self, rule: Restriction | None) -> int:
         """Return one id that the server draws from those that are permitted."""
         allowed = rule.ids if isinstance(rule, Allowed) else frozenset[int]()
         banned = frozenset[int]() if allowed else frozenset(self._banned_ids).union(rule.ids if rule else ())
-        for attempt in range(_MASKED_ATTEMPTS):
-            ids = self._sequence
-            request = self._continuation(ids, 1, allowed=allowed, banned=banned, attempt=attempt + 1)
-            drawn = self._complete(request)
+        for _ in range(_MASKED_ATTEMPTS):
+            drawn = self._complete(self._continuation(1, allowed=allowed, banned=banned))
             if drawn and self._permits(rule, drawn[0]):
                 return drawn[0]
-        url = self._link.url
-        raise NetworkError(f"{url} draws ids that it was asked not to draw", Hint.TOKEN_SERVER)
+        raise NetworkError(f"{self._link.url} draws ids that it was asked not to draw", Hint.TOKEN_SERVER)
 
     def _complete(self, request: Continuation) -> list[int]:
         """Return all ids of a request that is not streamed. It is sent once more if its connection breaks."""
@@ -174,19 +164,12 @@ class Draws:
         finally:
             answer.close()
 
-    def _continuation(
-        self,
-        ids: Sequence[int],
-        count: int,
-        *,
-        allowed: Collection[int] = (),
-        banned: Collection[int] = (),
-        attempt: int = 0,
-    ) -> Continuation:
+    def _continuation(self, count: int, *, allowed: Collection[int] = (), banned: Collection[int] = ()) -> Continuation:
+        self._requests += 1
         return Continuation(
-            ids=tuple(ids),
+            ids=tuple(self._sequence),
             sampling=self._sampling,
-            seed=derived_seed(self._sampling.seed, len(ids), attempt),
+            seed=derived_seed(self._sampling.seed, len(self._sequence), self._requests),
             max_tokens=count,
             stop_ids=self._stop_ids,
             allowed=allowed,
@@ -194,7 +177,7 @@ class Draws:
         )
 
 
-def derived_seed(seed: int, position: int, attempt: int) -> int:
+def derived_seed(seed: int, position: int, number: int) -> int:
     """Return a seed of its own for each request: with the same one, a draw after a refusal would not be independent."""
-    digest = hashlib.sha256(f"{seed} {position} {attempt}".encode()).digest()
+    digest = hashlib.sha256(f"{seed} {position} {number}".encode()).digest()
     return int.from_bytes(digest[:4]) >> 1  # some servers take signed numbers of 32 bits

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from gptoss_cli.generation import Allowed, Forced, Restriction, Sampling, TokenGenerator
-from gptoss_cli.harmony.vocabulary import STOP_IDS, load_encoding, token_text
+from gptoss_cli.harmony.vocabulary import STOP_IDS, ends_within_character, load_encoding, token_text
 
 Json = dict[str, Any]
 
@@ -298,7 +298,7 @@ class FakeVllm(FakeServer):
             choice |= {"token_ids": ids, **(more or {})}
         if finish == "stop":
             choice["stop_reason"] = ids[-1]
-        return f"data: {json.dumps({'object': 'text_completion', 'choices': [choice]})}"
+        return f"data: {json.dumps({'object': 'text_completion', 'choices': [choice]}, ensure_ascii=False)}"
 
     def whole(self, ids: list[int], finish: str) -> Json:
         stop = {"stop_reason": ids[-1]} if finish == "stop" else {}
@@ -390,7 +390,7 @@ class FakeLlama(FakeServer):
         for token in ids:
             count += 1
             held += b"" if token in STOP_IDS else token_text(token).data
-            if not _is_incomplete(held):
+            if not ends_within_character(held):
                 yield self._chunk(
                     {"content": held.decode("utf-8", "replace"), "tokens": [token], "tokens_predicted": count}
                 )
@@ -409,16 +409,6 @@ class FakeLlama(FakeServer):
     def refusal(self, prompt: list[int]) -> Json | None:
         said = f"request ({len(prompt)} tokens) exceeds the available context size ({self.context_tokens} tokens)"
         return {"error": {"code": 400, "message": said, "type": "exceed_context_size_error"}}
-
-
-def _is_incomplete(data: bytes) -> bool:
-    """Return True if bytes end within a character, as llama-server finds out: by the first byte of the last one."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0xC0 != 0x80:
-            length = 1 if byte < 0x80 else 2 if byte & 0xE0 == 0xC0 else 3 if byte & 0xF0 == 0xE0 else 4
-            return length > back
-    return False
 
 
 FAKES: tuple[type[FakeServer], ...] = (FakeVllm, FakeSglang, FakeLlama)

@@ -5,10 +5,11 @@
 Prints the address when the server answers, and ends with its stdin.
 """
 
+import importlib
 import sys
+from typing import Any
 
-import xllamacpp
-
+xllamacpp: Any = importlib.import_module("xllamacpp")  # not installed with the tests
 parameters = xllamacpp.CommonParams()
 parameters.model.path = sys.argv[1]
 parameters.n_ctx = int(sys.argv[2])

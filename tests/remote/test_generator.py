@@ -10,7 +10,7 @@ import pytest
 from gptoss_cli.errors import NetworkError, ResourceError, UsageError
 from gptoss_cli.generation import Allowed, Banned, Forced, Restriction, Sampling, TokenGenerator
 from gptoss_cli.harmony.events import AnswerDelta, EndReason, ReasoningDelta
-from gptoss_cli.harmony.vocabulary import RETURN, STOP_IDS
+from gptoss_cli.harmony.vocabulary import RETURN, STOP_IDS, partial_ids
 from tests.remote.fake_servers import FAKES, FakeLlama, FakeServer, FakeSglang, FakeVllm, Faults
 from tests.remote.turns import (
     Continuing,
@@ -267,12 +267,28 @@ def test_probabilities_are_refused() -> None:
             next(decode)
 
 
-def test_ids_within_a_character_are_found_by_their_text_or_by_drawing_them_again() -> None:
-    ids = [*ids_of("ok "), 178, 9552, 104, 254, 178, 64, RETURN]  # 178 alone is no character
+def test_ids_within_a_character_are_found_by_their_text() -> None:
+    ids = [*ids_of("ok "), 9552, 104, 254, 64, RETURN]
     with FakeLlama(Continuing(ids, after=len(_PROMPT))) as server:
         assert _decoded(server) == ids
-        whole = [body for body in server.seen.bodies if body.get("stream") is False]
-    assert whole  # the bytes of 178 are not in any text
+        assert all(body.get("stream") is not False for body in server.seen.bodies)
+
+
+@pytest.mark.parametrize("rest", [[64, RETURN], [RETURN], []])
+def test_an_id_that_is_not_sent_is_drawn_again_from_those_that_it_may_be(rest: list[int]) -> None:
+    ids = [*ids_of("ok "), 169, *rest]  # 169 alone begins a character, and is no text
+    with FakeLlama(Continuing(ids, after=len(_PROMPT))) as server:
+        assert _decoded(server, tokens=len(ids)) == ids
+        (body,) = (body for body in server.seen.bodies if body.get("stream") is False)
+    assert {id_ for id_, _ in body["logit_bias"]} == partial_ids()
+    assert 169 in partial_ids()
+    assert 64 not in partial_ids()
+
+
+def test_characters_that_end_lines_elsewhere_do_not_end_an_event() -> None:
+    text = "<|channel|>final<|message|>a\u2028b\u2029c\x85d\x0be\x0cf\x1cg<|return|>"
+    with FakeVllm(scripted(text)) as server:
+        assert _decoded(server) == ids_of(text)
 
 
 class _Obedient(ScriptedGenerator):

@@ -16,9 +16,10 @@ import pytest
 
 from gptoss_cli.chat.remote_opening import connect
 from gptoss_cli.generation import Allowed, Restriction, Sampling
+from gptoss_cli.harmony import vocabulary
 from gptoss_cli.harmony.events import AnswerDelta, Channel, Cut, EndReason, ReasoningDelta
 from gptoss_cli.harmony.structured_output import OutputFormat
-from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, RESERVED_IDS, STOP_IDS, load_encoding, spellings
+from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, RESERVED_IDS, STOP_IDS, load_encoding
 from gptoss_cli.remote.dialects import Continuation, Llama
 from gptoss_cli.remote.draws import derived_seed
 from gptoss_cli.remote.generator import RemoteGenerator
@@ -113,7 +114,7 @@ def test_fifty_turns_at_temperature_1(server: _Server) -> None:
 
 
 def test_no_id_of_a_stream_is_lost_within_a_character(server: _Server) -> None:
-    generator, dialect, holes = server.generator(), Llama(spellings), 0
+    generator, dialect, holes = server.generator(), Llama(vocabulary), 0
     for seed in range(60):
         list(generator.prefill(_ANALYSIS))
         before = generator.requests
@@ -122,7 +123,7 @@ def test_no_id_of_a_stream_is_lost_within_a_character(server: _Server) -> None:
         request = Continuation(
             ids=_ANALYSIS,
             sampling=Sampling(seed),
-            seed=derived_seed(seed, len(_ANALYSIS), 0),
+            seed=derived_seed(seed, len(_ANALYSIS), 1),
             max_tokens=60,
             stop_ids=STOP_IDS,
         )
@@ -204,6 +205,6 @@ def test_a_restart_reads_almost_nothing_again(server: _Server) -> None:
     request = Continuation(
         ids=[*prompt, *drawn, 1], sampling=Sampling(3), seed=1, max_tokens=1, stop_ids=STOP_IDS, banned=[5]
     )
-    timings = server.ask("/completion", Llama(spellings).body(request, stream=False))["timings"]
+    timings = server.ask("/completion", Llama(vocabulary).body(request, stream=False))["timings"]
     print(f"{timings['cache_n']} tokens from the cache, {timings['prompt_n']} read")
     assert timings["prompt_n"] <= 64

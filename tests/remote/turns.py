@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gptoss_cli.chat.remote_opening import connect
@@ -56,6 +56,26 @@ class _Continuing(ScriptedGenerator):
     def decode(self, *arguments: Any, **options: Any) -> Any:
         """See TokenGenerator.decode."""
         self._turns = iter([self._said[len(self.sequence) - self._after :]])
+        return super().decode(*arguments, **options)
+
+
+def speaking(*turns: str, context_tokens: int = 4096) -> Callable[[], TokenGenerator]:
+    """Return a function that makes models which say one of `turns` after each message of the user."""
+    return lambda: _Speaking(turns, context_tokens)
+
+
+class _Speaking(ScriptedGenerator):
+    def __init__(self, turns: Sequence[str], context_tokens: int) -> None:
+        super().__init__([], context_tokens=context_tokens)
+        self._texts = turns
+
+    def decode(self, *arguments: Any, **options: Any) -> Any:
+        """See TokenGenerator.decode."""
+        ids, asks, answers = list(self.sequence), ids_of("<|start|>user"), ids_of("<|start|>assistant")
+        asked = [place for place in range(len(ids)) if ids[place : place + len(asks)] == asks]
+        starts = (place for place in range(asked[-1], len(ids)) if ids[place : place + len(answers)] == answers)
+        begun = next(starts) + len(answers)
+        self._turns = iter([ids_of(self._texts[(len(asked) - 1) % len(self._texts)])[len(ids) - begun :]])
         return super().decode(*arguments, **options)
 
 
