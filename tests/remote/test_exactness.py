@@ -1,8 +1,6 @@
 """A model behind a server says what it says locally: the same ids if greedy, the same distribution if drawn."""
 
-import random
 from collections import Counter
-from collections.abc import Iterator
 from itertools import count
 
 import pytest
@@ -11,24 +9,12 @@ import torch
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.generation import Allowed, Banned, Restriction, Sampling, TokenGenerator
-from gptoss_cli.settings import ReasoningEffort
 from tests.engine.open_generator import open_generator
 from tests.remote.fake_servers import FAKES, FakeServer
+from tests.remote.greedy import greedy_ids, prompts
 from tests.remote.table_model import PROBABILITIES, TableModel
-from tests.remote.turns import generator_of, session_of, wait_until
+from tests.remote.turns import generator_of, wait_until
 
-_WORDS = [
-    "who are you",
-    "what can you do",
-    "why is the sky blue",
-    "tell me about mixtures of experts",
-    "write a poem in Japanese",
-    "2 + 2",
-    "bonjour",
-    "explain attention",
-    "🫠",
-    "list three colours",
-]
 _RULES = (Allowed(frozenset({1000, 1003, 1004})), Banned(frozenset({1001, 1002})))
 # Of chi-square with two degrees of freedom: a correct draw exceeds it once in a thousand seeds, and the seed is fixed.
 _LARGEST_CHI_SQUARE = 13.8
@@ -41,34 +27,13 @@ def demo() -> TokenGenerator:
     return open_generator(demo_checkpoint(), context_tokens=4096, kv_limit_bytes=0)
 
 
-def _prompts(number: int) -> Iterator[str]:
-    randomness = random.Random(3)
-    for index in range(number):
-        yield f"{randomness.choice(_WORDS)} {index if index % 3 else ''}"
-
-
-def _ids(generator: TokenGenerator, prompt: str, index: int, max_tokens: int) -> list[int]:
-    """Return the ids of a greedy turn, with constraints of several kinds."""
-    efforts = list(ReasoningEffort)
-    session = session_of(
-        generator,
-        effort=efforts[index % len(efforts)],
-        temperature=0.0,
-        max_tokens=max_tokens,
-        think_budget=(None, 4, 30)[index % 3],
-    )
-    list(session.turn(prompt))
-    assert session.last_turn is not None
-    return session.last_turn.ids
-
-
 def _greedy_ids_are_equal(fake: type[FakeServer], demo: TokenGenerator, number: int, max_tokens: int) -> None:
     with fake(lambda: demo) as server:
         remote = generator_of(server)
-        for index, prompt in enumerate(_prompts(number)):
-            ids = _ids(remote, prompt, index, max_tokens)
+        for index, prompt in enumerate(prompts(number)):
+            ids = greedy_ids(remote, prompt, index, max_tokens)
             wait_until(lambda: server.seen.running == 0)  # it computes with the same engine
-            assert ids == _ids(demo, prompt, index, max_tokens), prompt
+            assert ids == greedy_ids(demo, prompt, index, max_tokens), prompt
 
 
 @fakes
