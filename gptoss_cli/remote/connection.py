@@ -1,7 +1,6 @@
 """HTTP to one server: questions with a JSON answer, and answers that arrive piece by piece in a thread."""
 
 import json
-import logging
 import queue
 import re
 import socket
@@ -16,16 +15,14 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from gptoss_cli.errors import GptossError, Hint, NetworkError, ResourceError, first_line
+from gptoss_cli.errors import GptossError, Hint, NetworkError, ResourceError, UsageError, first_line
 from gptoss_cli.remote.request import ServerRequest
 
-_LOGGER = logging.getLogger(__name__)
-
-CONTACT_SECONDS: Final = 5.0
+_CONTACT_SECONDS: Final = 5.0
 # Between two bytes of an answer. A server that reads a long prompt may send nothing meanwhile.
 _SILENCE_SECONDS: Final = 900.0
 # In all, for a server that is busy or still loads its model.
-LONGEST_WAIT_SECONDS: Final = 60.0
+_LONGEST_WAIT_SECONDS: Final = 60.0
 _SHORTEST_WAIT_SECONDS: Final = 0.2
 _BUSY: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _DENIED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -73,19 +70,14 @@ class Connection:
     """HTTP to the server of a request. The key goes to that server alone: a redirection is an error.
 
     Every request has its own connection, so closing that one is all that ends it. A server that is busy is asked again
-    for up to a minute if `on_busy` is given, which is called with the seconds before each attempt.
+    for up to a minute if `on_busy` is given, which is called with the seconds before each attempt. Raises UsageError
+    for a proxy or certificates of the environment that cannot be used.
     """
 
     def __init__(self, request: ServerRequest, *, on_busy: Callable[[float], None] | None = None) -> None:
         self.request = request
         self._on_busy = on_busy
-        headers = {"Authorization": f"Bearer {request.key}"} if request.key else {}
-        self.client = httpx2.Client(
-            headers=headers,
-            timeout=httpx2.Timeout(_SILENCE_SECONDS, connect=CONTACT_SECONDS),
-            limits=httpx2.Limits(max_keepalive_connections=0),
-            trust_env=not request.is_local,  # no proxy stands between a machine and itself
-        )
+        self.client = _client(request)
 
     def url(self, path: str) -> str:
         """Return the address of an endpoint."""
@@ -101,7 +93,7 @@ class Connection:
             try:
                 return self._ask(path, body)
             except _BusyError as exc:
-                if self._on_busy is None or waited + exc.seconds > LONGEST_WAIT_SECONDS:
+                if self._on_busy is None or waited + exc.seconds > _LONGEST_WAIT_SECONDS:
                     raise exc.failure from exc
                 self._on_busy(exc.seconds)
                 time.sleep(exc.seconds)
@@ -111,7 +103,7 @@ class Connection:
 
     def _ask(self, path: str, body: Mapping[str, object] | None) -> Json:
         method = "GET" if body is None else "POST"
-        with self.client.stream(method, self.url(path), json=body, timeout=CONTACT_SECONDS) as response:
+        with self.client.stream(method, self.url(path), json=body, timeout=_CONTACT_SECONDS) as response:
             self.check(response, path)
             return self.object_of(response.read())
 
@@ -139,7 +131,8 @@ class Connection:
             raise _BusyError(_retry_after(response), failure)
         if status == HTTPStatus.BAD_REQUEST and "context" in said.lower():
             raise ResourceError(f"The conversation does not fit on the server: {said}", Hint.SHORTER_CONVERSATION)
-        raise NetworkError(f"{url} answers with HTTP status {status}{said and f': {said}'}", Hint.RETRY_LATER)
+        hints = (Hint.RETRY_LATER,) if status >= HTTPStatus.INTERNAL_SERVER_ERROR else ()
+        raise NetworkError(f"{url} answers with HTTP status {status}{said and f': {said}'}", *hints)
 
     def failure(self, exc: Exception) -> NetworkError:
         """Return the error of ours for one of the HTTP library."""
@@ -185,6 +178,21 @@ class Connection:
 
     def _without_key(self, text: str) -> str:
         return text.replace(self.request.key, "…") if self.request.key else text
+
+
+def _client(request: ServerRequest) -> httpx2.Client:
+    """Return a client for a server. Raises UsageError for a proxy or certificates that it cannot use."""
+    try:
+        return httpx2.Client(
+            headers={"Authorization": f"Bearer {request.key}"} if request.key else {},
+            timeout=httpx2.Timeout(_SILENCE_SECONDS, connect=_CONTACT_SECONDS),
+            limits=httpx2.Limits(max_keepalive_connections=0),
+            trust_env=not request.is_local,  # no proxy stands between a machine and itself
+        )
+    except ImportError as exc:
+        raise UsageError("The proxy of the environment is a SOCKS proxy", Hint.INSTALL_SOCKS) from exc
+    except (OSError, ValueError, httpx2.InvalidURL) as exc:
+        raise UsageError("The proxy or the SSL_CERT_FILE of the environment cannot be used. Correct it") from exc
 
 
 class Exchange:
@@ -246,7 +254,7 @@ class Exchange:
         try:
             self._request()
         except _BusyError as exc:
-            if waited + exc.seconds > LONGEST_WAIT_SECONDS:
+            if waited + exc.seconds > _LONGEST_WAIT_SECONDS:
                 raise exc.failure from exc
             return exc.seconds
         return None

@@ -123,9 +123,9 @@ class Draws:
         self._is_full = piece.finish is Finish.LENGTH and len(self._drawn) < answer.request.max_tokens
 
     def _replace_lost(self, among: frozenset[int]) -> None:
-        """Draw one of the ids `among` which the server drew one, and close the stream, of which no more is known.
+        """Draw the id again that the server did not send. It is one of the ids `among`; nothing after it is known.
 
-        So each of them has the probability that it had, whichever it was.
+        Drawn from these alone, each of them keeps its probability.
         """
         is_forced = bool(self._expected)  # then it does not matter what was drawn
         self.close()

@@ -163,3 +163,14 @@ def test_a_redirection_never_carries_the_key() -> None:
     with FakeVllm(scripted("")) as elsewhere, FakeVllm(scripted(""), faults=Faults(redirect=elsewhere.url)) as server:
         _refusal(server, NetworkError, key="secret")
         assert elsewhere.seen.paths == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("https_proxy", "socks://me:pw@a"), ("SSL_CERT_FILE", __file__)])
+def test_a_wrong_environment_is_exit_2_without_a_password(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as caught:
+        Connection(ServerRequest("https://gpu.example"))
+    assert "pw" not in str(caught.value)
+    Connection(ServerRequest("http://localhost"))

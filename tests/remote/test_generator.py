@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from gptoss_cli.errors import NetworkError, ResourceError, UsageError
 from gptoss_cli.generation import Allowed, Banned, Forced, Restriction, Sampling, TokenGenerator
 from gptoss_cli.harmony.events import AnswerDelta, EndReason, ReasoningDelta
 from gptoss_cli.harmony.vocabulary import RETURN, STOP_IDS, partial_ids
-from tests.remote.fake_servers import FAKES, FakeLlama, FakeServer, FakeSglang, FakeVllm, Faults
+from tests.remote.fake_servers import FAKES, FakeLlama, FakeServer, FakeSglang, FakeVllm, Faults, Json
 from tests.remote.turns import (
     Continuing,
     Notices,
@@ -248,6 +248,30 @@ def test_a_wait_of_more_than_a_minute_is_an_error() -> None:
 
 def test_a_server_that_sends_no_ids_is_named_as_too_old() -> None:
     with FakeVllm(scripted(_TURN), faults=Faults(too_old=True)) as server, pytest.raises(NetworkError, match=r"0\.11"):
+        _decoded(server)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data: {",
+        "data: []",
+        "data: {}",
+        'data: {"choices": 3}',
+        'data: {"choices": [3]}',
+        'data: {"choices": [{"token_ids": ["a"]}]}',
+        'data: {"choices": [{"token_ids": [201088]}]}',
+        'data: {"choices": [{"token_ids": [-1]}]}',
+        'data: {"choices": [], "usage": "none"}',
+        "data: " + "[" * 100_000,
+    ],
+)
+def test_rubbish_in_a_stream_is_an_error_of_the_network(line: str) -> None:
+    class Rubbish(FakeVllm):
+        def pieces(self, body: Json, ids: Iterator[int], finish: Callable[[], str]) -> Iterator[str]:
+            yield line
+
+    with Rubbish(scripted(_TURN)) as server, pytest.raises(NetworkError):
         _decoded(server)
 
 
