@@ -44,7 +44,7 @@ def test_greedy_ids_are_those_of_the_local_engine(fake: type[FakeServer], demo: 
 @pytest.mark.slow
 @fakes
 def test_greedy_ids_of_200_prompts_are_those_of_the_local_engine(fake: type[FakeServer], demo: TokenGenerator) -> None:
-    _greedy_ids_are_equal(fake, demo, 200, 120)
+    _greedy_ids_are_equal(fake, demo, 200, 48)
 
 
 class _Always:
