@@ -47,6 +47,14 @@ class Draws:
         self._has_broken = False
         self._is_full = False
 
+    def begin(self) -> None:
+        """Wait for the first id: nothing that is forced has been said yet if the server does not answer."""
+        while not self._coming and not self._is_full:
+            if self._answer is None or self._answer.ended:
+                self._open()
+            else:
+                self._receive(self._answer)
+
     def expect(self, ids: Sequence[int]) -> None:
         """Take note of ids that come next whatever the server draws. If it draws them too, its stream goes on."""
         if self._answer is not None:

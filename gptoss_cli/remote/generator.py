@@ -113,8 +113,8 @@ class RemoteGenerator:
         if observer is not None:
             raise UsageError("A server does not show the probabilities of tokens")
         room = self._context_tokens - len(self._ids)
-        left = room if max_tokens is None else min(room, max_tokens)
-        limit = len(self._ids) + left
+        left = most = room if max_tokens is None else min(room, max_tokens)
+        limit = len(self._ids) + most
         self._link.forgets = False
         draws = Draws(self._link, self._ids, sampling, stop_ids=stop_ids, banned_ids=banned_ids, limit=limit)
         try:
@@ -122,6 +122,8 @@ class RemoteGenerator:
                 rule = constraint.next() if constraint is not None else None
                 if isinstance(rule, Forced):
                     ids = rule.ids[:left]
+                    if left == most:
+                        draws.begin()
                     draws.expect(ids)
                 else:
                     token = draws.draw(rule)

@@ -122,6 +122,20 @@ def test_banned_ids_are_refused_without_a_constraint() -> None:
 
 
 @fakes
+def test_the_server_is_asked_before_the_first_forced_ids(fake: type[FakeServer]) -> None:
+    ids = ids_of(_TURN)
+    with fake(Continuing(_TURN, after=len(_PROMPT))) as server:
+        assert _decoded(server, _Rules(Forced(tuple(ids[:2])), None)) == ids
+        assert len([path for path in server.seen.paths if path == server.path]) == 1
+        generator = generator_of(server)
+    list(generator.prefill(_PROMPT))
+    rules = _Rules(Forced((1,)))
+    decode = generator.decode(Sampling(1), stop_ids=STOP_IDS, banned_ids=(), max_tokens=None, constraint=rules)
+    with pytest.raises(NetworkError, match="Nothing answers"):
+        next(decode)
+
+
+@fakes
 def test_a_stream_that_breaks_goes_on_from_the_ids_so_far(fake: type[FakeServer]) -> None:
     notice = Notices()
     with fake(Continuing(_TURN, after=len(_PROMPT)), faults=Faults(dies_after=4)) as server:
