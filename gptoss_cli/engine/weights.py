@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptoss_cli.checkpoint.header import check_tensors
+from gptoss_cli.engine.device_errors import is_out_of_memory, resource_error
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
 from gptoss_cli.placement.model_config import BLOCK_VALUES, ModelConfig
@@ -123,16 +124,15 @@ def load_weights(folder: Path, config: ModelConfig, placement: Placement | None 
         _log.warning("%s: ignored %d unexpected tensors, first %s", folder, len(checked.unexpected), first)
     files = _MappedFiles(checked.files)
     try:
-        return _assemble(config, names(layouts[checked.layout]), files.tensor, placement)
-    except RuntimeError as exc:
-        if not is_out_of_memory(exc):
+        return assemble(config, names(layouts[checked.layout]), files.tensor, placement)
+    except (RuntimeError, MemoryError) as exc:
+        error = resource_error(exc)
+        if error is None:
             raise
-        raise ResourceError(f"The weights in {folder} do not fit on the GPU", Hint.CPU) from exc
-
-
-def is_out_of_memory(exc: RuntimeError) -> bool:
-    """Return True if a device ran out of memory. For Apple GPUs torch has no exception class of its own."""
-    return isinstance(exc, torch.OutOfMemoryError) or "MPS backend out of memory" in str(exc)
+        if is_out_of_memory(exc):
+            message = f"The weights in {folder} do not fit on the GPU"
+            error = ResourceError(message, Hint.OFFLOAD, Hint.LESS_GPU_MEMORY, Hint.CPU)
+        raise error from exc
 
 
 class _File(Protocol):
@@ -164,9 +164,10 @@ def _device(placement: Placement | None) -> str:
     return "cpu" if placement is None else placement.device
 
 
-def _assemble(
+def assemble(
     config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None
 ) -> ModelWeights:
+    """Put together the weights that `mapped` gives by their names in a layout, on the device of `placement`."""
     device = _device(placement)
     on_host = placement is not None and placement.weights is not None and not placement.weights.embedding_on_gpu
 

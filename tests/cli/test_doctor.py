@@ -1,11 +1,11 @@
 """`gptoss doctor` shows every reason, and advises on each problem."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
-from gptoss_cli.placement.hardware import Cuda, Hardware
+from gptoss_cli.placement.gpus import Cuda
+from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.reasons import Code
 from tests.cli.conftest import Run
 from tests.cli.reason_machines import FLAGS, put_on_machine
@@ -31,7 +31,6 @@ def test_every_reason_that_is_not_requested_is_shown(code: Code, run: Run, monke
         (machine(gpu(24), cuda=Cuda.HIDDEN), "Unset CUDA_VISIBLE_DEVICES"),
         (machine(gpu(24), compiler=False), "Install gcc"),
         (machine(gpu(24), triton=False), "pip install triton"),
-        (machine(gpu(24), lockable_bytes=8 << 20), "8 MiB"),
         (machine(kernels=False), "Install a C compiler"),
         (machine(torch=None), "pip install torch"),
         (machine(available=1, group_limit_bytes=gib(1)), "cannot run here"),
@@ -49,7 +48,7 @@ def test_each_problem_has_advice(hardware: Hardware, advice: str, run: Run, monk
 
 
 def test_a_machine_without_problems_gets_no_advice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    hardware = replace(machine(gpu(24)), lockable_bytes=None)
+    hardware = machine(gpu(24))
     monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: hardware)
     checks = json.loads(run("doctor", "--json")[1])["checks"]
     assert [check["advice"] for check in checks if check["advice"]] == []
