@@ -78,7 +78,7 @@ _gptoss_candidates() {
     local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
-    local bench="--context --prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
+    local bench="--context --prompt --generate --repeat --kernels --random-weights --execution --device --gpu-memory --dense --activations --threads --json"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
@@ -140,6 +140,7 @@ _gptoss_candidates() {
         --reasoning) _gptoss_words "show collapse hide" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
+        --random-weights) _gptoss_words "20b 120b" ;;
         -f | --file | -o | --output | --schema) _gptoss_files ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
@@ -185,7 +186,8 @@ _gptoss_candidates() {
                         _gptoss_files
                     fi
                     ;;
-                list | doctor) _gptoss_words "--json $common" ;;
+                list) _gptoss_words "--json $common" ;;
+                doctor) _gptoss_words "--gpu --json $common" ;;
                 cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
                 config) _gptoss_arguments "show path edit set" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;

@@ -137,6 +137,8 @@ complete -c gptoss -n $bench -l prompt -x -d 'Tokens to prefill'
 complete -c gptoss -n $bench -l generate -x -d 'Tokens to decode'
 complete -c gptoss -n $bench -l repeat -x -d 'Repetitions after one to warm up'
 complete -c gptoss -n $bench -l kernels -d 'Also time each operation of a token'
+complete -c gptoss -n $bench -l random-weights -r -a '20b 120b' -d 'Measure random weights of this shape'
+complete -c gptoss -n '__fish_seen_subcommand_from doctor' -l gpu -d 'Check every kernel of the GPU'
 
 complete -c gptoss -n '__fish_seen_subcommand_from compare inspect' -a '20b 120b demo gpt2-xl qwen3-30b-a3b qwen3-235b-a22b (__gptoss_models)'
 set -l compare '__fish_seen_subcommand_from compare'

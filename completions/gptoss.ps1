@@ -26,8 +26,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'remove' = @('20b', '120b', '--partial', '-y', '--yes') + $common
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
             '--activations', '--json') + $common
-        'doctor' = @('--json') + $common
-        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
+        'doctor' = @('--gpu', '--json') + $common
+        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common

@@ -1,14 +1,19 @@
 """`gptoss bench`: the speed of a model on this machine, and what limits it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
-from gptoss_cli.chat.opening import choose_checkpoint, choose_placement
+from gptoss_cli.chat.opening import choose_checkpoint, choose_placement, place_config
 from gptoss_cli.cli.hints import notifier
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import BenchOptions
+from gptoss_cli.cli.plan import planned_config
 from gptoss_cli.engine import loader
 from gptoss_cli.engine.benchmark import Benchmark, Spread, Work, measure
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.errors import UsageError
 from gptoss_cli.generation import Numerics
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
@@ -31,13 +36,11 @@ def run_bench(model: str | None, options: BenchOptions, console: Console) -> Non
         activations=options.activations,
         threads=options.threads,
     )
-    notice = notifier(console)
-    name, folder = choose_checkpoint(model, notice)
-    placement = choose_placement(name, folder, request, notice, every_reason=console.reads_terminal)
+    name, load = _choose_model(model, options.random_weights, request, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
         began = time.perf_counter()
-        generator = loader.load(folder, placement, progress=activity.say)
+        generator = load(progress=activity.say)
         load_seconds = time.perf_counter() - began
         measured = measure(
             generator,
@@ -53,10 +56,32 @@ def run_bench(model: str | None, options: BenchOptions, console: Console) -> Non
     numerics = generator.numerics
     assert numerics is not None, "every engine knows its numerics"
     if options.as_json or not console.stdout.is_terminal:
-        values = {"model": name, "numerics": asdict(numerics), "load_seconds": load_seconds, **asdict(measured)}
+        values = {
+            "model": name,
+            "random_weights": options.random_weights is not None,
+            "numerics": asdict(numerics),
+            "load_seconds": load_seconds,
+            **asdict(measured),
+        }
         write_json(values, console)
     else:
         show_table(_rows(name, load_seconds, measured, numerics), _limit(measured, numerics), console)
+
+
+def _choose_model(
+    model: str | None, random_weights: str | None, request: PlacementRequest, console: Console
+) -> tuple[str, Callable[..., Generator]]:
+    """Return the name of the model to measure, and the function that loads it."""
+    notice = notifier(console)
+    if random_weights is None:
+        name, folder = choose_checkpoint(model, notice)
+        placement = choose_placement(name, folder, request, notice, every_reason=console.reads_terminal)
+        return name, partial(loader.load, folder, placement)
+    if model is not None:
+        raise UsageError("Random weights take the place of a model: give one of the two")
+    name, config, _ = planned_config(random_weights)
+    placement = place_config(name, config, request, notice, console.reads_terminal)
+    return f"{name} with random weights", partial(loader.load_random, config, placement)
 
 
 def _rows(name: str, load_seconds: float, measured: Benchmark, numerics: Numerics) -> dict[str, str]:

@@ -83,6 +83,12 @@ def difference(expected: Tensor, actual: Tensor) -> float:
     return max(rms, outlier) if outlier > _MAX_OUTLIER else rms
 
 
+def router_logits(normed: Tensor, router: Linear) -> Tensor:
+    """Return the logits [T, E] of a router for `normed` [T, C], in float32."""
+    matrix = float_rows(router.weight, 0, len(router.weight), columns=normed.shape[1])
+    return torch.nn.functional.linear(normed, matrix, router.bias.float())
+
+
 def _compare(model: Transformer, expected: Callable[[int], Tensor], actual: Callable[[int], Tensor]) -> None:
     """Compare two computations of the first few numbers, which are layers, ids or seeds."""
     try:
@@ -157,18 +163,11 @@ def _expert_weights(model: Transformer, number: int, *, at_once: bool) -> Tensor
     weights, config = model.weights.layers[number].mlp, model.config
     x = _random_inputs(model, number)
     with model.on_device():
-        parts = [x] if at_once else list(x.split(1))
-        routed = [
-            model.kernels.route(part, weights, active=config.active_experts, eps=config.norm_eps) for part in parts
-        ]
-        normed, experts, given = (torch.cat(each) for each in zip(*routed, strict=True))
-        logits = _router_logits(normed, weights.router)
+        parts = [x] if at_once else [x[:1], x[1:]]
+        route = partial(model.kernels.route, weights=weights, active=config.active_experts, eps=config.norm_eps)
+        normed, experts, given = (torch.cat(each) for each in zip(*map(route, parts), strict=True))
+        logits = router_logits(normed, weights.router)
         return torch.stack((given, logits.gather(1, experts).softmax(-1))).cpu()
-
-
-def _router_logits(normed: Tensor, router: Linear) -> Tensor:
-    matrix = float_rows(router.weight, 0, len(router.weight), columns=normed.shape[1])
-    return torch.nn.functional.linear(normed, matrix, router.bias.float())
 
 
 def _random_inputs(model: Transformer, seed: int) -> Tensor:

@@ -161,6 +161,9 @@ def _with_all_experts(
         work_bytes=GPU_WORK_BYTES,
         room_bytes=budget,
     )
+    embedding_fits = gpu_use.used_bytes + memory.embedding_bytes <= budget
+    if embedding_fits:
+        gpu_use = replace(gpu_use, dense_bytes=gpu_use.dense_bytes + memory.embedding_bytes)
     available = _host_room(gpu, gpu_use, hardware)
     host_use = MemoryUse(work_bytes=_HOST_WORK_BYTES, room_bytes=available)
     reasons = [Reason(Code.FITS_GPU, f"All experts fit on {gpu.device}.")]
@@ -168,10 +171,7 @@ def _with_all_experts(
     if missing > 0:
         text = f"Host memory lacks {gib(missing)} for the program itself, which the system may end."
         reasons.append(Reason(Code.HOST_TOO_SMALL, text, missing))
-    embedding_fits = gpu_use.used_bytes + memory.embedding_bytes <= budget
-    if embedding_fits:
-        gpu_use = replace(gpu_use, dense_bytes=gpu_use.dense_bytes + memory.embedding_bytes)
-    else:
+    if not embedding_fits:
         host_use = replace(host_use, dense_bytes=memory.embedding_bytes)
         text = "The embedding stays in host memory: a token reads one row of it."
         reasons.append(Reason(Code.EMBEDDING_ON_HOST, text))

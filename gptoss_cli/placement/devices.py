@@ -18,8 +18,8 @@ class ChosenGpu:
     """A GPU that torch can use, and the part of its memory that a model may use.
 
     `fallback` is the reason for which the reference kernels run on it, None if the Triton kernels do. `reasons` has
-    everything else. `bytes_per_second` is the bandwidth of its memory, None if it is unknown. `shares_memory` is true if
-    its memory is a part of the host's.
+    everything else. `bytes_per_second` is the bandwidth of its memory, None if it is unknown. `shares_memory` is true
+    if its memory is a part of the host's.
     """
 
     device: str

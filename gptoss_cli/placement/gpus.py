@@ -190,7 +190,7 @@ def find_gpus(root: Path, memory_bytes: int | None) -> FoundGpus:
     """Find the GPUs of NVIDIA or AMD. `root` is the parent of proc, `memory_bytes` the host's memory."""
     if "rocm" in (version("torch") or ""):
         return _find_amd_gpus(root, memory_bytes)
-    smi = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path=str(root / _WSL_FOLDER))
+    smi = shutil.which("nvidia-smi") or _existing(root / _WSL_FOLDER / "nvidia-smi")
     drivers = root / "proc/driver/nvidia/version", root / _WSL_FOLDER / "libcuda.so.1"
     if smi is None and not any(driver.exists() for driver in drivers):
         return FoundGpus()
@@ -209,6 +209,10 @@ def find_gpus(root: Path, memory_bytes: int | None) -> FoundGpus:
     if listed or problem:
         return FoundGpus(gpus=listed, cuda=Cuda.FAILS, problem=problem, driver=driver)
     return FoundGpus(driver=driver)
+
+
+def _existing(program: Path) -> str | None:
+    return str(program) if program.exists() else None
 
 
 def _find_amd_gpus(root: Path, memory_bytes: int | None) -> FoundGpus:

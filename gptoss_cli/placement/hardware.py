@@ -25,8 +25,8 @@ class Hardware:
     `gpus` are in the order of CUDA, or in that of the driver if torch cannot use them. `available_bytes` is the memory
     that can be allocated without swapping, within the control group; `apple_gpu` shares it. `kernels` is true if the
     native kernels for the CPU were built when gptoss was installed. `reserved_bytes` is what the operating system is
-    assumed to use of the memory of a machine that was only described. `rocm` is the version of ROCm that torch was built
-    for: AMD's GPUs are then those of "cuda".
+    assumed to use of the memory of a machine that was only described. `rocm` is the version of ROCm that torch was
+    built for: AMD's GPUs are then those of "cuda".
     """
 
     gpus: tuple[Gpu, ...] = ()

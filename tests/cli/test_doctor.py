@@ -1,9 +1,12 @@
 """`gptoss doctor` shows every reason, and advises on each problem."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from gptoss_cli.cli import gpu_check
+from gptoss_cli.engine.parity import KernelCheck
 from gptoss_cli.placement.gpus import Cuda
 from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.reasons import Code
@@ -55,3 +58,42 @@ def test_a_machine_without_problems_gets_no_advice(run: Run, monkeypatch: pytest
     assert {"torch", "GPU 0", "Triton", "C compiler and Python headers", "memory", "disk"} <= {
         c["name"] for c in checks
     }
+
+
+def test_without_a_gpu_its_check_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: machine())
+    assert run("doctor", "--gpu") == (0, "No kernel was checked. There is no NVIDIA GPU.\n", "")
+    values = json.loads(run("doctor", "--gpu", "--json")[1])
+    assert (values["checks"], values["right"], values["reason"]) == ([], None, "There is no NVIDIA GPU.")
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: machine(gpu(24), triton=False))
+    assert "Triton is not installed" in run("doctor", "--gpu")[1]
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_the_check_of_a_gpu_says_right_or_names_the_wrong_kernel(
+    run: Run, monkeypatch: pytest.MonkeyPatch, is_right: bool
+) -> None:
+    checks = [KernelCheck("qkv, float32", 1e-6, 1e-4), KernelCheck("draws", 1e-6 if is_right else 0.5, 1e-4)]
+    monkeypatch.setattr(gpu_check, "check_gpu", lambda device: iter(checks))
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: machine(gpu(24, name="NVIDIA RTX")))
+    status, shown, asides = run("doctor", "--gpu")
+    assert (status, asides) == (0 if is_right else 1, "")
+    if is_right:
+        assert shown.startswith("right: 2 checks of the kernels passed on NVIDIA RTX, in ")
+    else:
+        wrong = "! wrong: draws: differs by 0.5, allowed is 0.0001\n1 of 2 checks failed on NVIDIA RTX.\n"
+        assert shown == wrong
+    status, shown, _ = run("doctor", "--gpu", "--json")
+    values = json.loads(shown)
+    assert (status, values["right"]) == (0 if is_right else 1, is_right)
+    assert [check["right"] for check in values["checks"]] == [True, is_right]
+
+
+def test_amds_gpu_is_shown_with_its_architecture(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    radeon = replace(gpu(48, 40, name="AMD Radeon 8060S"), capability=None, architecture="gfx1151", shares_memory=True)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: machine(radeon, rocm="7.1"))
+    shown = run("doctor")[1]
+    assert "AMD Radeon 8060S, 40.0 GiB of 48.0 GiB free, shared with the host, gfx1151" in shown
+    assert "7.1, untested, usable" in shown
+    assert "compute capability" not in shown

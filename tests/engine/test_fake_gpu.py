@@ -14,7 +14,8 @@ from gptoss_cli.engine.benchmark import Work, measure
 from gptoss_cli.engine.cuda_graph import CudaGraph
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import triton_decode
-from gptoss_cli.engine.kernels.cuda import CudaKernels, tuning_for
+from gptoss_cli.engine.kernels.cuda import CudaKernels
+from gptoss_cli.engine.kernels.tuning import tuning_for
 from gptoss_cli.engine.steppers import OverlappedStepper
 from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.generation import Allowed, Banned, Forced, Restriction, Sampling, TokenConstraint
@@ -197,7 +198,7 @@ def test_a_failed_pinning_says_what_to_change_and_leaves_no_error_behind(
     forgotten: list[torch.device] = []
     monkeypatch.setattr(fake_cuda_module._Runtime, "cudaHostRegister", staticmethod(lambda *arguments: 2))
     monkeypatch.setattr(expert_offload, "_forget_last_error", forgotten.append)
-    with pytest.raises(ResourceError, match="Pinning 0.0 GiB of host memory failed: there is not enough") as raised:
+    with pytest.raises(ResourceError, match=r"Pinning 0\.0 GiB of host memory failed: there is not enough") as raised:
         expert_offload._pinned(torch.zeros(3, dtype=torch.uint8), torch.device("cuda:0"))
     assert raised.value.hints == (Hint.FREE_MEMORY, Hint.CPU)
     assert forgotten == [torch.device("cuda:0")]

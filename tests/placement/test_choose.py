@@ -149,6 +149,7 @@ _CASES = {
     "20b, 8 GiB of 2016": _Case(
         machine(gpu(8, capability=(6, 1))), _20B, _CPU, _FULL, (Code.OLD_GPU, Code.GPU_TOO_SMALL)
     ),
+    "20b, 24 GiB of AMD": _Case(machine(gpu(24), rocm="7.1"), _20B, _MXFP4, _FULL, (Code.ROCM_UNTESTED, *_FITS)),
     # Apple's GPUs, which have no memory of their own.
     "20b, Mac of 8 GiB": _Case(mac(8), _20B, _CPU, _USUAL, (Code.APPLE_GPU, Code.GPU_TOO_SMALL, *_SLOW_DISK)),
     "20b, Mac of 16 GiB": _Case(mac(16), _20B, _CPU, 72_448, (Code.APPLE_GPU, Code.GPU_TOO_SMALL), (Code.FROM_DISK,)),

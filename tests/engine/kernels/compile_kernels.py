@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from gptoss_cli.engine.kernels import triton_decode, triton_prefill
-from gptoss_cli.engine.kernels.cuda import UPCAST, PrefillTuning, Tuning, tuning_for
+from gptoss_cli.engine.kernels.tuning import UPCAST, PrefillTuning, Tuning, tuning_for
 
 _FLOATS = {"eps", "factor", "limit", "alpha"}
 _KINDS = {

@@ -10,8 +10,9 @@ pytest.importorskip("triton")
 
 from gptoss_cli.engine.expert_offload import ExpertCache, PackedExperts, PlacedExperts, packed_only
 from gptoss_cli.engine.kernels import reference
-from gptoss_cli.engine.kernels.cuda import TUNING, CudaKernels, PrefillTuning, Tuning
+from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kernels.tuning import TUNING, PrefillTuning, Tuning
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache, SlidingLayer
 from gptoss_cli.engine.weights import AttentionWeights, MlpWeights
 from tests.engine.kernels import random_weights

@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 import triton
 
 import gptoss_cli
-from gptoss_cli.engine.kernels.cuda import UPCAST, tuning_for
+from gptoss_cli.engine.kernels.tuning import UPCAST, tuning_for
 
 _ROOT = str(Path(gptoss_cli.__file__).parents[1])
 COMPILER = Path(__file__).with_name("compile_kernels.py")
