@@ -4,18 +4,14 @@ import os
 import time
 from dataclasses import asdict
 
-import torch
 import typer
 
 from gptoss_cli import settings
 from gptoss_cli.cli.json_output import write_json
-from gptoss_cli.engine import loader
-from gptoss_cli.engine.device_errors import device_errors
-from gptoss_cli.engine.parity import KernelCheck, KernelChecks, check_shape
+from gptoss_cli.engine.parity import KernelCheck, check_gpu
 from gptoss_cli.errors import ExitStatus
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.devices import choose_gpu
-from gptoss_cli.placement.placement import KernelSet, Placement
 from gptoss_cli.placement.reasons import Reason
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
@@ -44,15 +40,15 @@ def run_gpu_check(console: Console, *, as_json: bool) -> None:
         raise typer.Exit(ExitStatus.FAILED)
 
 
-def _device() -> tuple[str, torch.device | None, str]:
+def _device() -> tuple[str, str | None, str]:
     """Return the name of a GPU, its device for torch, and the reason if the kernels run on none."""
     machine = hardware.detect(settings.data_folder())
     gpu = choose_gpu(machine, PlacementRequest())
     if not isinstance(gpu, Reason):
         name = machine.apple_gpu.name if gpu.device == "mps" and machine.apple_gpu else _name(machine, gpu.device)
-        return (name, torch.device(gpu.device), "") if gpu.fallback is None else (name, None, gpu.fallback.text)
+        return (name, gpu.device, "") if gpu.fallback is None else (name, None, gpu.fallback.text)
     if machine.triton and os.environ.get("TRITON_INTERPRET") == "1":
-        return _INTERPRETER, torch.device("cpu"), ""
+        return _INTERPRETER, "cpu", ""
     return "", None, gpu.text
 
 
@@ -60,13 +56,11 @@ def _name(machine: hardware.Hardware, device: str) -> str:
     return machine.gpus[int(device.partition(":")[2])].name
 
 
-def _run(device: torch.device, console: Console) -> list[KernelCheck]:
-    placement = Placement(context_tokens=256, device=str(device), kernels=KernelSet.TRITON)
+def _run(device: str, console: Console) -> list[KernelCheck]:
     checks = []
-    with console.activity() as activity, device_errors():
-        kernels, _ = loader.choose_kernels(placement)
+    with console.activity() as activity:
         activity.say("Compiling the kernels, and checking them")
-        for check in KernelChecks(kernels, device, check_shape(interpreted=device.type == "cpu")):
+        for check in check_gpu(device):
             activity.say(f"Checked: {check.name}")
             checks.append(check)
     return checks

@@ -11,11 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gptoss_cli.engine.device_errors import has_failed, resource_error
+from gptoss_cli.engine.device_errors import device_errors, has_failed, resource_error
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts, packed_only
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache, SlidingLayer
+from gptoss_cli.engine.loader import choose_kernels
 from gptoss_cli.engine.model import Transformer
 from gptoss_cli.engine.random_weights import random_weights
 from gptoss_cli.engine.sampler import Sampler
@@ -32,7 +33,7 @@ _FLOAT32, _BFLOAT16 = torch.float32, torch.bfloat16
 _ALLOWED = {_FLOAT32: 1e-4, _BFLOAT16: 1.5e-2}
 _HALF = 0x11  # a byte of two elements of 0.5, which are subnormal
 _NAN_SCALE = 255
-_CHUNK_TOKENS = 1_000
+_CONTEXT_TOKENS, _CHUNK_TOKENS = 256, 1_000
 _Pairs = Iterator[tuple[Tensor, Tensor]]  # what a kernel computes, and what the reference computes
 _Named = tuple[str, torch.dtype, Callable[[], _Pairs]]
 
@@ -88,6 +89,14 @@ def check_shape(*, interpreted: bool) -> CheckShape:
         max_context_tokens=512,
     )
     return CheckShape(small, (0, 15, 40), ((0, 2), (20, 19)), (3, 17), (8,))
+
+
+def check_gpu(device: str) -> Iterator[KernelCheck]:
+    """Check the Triton kernels on `device`; on the CPU in Triton's interpreter. Raises ResourceError."""
+    placement = Placement(context_tokens=_CONTEXT_TOKENS, device=device, kernels=KernelSet.TRITON)
+    with device_errors():
+        kernels, _ = choose_kernels(placement)
+        yield from KernelChecks(kernels, torch.device(device), check_shape(interpreted=device == "cpu"))
 
 
 class KernelChecks:
@@ -150,7 +159,11 @@ class KernelChecks:
         config = replace(self._shape.config, experts=experts or self._shape.config.experts)
         whole = WeightPlacement(gpu_experts=config.layers * config.experts, embedding_on_gpu=True)
         placement = Placement(
-            context_tokens=256, device=str(self._device), kernels=KernelSet.REFERENCE, weights=whole, gpu=None
+            context_tokens=_CONTEXT_TOKENS,
+            device=str(self._device),
+            kernels=KernelSet.REFERENCE,
+            weights=whole,
+            gpu=None,
         )
         return random_weights(config, placement)
 

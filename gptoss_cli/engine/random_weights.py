@@ -64,13 +64,11 @@ class _Maker:
     def tensor(self, name: str) -> Tensor:
         """Return a new tensor for `name`."""
         shape = self._specs[name].shape
-        if name.endswith((self._names.blocks, self._names.scales)):
-            values = self._values(shape, torch.uint8, self._experts_device)
-            return (
-                values
-                if name.endswith(self._names.blocks)
-                else values.remainder_(_SCALES[1] - _SCALES[0]).add_(_SCALES[0])
-            )
+        if name.endswith(self._names.blocks):
+            return self._values(shape, torch.uint8, self._experts_device)
+        if name.endswith(self._names.scales):
+            first, end = _SCALES
+            return self._values(shape, torch.uint8, self._experts_device).remainder_(end - first).add_(first)
         if name == self._names.embedding:
             return self._values(shape, torch.bfloat16, self._embedding_device)
         values = self._values(shape, torch.bfloat16, self._device)
