@@ -8,7 +8,7 @@ import typer
 
 from gptoss_cli import settings
 from gptoss_cli.cli.json_output import write_json
-from gptoss_cli.engine.parity import KernelCheck, check_gpu
+from gptoss_cli.engine.kernel_checks import KernelCheck, check_gpu
 from gptoss_cli.errors import ExitStatus
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.devices import choose_gpu

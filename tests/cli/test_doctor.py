@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gptoss_cli.cli import gpu_check
-from gptoss_cli.engine.parity import KernelCheck
+from gptoss_cli.engine.kernel_checks import KernelCheck
 from gptoss_cli.placement.gpus import Cuda
 from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.reasons import Code

@@ -8,9 +8,9 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from gptoss_cli.engine.kernel_checks import KernelCheck, KernelChecks, check_gpu, check_shape
 from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kernels.tuning import tuning_for
-from gptoss_cli.engine.parity import KernelCheck, KernelChecks, check_gpu, check_shape
 from tests.engine.fake_cuda import fake_cuda
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

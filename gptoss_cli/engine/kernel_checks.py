@@ -158,13 +158,8 @@ class KernelChecks:
     def _weights(self, experts: int | None = None) -> ModelWeights:
         config = replace(self._shape.config, experts=experts or self._shape.config.experts)
         whole = WeightPlacement(gpu_experts=config.layers * config.experts, embedding_on_gpu=True)
-        placement = Placement(
-            context_tokens=_CONTEXT_TOKENS,
-            device=str(self._device),
-            kernels=KernelSet.REFERENCE,
-            weights=whole,
-            gpu=None,
-        )
+        device, kernels = str(self._device), KernelSet.REFERENCE
+        placement = Placement(context_tokens=_CONTEXT_TOKENS, device=device, kernels=kernels, weights=whole)
         return random_weights(config, placement)
 
     def _layer(self, weights: ModelWeights) -> tuple[LayerWeights, Rows]:
