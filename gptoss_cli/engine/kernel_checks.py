@@ -21,7 +21,7 @@ from gptoss_cli.engine.model import Transformer
 from gptoss_cli.engine.random_weights import random_weights
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.selfcheck import check_kernels, check_overlapped, difference, router_logits
-from gptoss_cli.engine.weights import AttentionWeights, LayerWeights, MlpWeights, ModelWeights, Rows
+from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, ModelWeights, Rows
 from gptoss_cli.errors import first_line
 from gptoss_cli.generation import Sampling
 from gptoss_cli.placement.model_config import ModelConfig, published_config
@@ -104,7 +104,7 @@ class KernelChecks:
 
     def __init__(self, kernels: Kernels, device: torch.device, shape: CheckShape) -> None:
         self._kernels, self._device, self._shape = kernels, device, shape
-        self._random = torch.Generator(device).manual_seed(1)
+        self._random = torch.Generator().manual_seed(1)
 
     def __iter__(self) -> Iterator[KernelCheck]:
         for name, dtype, compare in self._all():
@@ -120,7 +120,9 @@ class KernelChecks:
 
     def _all(self) -> Iterator[_Named]:
         """Yield the name of each check, its arithmetic, and a function that gives pairs of results."""
-        layer, unembedding = self._layer(self._weights())
+        weights = self._weights()
+        layer, unembedding = weights.layers[0], weights.unembedding
+        del weights  # the embedding is large
         for dtype in (_FLOAT32, _BFLOAT16):
             kind = str(dtype).removeprefix("torch.")
             yield f"qkv, {kind}", dtype, partial(self._qkv, layer.attention, dtype)
@@ -155,18 +157,15 @@ class KernelChecks:
         yield "experts of subnormal elements", _FLOAT32, partial(self._filled, weights)
         yield "a scale that is not a number", _FLOAT32, partial(self._not_a_number, weights)
 
-    def _weights(self, experts: int | None = None) -> ModelWeights:
-        config = replace(self._shape.config, experts=experts or self._shape.config.experts)
+    def _weights(self) -> ModelWeights:
+        config = self._shape.config
         whole = WeightPlacement(gpu_experts=config.layers * config.experts, embedding_on_gpu=True)
         device, kernels = str(self._device), KernelSet.REFERENCE
         placement = Placement(context_tokens=_CONTEXT_TOKENS, device=device, kernels=kernels, weights=whole)
         return random_weights(config, placement)
 
-    def _layer(self, weights: ModelWeights) -> tuple[LayerWeights, Rows]:
-        return weights.layers[0], weights.unembedding
-
     def _normal(self, *size: int) -> Tensor:
-        return torch.randn(*size, device=self._device, generator=self._random)
+        return torch.randn(*size, generator=self._random).to(self._device)
 
     def _qkv(self, weights: AttentionWeights, dtype: torch.dtype) -> _Pairs:
         x = self._normal(1, self._shape.config.hidden_size)

@@ -88,12 +88,12 @@ class _Maker:
     def _pool(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return the numbers that are repeated: standard normal, or random bytes."""
         if (dtype, device) not in self._drawn:
-            random, size = torch.Generator(device).manual_seed(0), min(_DRAWN, self._largest())
+            random, size = torch.Generator().manual_seed(0), min(_DRAWN, self._largest())
             if dtype is torch.uint8:
-                pool = torch.randint(256, (size,), dtype=dtype, device=device, generator=random)
+                pool = torch.randint(256, (size,), dtype=dtype, generator=random)
             else:
-                pool = torch.randn(size, dtype=torch.float32, device=device, generator=random).to(dtype)
-            self._drawn[dtype, device] = pool
+                pool = torch.randn(size, generator=random).to(dtype)
+            self._drawn[dtype, device] = pool.to(device)
         return self._drawn[dtype, device]
 
     def _largest(self) -> int:

@@ -38,7 +38,7 @@ def test_a_wrong_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CudaKernels, "project_output", wrong)
     found = {check.name: check for check in islice(_checks(CudaKernels(tuning_for(None))), 6)}
     assert [name for name, check in found.items() if not check.is_right] == ["output, float32", "output, bfloat16"]
-    assert "output, float32: differs by 0." in found["output, float32"].words
+    assert found["output, float32"].words == "output, float32: differs by 1, allowed is 0.0001"
     assert all(check.words for check in found.values())
 
 
