@@ -216,7 +216,7 @@ def test_kernels_are_launched_as_the_machine_code_test_compiles_them(folder: Pat
     generator = _open(folder)
     _prefill(generator, 150)
     tuning = tuning_for((9, 0))
-    of_one, of_prefill = compile_kernels.constants((9, 0)), compile_kernels.prefill_constants(tuning.prefill, 16)
+    of_one, of_prefill = compile_kernels.constants(tuning), compile_kernels.prefill_constants(tuning.prefill, 16)
     seen = set()
     for launch in gpu.launches:
         seen.add(launch.name)

@@ -69,6 +69,7 @@ def test_a_result_that_is_not_a_number_is_wrong() -> None:
     assert KernelCheck("qkv", 0.1, 0.1).is_right
 
 
+@pytest.mark.slow
 def test_the_checks_of_the_true_shape_mix_no_devices() -> None:
     with fake_cuda():
         kernels = CudaKernels(tuning_for((9, 0)))
