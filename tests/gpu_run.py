@@ -25,7 +25,7 @@ if importlib.util.find_spec("safetensors") is None:
     vars(stand_in).update(safe_open=None, SafetensorError=OSError)
     sys.modules["safetensors"] = stand_in
 
-from gptoss_cli.engine.benchmark import Spread, Work, measure
+from gptoss_cli.engine.benchmark import Spread, Work, fill_cache, measure
 from gptoss_cli.engine.cuda_graph import CudaGraph
 from gptoss_cli.engine.expert_offload import _pinned
 from gptoss_cli.engine.generator import Generator
@@ -247,7 +247,7 @@ def step_tunings(name: str) -> None:
             kernels = CudaKernels(overridden(base, text))
             tuned = Transformer(model.config, model.weights, kernels, model.dtype)
             cache = model.new_cache(32 if REHEARSES else 8_200)
-            cache.advance(16 if REHEARSES else 8_192)
+            fill_cache(cache, 16 if REHEARSES else 8_192)
             times = time_operations(calls_for_token(tuned, 7, cache), DEVICE)
         except Exception as exc:  # noqa: BLE001  a compiler may raise anything
             report(f"{text}: {first_line(exc)}", failed=True)

@@ -151,12 +151,12 @@ def _fill(generator: Generator, tokens: int) -> list[int]:
     ids, sequence, config = _prompt(generator, tokens, 1), generator.sequence, generator.config
     generator.stepper.settle()
     sequence.clear()
-    _fill_cache(sequence.cache, tokens)
+    fill_cache(sequence.cache, tokens)
     sequence.restore(ids, torch.ones(1, config.hidden_size, dtype=torch.float32, device=generator.model.device))
     return ids
 
 
-def _fill_cache(cache: KVCache, tokens: int) -> None:
+def fill_cache(cache: KVCache, tokens: int) -> None:
     """Draw the keys and values of the first `tokens` positions of an empty cache, a part of them at a time."""
     torch.manual_seed(0)
     for layer in cache.layers:
@@ -255,7 +255,7 @@ def _operations(generator: Generator, tokens: int) -> list[OperationTime]:
     """Time the operations of the token after `tokens` others."""
     model = generator.model
     cache = model.new_cache(tokens + 1)
-    _fill_cache(cache, tokens)
+    fill_cache(cache, tokens)
     calls = calls_for_token(model, _prompt(generator, 1, 1)[0], cache)
     if not isinstance(model.kernels, CpuKernels):
         return time_operations(calls, model.device)
