@@ -23,12 +23,24 @@ _gptoss_texts() {
 
 # The values of a model: a name (some commands know more, $1), an installed checkpoint, any other folder.
 _gptoss_models() {
-    local IFS=$'\n' data=${XDG_DATA_HOME:-$HOME/.local/share}/gptoss names="20b 120b demo${1:+ $1}" installed
+    local IFS=$'\n' data=${XDG_DATA_HOME:-$HOME/.local/share}/gptoss installed
+    local names="20b 120b safeguard safeguard-120b demo${1:+ $1}"
     if [[ -n $GPTOSS_HOME ]]; then
         data=$GPTOSS_HOME/data
     fi
     installed=$(cd "$data/checkpoints" 2> /dev/null && compgen -d)
+    installed=${installed//--/\/}  # the folder of OWNER/NAME
     COMPREPLY=($(compgen -W "${names// /$IFS}$IFS$installed" -- "$current") $(compgen -d -- "$current"))
+}
+
+# The names of the prompt templates.
+_gptoss_templates() {
+    local IFS=$'\n' config=${XDG_CONFIG_HOME:-$HOME/.config}/gptoss names
+    if [[ -n $GPTOSS_HOME ]]; then
+        config=$GPTOSS_HOME/config
+    fi
+    names=$(cd "$config/templates" 2> /dev/null && compgen -G '*.txt')
+    COMPREPLY=($(compgen -W "${names//.txt/}" -- "$current"))
 }
 
 _gptoss() {
@@ -70,15 +82,19 @@ _gptoss() {
 
 _gptoss_candidates() {
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
-    local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --seed --max-tokens
+    local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --date --seed --max-tokens
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
-        --no-prefix-cache --reasoning"
-    local ask="-f --file --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
+        --no-prefix-cache --kv-limit --reasoning"
+    local ask="-f --file --template --param --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts --logprobs -c --continue --resume --save --no-save --title --save-reasoning --no-save-reasoning"
-    local chat="-f --file --plain --vi -c --continue --resume --at --fork --save --no-save --save-reasoning --no-save-reasoning"
+    local chat="-f --file --template --param --plain --vi -c --continue --resume --at --fork --save --no-save
+        --save-reasoning --no-save-reasoning"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
+    local convert="--exact --dry-run --json"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json"
     local bench="--context --prompt --generate --repeat --kernels --random-weights --execution --device --gpu-memory --dense --activations --threads --json"
+    local serve="-m --model --host --port --api-key-file -e --effort --queue --reasoning-field --allow-origin --context
+        --execution --device --gpu-memory --dense --activations --threads"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
@@ -86,14 +102,14 @@ _gptoss_candidates() {
     local conversations_list="-n --all --json" conversations_show="--reasoning --raw --branch --json"
     local conversations_search="-n --latest --reasoning --json" conversations_rm="--all -y --yes"
     local conversations_export="--all -f --format -o --output --reasoning --force"
-    local settings="color history.save history.reasoning history.ask model effort instructions temperature top-p top-k seed
+    local settings="color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k date seed
         max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout"
     local command="" inner="" word index
 
     for ((index = 1; index < last; index++)); do
         word=${words[index]}
         case $word in
-            ask | chat | download | verify | list | remove | plan | doctor | bench | compare | inspect | evaluate | conversations | cache | config | completions)
+            ask | chat | download | convert | verify | list | remove | plan | doctor | bench | serve | compare | inspect | evaluate | conversations | cache | config | completions)
                 command=$word
                 break
                 ;;
@@ -117,6 +133,7 @@ _gptoss_candidates() {
             return 0
         fi
         case $previous in
+            history.kv-limit) return 0 ;;
             history.*) previous="" && _gptoss_words "true false" && return 0 ;;
             *) previous=--$previous ;; # its values are those of the option
         esac
@@ -138,18 +155,20 @@ _gptoss_candidates() {
         --dense) _gptoss_words "bf16 int8" ;;
         --activations) _gptoss_words "int16 int8" ;;
         --reasoning) _gptoss_words "show collapse hide" ;;
+        --reasoning-field) _gptoss_words "reasoning reasoning_content none" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
         --random-weights) _gptoss_words "20b 120b" ;;
-        -f | --file | -o | --output | --schema) _gptoss_files ;;
+        --template) _gptoss_templates ;;
+        -f | --file | -o | --output | --schema | --api-key-file) _gptoss_files ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
                 _gptoss_texts
             fi
             ;;
-        -t | --temperature | --top-p | --top-k | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
-        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --ram | --prompt | --generate | --repeat | --explain) ;;
-        --resume | --title | --at | --branch | -n) ;;
+        -t | --temperature | --top-p | --top-k | --date | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
+        --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --kv-limit | --ram | --prompt | --generate | --repeat | --explain) ;;
+        --resume | --title | --at | --branch | -n | --param | --host | --port | --queue | --allow-origin) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
@@ -161,14 +180,15 @@ _gptoss_candidates() {
                     fi
                     ;;
                 chat) [[ $current == -* ]] && _gptoss_words "$chat $turn $common" ;;
-                download | remove) _gptoss_arguments "20b 120b" "${!command} $common" ;;
-                verify | plan | bench)
+                download | remove) _gptoss_arguments "20b 120b safeguard safeguard-120b" "${!command} $common" ;;
+                convert | verify | plan | bench)
                     if [[ $current == -* ]]; then
                         _gptoss_words "${!command} $common"
                     else
                         _gptoss_models
                     fi
                     ;;
+                serve) _gptoss_words "$serve $common" ;;
                 compare | inspect)
                     if [[ $current == -* ]]; then
                         _gptoss_words "${!command} $common"
@@ -188,10 +208,10 @@ _gptoss_candidates() {
                     ;;
                 list) _gptoss_words "--json $common" ;;
                 doctor) _gptoss_words "--gpu --json $common" ;;
-                cache) _gptoss_arguments "list clear" "--json -y --yes $common" ;;
+                cache) _gptoss_arguments "list clear" "--json -y --yes --kv-limit $common" ;;
                 config) _gptoss_arguments "show path edit set" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;
-                *) _gptoss_words "ask chat download verify list remove plan doctor bench compare inspect evaluate conversations cache config completions $common" ;;
+                *) _gptoss_words "ask chat download convert verify list remove plan doctor bench serve compare inspect evaluate conversations cache config completions $common" ;;
             esac
             ;;
     esac

@@ -8,9 +8,18 @@ function __gptoss_models
     set -q XDG_DATA_HOME; and set data $XDG_DATA_HOME/gptoss
     set -q GPTOSS_HOME; and set data $GPTOSS_HOME/data
     for folder in $data/checkpoints/*/
-        basename $folder
+        string replace -- -- / (basename $folder) # the folder of OWNER/NAME
     end
     __fish_complete_directories
+end
+
+function __gptoss_templates
+    set -l config $HOME/.config/gptoss
+    set -q XDG_CONFIG_HOME; and set config $XDG_CONFIG_HOME/gptoss
+    set -q GPTOSS_HOME; and set config $GPTOSS_HOME/config
+    for file in $config/templates/*.txt
+        basename $file .txt
+    end
 end
 
 # Files after an @.
@@ -24,12 +33,14 @@ end
 complete -c gptoss -n __fish_use_subcommand -a ask -d 'Ask one question'
 complete -c gptoss -n __fish_use_subcommand -a chat -d 'Chat with a model'
 complete -c gptoss -n __fish_use_subcommand -a download -d 'Download a model and verify it'
+complete -c gptoss -n __fish_use_subcommand -a convert -d 'Convert a fine-tuned model that was saved in bf16'
 complete -c gptoss -n __fish_use_subcommand -a verify -d 'Verify an installed model, offline'
 complete -c gptoss -n __fish_use_subcommand -a list -d 'List known and installed models'
 complete -c gptoss -n __fish_use_subcommand -a remove -d 'Delete a downloaded model'
 complete -c gptoss -n __fish_use_subcommand -a plan -d 'Show how a model would run'
 complete -c gptoss -n __fish_use_subcommand -a doctor -d 'Check this machine'
 complete -c gptoss -n __fish_use_subcommand -a bench -d 'Measure the speed of a model'
+complete -c gptoss -n __fish_use_subcommand -a serve -d 'Serve the API of OpenAI'
 complete -c gptoss -n __fish_use_subcommand -a compare -d 'Compare architectures'
 complete -c gptoss -n __fish_use_subcommand -a inspect -d 'Show the parts of a model'
 complete -c gptoss -n __fish_use_subcommand -a evaluate -d 'Measure accuracy against effort'
@@ -46,30 +57,36 @@ complete -c gptoss -s V -l version -d 'Print the version'
 complete -c gptoss -s h -l help -d 'Show help'
 
 set -l turn '__fish_seen_subcommand_from ask chat evaluate'
-complete -c gptoss -n $turn -s m -l model -x -a '20b 120b demo (__gptoss_models)' -d 'Model that answers'
+complete -c gptoss -n $turn -s m -l model -x -a '20b 120b safeguard safeguard-120b demo (__gptoss_models)' -d 'Model that answers'
 complete -c gptoss -n $turn -s e -l effort -x -a 'none low medium high' -d 'Amount of reasoning'
 complete -c gptoss -n $turn -s s -l instructions -x -a '(__gptoss_texts)' -d 'Developer instructions for the model, or @FILE'
 complete -c gptoss -n $turn -s t -l temperature -x -d 'Randomness; 0 takes the likeliest token'
 complete -c gptoss -n $turn -l top-p -x -d 'Only the likeliest tokens that make up this share'
 complete -c gptoss -n $turn -l top-k -x -d 'Only this many of the likeliest tokens'
+complete -c gptoss -n $turn -l date -x -d 'Date that the model is told'
 complete -c gptoss -n $turn -l seed -x -d 'The same seed repeats an answer'
 complete -c gptoss -n $turn -l max-tokens -x -d 'End the turn after this many tokens'
 complete -c gptoss -n $turn -l think-budget -x -d 'End the reasoning after this many tokens'
 complete -c gptoss -n $turn -l free-headers -d 'Do not constrain the message headers'
 complete -c gptoss -n $turn -l dtype -x -a 'float32 bfloat16' -d 'Floating-point type of the computation'
 complete -c gptoss -n $turn -l no-prefix-cache -d 'Do not reuse cached work for the first messages'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat evaluate cache' -l kv-limit -x -d 'Disk space for KV caches'
 complete -c gptoss -n $turn -l reasoning -x -a 'show collapse hide' -d 'Show, collapse or hide the reasoning'
 
-complete -c gptoss -n '__fish_seen_subcommand_from ask chat plan evaluate' -l context -x -d 'Maximum tokens of a conversation'
-set -l placement '__fish_seen_subcommand_from ask chat plan bench evaluate'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat plan serve evaluate' -l context -x -d 'Maximum tokens of a conversation'
+set -l placement '__fish_seen_subcommand_from ask chat plan bench serve evaluate'
 complete -c gptoss -n $placement -l execution -x -a 'auto mxfp4 offload cpu' -d 'Weights on the GPU, experts in host memory, or the CPU'
 complete -c gptoss -n $placement -l device -x -a 'auto cpu cuda' -d 'Device that computes'
 
-set -l speed '__fish_seen_subcommand_from ask chat bench evaluate'
+set -l speed '__fish_seen_subcommand_from ask chat bench serve evaluate'
 complete -c gptoss -n $speed -l gpu-memory -x -d 'Maximum GPU memory to use'
-complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan evaluate' -l activations -x -a 'int16 int8' -d 'Activations for the experts on the CPU'
-complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan evaluate' -l dense -x -a 'bf16 int8' -d 'Attention and unembedding weights'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench serve plan evaluate' -l activations -x -a 'int16 int8' -d 'Activations for the experts on the CPU'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench serve plan evaluate' -l dense -x -a 'bf16 int8' -d 'Attention and unembedding weights'
 complete -c gptoss -n $speed -l threads -x -d 'CPU threads; by default one per core'
+
+set -l either '__fish_seen_subcommand_from ask chat'
+complete -c gptoss -n $either -l template -x -a '(__gptoss_templates)' -d 'Put the prompt into a text of the settings folder'
+complete -c gptoss -n $either -l param -x -d 'With --template, the value of a variable'
 
 set -l ask '__fish_seen_subcommand_from ask'
 complete -c gptoss -n $ask -l logprobs -x -d 'In JSON, the log probability of each token'
@@ -116,14 +133,17 @@ complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from export" -
 complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from rm" -s y -l yes -d 'Do not ask'
 complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from import backup" -F
 
-complete -c gptoss -n '__fish_seen_subcommand_from download remove' -a '20b 120b'
-complete -c gptoss -n '__fish_seen_subcommand_from verify plan bench' -a '20b 120b demo (__gptoss_models)'
+complete -c gptoss -n '__fish_seen_subcommand_from download remove' -a '20b 120b safeguard safeguard-120b'
+complete -c gptoss -n '__fish_seen_subcommand_from verify plan bench' -a '20b 120b safeguard safeguard-120b demo (__gptoss_models)'
 complete -c gptoss -n '__fish_seen_subcommand_from download remove cache' -s y -l yes -d 'Do not ask'
-complete -c gptoss -n '__fish_seen_subcommand_from download verify list plan doctor bench compare inspect evaluate cache' -l json -d 'Print one JSON object on stdout'
+complete -c gptoss -n '__fish_seen_subcommand_from download convert verify list plan doctor bench compare inspect evaluate cache' -l json -d 'Print one JSON object on stdout'
 
 set -l download '__fish_seen_subcommand_from download'
 complete -c gptoss -n $download -l revision -x -d 'A branch, tag or commit of the repository'
 complete -c gptoss -n $download -l dry-run -d 'Show the missing files, and download nothing'
+complete -c gptoss -n '__fish_seen_subcommand_from convert' -l exact -d 'Fail if a value would be rounded'
+complete -c gptoss -n '__fish_seen_subcommand_from convert' -l dry-run -d 'Show the sizes, and convert nothing'
+complete -c gptoss -n '__fish_seen_subcommand_from convert' -a '(__fish_complete_directories)'
 complete -c gptoss -n '__fish_seen_subcommand_from verify' -l quick -d 'Check sizes, headers and shapes only'
 complete -c gptoss -n '__fish_seen_subcommand_from remove' -l partial -d 'Delete only the rest of a broken download'
 
@@ -140,7 +160,17 @@ complete -c gptoss -n $bench -l kernels -d 'Also time each operation of a token'
 complete -c gptoss -n $bench -l random-weights -r -a '20b 120b' -d 'Measure random weights of this shape'
 complete -c gptoss -n '__fish_seen_subcommand_from doctor' -l gpu -d 'Check every kernel of the GPU'
 
-complete -c gptoss -n '__fish_seen_subcommand_from compare inspect' -a '20b 120b demo gpt2-xl qwen3-30b-a3b qwen3-235b-a22b (__gptoss_models)'
+set -l serve '__fish_seen_subcommand_from serve'
+complete -c gptoss -n $serve -s m -l model -x -a '20b 120b demo (__gptoss_models)' -d 'Model to serve'
+complete -c gptoss -n $serve -l host -x -d 'Address to listen on'
+complete -c gptoss -n $serve -l port -x -d 'Port to listen on'
+complete -c gptoss -n $serve -l api-key-file -r -F -d 'File with the key that clients must send'
+complete -c gptoss -n $serve -s e -l effort -x -a 'none low medium high' -d 'Effort of requests that name none'
+complete -c gptoss -n $serve -l queue -x -d 'Requests that may wait'
+complete -c gptoss -n $serve -l reasoning-field -x -a 'reasoning reasoning_content none' -d 'Field that holds the reasoning'
+complete -c gptoss -n $serve -l allow-origin -x -d 'Web page that may use the server'
+
+complete -c gptoss -n '__fish_seen_subcommand_from compare inspect' -a '20b 120b safeguard safeguard-120b demo gpt2-xl qwen3-30b-a3b qwen3-235b-a22b (__gptoss_models)'
 set -l compare '__fish_seen_subcommand_from compare'
 complete -c gptoss -n $compare -l by -x -a 'depth experts size memory compute' -d 'Show only the rows about this'
 complete -c gptoss -n $compare -l context -x -d 'Tokens that cache and attention are computed for'
@@ -165,7 +195,7 @@ complete -c gptoss -n '__fish_seen_subcommand_from cache' -a 'list clear'
 
 set -l config '__fish_seen_subcommand_from config'
 complete -c gptoss -n "$config; and not __fish_seen_subcommand_from show path edit set" -a 'show path edit set'
-complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'color history.save history.reasoning history.ask model effort instructions temperature top-p top-k seed'
+complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k date seed'
 complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout'
 complete -c gptoss -n $config -l json -d 'With show: print one JSON object'
 complete -c gptoss -n '__fish_seen_subcommand_from completions' -a 'bash zsh fish powershell'

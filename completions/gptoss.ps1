@@ -5,8 +5,9 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
-        '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
-        '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--reasoning'
+        '--date', '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
+        '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--kv-limit', '--reasoning'
+    $template = '--template', '--param'
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
         '--stop', '--schema', '--choice', '--efforts', '--logprobs', '--title'
     $history = '-c', '--continue', '--resume', '--save', '--no-save', '--save-reasoning', '--no-save-reasoning'
@@ -15,27 +16,38 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
         else { Join-Path $HOME '.local/share/gptoss' }
     $installed = @(Get-ChildItem (Join-Path $data 'checkpoints') -Directory -Name -ErrorAction SilentlyContinue)
-    $models = @('20b', '120b', 'demo') + $installed
+    $configFolder = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'config' }
+        elseif ($env:XDG_CONFIG_HOME) { Join-Path $env:XDG_CONFIG_HOME 'gptoss' }
+        elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
+        else { Join-Path $HOME '.config/gptoss' }
+    $templates = @(Get-ChildItem (Join-Path $configFolder 'templates') -Filter '*.txt' -ErrorAction SilentlyContinue |
+        ForEach-Object { $_.BaseName })
+    $installed = @($installed | ForEach-Object { ([regex]'--').Replace($_, '/', 1) })  # the folder of OWNER/NAME
+    $models = @('20b', '120b', 'safeguard', 'safeguard-120b', 'demo') + $installed
     $known = @('gpt2-xl', 'qwen3-30b-a3b', 'qwen3-235b-a22b')
     $options = @{
-        'ask' = $ask + $history + $turn + $common
-        'chat' = @('-f', '--file', '--plain', '--vi', '--at', '--fork') + $history + $turn + $common
-        'download' = @('20b', '120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
+        'ask' = $ask + $template + $history + $turn + $common
+        'chat' = @('-f', '--file', '--plain', '--vi', '--at', '--fork') + $template + $history + $turn + $common
+        'download' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
+        'convert' = @('--exact', '--dry-run', '--json') + $common
         'verify' = $models + @('--quick', '--json') + $common
         'list' = @('--json') + $common
-        'remove' = @('20b', '120b', '--partial', '-y', '--yes') + $common
+        'remove' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--partial', '-y', '--yes') + $common
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
             '--activations', '--json') + $common
         'doctor' = @('--gpu', '--json') + $common
         'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
+        'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--reasoning-field',
+            '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
+            '--threads') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
         'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
         'conversations' = @('list', 'show', 'search', 'export', 'import', 'rename', 'rm', 'backup', 'path', 'check',
             '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
             '--force', '-y', '--yes') + $common
-        'cache' = @('list', 'clear', '--json', '-y', '--yes') + $common
+        'cache' = @('list', 'clear', '--json', '-y', '--yes', '--kv-limit') + $common
         'config' = @('show', 'path', 'edit', 'set', '--json') + $common
         'completions' = @('bash', 'zsh', 'fish', 'powershell') + $common
     }
@@ -49,9 +61,12 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--dense' = 'bf16', 'int8'
         '--activations' = 'int16', 'int8'
         '--reasoning' = 'show', 'collapse', 'hide'
+        '--reasoning-field' = 'reasoning', 'reasoning_content', 'none'
         '--by' = 'depth', 'experts', 'size', 'memory', 'compute'
         '--experiment' = , 'k-bias'
         '--format' = 'md', 'json', 'jsonl', 'chatgpt'
+        '--template' = $templates
+        '--param' = @()
         '--resume' = @()
         '--title' = @()
         '--at' = @()
@@ -61,6 +76,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--temperature' = @()
         '--top-p' = @()
         '--top-k' = @()
+        '--date' = @()
         '--seed' = @()
         '--max-tokens' = @()
         '--think-budget' = @()
@@ -73,13 +89,18 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--threads' = @()
         '--revision' = @()
         '--gpu-memory' = @()
+        '--kv-limit' = @()
         '--ram' = @()
         '--prompt' = @()
         '--generate' = @()
         '--repeat' = @()
+        '--host' = @()
+        '--port' = @()
+        '--queue' = @()
+        '--allow-origin' = @()
     }
     # Options that take a file have no candidates here, so that PowerShell offers files.
-    foreach ($option in '--file', '--output', '--schema') { $values[$option] = @() }
+    foreach ($option in '--file', '--output', '--schema', '--api-key-file') { $values[$option] = @() }
     $longForms = @{
         '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature'
         '-f' = '--file'; '-o' = '--output'
@@ -93,8 +114,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     $long = $longForms.Keys | Where-Object { $_ -ceq $previous } | ForEach-Object { $longForms[$_] }
     if ($long) { $previous = $long }
 
-    $settings = 'color', 'history.save', 'history.reasoning', 'history.ask', 'model', 'effort', 'instructions',
-        'temperature', 'top-p', 'top-k', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
+    $settings = 'color', 'history.save', 'history.reasoning', 'history.kv-limit', 'history.ask', 'model', 'effort', 'instructions',
+        'temperature', 'top-p', 'top-k', 'date', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
         'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout'
     $candidates = if ($command -eq 'config' -and $previous -eq 'set') { $settings }
         elseif ($values.ContainsKey($previous)) { $values[$previous] }

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from gptoss_cli import settings
+from gptoss_cli.files import READ_FLAGS, open_regular
 
 KV_LIMIT_BYTES: Final = 4 * 2**30
 _KV_NAME: Final = re.compile(r"(?:[0-9a-f]{64}\.chunk|[0-9]{1,9}-[0-9a-f]{64}\.(?:point|prefix))")
 _TEMPORARY_SUFFIX: Final = ".part"  # see files.replacing
 _TEMPORARY_SECONDS: Final = 3600  # a temporary file as old as this was left by a program that was killed
-# Flags that some systems lack. A FIFO must not make `open` wait, and a link must not lead elsewhere.
-_OPEN_FLAGS: Final = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
+_OPEN_FLAGS: Final = READ_FLAGS | getattr(os, "O_NOFOLLOW", 0)  # a link must not lead elsewhere
 
 
 class PointKind(StrEnum):
@@ -103,21 +103,15 @@ def read_file(path: Path, *, min_bytes: int, max_bytes: int, last_bytes: int | N
     A FIFO or a device is not waited for.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or not min_bytes <= status.st_size <= max_bytes:
-            return None
-        content = bytearray(status.st_size if last_bytes is None else last_bytes)
-        with open(handle, "rb", buffering=0, closefd=False) as file:
+        with open_regular(path, flags=_OPEN_FLAGS) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if not min_bytes <= size_bytes <= max_bytes:
+                return None
+            content = bytearray(size_bytes if last_bytes is None else last_bytes)
             file.seek(-len(content), os.SEEK_END)
             return content if file.readinto(content) == len(content) else None
     except OSError:
         return None
-    finally:
-        os.close(handle)
 
 
 def make_private_folder(folder: Path) -> None:

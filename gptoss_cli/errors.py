@@ -6,6 +6,7 @@ GptossError                 1
 ├── IntegrityError          4   a file is not what it should be
 ├── NetworkError            5   the network or the server failed
 ├── ResourceError           6   not enough memory, disk or context
+├── DeadlineError           7   the time that the user gave ran out
 └── NumericalError          1   the model's output is NaN or infinite
 
 A message is one line without a final full stop: what happened, and where. What to do next is a `Hint`, because the
@@ -42,15 +43,17 @@ class Hint(Enum):
     SHORTER_CONVERSATION = auto()
     CPU = auto()
     APPLE_GPU = auto()
+    ANOTHER_PORT = auto()
     ANOTHER_DEVICE = auto()  # another number, or none
     OFFLOAD = auto()
     LESS_GPU_MEMORY = auto()
     FLOAT32 = auto()
     BF16_DENSE = auto()
-    CONSISTENT_PLACEMENT = auto()  # leave out one of two settings that contradict each other
+    CONSISTENT_PLACEMENT = auto()  # change one of two settings that contradict each other
     EDIT_SETTINGS = auto()
     ANOTHER_REVISION = auto()
     INSTALL_STRUCTURED = auto()
+    INSTALL_SERVE = auto()
     INSTALL_SOCKS = auto()
     INSTALL_TORCH = auto()
     FREE_MEMORY = auto()  # end other programs
@@ -65,6 +68,11 @@ class Hint(Enum):
     START_AGAIN = auto()
     LIST_CONVERSATIONS = auto()
     ANOTHER_MODEL = auto()
+    CONVERT = auto()  # `subject` is the path of a checkpoint
+    CONVERT_AGAIN = auto()  # `subject` is the name of a checkpoint that was converted
+    ALLOW_ROUNDING = auto()  # not only a conversion without loss
+    POLICY = auto()  # a policy as the instructions
+    FETCH_AND_CONVERT = auto()  # `subject` is OWNER/NAME
     VERIFY = auto()  # check the files of the checkpoint
 
 
@@ -110,6 +118,12 @@ class ResourceError(GptossError):
     """There is not enough memory, disk or context."""
 
     exit_status = ExitStatus.RESOURCES
+
+
+class DeadlineError(GptossError):
+    """The time that the user gave ran out before there was any answer."""
+
+    exit_status = ExitStatus.CUT_SHORT
 
 
 class NumericalError(GptossError):

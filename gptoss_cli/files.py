@@ -1,12 +1,52 @@
-"""Writing files so that a reader sees the old content or the new, and never a part of either."""
+"""Reading regular files only; writing so that a reader sees the old content or the new, never a part of either."""
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, Final, cast
+
+# Flags that some systems lack. Without O_NONBLOCK, opening a FIFO waits for its writer.
+READ_FLAGS: Final = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+
+
+def open_regular(path: str | os.PathLike[str], *, flags: int = READ_FLAGS) -> BufferedReader:
+    """Open a regular file for reading, without waiting for anything.
+
+    Raises OSError, also for a folder, a FIFO, a socket or a device, and for a path that no file can have.
+    """
+    return cast(BufferedReader, _open_if_regular(path, flags, "rb"))
+
+
+def open_to_append(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading and appending, and create it if it is missing. Raises as `open_regular`."""
+    return cast(BinaryIO, _open_if_regular(path, READ_FLAGS | os.O_RDWR | os.O_APPEND | os.O_CREAT, "a+b"))
+
+
+def _open_if_regular(path: str | os.PathLike[str], flags: int, mode: str) -> IO[bytes]:
+    try:
+        handle = os.open(path, flags, 0o666)
+    except ValueError as exc:
+        raise OSError(0, str(exc), os.fspath(path)) from exc
+    try:
+        kind = os.fstat(handle).st_mode
+        if not stat.S_ISREG(kind):
+            reason = "it is a folder" if stat.S_ISDIR(kind) else "it is not a regular file"
+            raise OSError(0, reason, os.fspath(path))
+        return os.fdopen(handle, mode)
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], max_bytes: int = -1) -> bytes:
+    """Return the content of a regular file, or its first `max_bytes`. Raises as `open_regular`."""
+    with open_regular(path) as file:
+        return file.read(max_bytes)
 
 
 @contextmanager

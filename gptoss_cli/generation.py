@@ -3,7 +3,10 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+# The ids of the vocabulary. A checkpoint may have more rows, as padding: their ids mean nothing and are never drawn.
+VOCABULARY_SIZE: Final = 201_088
 
 
 def random_seed() -> int:

@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
+
+from gptoss_cli.errors import UsageError
+from gptoss_cli.paths import expanded
 
 LARGEST_SEED: Final = 2**32 - 1
 
@@ -49,6 +53,14 @@ class Activations(StrEnum):
 
     INT16 = "int16"
     INT8 = "int8"
+
+
+class ReasoningField(StrEnum):
+    """The field of an API's chat completions that has the reasoning: that of vLLM, or of llama.cpp; or none."""
+
+    REASONING = "reasoning"
+    REASONING_CONTENT = "reasoning_content"
+    NONE = "none"
 
 
 class ReasoningDisplay(StrEnum):
@@ -109,11 +121,19 @@ def config_folder() -> Path:
 def _folder(kind: str) -> Path:
     home = os.environ.get("GPTOSS_HOME")
     if home:
-        return Path(home).expanduser() / kind
+        folder = expanded(home)
+        if folder.startswith("~"):
+            raise UsageError(f"GPTOSS_HOME is {home}, but there is no such home folder. Set it to a folder")
+        return Path(folder) / kind
     import platformdirs  # not at the top: help needs no folder, and this import takes a twentieth of its time
 
     find: Callable[..., Path] = getattr(platformdirs, f"user_{kind}_path")
-    return find("gptoss", appauthor=False)
+    with suppress(RuntimeError):
+        found = find("gptoss", appauthor=False)
+        # If the user has no home folder, some versions of platformdirs raise, and others leave the path as it is.
+        if not os.fspath(found).startswith("~"):
+            return found
+    raise UsageError("Your home folder is not known. Set HOME to it, or GPTOSS_HOME to a folder for gptoss")
 
 
 def config_file() -> Path:

@@ -1,6 +1,7 @@
 """The conversations on disk: list, find, load, fork, rename, remove and check them."""
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ from gptoss_cli.archive.rows import (
 from gptoss_cli.archive.titles import title_line
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, UsageError
 from gptoss_cli.harmony.events import Message, Role
+from gptoss_cli.units import counted
 
 _SHORTEST_PREFIX: Final = 4
 _SHORTEST_SHOWN: Final = 6
@@ -98,7 +100,7 @@ class Stored:
         """
         starts = [i for i, each in enumerate(self.path) if each.message.role is Role.USER]
         if not 0 <= number <= len(starts):
-            raise UsageError(f"{_named(self.row)} has {len(starts)} messages of the user, not {number}")
+            raise UsageError(f"{_named(self.row)} has {counted(len(starts), 'message')} of the user, not {number}")
         end = starts[number] if number < len(starts) else len(self.path)
         return self.path[end - 1].id if end else None
 
@@ -255,7 +257,7 @@ class Archive:
 
     def backup(self, target: Path) -> None:
         """Write a copy of the database. Raises UsageError if there is such a file."""
-        if target.exists():
+        if os.path.lexists(target):
             raise UsageError(f"{target} already exists")
         self.database.backup(target)
 

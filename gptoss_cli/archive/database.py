@@ -12,7 +12,8 @@ from typing import Final
 
 from gptoss_cli.archive.index import ensure_index
 from gptoss_cli.archive.schema import MIGRATIONS, statements
-from gptoss_cli.errors import GptossError, Hint, IntegrityError, ResourceError, first_line
+from gptoss_cli.errors import GptossError, Hint, IntegrityError, ResourceError, UsageError, first_line
+from gptoss_cli.paths import shown_path
 
 Notice = Callable[[str], None]
 
@@ -305,8 +306,11 @@ def _choose_journal(connection: sqlite3.Connection) -> None:
 
 
 def _vacuum_into(connection: sqlite3.Connection, target: Path) -> None:
-    """Write a copy of the database for the owner alone. Raises FileExistsError."""
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    """Write a copy of the database for the owner alone. Raises UsageError if `target` cannot be created."""
+    try:
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as exc:
+        raise UsageError(f"{shown_path(target)} cannot be written: {exc.strerror}") from exc
     try:
         connection.execute("VACUUM INTO ?", (str(target),))
     except BaseException:

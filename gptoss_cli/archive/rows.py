@@ -54,6 +54,12 @@ class ConversationRow:
     tip: int | None = None
     forked_from: str | None = None
 
+    @property
+    def folder(self) -> str | None:
+        """The working folder of the conversation's first turn, None if it is not known. Only shown."""
+        folder = self.settings.get("folder")
+        return folder if isinstance(folder, str) else None
+
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:

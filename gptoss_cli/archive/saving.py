@@ -49,11 +49,12 @@ _PARTIAL_WAIT_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """The model that answers, and a title that the user gave."""
+    """The model that answers, a title that the user gave, and the working folder, which is only shown."""
 
     model: str
     identity: str
     title: str | None = None
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ class ArchiveRecorder:
             identity=self.origin.identity,
             instructions=snapshot.instructions,
             date=snapshot.date.isoformat(),
-            settings=snapshot.settings,
+            settings=self._settings(snapshot),
             created=now,
             updated=now,
         )
@@ -249,10 +250,14 @@ class ArchiveRecorder:
             "identity": self.origin.identity,
             "instructions": snapshot.instructions,
             "date": snapshot.date.isoformat(),
-            "settings": json.dumps(dict(snapshot.settings)),
+            "settings": json.dumps(self._settings(snapshot)),
         }
         assert self._state.id is not None
         update_conversation(connection, self._state.id, values)
+
+    def _settings(self, snapshot: Snapshot) -> dict[str, object]:
+        folder = self.origin.folder
+        return {**snapshot.settings, **({} if folder is None else {"folder": folder})}
 
     def _saved(self, place: int, path: Sequence[_Saved], message: Message) -> _Saved | None:
         """Return the row of `message` if the path so far is the saved one and continues with it."""

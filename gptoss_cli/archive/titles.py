@@ -13,7 +13,7 @@ _JOINERS: Final = "\u200c\u200d"
 
 def clean(text: str) -> str:
     """Return `text` with a space for each character that a line on a terminal must not hold; the length stays."""
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
     return "".join(" " if _is_unwanted(character) else character for character in text)
 

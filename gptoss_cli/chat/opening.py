@@ -1,13 +1,13 @@
 """Opens a chat: finds the checkpoint, chooses a placement, loads the model and begins the conversation."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Final
 
 from gptoss_cli import settings
-from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.request import ChatRequest, ModelInfo, Notify, OpenedModel, Say
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.checkpoint import catalog, store
@@ -20,11 +20,21 @@ from gptoss_cli.errors import Hint
 from gptoss_cli.generation import TokenGenerator
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
-from gptoss_cli.placement.model_config import ModelConfig, load_config
+from gptoss_cli.placement.fitting import Fit, fit
+from gptoss_cli.placement.hardware import Hardware
+from gptoss_cli.placement.model_config import ModelConfig, load_config, published_config
 from gptoss_cli.placement.placement import Placement
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import Execution
+from gptoss_cli.terminal_modes import TerminalModes
 
+_FIT_WORDS: Final = {
+    Fit.GPU: "fits on the GPU",
+    Fit.GPU_AND_HOST: "fits on GPU and CPU",
+    Fit.HOST: "fits",
+    Fit.DISK: "would run slowly, from disk",
+    Fit.NONE: "does not fit",
+}
 # Without any handler Python writes warnings to stderr, also if nobody asked for a log.
 _NO_LOG: Final = logging.NullHandler()
 
@@ -36,12 +46,13 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     """
     logging.getLogger("gptoss_cli").addHandler(_NO_LOG)
     name, folder = choose_checkpoint(request.model, notice)
+    if (known := store.known_model(name)) is not None and known.is_classifier and request.instructions is None:
+        notice(f"{known.name} is a classifier: it judges messages by the policy in its instructions", Hint.POLICY)
     placement = choose_placement(name, folder, request.placement, notice, every_reason=request.every_reason)
     progress(f"Loading {name}")
-    kv_limit_bytes = KV_LIMIT_BYTES if request.prefix_cache else 0
-    generator = loader.load(folder, placement, progress=progress, kv_limit_bytes=kv_limit_bytes)
+    generator = loader.load(folder, placement, progress=progress, notice=notice, kv_limit_bytes=request.kv_limit_bytes)
     session = _begin(generator, request)
-    if request.prefix_cache:
+    if request.kv_limit_bytes and not (request.is_private and request.instructions):
         generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
         notice(f"{generator.numerics.shortcoming}. Until then the model runs slowly.")
@@ -55,18 +66,39 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     return OpenedModel(session, info, generator.measure_attention)
 
 
+def end_at_lost_page(line: Callable[[str], str], terminal: TerminalModes | None) -> None:
+    """End the process in one line when a mapped file becomes shorter. See `loader.end_at_lost_page`."""
+    loader.end_at_lost_page(line, terminal)
+
+
 def choose_checkpoint(model: str | None, notice: Notify) -> tuple[str, Path]:
     """Return the name and folder of `model`; for None of the first published model that is installed, else the demo.
 
     Raises UsageError, NotInstalledError or IntegrityError.
     """
+    if model is None or catalog.find_model(model) not in (None, catalog.DEMO):
+        for problem in store.damaged_copies():
+            notice(str(problem), *problem.hints, subject=problem.subject)
     if model is None:
         for name, folder in store.installed().items():
             return name, folder
-        notice("No model is installed: the built-in demo answers", Hint.DOWNLOAD, subject="20b")
+        advise_download(hardware.detect(settings.data_folder()), notice)
     if model is None or catalog.find_model(model) is catalog.DEMO:
-        return catalog.DEMO.name, demo_checkpoint()
+        return catalog.DEMO.name, demo_checkpoint(notice=notice)
     return model, store.find_checkpoint(model)
+
+
+def advise_download(machine: Hardware, notice: Notify) -> None:
+    """Give the notice that there is no model yet: what would fit this machine, and how to get it."""
+    sizes = {
+        model.short_name: fit(published_config(layers=published.layers, experts=published.experts), machine)
+        for model in catalog.MODELS
+        if (published := model.published) is not None and not model.is_classifier
+    }
+    # The catalog begins with the smallest.
+    best = next((name for name in reversed(sizes) if sizes[name].is_good), next(iter(sizes)))
+    words = ", ".join(f"{name} {_FIT_WORDS[found]}" for name, found in sizes.items())
+    notice(f"No model is installed: the built-in demo answers. On this machine {words}", Hint.DOWNLOAD, subject=best)
 
 
 def choose_placement(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import Hint
 from gptoss_cli.generation import AttentionMeasurement
@@ -35,7 +36,8 @@ class ChatRequest:
     """A model and a conversation to begin with it.
 
     `model` None is the first published one that is installed, else the demo. `instructions` is the text itself.
-    `date` None is today. With `prefix_cache` the KV cache of the messages that every chat begins with is kept on disk.
+    `date` None is today. KV caches on disk take at most `kv_limit_bytes`; 0 keeps none.
+    If it `is_private`, none is kept of `instructions`: the text could be reconstructed from it.
     With `every_reason` the notices explain the whole placement, otherwise they are its warnings alone.
     """
 
@@ -45,7 +47,8 @@ class ChatRequest:
     effort: ReasoningEffort = ReasoningEffort.MEDIUM
     date: datetime.date | None = None
     settings: TurnSettings = field(default_factory=TurnSettings)
-    prefix_cache: bool = True
+    kv_limit_bytes: int = KV_LIMIT_BYTES
+    is_private: bool = False
     every_reason: bool = False
 
 

@@ -32,7 +32,7 @@ from gptoss_cli.harmony.events import (
     Token,
     TurnEnd,
 )
-from gptoss_cli.harmony.grammar import Grammar
+from gptoss_cli.harmony.functions import Functions
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
 from gptoss_cli.settings import ReasoningEffort
@@ -133,7 +133,8 @@ class _Turn:
 class ChatSession:
     """Sends a conversation to a generator and adds the model's messages to it.
 
-    `settings` are those of the next turn; replace them as a whole. `recipients` are the tools that may be called.
+    `settings` are those of the next turn; replace them as a whole. `recipients` and `functions` may be called: a
+    turn then ends with EndReason.CALL, and goes on with `conversation.add_result` and `answer`.
     `last_raw` is the last turn as it was decoded, markup included, and `last_turn` its ids. `recorder` listens to
     everything that happens.
     """
@@ -147,19 +148,25 @@ class ChatSession:
         date: datetime.date,
         settings: TurnSettings | None = None,
         recipients: Iterable[str] = (),
+        functions: Functions | None = None,
     ) -> None:
-        self.conversation = Conversation(instructions, date, effort)
+        self.conversation = Conversation(instructions, date, effort, functions)
         self.settings = settings or TurnSettings()
         self.recorder: Recorder = NoRecorder()
         self.last_end: TurnEnd | None = None
         self.last_raw = ""
         self._generator = generator
-        self._grammar = Grammar(recipients)
+        self.recipients = frozenset(recipients)
         self._stopping = False
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
         self.last_turn: DecodedTurn | None = None
         self.kv_names: list[str] = []  # of the files that `save_kv` has written or may write for this conversation
+
+    @property
+    def generator(self) -> TokenGenerator:
+        """The model. It has one sequence, which every session with it shares."""
+        return self._generator
 
     @property
     def context_tokens(self) -> int:
@@ -195,10 +202,14 @@ class ChatSession:
         return max(0, self._invalidated_tokens() - before)
 
     def keep_messages(self, count: int) -> None:
-        """Keep the first `count` messages of the conversation and remove the others."""
+        """Keep the first `count` messages of the conversation and remove the others, and with them the last turn."""
         self.conversation.truncate(count)
-        self.last_end = None
+        self.forget_last_turn()
         self.recorder.record(self.snapshot())
+
+    def forget_last_turn(self) -> None:
+        """Forget the last turn, which is not part of the conversation any more."""
+        self.last_end, self.last_raw, self.last_turn = None, "", None
 
     def restore(
         self,
@@ -222,7 +233,7 @@ class ChatSession:
 
         May be called from another thread during a turn.
         """
-        if self.kv_names:
+        if self.kv_names and not isinstance(self.recorder, NoRecorder):
             self._generator.save_kv()
 
     def snapshot(self, attachments: Iterable[Attachment] = ()) -> Snapshot:
@@ -247,7 +258,8 @@ class ChatSession:
 
     def prefix(self) -> list[int]:
         """Return the ids that every prompt of this conversation begins with, up to the user's first word."""
-        preface = Conversation(self.conversation.instructions, self.conversation.date, self.conversation.effort)
+        now = self.conversation
+        preface = Conversation(now.instructions, now.date, now.effort, now.functions)
         preface.add_user("")
         ids = preface.render()
         return ids[: len(ids) - ids[::-1].index(END) - 1]
@@ -255,8 +267,8 @@ class ChatSession:
     def turn(self, text: str, attachments: Iterable[Attachment] = ()) -> Generator[Event]:
         """Add `text` as the user's message and yield the events of the turn, TurnEnd last.
 
-        `attachments` are the files whose text is part of the message.
-
+        `attachments` are the files whose text is part of the message. A call that the last turn ended with is
+        answered as interrupted first.
 
         `stop`, closing the iterator, or an exception in its consumer end the turn at any point. The user's message
         then stays in the conversation even if no token was generated: it was sent and it is on the screen, so a next
@@ -266,6 +278,7 @@ class ChatSession:
         so that a shorter one can be sent. Nothing happens before the first event is requested.
         """
         before = len(self.conversation.messages)
+        self.conversation.answer_interrupted_call()
         self.conversation.add_user(text)
         try:
             yield from self.answer(attachments)
@@ -318,14 +331,15 @@ class ChatSession:
 
     def _new_turn(self) -> _Turn:
         settings = self.settings
-        answering = self.conversation.effort is ReasoningEffort.NONE
+        answering, functions = self.conversation.starts_with_answer, self.conversation.functions
         parser = TurnParser(answering=answering)
         constraint = TurnConstraint(
             parser,
-            self._grammar,
+            self.conversation.grammar(self.recipients),
             think_budget=settings.think_budget,
             free_headers=settings.free_headers,
             matcher=settings.output.begin() if settings.output else None,
+            functions=functions,
         )
         seed = random_seed() if settings.seed is None else settings.seed
         return _Turn(seed, parser, constraint, DecodedTurn([], answering))

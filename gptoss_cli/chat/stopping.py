@@ -26,11 +26,15 @@ class Problem(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
-    """A turn that gave less than a complete answer, and the exit status for it. `answered`: it gave a part of one."""
+    """A turn that gave less than a complete answer, and the exit status for it. `answered`: it gave a part of one.
+
+    `timeout_seconds` is the time that the user gave, if it ran out.
+    """
 
     problem: Problem
     status: ExitStatus
     answered: bool
+    timeout_seconds: float | None = None
 
 
 _PROBLEMS: Final = {
@@ -44,12 +48,17 @@ _PROBLEMS: Final = {
 }
 
 
-def incompleteness(end: TurnEnd) -> Incomplete | None:
+def timed_out(seconds: float | None, *, answered: bool) -> Incomplete:
+    """Return the reason for a turn that ends because the `seconds` for it are over."""
+    return Incomplete(Problem.TIMEOUT, ExitStatus.CUT_SHORT, answered, seconds)
+
+
+def incompleteness(end: TurnEnd, *, timeout_seconds: float | None = None) -> Incomplete | None:
     """Return the reason why the turn gave no complete answer, None if it gave one."""
     if end.reason is EndReason.STOP_TEXT or (end.reason is EndReason.COMPLETE and end.answered):
         return None
     problem, status = _PROBLEMS.get(end.reason, (Problem.NO_ANSWER, ExitStatus.FAILED))
-    return Incomplete(problem, status, end.answered)
+    return Incomplete(problem, status, end.answered, timeout_seconds if problem is Problem.TIMEOUT else None)
 
 
 def apply_stop_conditions(
@@ -78,8 +87,8 @@ def apply_stop_conditions(
                 if rest:
                     yield AnswerDelta(rest)
                 yield event
-            case TurnEnd(reason=EndReason.INTERRUPTED) if ended is not None:
-                yield replace(event, reason=ended)
+            case TurnEnd(reason=EndReason.INTERRUPTED) if reason := ended or _end_reason(filtered, deadline):
+                yield replace(event, reason=reason)
             case _:
                 yield event
         if ended is None:

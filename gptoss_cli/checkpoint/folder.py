@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
 
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
+from gptoss_cli.files import open_regular, read_regular
 
 INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 1_000_000
@@ -36,11 +37,11 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     try:
         for path in (folder / "config.json", folder / INDEX):
-            digest.update(path.read_bytes() if path.exists() else b"")
+            digest.update(read_regular(path) if path.exists() else b"")
         for path in safetensors_files(folder):
             status = path.stat()
             digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 length = int.from_bytes(file.read(8), "little")
                 digest.update(file.read(min(length, _MAX_HEADER_BYTES)))
     except OSError as exc:
@@ -63,8 +64,7 @@ def read_index(path: Path) -> dict[str, str]:
 def load_json(path: Path) -> dict[str, object]:
     """Read an untrusted JSON object of at most 1 MB. Raises NotInstalledError, or IntegrityError naming the file."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_JSON_BYTES + 1)
+        raw = read_regular(path, MAX_JSON_BYTES + 1)
     except FileNotFoundError as exc:
         raise NotInstalledError(f"{path} is missing", Hint.DOWNLOAD) from exc
     except OSError as exc:
@@ -109,8 +109,7 @@ def _is_shard_name(name: str) -> bool:
 
 def what_it_is(path: Path) -> str:
     """Describe a broken safetensors file by its first bytes: a Git LFS pointer, a web page, or an empty file."""
-    with path.open("rb") as file:
-        start = file.read(256).lstrip().lower()
+    start = read_regular(path, 256).lstrip().lower()
     if not start:
         return "is empty"
     if start.startswith(b"version https://git-lfs"):

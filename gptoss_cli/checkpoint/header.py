@@ -12,9 +12,7 @@ from typing import NoReturn
 
 from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, parse_json, read_index, safetensors_files, what_it_is
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
-from gptoss_cli.files import SAFETENSORS_ITEM_BYTES
-
-_PACKED_SUFFIX = "_blocks"  # of the MXFP4 tensors in Hugging Face layout
+from gptoss_cli.files import SAFETENSORS_ITEM_BYTES, open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ def check_tensors(folder: Path, layouts: Sequence[Mapping[str, TensorSpec]]) -> 
     expected = layouts[layout]
     for name, spec in expected.items():
         if name not in specs:
-            _refuse_missing(folder, name, specs, files)
+            raise IntegrityError(f"{folder}: tensor {_printable(name)} is missing", Hint.DOWNLOAD)
         if specs[name] != spec:
             message = f"tensor {name} should be {spec} according to config.json, but is {specs[name]}"
             raise IntegrityError(f"{files[name]}: {message}")
@@ -86,23 +84,13 @@ def _check_index(folder: Path, files: Mapping[str, Path]) -> None:
             raise IntegrityError(message, Hint.DOWNLOAD)
 
 
-def _refuse_missing(folder: Path, name: str, specs: Mapping[str, TensorSpec], files: Mapping[str, Path]) -> NoReturn:
-    unpacked = name.removesuffix(_PACKED_SUFFIX)
-    if unpacked in specs:
-        raise IntegrityError(
-            f"{files[unpacked]}: tensor {unpacked} is {specs[unpacked]}, not MXFP4; checkpoints that were saved again "
-            "in another format cannot be run"
-        )
-    raise IntegrityError(f"{folder}: tensor {_printable(name)} is missing", Hint.DOWNLOAD)
-
-
 def read_header(path: Path) -> dict[str, TensorSpec]:
     """Return the tensors of a safetensors file.
 
     Raises NotInstalledError if it is missing, and IntegrityError if the header is invalid or does not match the file.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or not 2 <= length <= MAX_JSON_BYTES:

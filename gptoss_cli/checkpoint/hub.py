@@ -24,6 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from gptoss_cli import __version__
 from gptoss_cli.checkpoint.connection import Timeout, check_connection, check_endpoint, check_token, proxy_origin
 from gptoss_cli.checkpoint.folder import is_plain_file_name
+from gptoss_cli.checkpoint.judgement import judge_files, refusal
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, is_commit
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, NetworkError, UsageError
 from gptoss_cli.units import duration_words
@@ -254,6 +255,9 @@ def _needed_files(repository: str, siblings: list[Any]) -> tuple[CheckpointFile,
             raise IntegrityError(f"{repository} lists the file {ascii(name)[:80]}, which leads out of its folder")
         if name in _NEEDED_FILES or (name.endswith(".safetensors") and is_plain_file_name(name)):
             files.append(_file(repository, sibling))
+    judged = judge_files([sibling.rfilename for sibling in siblings if "/" not in sibling.rfilename])
+    if judged is not None:
+        raise refusal(judged, repository)
     if not any(file.name.endswith(".safetensors") for file in files):
         raise NetworkError(f"{repository} holds no safetensors files: it is not a gpt-oss model")
     if len({file.name.casefold() for file in files}) != len(files):

@@ -7,7 +7,7 @@ from pathlib import Path
 from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, parse_json, read_index, safetensors_files
 from gptoss_cli.checkpoint.header import read_header
 from gptoss_cli.errors import IntegrityError, NotInstalledError
-from gptoss_cli.files import SAFETENSORS_ITEM_BYTES
+from gptoss_cli.files import SAFETENSORS_ITEM_BYTES, open_regular
 
 _MOST_BYTES = 1 << 24
 
@@ -38,13 +38,29 @@ def read_stored_tensors(folder: Path) -> list[StoredTensor]:
     return list(found.values())
 
 
+def data_starts(path: Path) -> dict[str, int]:
+    """Return the first byte of each tensor in a file whose header has been checked. Raises IntegrityError."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            entries = parse_json(file.read(min(length, MAX_JSON_BYTES)), path)
+    except OSError as exc:
+        raise IntegrityError(f"{path} cannot be read: {exc.strerror}") from exc
+    offsets = {
+        name: entry["data_offsets"]
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and "data_offsets" in entry
+    }
+    return {name: 8 + length + start for name, (start, _) in offsets.items()}
+
+
 def read_data(tensor: StoredTensor) -> bytes:
     """Return the bytes of a small tensor, little-endian. Only they and the header are read.
 
     Raises NotInstalledError or IntegrityError if the file is missing or has changed since its header was checked.
     """
     try:
-        with tensor.path.open("rb") as file:
+        with open_regular(tensor.path) as file:
             length = int.from_bytes(file.read(8), "little")
             entry = parse_json(file.read(min(length, MAX_JSON_BYTES)), tensor.path).get(tensor.name)
             offsets = entry.get("data_offsets") if isinstance(entry, dict) else None

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from gptoss_cli.files import open_to_append
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -48,7 +50,7 @@ def is_locked(path: Path) -> bool:
 
 def _acquire(path: Path) -> Callable[[], None] | None:
     """Return a function that releases the lock, or None if another process holds it."""
-    file = path.open("ab")
+    file = open_to_append(path)
     try:
         _lock_file(file)
     except BlockingIOError:

@@ -83,12 +83,12 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def read_manifest(path: Path, *, model: str = "") -> Manifest:
-    """Read a manifest. `model` is the name to download it by, for the hint of an error.
+def read_manifest(path: Path, *, model: str = "", remedy: Hint = Hint.DOWNLOAD) -> Manifest:
+    """Read a manifest. `model` is the name of its checkpoint and `remedy` what replaces that, for the hint of an error.
 
     Raises NotInstalledError if there is no manifest, IntegrityError if it is invalid.
     """
-    return _Reader(path, model).manifest(load_json(path))
+    return _Reader(path, model, remedy).manifest(load_json(path))
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -109,8 +109,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 class _Reader:
     """A reader of checked values from a manifest. Every error names the file."""
 
-    def __init__(self, path: Path, model: str) -> None:
-        self._path, self._model = path, model
+    def __init__(self, path: Path, model: str, remedy: Hint) -> None:
+        self._path, self._model, self._remedy = path, model, remedy
 
     def manifest(self, values: Mapping[str, object]) -> Manifest:
         if values.get("format") != _FORMAT:
@@ -154,4 +154,4 @@ class _Reader:
 
     def _reject(self, problem: str) -> NoReturn:
         message = f"{self._path} is not a manifest: {problem}"
-        raise IntegrityError(message, Hint.DOWNLOAD, subject=self._model)
+        raise IntegrityError(message, self._remedy, subject=self._model)

@@ -14,7 +14,7 @@ from typing import BinaryIO, Self
 
 from gptoss_cli.checkpoint.manifest import CheckpointFile
 from gptoss_cli.errors import GptossError, Hint, ResourceError
-from gptoss_cli.files import public_mode, replace_file
+from gptoss_cli.files import public_mode, read_regular, replace_file
 
 # The record: the size of the file and of a segment, then the number of bytes of each segment.
 _HEAD = struct.Struct("<QQ")
@@ -134,6 +134,8 @@ class PartialFile:
     def _begin(self, segment_bytes: int, done_bytes: int) -> None:
         with writing(self.data):
             self._record.unlink(missing_ok=True)  # until the new record is written, no byte counts as arrived
+            if not self.data.is_file():
+                self.data.unlink(missing_ok=True)  # opening a FIFO would wait
             with self.data.open("ab") as data:
                 data.truncate(self._file.size_bytes)
             self.segments = _divided(self._file.size_bytes, segment_bytes)
@@ -146,7 +148,7 @@ class PartialFile:
     def _recorded_segments(self) -> list[Segment]:
         """Return the segments of an earlier process, none if its record is missing or inconsistent."""
         try:
-            record = self._record.read_bytes()
+            record = read_regular(self._record)
             if self.data.stat().st_size != self._file.size_bytes or len(record) < _HEAD.size:
                 return []
         except OSError:

@@ -7,28 +7,27 @@ are there. Nothing here opens weights or uses the network.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, NoReturn
 
 from gptoss_cli import settings
-from gptoss_cli.checkpoint import catalog
-from gptoss_cli.checkpoint.catalog import Model, Published
-from gptoss_cli.checkpoint.folder import INDEX, is_plain_file_name, load_json, read_index
+from gptoss_cli.checkpoint import catalog, hub_cache
+from gptoss_cli.checkpoint.catalog import Model
+from gptoss_cli.checkpoint.folder import INDEX, is_plain_file_name, load_json, read_index, safetensors_files
+from gptoss_cli.checkpoint.judgement import Judgement, Kind, check_files, check_loadable, judge_folder, refusal
 from gptoss_cli.checkpoint.lock import is_locked
-from gptoss_cli.checkpoint.manifest import (
-    MANIFEST,
-    CheckpointFile,
-    Manifest,
-    is_commit,
-    is_repository,
-    read_manifest,
-)
+from gptoss_cli.checkpoint.manifest import MANIFEST, CheckpointFile, Manifest, is_repository, read_manifest
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, NotInstalledError, UsageError
+from gptoss_cli.paths import shown_path, typed_path
 
 _PARTIAL = ".partial"
 _PIN = "wanted.json"
 _SINGLE = "model.safetensors"
+# The owner of the checkpoints that were converted on this machine, in place of an account of the Hub.
+CONVERTED_OWNER: Final = "converted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,16 @@ class ModelLocation:
     name: str
     short_name: str
     repository: str
+
+    @property
+    def is_converted(self) -> bool:
+        """True for a checkpoint that was converted here, so that it cannot be downloaded."""
+        return self.repository == f"{CONVERTED_OWNER}/{self.name}"
+
+    @property
+    def remedy(self) -> Hint:
+        """What replaces wrong or missing files."""
+        return Hint.CONVERT_AGAIN if self.is_converted else Hint.DOWNLOAD
 
     @property
     def folder(self) -> Path:
@@ -81,40 +90,61 @@ class ModelLocation:
 
     def _read(self, path: Path) -> Manifest | None:
         try:
-            manifest = read_manifest(path, model=self.short_name)
+            manifest = read_manifest(path, model=self.short_name, remedy=self.remedy)
         except NotInstalledError:
             return None
         if manifest.repository != self.repository:
             message = f"{path} is the manifest of {manifest.repository}, not of {self.repository}"
-            raise IntegrityError(message, Hint.DOWNLOAD, subject=self.short_name)
+            raise IntegrityError(message, self.remedy, subject=self.short_name)
         return manifest
 
 
 def find_location(name: str) -> ModelLocation:
     """Return the location of a model by name, alias or OWNER/NAME. Raises UsageError for anything else."""
-    model = catalog.find_model(name)
+    model = catalog.find_model(name) or catalog.find_repository(name)
     if model is not None and model.published is not None:
         return ModelLocation(model.name, model.short_name, model.published.repository)
     if model is not None:
         raise UsageError(f"{model.name} is part of gptoss: there is nothing to download or remove")
-    published = next((m for m in catalog.MODELS if m.published and m.published.repository == name), None)
-    if published is not None:
-        return find_location(published.name)
+    if (converted := find_converted(name)) is not None:
+        return converted
     if not is_repository(name) or not is_plain_file_name(name.replace("/", "--")):
         known = ", ".join(model.short_name for model in catalog.MODELS if model.published)
-        raise UsageError(f"There is no model {name!r}. Choose {known}, or OWNER/NAME of a repository")
+        raise UsageError(f"There is no model {shown_path(name)!r}. Choose {known}, or OWNER/NAME of a repository")
     return ModelLocation(name.replace("/", "--"), name, name)
 
 
+def is_converted_name(name: str) -> bool:
+    """Return True if a checkpoint that is converted here may have this name, which no other model can have."""
+    if catalog.find_model(name) is not None or "--" in name or not is_plain_file_name(name):
+        return False
+    return is_repository(f"{CONVERTED_OWNER}/{name}")
+
+
+def converted_location(name: str) -> ModelLocation:
+    """Return the location of the checkpoint that is, or will be, converted as `name`."""
+    return ModelLocation(name, name, f"{CONVERTED_OWNER}/{name}")
+
+
+def find_converted(name: str) -> ModelLocation | None:
+    """Return the location of the checkpoint that was converted as `name`, finished or not, or None."""
+    location = converted_location(name) if is_converted_name(name) else None
+    return location if location is not None and location.folder.is_dir() else None
+
+
 def locations() -> list[ModelLocation]:
-    """Return the published models, and every other repository of which something was downloaded."""
+    """Return the published models, and every other one of which something is in gptoss's own folder."""
     found = [find_location(model.name) for model in catalog.MODELS if model.published]
     names = {location.name for location in found}
     if _checkpoints_folder().is_dir():
         for folder in sorted(_checkpoints_folder().iterdir()):
             repository = folder.name.replace("--", "/", 1)
-            if folder.is_dir() and folder.name not in names and is_repository(repository):
+            if not folder.is_dir() or folder.name in names:
+                continue
+            if is_repository(repository):
                 found.append(ModelLocation(folder.name, repository, repository))
+            elif is_converted_name(folder.name):
+                found.append(converted_location(folder.name))
     return found
 
 
@@ -123,30 +153,79 @@ def _checkpoints_folder() -> Path:
 
 
 def find_checkpoint(name_or_path: str) -> Path:
+    """Return the folder of a complete checkpoint that can be loaded, as far as names tell. See find_folder.
+
+    Raises IntegrityError if it is another kind of checkpoint, with what to do.
+    """
+    folder = find_folder(name_or_path)
+    check_loadable(folder, shown_path(name_or_path))
+    return folder
+
+
+def find_folder(name_or_path: str) -> Path:
     """Return the folder of a complete checkpoint: gptoss's own, one in the Hugging Face cache, or the given folder.
 
     Raises UsageError for an unknown name, NotInstalledError if the checkpoint or some of its files are missing, and
-    IntegrityError if its index or its links are invalid.
+    IntegrityError if its index or its links are invalid, or if its files are not those of a checkpoint.
     """
-    model = catalog.find_model(name_or_path)
+    model = known_model(name_or_path)
     if model is not None:
         return _find_model(model)
-    folder = Path(name_or_path).expanduser()
-    if is_repository(name_or_path) and not folder.is_dir() and find_location(name_or_path).folder.is_dir():
-        return _find_own(find_location(name_or_path))
-    if not _is_path(name_or_path):
+    if (converted := find_converted(name_or_path)) is not None:
+        return _find_own(converted)
+    folder = typed_path(name_or_path)
+    is_folder = os.path.isdir(folder)
+    if is_repository(name_or_path) and not is_folder:
+        if find_location(name_or_path).folder.is_dir():
+            return _find_own(find_location(name_or_path))
+        snapshot = hub_cache.find_snapshot(name_or_path)
+        if snapshot is not None:
+            hub_cache.check_links(snapshot)
+            return _complete(snapshot)
+    if os.path.isfile(folder):
+        _refuse_file(folder)
+    if not (is_folder or _is_path(name_or_path)):
         known = ", ".join(model.short_name for model in catalog.MODELS)
-        raise UsageError(f"There is no model {name_or_path!r}. Choose {known}, or the folder of a checkpoint")
-    if not folder.is_dir():
-        raise NotInstalledError(f"There is no folder {folder}")
+        raise UsageError(
+            f"There is no model {shown_path(name_or_path)!r}. Choose {known}, or the folder of a checkpoint"
+        )
+    if not is_folder:
+        raise NotInstalledError(f"There is no folder {shown_path(folder)}")
+    return _complete(folder)
+
+
+def known_model(name_or_path: str) -> Model | None:
+    """Return the model of the catalog with this name, alias or repository; None for a folder that exists."""
+    model = catalog.find_model(name_or_path)
+    if model is None and not os.path.isdir(name_or_path):
+        model = catalog.find_repository(name_or_path)
+    return model
+
+
+def _complete(folder: Path) -> Path:
+    """Return `folder`. Raises NotInstalledError if it lacks files, IntegrityError if it is no whole checkpoint."""
+    check_files(folder)
     missing = _missing_files(folder)
     if missing:
+        judged = judge_folder(folder)
+        if judged.kind not in (Kind.PACKED, Kind.UNPACKED, Kind.UNKNOWN):
+            raise refusal(judged, str(folder))
         raise NotInstalledError(f"{folder} is not a complete checkpoint: no {_shortened(missing)}")
     return folder
 
 
+def _refuse_file(file: Path) -> NoReturn:
+    """Raise the error for a file in place of a folder."""
+    if file.suffix == ".gguf":
+        raise refusal(Judgement(Kind.GGUF), str(file))
+    raise UsageError(f"{file} is a file. Give the folder of the checkpoint, {file.parent}")
+
+
 def installed() -> dict[str, Path]:
-    """Return name and folder of every published model that is complete here, in the order of the catalog."""
+    """Return name and folder of every published model that is complete here, in the order of the catalog.
+
+    Copies in the Hugging Face cache that are damaged are passed over; see `damaged_copies`.
+    """
     found = {}
     for model in catalog.MODELS:
         folder = next((folder for folder, missing in _copies(model) if not missing), None)
@@ -155,20 +234,47 @@ def installed() -> dict[str, Path]:
     return found
 
 
-def cached(name: str) -> Path | None:
-    """Return the folder of a published model's complete copy in the Hugging Face cache. Raises IntegrityError."""
-    model = catalog.find_model(name)
-    if model is None or model.published is None:
-        return None
-    snapshot = _hub_snapshot(model.published)
-    if snapshot is None:
-        return None
-    _check_links(snapshot)
-    return None if _missing_files(snapshot) else snapshot
+def cached(location: ModelLocation) -> Path | None:
+    """Return the folder of a model's complete copy in the Hugging Face cache, None if it is damaged."""
+    with suppress(IntegrityError):
+        return next((folder for folder, missing in _hub_copies(location.repository) if not missing), None)
+    return None
+
+
+def damaged_copies(models: Sequence[Model] = catalog.MODELS) -> list[IntegrityError]:
+    """Return what is wrong with copies of `models` in the Hugging Face cache, one error for each damaged one."""
+    problems = []
+    for model in models:
+        try:
+            list(_hub_copies(model.published.repository) if model.published else ())
+        except IntegrityError as exc:
+            problems.append(exc)
+    return problems
+
+
+def cached_repositories() -> Iterator[tuple[str, Path, Judgement]]:
+    """Yield each complete gpt-oss checkpoint in the Hugging Face cache that is not in the catalog, and what it is.
+
+    Entries of the cache that cannot be read, or whose links lead out of it, are passed over.
+    """
+    for repository in hub_cache.repositories():
+        if catalog.find_repository(repository) is not None:
+            continue
+        with suppress(GptossError, OSError):
+            snapshot = hub_cache.find_snapshot(repository)
+            if snapshot is None or not safetensors_files(snapshot) or not _is_gpt_oss(snapshot):
+                continue
+            hub_cache.check_links(snapshot)
+            if not _missing_files(snapshot):
+                yield repository, snapshot, judge_folder(snapshot)
+
+
+def _is_gpt_oss(snapshot: Path) -> bool:
+    return load_json(snapshot / "config.json").get("model_type") == "gpt_oss"
 
 
 def _is_path(text: str) -> bool:
-    return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep)) or Path(text).is_dir()
+    return text.startswith((".", "~")) or any(mark in text for mark in ("/", os.sep))
 
 
 def _find_model(model: Model) -> Path:
@@ -179,7 +285,10 @@ def _find_model(model: Model) -> Path:
             return folder
         incomplete = incomplete or f"{model.name} is incomplete in {folder}: no {_shortened(missing)}"
     if model.published is not None and find_location(model.name).is_busy():
-        raise _busy_error(model.name)
+        raise _busy_error(find_location(model.name))
+    if incomplete is None:
+        for problem in damaged_copies([model]):
+            raise IntegrityError(str(problem), Hint.DOWNLOAD, subject=model.short_name) from problem
     raise NotInstalledError(incomplete or f"{model.name} is not downloaded", Hint.DOWNLOAD, subject=model.short_name)
 
 
@@ -188,25 +297,37 @@ def _find_own(location: ModelLocation) -> Path:
     if not missing:
         return location.folder
     if location.is_busy():
-        raise _busy_error(location.name)
+        raise _busy_error(location)
     message = f"{location.name} is incomplete in {location.folder}: no {_shortened(missing)}"
-    raise NotInstalledError(message, Hint.DOWNLOAD, subject=location.short_name)
+    raise NotInstalledError(message, location.remedy, subject=location.short_name)
 
 
-def _busy_error(name: str) -> GptossError:
-    return NotInstalledError(f"{name} is not complete: another gptoss is downloading it. Wait until it has finished")
+def _busy_error(location: ModelLocation) -> GptossError:
+    verb = "converting" if location.is_converted else "downloading"
+    return NotInstalledError(
+        f"{location.name} is not complete: another gptoss is {verb} it. Wait until it has finished"
+    )
 
 
 def _copies(model: Model) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each folder that holds files of a published model, with the names of the missing files."""
+    """Yield each folder that holds files of a published model, with the names of the missing files.
+
+    A damaged copy in the Hugging Face cache is passed over.
+    """
     if model.published is None:
         return
     location = find_location(model.name)
     if location.folder.is_dir():
         yield location.folder, _missing_own_files(location)
-    snapshot = _hub_snapshot(model.published)
+    with suppress(IntegrityError):
+        yield from _hub_copies(model.published.repository)
+
+
+def _hub_copies(repository: str) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the copy in the Hugging Face cache, if there is one, as `_copies` does. Raises IntegrityError."""
+    snapshot = hub_cache.find_snapshot(repository)
     if snapshot is not None:
-        _check_links(snapshot)
+        hub_cache.check_links(snapshot)
         yield snapshot, _missing_files(snapshot)
 
 
@@ -223,52 +344,15 @@ def _missing_own_files(location: ModelLocation) -> list[str]:
         if file.name not in missing and location.lacks(file):
             size = (location.folder / file.name).stat().st_size
             message = f"{location.folder / file.name} has {size:,} bytes instead of {file.size_bytes:,}"
-            raise IntegrityError(message, Hint.DOWNLOAD, subject=location.short_name)
+            raise IntegrityError(message, location.remedy, subject=location.short_name)
     return missing
-
-
-def _hub_cache() -> Path:
-    """Return the folder in which huggingface_hub keeps repositories (its documentation, "environment variables")."""
-    environment = os.environ
-    if folder := environment.get("HF_HUB_CACHE"):
-        return Path(folder).expanduser()
-    if home := environment.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "huggingface" / "hub"
-
-
-def _hub_snapshot(published: Published) -> Path | None:
-    """Return the folder of the revision that `main` was when it was last downloaded. Raises IntegrityError."""
-    repository = _hub_cache() / f"models--{published.repository.replace('/', '--')}"
-    ref = repository / "refs" / "main"
-    try:
-        commit = ref.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    if not is_commit(commit):
-        raise IntegrityError(f"{ref} does not hold a commit. Delete {repository}")
-    snapshot = repository / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
-
-
-def _check_links(snapshot: Path) -> None:
-    """Raise IntegrityError for a link out of the cache.
-
-    Files are links to the repository's own blobs; newer versions of huggingface_hub share blobs between models.
-    """
-    roots = (_hub_cache().resolve(), snapshot.parent.parent.resolve())
-    for file in snapshot.iterdir():
-        target = file.resolve()
-        if not any(target.is_relative_to(root) for root in roots):
-            raise IntegrityError(f"{file} points outside the Hugging Face cache, to {target}. Delete that link")
 
 
 def _missing_files(folder: Path) -> list[str]:
     """Return the names of the files that a checkpoint in `folder` lacks, none if it is complete."""
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         inner = folder / "original"
-        return _missing_files(inner) if (inner / "config.json").is_file() else ["config.json"]
+        return _missing_files(inner) if os.path.isfile(inner / "config.json") else ["config.json"]
     if (folder / INDEX).is_file():
         return [name for name in sorted(set(read_index(folder / INDEX).values())) if not (folder / name).is_file()]
     if (folder / _SINGLE).is_file():

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
+from gptoss_cli.files import open_regular
 
 _READ_AT_ONCE_BYTES = 1 << 20
 _DIGEST_KINDS = {64: "sha256", 40: "git-sha1"}
@@ -47,7 +48,7 @@ def _digest(path: Path, file: CheckpointFile, progress: Progress, stop: threadin
     """Return the digest of `path`, of the kind that `file` has. It is incomplete once `stop` is set."""
     block = memoryview(bytearray(_READ_AT_ONCE_BYTES))
     try:
-        with path.open("rb", buffering=0) as data:
+        with open_regular(path) as data:
             size_bytes = os.fstat(data.fileno()).st_size
             progress.begin(file.name, 0, size_bytes)
             digest = file.digest.start(size_bytes)

@@ -76,7 +76,7 @@ def _choose_model(
     if random_weights is None:
         name, folder = choose_checkpoint(model, notice)
         placement = choose_placement(name, folder, request, notice, every_reason=console.reads_terminal)
-        return name, partial(loader.load, folder, placement)
+        return name, partial(loader.load, folder, placement, notice=notice)
     if model is not None:
         raise UsageError("Random weights take the place of a model: give one of the two")
     name, config, _ = planned_config(random_weights)

@@ -6,30 +6,38 @@ from datetime import UTC, datetime
 import typer
 
 from gptoss_cli import settings
-from gptoss_cli.cache_files import CacheFile, CacheKind, list_cache
+from gptoss_cli.cache_files import KV_LIMIT_BYTES, CacheFile, CacheKind, list_cache
 from gptoss_cli.cli.confirmation import confirm
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import CacheAction
 from gptoss_cli.errors import ExitStatus, GptossError, first_line
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.units import size_words
+from gptoss_cli.units import counted, size_words
 
 _HEADINGS = ("NAME", "KIND", "SIZE", "LAST USED")
 _NAME_COLUMNS = 24
 
 
-def run_cache(action: CacheAction, console: Console, *, as_json: bool, yes: bool) -> None:
-    """Run `gptoss cache`. Raises GptossError, or typer.Exit if the user does not confirm."""
+def run_cache(action: CacheAction, console: Console, *, as_json: bool, yes: bool, kv_limit_bytes: int | None) -> None:
+    """Run `gptoss cache`. `kv_limit_bytes` None is the default limit.
+
+    Raises GptossError, or typer.Exit if the user does not confirm.
+    """
     files = list_cache()
     if action is CacheAction.LIST:
-        _list(files, console, as_json=as_json)
+        limit_bytes = KV_LIMIT_BYTES if kv_limit_bytes is None else kv_limit_bytes
+        _list(files, console, as_json=as_json, kv_limit_bytes=limit_bytes)
     else:
         _clear(files, console, as_json=as_json, yes=yes)
 
 
-def _list(files: Sequence[CacheFile], console: Console, *, as_json: bool) -> None:
+def _list(files: Sequence[CacheFile], console: Console, *, as_json: bool, kv_limit_bytes: int) -> None:
     if as_json:
-        values = {"folder": str(settings.cache_folder()), "bytes": _total_bytes(files)}
+        values = {
+            "folder": str(settings.cache_folder()),
+            "bytes": _total_bytes(files),
+            "kv_limit_bytes": kv_limit_bytes,
+        }
         write_json({**values, "files": [_to_json(file) for file in files]}, console, indent=2)
         return
     if files:
@@ -39,6 +47,9 @@ def _list(files: Sequence[CacheFile], console: Console, *, as_json: bool) -> Non
             line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             console.out(f"{line.rstrip()}\n")
     console.notice(f"{_count(files)}, {size_words(_total_bytes(files))}, in {settings.cache_folder()}")
+    kv_bytes = _total_bytes([file for file in files if file.kind is not CacheKind.INT8])
+    limit = f"at most {size_words(kv_limit_bytes)}. To change that: the setting history.kv-limit"
+    console.notice(f"KV caches take {size_words(kv_bytes)} of {limit}")
 
 
 def _clear(files: Sequence[CacheFile], console: Console, *, as_json: bool, yes: bool) -> None:
@@ -77,7 +88,7 @@ def _total_bytes(files: Sequence[CacheFile]) -> int:
 
 
 def _count(files: Sequence[CacheFile]) -> str:
-    return "1 file" if len(files) == 1 else f"{len(files)} files"
+    return counted(len(files), "file")
 
 
 def _to_json(file: CacheFile) -> dict[str, str | int]:

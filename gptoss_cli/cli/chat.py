@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
 from gptoss_cli import settings
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.cli.chat_state import ChatState
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.hints import sentence, unexpected, with_hints
-from gptoss_cli.cli.options import HistoryOptions, TurnOptions
+from gptoss_cli.cli.hints import sentence, unexpected, without_secrets
+from gptoss_cli.cli.loading import Loading
+from gptoss_cli.cli.options import HistoryOptions, TemplateOptions, TurnOptions
 from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
-from gptoss_cli.cli.signals import stopping
-from gptoss_cli.errors import ExitStatus, GptossError, Hint, UsageError
+from gptoss_cli.cli.refusals import alternatives
+from gptoss_cli.cli.signals import StrayInterrupts, stopping
+from gptoss_cli.cli.templates import Template, find_template
+from gptoss_cli.cli.toolbar import ChatStatus, toolbar_line
+from gptoss_cli.errors import GptossError, UsageError
 from gptoss_cli.terminal import slash
+from gptoss_cli.terminal.cells import in_two_columns
 from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
-from gptoss_cli.terminal.picker import Picker
-from gptoss_cli.terminal.prompt import ChatPrompt, open_history, temporary_history
+from gptoss_cli.terminal.prompt import ChatPrompt, Entered, open_history, temporary_history
 
 # For annotations alone: they import the database, which a new conversation does not need before its prompt.
 if TYPE_CHECKING:
-    from gptoss_cli.archive.archive import Archive
     from gptoss_cli.cli.resuming import Resumed
 
 _UNSAVED: Final = HistoryOptions(save=False)
 _Loaded = TypeVar("_Loaded")
+_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,12 @@ class ChatStart:
     """
 
     words: Sequence[str]
-    files: Sequence[str | Path]
+    files: Sequence[Path]
     history: HistoryOptions
     plain: bool = False
     vi: bool = False
     given: frozenset[str] = frozenset()
+    template: TemplateOptions | None = None
 
 
 def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -> None:
@@ -57,9 +59,13 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
     console = environment.console
     if not console.reads_terminal:
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
+    first = Entered(valid_text(" ".join(start.words)))
+    template = find_template(start.template, console)
+    if template is not None and (first.text.strip() or not template.takes_input):
+        first, template = Entered(template.filled(first.text), pasted=True), None
     resumed = _resumed(start, console)
     chat = Chat(
-        chat_request(options, console),
+        replace(chat_request(options, console), is_private=not start.history.save),
         environment,
         plain=start.plain,
         vi=start.vi,
@@ -69,9 +75,9 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
     if options.reasoning is not None:
         chat.state.reasoning = options.reasoning
     for file in start.files:
-        chat.state.attached.append(attachment(Path(file), console))
+        chat.state.attached.append(attachment(file, console))
     try:
-        chat.run(valid_text(" ".join(start.words)))
+        chat.run(first, template)
     finally:
         chat.close()
 
@@ -90,7 +96,10 @@ def _resumed(start: ChatStart, console: Console) -> Resumed | None:
     archive = Archive(archive_path(), notice=console.notice)
     try:
         if resume == "":
-            resume = _picked(archive, console)
+            # Here and not at the top, as above.
+            from gptoss_cli.cli.conversation_picker import pick_conversation
+
+            resume = pick_conversation(archive, console)
         stored = find_stored(archive, resume, at=history.at, fork=history.fork, saves=history.save)
     finally:
         archive.close()
@@ -99,70 +108,18 @@ def _resumed(start: ChatStart, console: Console) -> Resumed | None:
     return resumed
 
 
-def _picked(archive: Archive, console: Console) -> str:
-    """Return the id of the conversation that the user chooses. Raises typer.Exit if the user leaves."""
-    # Here and not at the top, as above.
-    from gptoss_cli.cli.conversation_views import choices, preview
+def _quietly(text: Callable[_Arguments, str]) -> Callable[_Arguments, str]:
+    """Return a function that returns "" if `text` raises: the toolbar must not end the prompt."""
 
-    found = choices(archive, time.time())
-    if not found:
-        raise UsageError("There is no conversation to continue yet")
-    chosen = Picker(found, lambda each: preview(archive, each), colored=console.colors).run()
-    if chosen is None:
-        raise typer.Exit(ExitStatus.INTERRUPTED)
-    return chosen
-
-
-class Loading(Generic[_Loaded]):
-    """Something that is loaded in a thread by calling `load`; `on_done` is called there when it ends.
-
-    `notices` are those of the load so far. `error` is the exception that ended it.
-    """
-
-    def __init__(self, load: Callable[[Notify], _Loaded], on_done: Callable[[], None] | None = None) -> None:
-        self.notices: list[str] = []
-        self.error: BaseException | None = None
-        self._load = load
-        self._on_done = on_done
-        self._loaded: _Loaded | None = None
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the thread unless it has started."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
-            self._thread.start()
-
-    @property
-    def is_done(self) -> bool:
-        """True after the load, failed or not."""
-        return self._done.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for at most `seconds`; return True if the load is done."""
-        return self._done.wait(seconds)
-
-    def result(self) -> _Loaded:
-        """Return what was loaded, or raise the error. Only after the load."""
-        assert self.is_done
-        if self.error is not None:
-            raise self.error
-        assert self._loaded is not None
-        return self._loaded
-
-    def _run(self) -> None:
+    def run(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> str:
         try:
-            self._loaded = self._load(self._notice)
-        except BaseException as exc:  # noqa: BLE001  raised again in the thread that asks for the result
-            self.error = exc
-        self._done.set()
-        if self._on_done is not None:
-            self._on_done()
+            return text(*arguments, **options)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: BLE001  a panic of a Rust library is no Exception
+            return ""
 
-    def _notice(self, text: str, *hints: Hint, subject: str = "") -> None:
-        # Kept, because the terminal belongs to the prompt during the load.
-        self.notices.append(with_hints(text, *hints, subject=subject))
+    return run
 
 
 class TurnRunner(Protocol):
@@ -177,8 +134,8 @@ class TurnRunner(Protocol):
     def next_effort(self) -> None:
         """Change to the next effort."""
 
-    def status(self) -> list[str]:
-        """Return the parts of the toolbar after the name of the model."""
+    def status(self) -> ChatStatus:
+        """Return what the toolbar shows."""
 
     def report(self) -> None:
         """Show what happened to the saved conversation meanwhile."""
@@ -205,19 +162,24 @@ class Chat:
         self._request = resumed.request(request) if resumed else request
         self._history = history
         self._resumed = resumed
+        self._template: Template | None = None
         self.state = ChatState(
             console=console,
             screen=None if plain else open_screen(console),
             reasoning=settings.ReasoningDisplay.COLLAPSE,
-            model=self._request.model or "gptoss",
+            model=self._request.model or "",
+            date=request.date,
         )
         inputs, problem = open_history(settings.state_folder() / "history") if history.save else temporary_history()
         if problem is not None:
             console.notice(problem)
         self._prompt = ChatPrompt(
             inputs,
-            toolbar=self._toolbar,
-            shortcuts={"c-o": self._show_reasoning, "s-tab": self._next_effort},
+            toolbar=_quietly(self._toolbar),
+            shortcuts={
+                "c-o": self._guarded(self._show_reasoning, None),
+                "s-tab": self._guarded(self._next_effort, None),
+            },
             completer=slash.SlashCompleter(lambda: [model.short_name for model in catalog.MODELS]),
             # Not before: the imports of the load would delay the prompt.
             on_shown=lambda: self._loading.start(),
@@ -226,17 +188,27 @@ class Chat:
         )
         self._loading: Loading[TurnRunner] = Loading(self._load, self._on_loaded)
 
-    def run(self, text: str | None) -> None:
-        """Talk until the user leaves. `text`, unless it is blank, is sent first. Raises the error of the load."""
+    def run(self, first: Entered, template: Template | None = None) -> None:
+        """Talk until the user leaves. Raises the error of the load.
+
+        `first`, unless it is blank, is sent first. The first message goes into `template`.
+        """
+        self._template = template
+        if template is not None:
+            self._console.notice(f"Your first message goes into the template {template.name}.")
         # A Ctrl-C between the end of an answer and the prompt must not end the chat.
-        signal.signal(signal.SIGINT, lambda number, frame: None)
-        while text is not None:
-            if text.strip():
-                self.take(text)
+        stray = StrayInterrupts()
+        if first.text.strip():
+            self._show_prompt(first.text)
+        entered: Entered | None = first
+        while entered is not None:
+            if entered.text.strip():
+                self.take(entered.text, pasted=entered.pasted)
             if self.state.is_leaving:
                 return
             draft, self.state.draft = self.state.draft, ""
-            text = self._prompt.read(draft)
+            entered = self._prompt.read(draft)
+            stray.forget()
             if self._prompt.was_cleared:
                 self.state.edited_from = None
 
@@ -245,26 +217,49 @@ class Chat:
         if self._is_ready:
             self._loading.result().close()
 
-    def take(self, text: str) -> None:
+    def take(self, text: str, *, pasted: bool = False) -> None:
         """Run a command or send a message. An error is shown in one line, and the chat goes on.
 
         Raises the error of the load: without a model there is no chat.
         """
         try:
-            command = slash.parse(text)
+            command = slash.parse(text, pasted=pasted)
             if command is None:
-                self._send(slash.message_of(text))
+                if slash.is_like_command(text):
+                    self._console.notice("Sent as a message: a command is typed, and has one line.")
+                self._send(slash.message_of(text, pasted=pasted))
             else:
                 self.state.edited_from = None
                 self._run_command(*command)
-        except BrokenPipeError:
+            if self._is_ready:
+                self._loading.result().report()
+        except (BrokenPipeError, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as exc:
+        except BaseException as exc:  # a panic of a Rust library is no Exception
             if exc is self._loading.error:
                 raise
-            self._console.error(sentence(exc, in_chat=True) if isinstance(exc, GptossError) else unexpected(exc))
-        if self._is_ready:
-            self._loading.result().report()
+            self._show_error(exc)
+
+    def _show_error(self, exc: BaseException) -> None:
+        if self._console.debug:
+            self._console.err(without_secrets("".join(traceback.format_exception(exc)), self._console.environment))
+        line = sentence(exc, in_chat=True) if isinstance(exc, GptossError) else unexpected(exc)
+        self._console.error(without_secrets(line, self._console.environment))
+
+    def _guarded(self, act: Callable[[], _Loaded], otherwise: _Loaded) -> Callable[[], _Loaded]:
+        """Return `act` for the prompt, which an exception of it would end; the error is shown above the prompt."""
+
+        def run() -> _Loaded:
+            try:
+                return act()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as exc:  # noqa: BLE001  as in `take`
+                error = exc
+                self._prompt.above(lambda: self._show_error(error))
+                return otherwise
+
+        return run
 
     def loaded(self) -> TurnRunner | None:
         """Wait for the load; None if the user does not wait. Raises the error of the load."""
@@ -275,6 +270,8 @@ class Chat:
         return self._loading.result()
 
     def _send(self, text: str) -> None:
+        if self._template is not None:
+            text, self._template = self._template.filled(text), None
         loaded = self.loaded()
         if loaded is None:
             self.state.draft = text
@@ -295,16 +292,23 @@ class Chat:
                     loaded.run(command, argument)
 
     def _help(self) -> None:
-        lines = slash.help_lines()
-        width = max(len(name) for name, _ in lines)
-        for name, meaning in lines:
-            self._console.err(f"  {name:<{width}}  ")
+        for name, meaning in in_two_columns(slash.help_lines(), self._console.stderr.columns - 2):
+            self._console.err(f"  {name}")
             self._console.err(f"{meaning}\n", Style.DIM)
 
+    def _show_prompt(self, text: str) -> None:
+        """Show a prompt of the command line as if it had been typed."""
+        first, *others = text.split("\n")
+        self._console.err("> ", Style.PROMPT)
+        self._console.err("".join(f"{line}\n" for line in (first, *(f"  {each}" for each in others))))
+
     def _set_reasoning(self, argument: str) -> None:
-        if argument not in list(settings.ReasoningDisplay):
-            current = self.state.reasoning
-            raise UsageError(f"The reasoning display is {current}. To change it: /reasoning show|collapse|hide")
+        modes = list(settings.ReasoningDisplay)
+        if not argument:
+            self._console.err(f"The reasoning display is {self.state.reasoning}. To change it: /reasoning MODE\n")
+            return
+        if argument not in modes:
+            raise UsageError(f"There is no reasoning display {argument!r}. Choose {alternatives(modes)}.")
         self.state.reasoning = settings.ReasoningDisplay(argument)
         self._console.notice(f"The reasoning display is {argument} from now on.")
 
@@ -363,7 +367,7 @@ class Chat:
 
     def _show_reasoning(self) -> None:
         reasoning = self.state.last_reasoning.strip() or "There is no reasoning to show."
-        self._prompt.above(lambda: self._console.err(f"{reasoning}\n", Style.DIM))
+        self._prompt.above(lambda: self._console.lines(reasoning, Style.DIM))
 
     def _next_effort(self) -> None:
         if self._is_ready:
@@ -373,9 +377,7 @@ class Chat:
     def _is_ready(self) -> bool:
         return self._loading.is_done and self._loading.error is None
 
-    def _toolbar(self) -> str:
-        parts = [self.state.model]
-        parts += self._loading.result().status() if self._is_ready else ["loading"]
-        if self.state.attached and self._is_ready:
-            parts.append(f"{len(self.state.attached)} files go with the message")
-        return " · ".join(parts)
+    def _toolbar(self, columns: int) -> str:
+        if self._is_ready:
+            return toolbar_line(self._loading.result().status(), columns)
+        return toolbar_line(ChatStatus(model=self.state.model, attached=len(self.state.attached)), columns)

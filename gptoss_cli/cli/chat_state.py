@@ -1,5 +1,6 @@
 """The state that the prompt of a chat, its turns and its commands share."""
 
+import datetime
 from dataclasses import dataclass, field
 
 from gptoss_cli.cli.prompt_input import AttachedFile
@@ -14,13 +15,14 @@ class ChatState:
 
     `screen` None shows turns without Markdown. `model` is the name on the toolbar. `draft` is the text that the next
     prompt starts with, `attached` are files that go with the next message, and `edited_from`, if it is set, is how
-    many messages are kept when the next message is sent.
+    many messages are kept when the next message is sent. `date` is that of new conversations, None for today.
     """
 
     console: Console
     screen: LiveRegion | None
     reasoning: ReasoningDisplay
     model: str
+    date: datetime.date | None = None
     draft: str = ""
     attached: list[AttachedFile] = field(default_factory=list)
     edited_from: int | None = None

@@ -1,5 +1,6 @@
 """`gptoss compare`: architectures side by side, every number computed, and the figures that were published."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from gptoss_cli.architecture.known import KNOWN, Architecture, find_architecture
 from gptoss_cli.architecture.published import Score, benchmark_scores
 from gptoss_cli.architecture.rows import FIGURES, find_figures
 from gptoss_cli.checkpoint.folder import load_json
-from gptoss_cli.checkpoint.store import find_checkpoint
+from gptoss_cli.checkpoint.store import find_folder
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import CompareOptions
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.errors import NotInstalledError, UsageError
+from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import Group
 from gptoss_cli.terminal.architecture_table import (
     Grid,
@@ -82,14 +84,14 @@ def find_model(name: str) -> tuple[Architecture, Path | None]:
 
 def _config_folder(name: str) -> Path:
     """Return the folder of a config.json, whether weights are there or not."""
-    given = Path(name).expanduser()
+    given = typed_path(name)
     for folder in (given, given / "original", given.parent if given.name == "config.json" else given):
-        if (folder / "config.json").is_file():
+        if os.path.isfile(folder / "config.json"):
             return folder
-    if given.is_dir():
+    if os.path.isdir(given):
         raise NotInstalledError(f"{given} holds no config.json")
     try:
-        return find_checkpoint(name)
+        return find_folder(name)
     except UsageError:
         known = ", ".join(model.name for model in KNOWN)
         raise UsageError(

@@ -1,5 +1,6 @@
 """config.toml as defaults of the commands. A flag beats an environment variable, which beats the file."""
 
+import datetime
 import json
 import re
 import tomllib
@@ -17,7 +18,7 @@ from typer.core import TyperCommand
 from gptoss_cli import settings
 from gptoss_cli.cli.refusals import option_name, refusal
 from gptoss_cli.errors import Hint, UsageError
-from gptoss_cli.files import replace_file
+from gptoss_cli.files import read_regular, replace_file
 from gptoss_cli.terminal.console import Console
 
 _LARGEST_FILE_BYTES = 1 << 20
@@ -290,17 +291,20 @@ def read_config(file: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for key, value in values.items():
         if key in _TABLES and isinstance(value, dict):
-            entries |= {f"{key}.{name}": Entry(each, _line_in(key, name, text)) for name, each in value.items()}
+            # The keys of a table have hyphens, like options; underscores, which TOML files often have, mean the same.
+            for name, each in value.items():
+                entries[f"{key}.{name.replace('_', '-')}"] = Entry(each, _line_in(key, name, text))
         else:
-            entries[key] = Entry(value, _line_of(key, text))
+            # A date in TOML needs no quotes.
+            plain = value.isoformat() if isinstance(value, datetime.date) else value
+            entries[key] = Entry(plain, _line_of(key, text))
     return entries
 
 
 def _read_text(file: Path) -> str:
     """Return the text of config.toml with its byte order mark, empty if there is no such file. Raises UsageError."""
     try:
-        with file.open("rb") as stream:
-            data = stream.read(_LARGEST_FILE_BYTES + 1)
+        data = read_regular(file, _LARGEST_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as exc:

@@ -4,7 +4,6 @@ import datetime
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from gptoss_cli.archive.archive import Stored, kv_names_of
@@ -16,11 +15,13 @@ from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.cli.conversation_views import hit_text, listing
 from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import printable_path
-from gptoss_cli.cli.resuming import Resumed, other_model
+from gptoss_cli.cli.resuming import Resumed, call_notice, other_model
 from gptoss_cli.errors import UsageError
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import Role
+from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import ExportFormat
+from gptoss_cli.units import counted
 
 _SHOWN: Final = 10
 
@@ -69,12 +70,13 @@ def _resume(chat: LoadedChat, argument: str) -> None:
     session.restore(stored.current, resumed.written_effort(request.effort), kv_names_of(stored.row.settings))
     session.settings = request.settings
     session.recorder = chat.saving.begin(stored)
-    session.last_end, session.last_raw = None, ""
+    session.forget_last_turn()
     state.last_reasoning, state.attached, state.edited_from = "", [], None
     chat.console.notice(resumed.description())
-    if different := other_model(stored.row, chat.saving.model):
-        chat.console.notice(different)
-    chat.console.notice(f"The conversation has {session.used_tokens:,} tokens so far.")
+    for line in (other_model(stored.row, chat.saving.model), call_notice(stored, session.recipients)):
+        if line:
+            chat.console.notice(line)
+    chat.console.notice(f"The conversation has {counted(session.used_tokens, 'token')} so far.")
 
 
 def _fork(chat: LoadedChat, argument: str) -> None:
@@ -91,7 +93,7 @@ def _fork(chat: LoadedChat, argument: str) -> None:
 def _export(chat: LoadedChat, argument: str) -> None:
     if not chat.session.conversation.messages:
         raise UsageError("There is no message to export yet.")
-    file = Path(argument or f"gptoss-{datetime.datetime.now():%Y%m%d-%H%M%S}.md").expanduser()
+    file = typed_path(argument or f"gptoss-{datetime.datetime.now():%Y%m%d-%H%M%S}.md")
     suffix = file.suffix.removeprefix(".")
     form = ExportFormat(suffix) if suffix in list(ExportFormat) else ExportFormat.MARKDOWN
     text = export([_in_memory(chat)], form)

@@ -3,20 +3,20 @@
 from collections.abc import Iterator, Sequence
 
 from gptoss_cli.archive.archive import Archive, Stored, Summary
+from gptoss_cli.archive.rows import ConversationRow
 from gptoss_cli.archive.search import Hit
 from gptoss_cli.archive.titles import clean, title_line
-from gptoss_cli.cli.resuming import title_of
-from gptoss_cli.harmony.events import Message, Role
-from gptoss_cli.terminal.cells import text_of
+from gptoss_cli.cli.resuming import author_of, title_of
+from gptoss_cli.harmony.events import Message
+from gptoss_cli.terminal.cells import Line, Role, Span, fold, wrap
 from gptoss_cli.terminal.markdown.stream import MarkdownStream
-from gptoss_cli.terminal.picker import Choice
 from gptoss_cli.units import age_words
 
 _HEADINGS = ("ID", "UPDATED", "MODEL", "MESSAGES", "TITLE")
 _MODEL_CELLS = 24
 _LEAST_TITLE_CELLS = 16
-_PREVIEWED = 6
-_PREVIEWED_CHARACTERS = 2000
+_INTERRUPTED = "[interrupted]"
+_SPEAKER = "1;32"
 
 
 def listing(summaries: Sequence[Summary], archive: Archive, now: float, *, columns: int | None) -> str:
@@ -31,22 +31,46 @@ def listing(summaries: Sequence[Summary], archive: Archive, now: float, *, colum
     return "".join(lines)
 
 
-def transcript(stored: Stored, *, reasoning: bool, columns: int | None, branches: int) -> str:
-    """Return the messages of the current path: Markdown laid out in so many columns, or as it is."""
-    row = stored.row
-    head = f"{title_of(row)}\n{row.id} · {title_line(row.model, _MODEL_CELLS)} · {row.date}"
-    parts = [f"{head} · {branches} branches" if branches > 1 else head]
-    speaker = ""
+def transcript(stored: Stored, *, reasoning: bool, branches: int) -> str:
+    """Return the messages of the current path as they are, each run of one author under its name."""
+    parts = [title_of(stored.row) + "\n" + "\n".join(_about(stored.row, branches))]
+    for speaker, message in _spoken(stored, reasoning=reasoning):
+        text = message.text if message.complete else f"{message.text}\n{_INTERRUPTED}"
+        parts.append(f"{speaker}\n\n{text}" if speaker else text)
+    return "\n\n".join(parts) + "\n"
+
+
+def transcript_lines(stored: Stored, *, reasoning: bool, branches: int, columns: int) -> Iterator[Line]:
+    """Yield the messages of the current path as `columns` wide lines for a terminal, with Markdown laid out."""
+    yield from wrap([Span(title_of(stored.row), Role.HEADING)], columns)
+    for line in _about(stored.row, branches):
+        yield from fold([Span(line, Role.DIM)], columns)
+    for speaker, message in _spoken(stored, reasoning=reasoning):
+        yield []
+        if speaker:
+            yield from ([Span(speaker, _SPEAKER)], [])
+        for laid_out in _laid_out(message.text, columns):
+            yield [Span(span.text, span.sgr or Role.DIM) for span in laid_out] if message.is_reasoning else laid_out
+        if not message.complete:
+            yield [Span(_INTERRUPTED, Role.DIM)]
+
+
+def _about(row: ConversationRow, branches: int) -> Iterator[str]:
+    several = f" · {branches} branches" if branches > 1 else ""
+    yield f"{row.id} · {title_line(row.model, _MODEL_CELLS)} · {row.date}{several}"
+    if row.folder:
+        yield clean(row.folder)
+
+
+def _spoken(stored: Stored, *, reasoning: bool) -> Iterator[tuple[str, Message]]:
+    """Yield the messages of the current path, each with its author if that is not the one of the message before."""
+    before = ""
     for message in stored.current:
         if message.is_reasoning and not reasoning:
             continue
-        name = _speaker(message)
-        text = _laid_out(message.text, columns)
-        if not message.complete:
-            text += "\n[interrupted]"
-        parts.append(text if name == speaker else f"{name}\n\n{text}")
-        speaker = name
-    return "\n\n".join(parts) + "\n"
+        speaker = author_of(message)
+        yield "" if speaker == before else speaker, message
+        before = speaker
 
 
 def hit_text(hit: Hit, short_id: str, now: float) -> str:
@@ -58,49 +82,16 @@ def hit_text(hit: Hit, short_id: str, now: float) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines if line)
 
 
-def choices(archive: Archive, now: float) -> list[Choice]:
-    """Return the entries of the picker, one for each conversation."""
-    # There may be thousands: titles are stored as short lines, so only the few models have to be measured.
-    found = archive.titles()
-    models = {model: title_line(model, _MODEL_CELLS) for model in {model for _, _, model, _ in found}}
-    return [
-        Choice(name, clean(title) or name, f"{models[model]}, {age_words(now - updated)}")
-        for name, title, model, updated in found
-    ]
-
-
-def preview(archive: Archive, conversation: str) -> str:
-    """Return the last messages of a conversation, the newest first, for a person to recognise it."""
-    shown = [each for each in archive.load(conversation).current if not each.is_reasoning][-_PREVIEWED:]
-    parts = []
-    for message in reversed(shown):
-        lines = [clean(line) for line in message.text[:_PREVIEWED_CHARACTERS].splitlines()]
-        parts.append("\n".join([f"{_speaker(message)}:", *lines]))
-    return "\n\n".join(parts)
-
-
 def _cells(summary: Summary, archive: Archive, now: float) -> tuple[str, ...]:
     row = summary.row
     age, model = age_words(now - row.updated), title_line(row.model, _MODEL_CELLS)
     return archive.short_id(row.id), age, model, f"{summary.messages:,}", title_line(row.title or "")
 
 
-def _speaker(message: Message) -> str:
-    match message.role:
-        case Role.USER:
-            return "You"
-        case Role.TOOL:
-            return f"Tool {title_line(message.name or '')}".rstrip()
-        case _:
-            return "Reasoning" if message.is_reasoning else "gpt-oss"
-
-
-def _laid_out(text: str, columns: int | None) -> str:
-    if columns is None:
-        return text
+def _laid_out(text: str, columns: int) -> list[Line]:
     stream = MarkdownStream(columns)
     stream.feed(text)
-    return "\n".join(text_of(line) for line in stream.finish())
+    return stream.finish()
 
 
 def _marked(hit: Hit) -> str:

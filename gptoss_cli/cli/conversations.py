@@ -1,5 +1,6 @@
 """`gptoss conversations`: list, show, search, export, import, rename, remove, back up and check them."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -15,14 +16,16 @@ from gptoss_cli.archive.search import search
 from gptoss_cli.cache_files import forget
 from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.cli.confirmation import confirm
-from gptoss_cli.cli.conversation_views import hit_text, listing, transcript
+from gptoss_cli.cli.conversation_views import hit_text, listing, transcript, transcript_lines
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import ConversationExportOptions
 from gptoss_cli.cli.output import check_output, write_answer
 from gptoss_cli.cli.prompt_input import printable_path
 from gptoss_cli.cli.resuming import Resumed, archive_path, count_messages, title_of
 from gptoss_cli.errors import ExitStatus, Hint, IntegrityError, ResourceError, UsageError
+from gptoss_cli.files import read_regular
 from gptoss_cli.settings import ExportFormat
+from gptoss_cli.terminal.architecture_table import show_lines
 from gptoss_cli.terminal.console import Console
 
 _SHOWN_TITLES = 5
@@ -58,7 +61,7 @@ def run_list(console: Console, *, limit: int | None, as_json: bool) -> None:
     with open_archive(console) as archive:
         summaries = archive.summaries(limit)
         if as_json:
-            names = ("id", "title", "model", "created", "updated", "forked_from")
+            names = ("id", "title", "model", "created", "updated", "forked_from", "folder")
             found = [{name: getattr(s.row, name) for name in names} | {"messages": s.messages} for s in summaries]
             write_json({"conversations": found}, console, indent=2)
         elif not summaries:
@@ -73,7 +76,8 @@ def run_show(name: str, options: ShowOptions, console: Console) -> None:
         stored = archive.load(archive.find(name).id)
     count = len(stored.tips)
     if options.branch > max(1, count):
-        raise UsageError(f"“{title_of(stored.row)}” has {count} branches, not {options.branch}")
+        branches = "1 branch" if count < 2 else f"{count} branches"
+        raise UsageError(f"“{title_of(stored.row)}” has {branches}, not {options.branch}")
     if options.as_json:
         console.out(export([stored], ExportFormat.JSON))
         return
@@ -81,8 +85,10 @@ def run_show(name: str, options: ShowOptions, console: Console) -> None:
         stored = Stored(replace(stored.row, tip=stored.tips[options.branch - 1]), stored.messages, stored.turns)
     if options.raw:
         console.out(_raw(stored))
+    elif (columns := _columns(console)) is not None:
+        show_lines(transcript_lines(stored, reasoning=options.reasoning, branches=count, columns=columns), console)
     else:
-        console.out(transcript(stored, reasoning=options.reasoning, columns=_columns(console), branches=count))
+        console.out(transcript(stored, reasoning=options.reasoning, branches=count))
 
 
 def run_search(words: str, options: SearchOptions, console: Console) -> None:
@@ -104,7 +110,7 @@ def run_export(names: Sequence[str], options: ConversationExportOptions, console
     is_file = output is not None and str(output) != "-"
     if output is not None and is_file:
         check_output(output)
-        if output.expanduser().exists() and not options.force:
+        if os.path.exists(output) and not options.force:
             raise UsageError(f"{printable_path(output)} exists already. Name another file, or add --force")
     with open_archive(console) as archive:
         found = _chosen(archive, names, every=options.every)
@@ -117,7 +123,7 @@ def run_export(names: Sequence[str], options: ConversationExportOptions, console
 def run_import(file: Path, console: Console) -> None:
     """Run `gptoss conversations import`."""
     try:
-        data = file.expanduser().read_bytes()
+        data = read_regular(file)
     except OSError as exc:
         raise UsageError(f"{printable_path(file)} cannot be read: {exc.strerror or exc}") from exc
     with open_archive(console) as archive:
@@ -155,13 +161,13 @@ def run_remove(names: Sequence[str], console: Console, *, every: bool, yes: bool
             raise ResourceError(f"A KV cache of the conversations cannot be deleted: {exc}") from exc
     console.notice(f"{_counted(removal.conversations, 'conversation')} removed.")
     for line in _left(removal):
-        console.err(f"{line}\n")
+        console.lines(line)
 
 
 def run_backup(file: Path, console: Console) -> None:
     """Run `gptoss conversations backup`."""
     with open_archive(console) as archive:
-        archive.backup(file.expanduser())
+        archive.backup(file)
     console.notice(f"The conversations were copied to {printable_path(file)}.")
 
 

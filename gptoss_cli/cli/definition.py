@@ -3,15 +3,16 @@
 The imports are inside the functions so that `gptoss --help` and each command import only what they need.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from gptoss_cli.cli.definition_convert import convert
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
+from gptoss_cli.cli.model_opener import serve_errors, torch_errors
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -20,15 +21,14 @@ from gptoss_cli.cli.options import (
     ConfigAction,
     HistoryOptions,
     JsonOption,
+    KvLimitOption,
     Shell,
+    TemplateOptions,
     TurnOptions,
     YesOption,
 )
-from gptoss_cli.errors import Hint, ResourceError, first_line
-
-# For annotations alone: help and most commands open no model.
-if TYPE_CHECKING:
-    from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
+from gptoss_cli.cli.serve_options import ServeOptions
+from gptoss_cli.paths import typed_path
 
 _SETTINGS = (
     "Most options with a value can also be set in the environment (GPTOSS_MODEL, GPTOSS_EFFORT and so on) or in the"
@@ -50,13 +50,19 @@ def chat(
     ] = None,
     *,
     files: Annotated[
-        list[str] | None,
+        list[Path] | None,
         typer.Option(
-            "--file", "-f", metavar="PATH", help="Text file for the first message; repeatable.", show_default=False
+            "--file",
+            "-f",
+            metavar="PATH",
+            parser=typed_path,
+            help="Text file for the first message; repeatable.",
+            show_default=False,
         ),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Print the text itself: no Markdown, no redrawing.")] = False,
     vi: Annotated[bool, typer.Option("--vi", help="Edit messages with the keys of vi.")] = False,
+    template: TemplateOptions,
     history: HistoryOptions,
     options: TurnOptions,
     invocation: typer.Context,
@@ -69,7 +75,9 @@ def chat(
     """
     from gptoss_cli.cli.chat import ChatStart, run_chat
 
-    start = ChatStart(words or [], files or [], history, plain=plain, vi=vi, given=_given(invocation))
+    start = ChatStart(
+        words or [], files or [], history, plain=plain, vi=vi, given=_given(invocation), template=template
+    )
     run_chat(start, options, environment)
 
 
@@ -80,6 +88,7 @@ def ask(
     ] = None,
     *,
     answer: AnswerOptions,
+    template: TemplateOptions,
     history: AskHistoryOptions,
     options: TurnOptions,
     invocation: typer.Context,
@@ -92,7 +101,7 @@ def ask(
     """
     from gptoss_cli.cli.ask import Question, run_ask
 
-    question = Question(words or [], answer, history, _given(invocation))
+    question = Question(words or [], answer, history, _given(invocation), template)
     if answer.efforts is not None and not answer.stream_json:  # together they are an error, which JSON lines report
         from gptoss_cli.cli.efforts import run_efforts
 
@@ -158,6 +167,9 @@ def verify(
     run_verify(model, environment.console, quick=quick, as_json=as_json)
 
 
+_COMMANDS.command("convert")(convert)
+
+
 @_COMMANDS.command("remove")
 def remove(
     model: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="Model to delete.")],
@@ -206,7 +218,7 @@ def doctor(
     Looks at GPU, memory, disk, torch, Triton and models.
     """
     if gpu:
-        with _torch_errors():
+        with torch_errors():
             from gptoss_cli.cli.gpu_check import run_gpu_check
 
         run_gpu_check(environment.console, as_json=as_json)
@@ -230,10 +242,23 @@ def bench(
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
     End other programs first: they slow it down.
     """
-    with _torch_errors():
+    with torch_errors():
         from gptoss_cli.cli.bench import run_bench
 
     run_bench(model, options, environment.console)
+
+
+@_COMMANDS.command("serve", epilog=_SETTINGS)
+def serve(*, options: ServeOptions, environment: Environment) -> None:
+    """Serve OpenAI's API from this machine.
+
+    /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /health and /metrics, for Codex, Open WebUI and
+    the SDKs. Other machines can connect only with --host and a key. Prompts are never logged.
+    """
+    with serve_errors():
+        from gptoss_cli.cli.serve import run_serve
+
+    run_serve(options, environment)
 
 
 @_COMMANDS.command("compare")
@@ -275,7 +300,9 @@ def inspect(
 
 @_COMMANDS.command("evaluate", epilog=_SETTINGS)
 def evaluate(
-    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Questions with expected answers.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", parser=typed_path, help="Questions with expected answers.")
+    ],
     *,
     evaluate: EvaluateOptions,
     options: TurnOptions,
@@ -300,6 +327,7 @@ def cache(
     *,
     as_json: JsonOption = False,
     yes: YesOption = False,
+    kv_limit: KvLimitOption = None,
     environment: Environment,
 ) -> None:
     """List or delete KV caches and 8-bit weights.
@@ -308,7 +336,7 @@ def cache(
     """
     from gptoss_cli.cli.cache import run_cache
 
-    run_cache(action, environment.console, as_json=as_json, yes=yes)
+    run_cache(action, environment.console, as_json=as_json, yes=yes, kv_limit_bytes=kv_limit)
 
 
 @_COMMANDS.command("config", epilog=_SETTINGS)
@@ -363,24 +391,3 @@ def _given(invocation: typer.Context) -> frozenset[str]:
     """Return the names of the parameters that the command line itself sets."""
     sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
     return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
-
-
-def open_model(request: "ChatRequest", *, progress: "Say", notice: "Notify") -> "OpenedModel":
-    """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
-
-    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.
-    """
-    with _torch_errors():
-        from gptoss_cli.chat.opening import open_model
-    return open_model(request, progress=progress, notice=notice)
-
-
-@contextmanager
-def _torch_errors() -> Iterator[None]:
-    """Raise ResourceError if an import within the block fails."""
-    try:
-        yield
-    except (ImportError, OSError) as exc:
-        if "failed to map" in str(exc) or "Cannot allocate" in str(exc):  # the words of the C library's loader
-            raise ResourceError("There is not enough memory to load the engine", Hint.FREE_MEMORY) from exc
-        raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc

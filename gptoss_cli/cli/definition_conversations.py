@@ -8,6 +8,7 @@ import typer
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, show_help
 from gptoss_cli.cli.options import ConversationExportOptions, JsonOption, YesOption
+from gptoss_cli.paths import typed_path
 
 CONVERSATIONS = Commands()
 _NameArgument = Annotated[
@@ -98,7 +99,9 @@ def export(
 
 @CONVERSATIONS.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON export of gptoss, or ChatGPT's.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", parser=typed_path, help="JSON export of gptoss, or ChatGPT's.")
+    ],
     *,
     environment: Environment,
 ) -> None:
@@ -146,7 +149,9 @@ def remove(
 
 @CONVERSATIONS.command("backup")
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="New file.")], *, environment: Environment
+    file: Annotated[Path, typer.Argument(metavar="FILE", parser=typed_path, help="New file.")],
+    *,
+    environment: Environment,
 ) -> None:
     """Write a copy of the database to a new file."""
     from gptoss_cli.cli.conversations import run_backup

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gptoss_cli import __version__, settings
-from gptoss_cli.checkpoint import store
+from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
 from gptoss_cli.placement import hardware
@@ -29,9 +30,12 @@ class _Check:
 
 def run_doctor(console: Console, *, as_json: bool) -> None:
     """Run `gptoss doctor`."""
+    notice_damaged_copies(console)
     machine = hardware.detect(settings.data_folder())
-    checks, models = list(_checks(machine)), list(published_plans(machine))
     folders = {name: str(folder) for name, folder in store.installed().items()}
+    # The classifiers run like the models that they were made from.
+    shown = {model.name for model in catalog.MODELS if not model.is_classifier or model.name in folders}
+    checks, models = list(_checks(machine)), [each for each in published_plans(machine) if each.name in shown]
     if as_json:
         write_json(_to_json(machine, checks, models, folders), console)
     else:
@@ -43,6 +47,8 @@ def _checks(machine: Hardware) -> Iterator[_Check]:
     yield _Check("gptoss", f"{__version__}, Python {platform.python_version()}, {platform.system()}")
     advice = "" if machine.torch else "Install it: pip install torch"
     yield _Check("torch", machine.torch or "not installed", advice)
+    if machine.cores is not None and machine.usable_cores is not None:
+        yield _Check("CPU", _cores(machine.cores, machine.usable_cores, machine.cpu_quota))
     yield _present("CPU kernels", machine.kernels, "Install a C compiler, for example gcc, and then gptoss again.")
     yield from _gpu_checks(machine)
     yield from _memory_checks(machine)
@@ -50,6 +56,15 @@ def _checks(machine: Hardware) -> Iterator[_Check]:
     yield _Check("disk", f"{disk} for {settings.data_folder()}")
     for name, folder in (("settings", settings.config_folder()), ("cache", settings.cache_folder())):
         yield _Check(name, str(folder))
+
+
+def _cores(cores: int, usable: int, quota: float | None) -> str:
+    if usable >= cores:
+        return f"{cores} core{'' if cores == 1 else 's'}"
+    limit = "this process may run on no others"
+    if quota is not None and usable == max(1, int(quota)):
+        limit = f"the CPU quota of the control group is {quota:g}"
+    return f"{usable} of {cores} cores, and no more threads: {limit}"
 
 
 def _gpu_checks(machine: Hardware) -> Iterator[_Check]:

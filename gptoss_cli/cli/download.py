@@ -8,29 +8,39 @@ from functools import cache
 import typer
 
 from gptoss_cli import settings
-from gptoss_cli.checkpoint import store
+from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.checkpoint.download import DownloadPlan, Outcome, carry_out, choose_files, known_files, make_plan
+from gptoss_cli.checkpoint.folder import weights_folder
+from gptoss_cli.checkpoint.header import check_tensors
 from gptoss_cli.checkpoint.hub import Hub, is_offline
+from gptoss_cli.checkpoint.judgement import check_loadable
 from gptoss_cli.checkpoint.lock import locked
 from gptoss_cli.checkpoint.partial import writing
+from gptoss_cli.checkpoint.preview import check_kind
 from gptoss_cli.checkpoint.store import ModelLocation, find_location
 from gptoss_cli.checkpoint.transfer import RetryPolicy
 from gptoss_cli.cli.confirmation import confirm
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
 from gptoss_cli.cli.signals import stopping
-from gptoss_cli.errors import ExitStatus
+from gptoss_cli.errors import ExitStatus, GptossError, UsageError
 from gptoss_cli.placement import hardware
+from gptoss_cli.placement.model_config import load_config
+from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.progress import FileProgress
-from gptoss_cli.units import size_words
+from gptoss_cli.units import counted, size_words
 
 
 def run_download(
     model: str, revision: str | None, console: Console, *, dry_run: bool, as_json: bool, yes: bool
 ) -> None:
     """Run `gptoss download`. With `as_json` nothing is asked."""
+    notice_damaged_copies(console)
     location = find_location(model)
+    if location.is_converted:
+        raise UsageError(f"{location.name} was converted on this machine: there is nothing to download")
     if revision is None and _is_cached(location, console, as_json=as_json):
         return
     _Download(location, revision, console, as_json=as_json).run(dry_run=dry_run, yes=yes or as_json)
@@ -49,10 +59,13 @@ class _Download:
 
     def run(self, *, dry_run: bool, yes: bool) -> None:
         if dry_run:
-            self._show(self._plan())
+            plan = self._plan()
+            check_kind(plan, self._connect, retry_policy())
+            self._show(plan)
             return
         with self._lock():
             plan = self._plan()
+            check_kind(plan, self._connect, retry_policy())
             self._announce(plan)
             plan.check_space()
             if plan.missing and not confirm("Download it?", self._console, yes=yes, needs_yes=False):
@@ -114,7 +127,7 @@ class _Download:
             return
         arrived = plan.manifest.size_bytes - plan.needed_bytes
         rest = f", {size_words(arrived)} of it already here" if arrived else ""
-        self._console.notice(f"{source}: {len(plan.manifest.files)} files, {total}{rest}")
+        self._console.notice(f"{source}: {counted(len(plan.manifest.files), 'file')}, {total}{rest}")
         self._console.notice(f"into {plan.location.folder}, with {size_words(plan.free_bytes)} free")
         self._predict()
 
@@ -152,7 +165,8 @@ class _Download:
             self._console.notice(f"{name} was wrong and has been downloaded again.")
         offline = " (offline)" if is_offline() else ""
         done = "is complete, and every digest is right" if outcome.fetched else f"was already complete{offline}"
-        self._console.notice(f"{plan.location.name} {done}. Try: gptoss chat -m {plan.location.short_name}")
+        advice = "" if _is_wrong(plan.location) else f". Try: gptoss chat -m {plan.location.short_name}"
+        self._console.notice(f"{plan.location.name} {done}{advice}")
 
 
 def retry_policy() -> RetryPolicy:
@@ -160,11 +174,24 @@ def retry_policy() -> RetryPolicy:
     return RetryPolicy()
 
 
+def _is_wrong(location: ModelLocation) -> bool:
+    """Return True if the tensors are not those of a gpt-oss. Those of the models in the catalog are known to be."""
+    if catalog.find_model(location.name) is not None:
+        return False
+    try:
+        folder = weights_folder(location.folder)
+        check_tensors(folder, [expected_tensors(load_config(folder / "config.json"), layout) for layout in Layout])
+    except GptossError:
+        return True
+    return False
+
+
 def _is_cached(location: ModelLocation, console: Console, *, as_json: bool) -> bool:
     """Return True, and say so, if a complete copy in the Hugging Face cache makes a download unnecessary."""
-    folder = store.cached(location.name)
+    folder = store.cached(location)
     if folder is None or known_files(location) is not None:
         return False
+    check_loadable(folder, location.short_name)
     if as_json:
         write_json({"model": location.name, "folder": str(folder), "fetched": []}, console, indent=2)
     else:

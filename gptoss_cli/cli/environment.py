@@ -43,5 +43,6 @@ class Environment:
             with self.console.activity() as activity:
                 return self.open_model(request, progress=progress, notice=notice)
         finally:
+            begun = False  # a later notice is shown at once
             for line in late:
                 self.console.notice(line)

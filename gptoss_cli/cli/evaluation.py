@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final
 
 from gptoss_cli.cli.prompt_input import printable_path, valid_text
 from gptoss_cli.errors import ResourceError, UsageError
+from gptoss_cli.files import open_to_append, read_regular
 from gptoss_cli.settings import ReasoningEffort
 
 _KINDS: Final = ("answer", "number", "choice", "pattern", "command")
@@ -52,7 +53,7 @@ class Question:
 def read_questions(path: Path) -> list[Question]:
     """Read a JSON Lines file. Raises UsageError, with the number of the line that is wrong."""
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = read_regular(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as exc:
         raise UsageError(f"{printable_path(path)} cannot be read: {exc.strerror or exc}") from exc
     questions = []
@@ -206,7 +207,7 @@ class Results:
 
     def _open(self) -> BinaryIO:
         try:
-            file = self.path.open("a+b")
+            file = open_to_append(self.path)
             file.seek(0)
             data = file.read()
             whole = data.rfind(b"\n") + 1

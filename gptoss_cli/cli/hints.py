@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from gptoss_cli.errors import GptossError, Hint
 from gptoss_cli.terminal.console import Console
@@ -12,6 +16,8 @@ if TYPE_CHECKING:
     from gptoss_cli.chat.request import Notify
 
 _Words = tuple[str, str]
+# A shorter part of a password says nothing about it, and may be a part of any word.
+_SHORTEST_SECRET: Final = 3
 _START: Final = "start gptoss chat with"
 
 
@@ -20,7 +26,8 @@ def _same(verb: str, what: str) -> tuple[_Words, _Words]:
     return (verb, what), (verb, what)
 
 
-# Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject.
+# Hint -> a verb and its object, on the command line and in a chat. `{subject}` is GptossError.subject,
+# `{quoted}` the same for a shell.
 HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.DOWNLOAD: _same("run:", "gptoss download {subject}"),
     Hint.LARGER_CONTEXT: (("use", "a larger --context"), (_START, "a larger --context")),
@@ -32,18 +39,20 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     ),
     Hint.CPU: (("use", "--device cpu"), (_START, "--device cpu")),
     Hint.APPLE_GPU: (("use", "--device mps"), (_START, "--device mps")),
+    Hint.ANOTHER_PORT: _same("use", "another --port"),
     Hint.ANOTHER_DEVICE: (("use", "another --device or none"), (_START, "another --device or none")),
     Hint.OFFLOAD: (("use", "--execution offload"), (_START, "--execution offload")),
     Hint.LESS_GPU_MEMORY: (("use", "a smaller --gpu-memory"), (_START, "a smaller --gpu-memory")),
     Hint.FLOAT32: (("use", "--dtype float32"), (_START, "--dtype float32")),
     Hint.BF16_DENSE: (("use", "--dense bf16"), (_START, "--dense bf16")),
     Hint.CONSISTENT_PLACEMENT: (
-        ("leave out", "--execution or --device"),
-        ("start gptoss chat without", "--execution or --device"),
+        ("use", "another --execution or --device"),
+        (_START, "another --execution or --device"),
     ),
     Hint.EDIT_SETTINGS: _same("run:", "gptoss config edit"),
     Hint.ANOTHER_REVISION: (("use", "another --revision"), ("run:", "gptoss download with another --revision")),
     Hint.INSTALL_STRUCTURED: _same("run:", "pip install 'gptoss[structured]'"),
+    Hint.INSTALL_SERVE: _same("run:", "pip install 'gptoss[serve]'"),
     Hint.INSTALL_SOCKS: _same("run:", "pip install 'gptoss[socks]'"),
     Hint.INSTALL_TORCH: _same("install torch again:", "pip install torch"),
     Hint.FREE_MEMORY: _same("end", "other programs"),
@@ -58,6 +67,11 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.START_AGAIN: _same("start", "gptoss again"),
     Hint.LIST_CONVERSATIONS: (("run:", "gptoss conversations list"), ("use", "/conversations")),
     Hint.ANOTHER_MODEL: (("continue with", "another model: -m MODEL"), (_START, "another model: -m MODEL")),
+    Hint.CONVERT: _same("run:", "gptoss convert {quoted} NAME"),
+    Hint.CONVERT_AGAIN: _same("convert it again:", "gptoss remove {subject}, then gptoss convert SOURCE {subject}"),
+    Hint.ALLOW_ROUNDING: _same("leave out", "--exact"),
+    Hint.POLICY: (("give", "it one with -s @FILE"), ("give", "it one: /instructions @FILE")),
+    Hint.FETCH_AND_CONVERT: _same("run:", "hf download {subject}, then gptoss convert {subject} NAME"),
     Hint.VERIFY: _same("run:", "gptoss verify"),
 }
 
@@ -83,12 +97,30 @@ def unexpected(error: BaseException) -> str:
     return f"An error in gptoss itself, {type(error).__name__}: {error}"
 
 
+def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+    """Return `text` without the passwords of proxies and the token of the Hub, which other libraries may quote.
+
+    A library that cannot parse the URL of a proxy may quote any part of it.
+    """
+    secrets = {environment.get("HF_TOKEN", ""), environment.get("HUGGING_FACE_HUB_TOKEN", "")}
+    for name, value in environment.items():
+        if name.lower().endswith("_proxy") and "@" in value:
+            _, _, password = value.rpartition("@")[0].partition("://")[2].partition(":")
+            password = password or value.rpartition("@")[0]
+            secrets |= {password, unquote(password), *re.split(r"[/?#@:\[\]\s\\]", password)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
+
+
 def with_hints(message: str, *hints: Hint, subject: str = "", in_chat: bool = False) -> str:
     """Return `message`, followed by `hints` in words."""
     if not hints:
         return message
     words = [HINT_WORDS[hint][in_chat] for hint in hints]
-    advice = _alternatives([(verb, what.format(subject=subject).rstrip()) for verb, what in words])
+    quoted = shlex.quote(subject)
+    advice = _alternatives([(verb, what.format(subject=subject, quoted=quoted).rstrip()) for verb, what in words])
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} {advice}"
 
 

@@ -12,8 +12,8 @@ from gptoss_cli.errors import Hint
 _MORE_ROOM: Final = (Hint.LARGER_CONTEXT,), (Hint.SHORTER_CONVERSATION, Hint.LARGER_CONTEXT)
 _NOT_FINITE: Final = "The answer ends here: the model computed numbers that are not finite"
 _CUT_SHORT: Final[dict[Problem, tuple[str, str]]] = {
-    Problem.TOKEN_LIMIT: ("--max-tokens is used up.", "max-tokens is used up. /set max-tokens changes it."),
-    Problem.TIMEOUT: ("--timeout has passed.", "the time limit has passed."),
+    # The limit may come from a flag, a variable or the settings.
+    Problem.TOKEN_LIMIT: ("max-tokens is used up.", "max-tokens is used up. /set max-tokens changes it."),
     Problem.REPETITION: ("it repeated itself and was stopped. Ask in another way.",) * 2,
 }
 _FAILED: Final[dict[Problem, tuple[str, str]]] = {
@@ -31,7 +31,16 @@ def incomplete_words(incomplete: Incomplete, *, in_chat: bool = False) -> str:
         return _FAILED[problem][in_chat]
     if problem is Problem.NUMERICAL_FAILURE:
         return with_hints(_NOT_FINITE, Hint.FLOAT32, in_chat=in_chat)
-    lacking = "The answer is cut short" if incomplete.answered else "There is no answer"
+    lacking = "The answer is cut short" if incomplete.answered else "No answer"
     if problem is Problem.CONTEXT_FULL:
         return with_hints(f"{lacking}: the context is full", *_MORE_ROOM[in_chat], in_chat=in_chat)
+    if problem is Problem.TIMEOUT:
+        return f"{lacking}: {timeout_words(incomplete.timeout_seconds)}."
     return f"{lacking}: {_CUT_SHORT[problem][in_chat]}"
+
+
+def timeout_words(seconds: float | None) -> str:
+    """Return the reason that a time limit was reached, without a final full stop."""
+    if seconds is None:
+        return "the time for it ran out"
+    return f"the {seconds:g} second{'' if seconds == 1 else 's'} of --timeout ran out"

@@ -188,7 +188,7 @@ def _measure(
     """Run the model on the prompt. Raises UsageError for a model that gptoss cannot run, and what opening raises."""
     if inspected.model.model_type is not ModelType.GPT_OSS:
         raise UsageError(f"{inspected.model.name} cannot be run. Measure gpt-oss: 20b, 120b, demo, or a folder")
-    opened = environment.open(ChatRequest(model=name, prefix_cache=False))
+    opened = environment.open(ChatRequest(model=name, kv_limit_bytes=0))
     assert opened.measure_attention is not None, "a model on this machine can be measured"
     return list(opened.measure_attention([token.id for token in _measured_prompt(options)]))
 

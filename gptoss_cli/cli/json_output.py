@@ -1,10 +1,12 @@
 """The JSON of the commands: the version, one object, and the lines of `ask --stream-json`. See schemas/."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -23,8 +25,11 @@ from gptoss_cli.harmony.events import (
     TokenText,
     TurnEnd,
 )
-from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.console import Console
+
+# For an annotation alone: it imports openai_harmony, which most commands do not need.
+if TYPE_CHECKING:
+    from gptoss_cli.harmony.conversation import Conversation
 
 JSON_VERSION: Final = 1  # of every command's JSON
 
@@ -40,10 +45,10 @@ def json_text(values: Mapping[str, object], *, indent: int | None = None) -> str
 
 
 def answer_record(
-    info: ModelInfo, effort: ReasoningEffort, end: TurnEnd, *, answer: str, reasoning: str | None
+    info: ModelInfo, conversation: Conversation, end: TurnEnd, *, answer: str, reasoning: str | None
 ) -> dict[str, Any]:
     """Return the object of `ask --json` without the version."""
-    return {"answer": answer, "reasoning": reasoning, **_beginning(info, effort, end.seed), **_ending(end)}
+    return {"answer": answer, "reasoning": reasoning, **_beginning(info, conversation, end.seed), **_ending(end)}
 
 
 def token_json(token: Token) -> dict[str, Any]:
@@ -84,9 +89,9 @@ class JsonLines:
                 self.fail(status, message)
             raise
 
-    def start(self, info: ModelInfo, effort: ReasoningEffort, seed: int) -> None:
+    def start(self, info: ModelInfo, conversation: Conversation, seed: int) -> None:
         """Write the first line, before the prompt is read."""
-        self._write("start", version=JSON_VERSION, **_beginning(info, effort, seed))
+        self._write("start", version=JSON_VERSION, **_beginning(info, conversation, seed))
 
     def record(self, events: Iterable[Event]) -> Iterator[Event]:
         """Pass `events` on, and write a line for each that has text."""
@@ -126,8 +131,9 @@ def cuts_json(end: TurnEnd) -> list[dict[str, Any]]:
     return [{"cut": cut.cut, "reasoning_tokens": cut.reasoning_tokens} for cut in end.cuts]
 
 
-def _beginning(info: ModelInfo, effort: ReasoningEffort, seed: int) -> dict[str, Any]:
-    return {**asdict(info), "effort": effort, "seed": seed}
+def _beginning(info: ModelInfo, conversation: Conversation, seed: int) -> dict[str, Any]:
+    """Return everything that an answer can be repeated with, apart from the messages and the sampling settings."""
+    return {**asdict(info), "effort": conversation.effort, "date": conversation.date.isoformat(), "seed": seed}
 
 
 def _ending(end: TurnEnd) -> dict[str, Any]:

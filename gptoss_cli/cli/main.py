@@ -30,8 +30,9 @@ def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
         from gptoss_cli.cli import definition
         from gptoss_cli.cli.environment import Environment
         from gptoss_cli.cli.framework import invoke
+        from gptoss_cli.cli.model_opener import opener
 
-        return invoke(definition.PROGRAM, argv, Environment(console, open_model or definition.open_model))
+        return invoke(definition.PROGRAM, argv, Environment(console, open_model or opener(console)))
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else ExitStatus.DONE
     except KeyboardInterrupt:
@@ -39,7 +40,7 @@ def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
     except BrokenPipeError:
         console.abandon()
         return ExitStatus.BROKEN_PIPE
-    except Exception as exc:  # noqa: BLE001  the program's last resort
+    except BaseException as exc:  # noqa: BLE001  the program's last resort; a panic of a Rust library is no Exception
         return _report(exc, console)
 
 
@@ -47,18 +48,18 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(ExitStatus.TERMINATED)
 
 
-def _report(exc: Exception, console: Console) -> int:
+def _report(exc: BaseException, console: Console) -> int:
     import traceback
 
-    from gptoss_cli.cli.hints import sentence, unexpected
+    from gptoss_cli.cli.hints import sentence, unexpected, without_secrets
 
     if console.debug:
-        console.err("".join(traceback.format_exception(exc)))
+        console.err(without_secrets("".join(traceback.format_exception(exc)), console.environment))
     if isinstance(exc, GptossError):
-        console.error(sentence(exc))
+        console.error(without_secrets(sentence(exc), console.environment))
         return exc.exit_status
     if isinstance(exc, MemoryError):
         console.error(unexpected(exc))
         return ExitStatus.RESOURCES
-    console.error(f"{unexpected(exc)}. To see where: gptoss --debug ...")
+    console.error(without_secrets(f"{unexpected(exc)}. To see where: gptoss --debug ...", console.environment))
     return ExitStatus.FAILED

@@ -18,6 +18,7 @@ from gptoss_cli.cli.options import (
     ThreadsOption,
     parse_size,
 )
+from gptoss_cli.paths import typed_output
 from gptoss_cli.settings import Activations, Dense, Execution, Group
 
 
@@ -101,7 +102,13 @@ class EvaluateOptions:
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, max=1000, help="Answers to each question.")] = 1
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="File for the results; by default beside the questions."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=typed_output,
+            help="File for the results; by default beside the questions.",
+        ),
     ] = None
     as_json: JsonOption = False
 

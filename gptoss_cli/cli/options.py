@@ -1,5 +1,6 @@
 """Options of the commands, each declared once, and the groups of options that a command receives as one value."""
 
+import datetime
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gptoss_cli import __version__
+from gptoss_cli.paths import typed_output, typed_path
 from gptoss_cli.settings import (
     LARGEST_SEED,
     Activations,
@@ -67,6 +69,14 @@ def parse_size(text: str) -> int:
     return round(number * _UNITS[unit])
 
 
+def parse_date(text: str) -> datetime.date:
+    """Return the date that is written as 2025-08-05. Raises typer.BadParameter."""
+    try:
+        return datetime.date.fromisoformat(text.strip())
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r} is not a date. Write one like 2025-08-05") from exc
+
+
 def _print_version(invocation: typer.Context, wanted: bool) -> None:
     if wanted:
         invocation.obj.console.out(f"gptoss {__version__}\n")
@@ -117,6 +127,15 @@ ContinueOption = Annotated[
 ]
 ResumeOption = Annotated[
     str | None, typer.Option("--resume", metavar="ID|TITLE", help="Continue this conversation.", show_default=False)
+]
+KvLimitOption = Annotated[
+    int | None,
+    _setting(
+        "GPTOSS_HISTORY_KV_LIMIT",
+        metavar="SIZE",
+        parser=parse_size,
+        help="Disk space for KV caches of conversations, such as 8GiB; by default 4GiB, and 0 keeps none.",
+    ),
 ]
 SaveReasoningOption = Annotated[
     bool,
@@ -195,6 +214,15 @@ class TurnOptions:
         int | None,
         _setting("GPTOSS_SEED", metavar="N", min=0, max=LARGEST_SEED, help="Seed; the same one repeats an answer."),
     ] = None
+    date: Annotated[
+        datetime.date | None,
+        _setting(
+            "GPTOSS_DATE",
+            metavar="YYYY-MM-DD",
+            parser=parse_date,
+            help="Date that the model is told, by default today; with --seed it repeats an answer.",
+        ),
+    ] = None
     max_tokens: Annotated[
         int | None,
         _setting("GPTOSS_MAX_TOKENS", metavar="N", min=1, help="End the turn after N tokens, reasoning included."),
@@ -218,8 +246,23 @@ class TurnOptions:
         bool,
         typer.Option("--no-prefix-cache", help="Do not reuse cached work for the system message and instructions."),
     ] = False
+    kv_limit: KvLimitOption = None
     reasoning: Annotated[
         ReasoningDisplay | None, _setting("GPTOSS_REASONING", help="Show, collapse or hide the reasoning.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class TemplateOptions:
+    """The options of `ask` and `chat` about prompt templates. A parameter is NAME=VALUE here."""
+
+    template: Annotated[
+        str | None,
+        typer.Option("--template", metavar="NAME", help="Put the prompt into a text of the settings folder."),
+    ] = None
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="NAME VALUE", help="With --template: the value of $NAME; repeatable."),
     ] = None
 
 
@@ -269,7 +312,8 @@ class AnswerOptions:
     """The options that `ask` alone has: input besides the words, when the answer ends, its format and its output."""
 
     files: Annotated[
-        list[Path] | None, typer.Option("--file", "-f", metavar="PATH", help="Text file to ask about; repeatable.")
+        list[Path] | None,
+        typer.Option("--file", "-f", metavar="PATH", parser=typed_path, help="Text file to ask about; repeatable."),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False
     stream_json: Annotated[bool, typer.Option("--stream-json", help="Print JSON lines as the answer is generated.")] = (
@@ -287,7 +331,13 @@ class AnswerOptions:
     ] = None
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the answer to FILE, all of it or nothing."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            parser=typed_output,
+            help="Write the answer to FILE, all of it or nothing.",
+        ),
     ] = None
     timeout: Annotated[
         float | None,
@@ -329,6 +379,8 @@ class ConversationExportOptions:
     form: Annotated[
         ExportFormat | None, typer.Option("--format", "-f", help="Format; by default that of the FILE's name, else md.")
     ] = None
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE|-", help="File to write.")] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE|-", parser=typed_output, help="File to write.")
+    ] = None
     reasoning: Annotated[bool, typer.Option("--reasoning", help="With md and jsonl: the reasoning too.")] = False
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False

@@ -7,6 +7,8 @@ from typing import Any
 
 from gptoss_cli import settings
 from gptoss_cli.checkpoint import catalog, store
+from gptoss_cli.checkpoint.folder import weights_folder
+from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import PlanOptions
@@ -63,6 +65,7 @@ def run_plan(model: str | None, options: PlanOptions, console: Console) -> None:
         dense=options.dense,
         activations=options.activations,
     )
+    notice_damaged_copies(console)
     name, config, download_bytes = planned_config(model)
     detected = hardware.detect(settings.data_folder())
     machine, request = described_machine(detected, request, gpu_bytes=options.gpu_memory, ram_bytes=options.ram)
@@ -80,14 +83,14 @@ def run_plan(model: str | None, options: PlanOptions, console: Console) -> None:
         console.out(_drawn(name, placement, console.stdout.columns) + _about_disk(machine, download_bytes, problem))
 
 
-def planned_config(wanted: str | None) -> tuple[str, ModelConfig, int]:
-    """Return the name of a model, its config, and how many bytes must still be downloaded.
+def planned_config(wanted: str | None) -> tuple[str, ModelConfig, int | None]:
+    """Return the name of a model, its config, and how many bytes must still be downloaded, None if that is not known.
 
     None is the model that would answer. A published model needs no files. Raises UsageError, NotInstalledError or
     IntegrityError for a wrong name, folder or config.
     """
     installed = store.installed()
-    model = catalog.find_model(wanted) if wanted else _default_model(installed)
+    model = store.known_model(wanted) if wanted else _default_model(installed)
     if model is not None and model.published is not None:
         size = 0 if model.name in installed else model.published.download_bytes
         return model.name, published_config(layers=model.published.layers, experts=model.published.experts), size
@@ -97,14 +100,7 @@ def planned_config(wanted: str | None) -> tuple[str, ModelConfig, int]:
 
         return model.name, load_config(demo_checkpoint() / "config.json"), 0
     assert wanted is not None
-    return wanted, load_config(_config_file(Path(wanted).expanduser(), wanted)), 0
-
-
-def _config_file(folder: Path, wanted: str) -> Path:
-    """Return the config of a folder, which may lack the weights. Raises what `ask -m` raises for anything else."""
-    files = (folder / "config.json", folder / "original" / "config.json")
-    found = next((file for file in files if file.is_file()), None)
-    return found or store.find_checkpoint(wanted) / "config.json"
+    return wanted, load_config(weights_folder(store.find_checkpoint(wanted)) / "config.json"), 0
 
 
 def _default_model(installed: dict[str, Path]) -> catalog.Model:
@@ -136,9 +132,9 @@ def described_machine(
     return imagined, request
 
 
-def disk_problem(machine: Hardware, download_bytes: int) -> str | None:
+def disk_problem(machine: Hardware, download_bytes: int | None) -> str | None:
     """Return a sentence if the download does not fit on the disk of the checkpoints, else None."""
-    if machine.disk_bytes is None or machine.disk_bytes >= download_bytes:
+    if machine.disk_bytes is None or download_bytes is None or machine.disk_bytes >= download_bytes:
         return None
     missing = (download_bytes - machine.disk_bytes) / 1e9
     return f"The disk of {settings.data_folder()} is {missing:.1f} GB too small for the download."
@@ -183,7 +179,9 @@ def _bound_lines(placement: Placement) -> Iterator[str]:
             yield f"  {size / 1e9:.2f} GB {memory}, {speed / 1e9:.0f} GB/s assumed"
 
 
-def _about_disk(machine: Hardware, download_bytes: int, problem: str | None) -> str:
+def _about_disk(machine: Hardware, download_bytes: int | None, problem: str | None) -> str:
+    if download_bytes is None:
+        return "\nNot downloaded. Its size is shown before a download begins.\n"
     if not download_bytes:
         return ""
     free = "" if machine.disk_bytes is None else f"; {machine.disk_bytes / 1e9:.1f} GB of disk space are free"

@@ -8,22 +8,29 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from gptoss_cli.archive.recorder import Attachment
+from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
 from gptoss_cli.errors import ResourceError, UsageError
+from gptoss_cli.files import READ_FLAGS, open_regular
+from gptoss_cli.paths import shown_path, typed_path
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
 
 # A token has up to 128 bytes, but text averages four per token: more than this fits no context.
 _LARGEST_INPUT_BYTES: Final = LONGEST_CONTEXT_TOKENS * 32
 _LARGEST_INSTRUCTIONS_BYTES: Final = 1 << 20
+SLOW_STDIN_SECONDS: Final = 2.0
+_READING_STDIN: Final = "Reading stdin until it is closed. To ask without it: gptoss ask ... < /dev/null"
 # Input with more undecodable characters than this, per thousand, is binary.
 _BINARY_PER_MILLE: Final = 100
 _BYTE_ORDER_MARKS: Final = (
@@ -45,16 +52,18 @@ class AttachedFile:
     record: Attachment
 
 
-def prompt_text(words: Sequence[str], console: Console, *, attached: Sequence[AttachedFile] = ()) -> str:
+def prompt_text(
+    words: Sequence[str], console: Console, *, attached: Sequence[AttachedFile] = (), optional: bool = False
+) -> str:
     """Return the prompt: the words, then each attached file and the piped text in a code fence that they cannot close.
 
-    Piped text alone is the prompt as it is. Raises UsageError if there is no prompt, a file cannot be read or input is
-    not text; ResourceError if input fits no context.
+    Piped text alone is the prompt as it is. Raises UsageError if there is no prompt, unless it is `optional`, a file
+    cannot be read or input is not text; ResourceError if input fits no context.
     """
     asked = "" if list(words) == ["-"] else valid_text(" ".join(words))
     piped = _piped_text(console) if list(words) == ["-"] or not console.reads_terminal else ""
     asked, piped = (text if text.strip() else "" for text in (asked, piped))
-    if not (asked or attached or piped):
+    if not (asked or attached or piped or optional):
         raise UsageError('There is no prompt. Try: gptoss ask "Why is the sky blue?", or pipe text into it.')
     if not (asked or attached):
         return piped
@@ -66,8 +75,9 @@ def prompt_text(words: Sequence[str], console: Console, *, attached: Sequence[At
 def attachment(file: Path, console: Console) -> AttachedFile:
     """Return `file` as part of a message, in a code fence that it cannot close. Raises as `read_text_file`."""
     data = _read(file)
-    text = f"{printable_path(file)}:\n{_fenced(_decoded(data, printable_path(file), console))}"
-    location = valid_text(os.path.abspath(file.expanduser()))
+    name = valid_text(os.fspath(file))
+    text = f"{name}:\n{_fenced(_decoded(data, printable_path(file), console))}"
+    location = valid_text(os.path.abspath(file))
     return AttachedFile(text, Attachment(location, hashlib.sha256(data).hexdigest(), len(data)))
 
 
@@ -83,15 +93,17 @@ def instructions_text(value: str | None) -> str | None:
     """Return instructions: the text `value` itself, or the content of FILE for `@FILE`. Raises UsageError."""
     if value is None or not value.startswith("@"):
         return value
-    file = Path(value[1:]).expanduser()
+    file = typed_path(value[1:])
     try:
-        if not file.is_file():
-            raise UsageError(f"There is no file {printable_path(file)} to read instructions from. Check @FILE.")
-        if file.stat().st_size > _LARGEST_INSTRUCTIONS_BYTES:
-            raise UsageError(f"{printable_path(file)} is over 1 MiB, which is too long for instructions. Shorten it.")
-        return file.read_text("utf-8", "replace")
+        with _open_text(file) as stream:
+            data = stream.read(_LARGEST_INSTRUCTIONS_BYTES + 1)
+    except FileNotFoundError as exc:
+        raise UsageError(f"There is no file {printable_path(file)} to read instructions from. Check @FILE.") from exc
     except OSError as exc:
         raise UsageError(f"{printable_path(file)} cannot be read: {exc.strerror}. Check @FILE.") from exc
+    if len(data) > _LARGEST_INSTRUCTIONS_BYTES:
+        raise UsageError(f"{printable_path(file)} is over 1 MiB, which is too long for instructions. Shorten it.")
+    return data.decode("utf-8", "replace")
 
 
 def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
@@ -110,6 +122,7 @@ def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
         ),
         instructions=instructions_text(options.instructions),
         effort=options.effort,
+        date=options.date,
         settings=TurnSettings(
             seed=options.seed,
             temperature=options.temperature,
@@ -119,9 +132,15 @@ def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
             think_budget=options.think_budget,
             free_headers=options.free_headers,
         ),
-        prefix_cache=not options.no_prefix_cache,
+        kv_limit_bytes=_kv_limit_bytes(options),
         every_reason=console.reads_terminal,
     )
+
+
+def _kv_limit_bytes(options: TurnOptions) -> int:
+    if options.no_prefix_cache:
+        return 0
+    return KV_LIMIT_BYTES if options.kv_limit is None else options.kv_limit
 
 
 def valid_text(text: str) -> str:
@@ -131,42 +150,54 @@ def valid_text(text: str) -> str:
 
 
 def printable_path(file: Path) -> str:
-    """Return the path as text that can be encoded."""
-    return valid_text(os.fspath(file))
+    """Return the path as text that can be encoded, shortened if it is very long."""
+    return shown_path(valid_text(os.fspath(file)))
 
 
 def _read(file: Path) -> bytes:
     """Return the bytes of a file, one more than the most that can be used. Raises UsageError."""
     try:
-        with _open_regular(file) as stream:
+        with _open_text(file) as stream:
             return stream.read(_LARGEST_INPUT_BYTES + 1)
-    except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        raise UsageError(f"{printable_path(file)} cannot be read: {reason}.") from exc
+    except OSError as exc:
+        raise UsageError(f"{printable_path(file)} cannot be read: {exc.strerror or exc}.") from exc
 
 
-def _open_regular(file: Path) -> BinaryIO:
-    path = os.fspath(file.expanduser())
-    # Without O_NONBLOCK, opening a pipe waits for its writer. Windows has neither the flag nor such pipes.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        kind = os.fstat(handle).st_mode
-        if stat.S_ISFIFO(kind) and path.startswith(_OPEN_PIPES):
+def _open_text(file: Path) -> BinaryIO:
+    """Open a regular file, or a pipe that a shell has opened, as `<(command)` does. Raises OSError.
+
+    Any other pipe is refused: it may never get a writer. Reading one ends with Ctrl-C or SIGTERM.
+    """
+    path = os.fspath(file)
+    if path.startswith(_OPEN_PIPES):
+        handle = os.open(path, READ_FLAGS)
+        if stat.S_ISFIFO(os.fstat(handle).st_mode):
             os.set_blocking(handle, True)
-        elif not stat.S_ISREG(kind):
-            raise OSError(0, "it is a folder" if stat.S_ISDIR(kind) else "it is not a regular file")
-        return os.fdopen(handle, "rb")
-    except OSError:
+            return os.fdopen(handle, "rb")
         os.close(handle)
-        raise
+    return open_regular(path)
 
 
 def _piped_text(console: Console) -> str:
     try:
-        data = console.stdin.buffer.read(_LARGEST_INPUT_BYTES + 1) if console.stdin else b""
+        with _said_if_slow(console):
+            data = console.stdin.buffer.read(_LARGEST_INPUT_BYTES + 1) if console.stdin else b""
     except OSError as exc:
         raise UsageError(f"stdin cannot be read: {exc.strerror or exc}.") from exc
     return _decoded(data, "The piped input", console)
+
+
+@contextmanager
+def _said_if_slow(console: Console) -> Iterator[None]:
+    """Say that stdin is being read if the block takes long: a pipe that nobody closes looks like a slow model."""
+    timer = threading.Timer(SLOW_STDIN_SECONDS, console.notice, (_READING_STDIN,))
+    timer.daemon = True
+    if not console.reads_terminal:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _decoded(data: bytes, name: str, console: Console) -> str:

@@ -1,6 +1,7 @@
 """The conversation that `chat` and `ask` continue: found in the archive, and turned into a request for its model."""
 
 import datetime
+import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -10,12 +11,13 @@ from typing import Any, Final
 from gptoss_cli import settings
 from gptoss_cli.archive.archive import Archive, Stored, kv_names_of
 from gptoss_cli.archive.rows import ConversationRow
+from gptoss_cli.archive.titles import title_line
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.checkpoint import catalog
 from gptoss_cli.errors import Hint, NotInstalledError, UsageError
-from gptoss_cli.harmony.events import Role
+from gptoss_cli.harmony.events import Message, Role
 from gptoss_cli.settings import ReasoningEffort
-from gptoss_cli.units import age_words
+from gptoss_cli.units import age_words, counted
 
 # Smallest and largest value of the settings that a conversation keeps; None may stand for no limit.
 _KEPT: Final[dict[str, tuple[type[Any], float, float]]] = {
@@ -45,7 +47,7 @@ class Resumed:
         own: dict[str, Any] = {"model": row.model, "instructions": row.instructions, "effort": _effort(row.settings)}
         changes = {name: value for name, value in own.items() if name not in self.given}
         sampling = {name: value for name, value in _sampling(row.settings).items() if name not in self.given}
-        date = datetime.date.fromisoformat(row.date)
+        date = request.date if "date" in self.given else datetime.date.fromisoformat(row.date)
         return replace(request, date=date, settings=replace(request.settings, **sampling), **changes)
 
     def open(self, open_model: Callable[[ChatRequest], OpenedModel], request: ChatRequest) -> OpenedModel:
@@ -69,8 +71,10 @@ class Resumed:
 
     def notices(self, opened: OpenedModel) -> list[str]:
         """Return lines about the conversation that only its model can count, or that depend on the model."""
-        tokens = f"The conversation has {opened.session.used_tokens:,} tokens so far."
-        return [each for each in (other_model(self.stored.row, opened.info.model), tokens) if each]
+        session = opened.session
+        model, calls = other_model(self.stored.row, opened.info.model), call_notice(self.stored, session.recipients)
+        tokens = f"The conversation has {counted(session.used_tokens, 'token')} so far."
+        return [each for each in (model, calls, tokens) if each]
 
     def written_effort(self, effort: ReasoningEffort) -> ReasoningEffort | None:
         """Return the effort that the system message names if it is not `effort`."""
@@ -82,7 +86,7 @@ class Resumed:
         """Return a line that names the conversation."""
         row, count = self.stored.row, count_messages(self.stored)
         age = age_words(time.time() - row.updated)
-        return f"Continuing “{title_of(row)}” ({count} messages, {row.model}, {age})."
+        return f"Continuing “{title_of(row)}” ({counted(count, 'message')}, {row.model}, {age})."
 
 
 def archive_path() -> Path:
@@ -126,11 +130,32 @@ def count_messages(stored: Stored) -> int:
     return sum(each.role is Role.USER or each.is_answer for each in stored.current)
 
 
+def author_of(message: Message) -> str:
+    """Return the name of the one who wrote a message, as a person calls it."""
+    match message.role:
+        case Role.USER:
+            return "You"
+        case Role.TOOL:
+            return f"Tool {title_line(message.name or '')}".rstrip()
+        case _:
+            return "Reasoning" if message.is_reasoning else "gpt-oss"
+
+
 def other_model(row: ConversationRow, model: str) -> str:
     """Return a notice if another model answers than the one of the conversation, else an empty text."""
     if model_name(model) == model_name(row.model):
         return ""
     return f"The conversation was with {row.model}; {model} answers from now on."
+
+
+def call_notice(stored: Stored, recipients: Collection[str]) -> str:
+    """Return a notice about a call that was not run, or about tools that are not among `recipients`, else ""."""
+    called = [each.recipient for each in stored.current if each.is_call and each.recipient]
+    missing = ", ".join(title_line(each) for each in dict.fromkeys(called) if each not in recipients)
+    parts = [f"It called {missing}, which cannot be called now."] if missing else []
+    if stored.current and stored.current[-1].is_call:
+        parts.append("The last call was interrupted and not run; the model is told so with your next message.")
+    return " ".join(parts)
 
 
 def model_name(model: str) -> str:
@@ -140,7 +165,7 @@ def model_name(model: str) -> str:
 
 
 def _is_missing(model: str, exc: Exception) -> bool:
-    return isinstance(exc, NotInstalledError) or (catalog.find_model(model) is None and not Path(model).is_dir())
+    return isinstance(exc, NotInstalledError) or (catalog.find_model(model) is None and not os.path.isdir(model))
 
 
 def _effort(kept: Mapping[str, object]) -> ReasoningEffort:

@@ -1,9 +1,11 @@
 """The saving of a conversation while it goes on: its recorder, and what the archive has to say."""
 
+import os
 from contextlib import suppress
 
 from gptoss_cli.archive.archive import Archive, Stored
 from gptoss_cli.archive.recorder import NoRecorder, Recorder
+from gptoss_cli.archive.rows import storable
 from gptoss_cli.archive.saving import ArchiveRecorder, Origin
 from gptoss_cli.chat.request import ModelInfo
 from gptoss_cli.cli.resuming import archive_path, model_name
@@ -25,6 +27,7 @@ class Saving:
         self._enabled = enabled
         self._keep_reasoning = keep_reasoning
         self._recorder: ArchiveRecorder | None = None
+        self._folder = _working_folder()
 
     @property
     def conversation(self) -> str | None:
@@ -39,6 +42,8 @@ class Saving:
     def begin(self, resumed: Stored | None = None, *, title: str | None = None) -> Recorder:
         """Return the recorder of another conversation, which is `resumed` or a new one."""
         self._recorder = None
+        # A conversation keeps the folder that it was begun in.
+        self._folder = _working_folder() if resumed is None else resumed.row.folder
         if not self._enabled:
             return NoRecorder()
         self._recorder = ArchiveRecorder(
@@ -76,4 +81,11 @@ class Saving:
         self.archive.close()
 
     def _origin(self, title: str | None) -> Origin:
-        return Origin(model=self.model, identity=self._info.revision or "", title=title)
+        return Origin(model=self.model, identity=self._info.revision or "", title=title, folder=self._folder)
+
+
+def _working_folder() -> str | None:
+    try:
+        return storable(os.getcwd())
+    except OSError:
+        return None  # it was deleted

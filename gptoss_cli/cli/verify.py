@@ -1,5 +1,6 @@
 """`gptoss verify`: check the files of installed models, offline."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,12 +15,14 @@ from gptoss_cli.checkpoint.store import ModelLocation, find_location, locations
 from gptoss_cli.checkpoint.verify import cached_files, find_wrong_files
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.signals import stopping
-from gptoss_cli.demo.unpack import demo_checkpoint
+from gptoss_cli.demo.unpack import FILES, demo_checkpoint
 from gptoss_cli.errors import Hint, IntegrityError, NotInstalledError
+from gptoss_cli.paths import typed_path
 from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.progress import FileProgress
+from gptoss_cli.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class _Checkpoint:
     files: tuple[CheckpointFile, ...]
     location: ModelLocation | None
     remedy: str
+    verified_files: int = 0  # when it was found
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,8 @@ class _Report:
     def line(self, *, quick: bool) -> str:
         shapes = f"names and shapes of {self.tensors} tensors are right"
         if self.verified_files:
-            words = f"{self.verified_files} files have the right digest; {shapes}"
+            have = "has" if self.verified_files == 1 else "have"
+            words = f"{counted(self.verified_files, 'file')} {have} the right digest; {shapes}"
         else:
             words = f"{shapes}; their digests {'were not checked' if quick else 'are not known'}"
         return f"{self.checkpoint.name}: {words}. {self.checkpoint.folder}\n"
@@ -62,8 +67,8 @@ class _Report:
 def run_verify(model: str | None, console: Console, *, quick: bool, as_json: bool) -> None:
     """Run `gptoss verify`; None verifies every installed model. Raises IntegrityError for the first wrong file."""
     reports = []
-    for checkpoint in [_find(model)] if model is not None else _installed():
-        verified_files = 0 if quick else _check_digests(checkpoint, console)
+    for checkpoint in [_find(model, console)] if model is not None else _installed(console):
+        verified_files = checkpoint.verified_files or (0 if quick else _check_digests(checkpoint, console))
         report = _Report(checkpoint, verified_files, _check_shapes(checkpoint, console))
         if verified_files and checkpoint.location is not None:
             _record_time(checkpoint.location)
@@ -74,26 +79,33 @@ def run_verify(model: str | None, console: Console, *, quick: bool, as_json: boo
         write_json({"models": [report.to_json() for report in reports]}, console, indent=2)
 
 
-def _find(name: str) -> _Checkpoint:
+def _find(name: str, console: Console) -> _Checkpoint:
     """Raise UsageError, NotInstalledError, or IntegrityError if its records or sizes are wrong."""
     if catalog.find_model(name) is catalog.DEMO:
-        return _Checkpoint(name, demo_checkpoint(), (), None, "Delete that folder: it is made again")
+        folder = demo_checkpoint(notice=console.notice)
+        return _Checkpoint(name, folder, (), None, "Delete that folder: it is made again", verified_files=len(FILES))
     folder = store.find_checkpoint(name)
+    location = next((each for each in locations() if each.folder == folder), None)
+    if location is not None and (manifest := location.manifest()) is not None:
+        return _Checkpoint(location.name, folder, manifest.files, location, _remedy(location))
     remedy = "Get it again from where it came"
-    if not Path(name).expanduser().is_dir():
+    if not os.path.isdir(typed_path(name)):
         location = find_location(name)
-        if folder == location.folder:
-            manifest = location.manifest()
-            assert manifest is not None, "an installed model has a manifest"
-            remedy = f"Run: gptoss download {location.short_name}"
-            return _Checkpoint(location.name, folder, manifest.files, location, remedy)
         name, remedy = location.name, f"Delete it, and run: gptoss download {location.short_name}"
     return _Checkpoint(name, folder, tuple(cached_files(folder)), None, remedy)
 
 
-def _installed() -> Iterator[_Checkpoint]:
-    names = dict.fromkeys([*store.installed(), *(each.short_name for each in locations() if each.manifest())])
-    checkpoints = {checkpoint.folder: checkpoint for checkpoint in map(_find, names)}
+def _remedy(location: ModelLocation) -> str:
+    if location.is_converted:
+        return f"Run: gptoss remove {location.name}, and convert it again"
+    return f"Run: gptoss download {location.short_name}"
+
+
+def _installed(console: Console) -> Iterator[_Checkpoint]:
+    own = (each.short_name for each in locations() if each.manifest())
+    cached = (repository for repository, _, judged in store.cached_repositories() if judged.is_loadable)
+    names = dict.fromkeys([*store.installed(), *own, *cached])
+    checkpoints = {checkpoint.folder: checkpoint for checkpoint in (_find(name, console) for name in names)}
     if not checkpoints:
         raise NotInstalledError("No model is downloaded", Hint.DOWNLOAD, subject="20b")
     yield from checkpoints.values()

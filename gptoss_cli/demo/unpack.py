@@ -11,6 +11,9 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,25 +24,34 @@ from numpy.typing import NDArray
 from safetensors import deserialize
 
 from gptoss_cli.errors import ResourceError
-from gptoss_cli.files import safetensors_header
+from gptoss_cli.files import open_regular, read_regular, safetensors_header
 from gptoss_cli.settings import cache_folder
 
 WEIGHTS = "model.safetensors"
+FILES = ("config.json", "generation_config.json", WEIGHTS)
 
+_FORMAT = b"2"  # of the unpacked folder
+_RECORD = "digests"  # the digests of the files
+_MAX_RECORD_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 23
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 _CHUNK_TOKENS = 1 << 14  # bounds the memory for rows in float32
+_verified: set[tuple[tuple[int, int, int], ...]] = set()  # states of the files, by this process
 
 
-def demo_checkpoint() -> Path:
+def demo_checkpoint(*, notice: Callable[[str], None] | None = None) -> Path:
     """Return the folder of the demo checkpoint, in Hugging Face layout.
 
-    The first call unpacks it into the cache folder, in about a second. Raises ResourceError if it cannot be
-    written.
+    The first call unpacks it into the cache folder, in about a second; later ones check the digests of its files.
+    `notice` is called with a line if they are damaged, so that it is unpacked again. Raises ResourceError if it cannot
+    be written.
     """
     packed = resources.files("gptoss_cli.demo").joinpath("data/demo.safetensors").read_bytes()
-    folder = cache_folder() / "demo" / hashlib.sha256(packed).hexdigest()[:16]
-    if not _is_complete(folder):
+    folder = cache_folder() / "demo" / hashlib.sha256(_FORMAT + packed).hexdigest()[:16]
+    if not _is_intact(folder):
         try:
+            if notice is not None and os.path.lexists(folder):
+                notice(f"The files in {folder} are damaged: the demo model is unpacked again")
             _unpack_atomically(packed, folder)
         except OSError as exc:
             message = f"The demo model cannot be unpacked into {folder} ({exc.strerror}). Set GPTOSS_HOME elsewhere"
@@ -47,12 +59,43 @@ def demo_checkpoint() -> Path:
     return folder
 
 
-def _is_complete(folder: Path) -> bool:
-    """Return True when the weights have the recorded size. The record is written last."""
+def _is_intact(folder: Path) -> bool:
+    """Return True if the files have the recorded digests, or have not changed since this process found that."""
     try:
-        return (folder / WEIGHTS).stat().st_size == int((folder / "size").read_text())
-    except (OSError, ValueError):
+        states = tuple(_state(folder / name) for name in FILES)
+        if states in _verified:
+            return True
+        if read_regular(folder / _RECORD, _MAX_RECORD_BYTES) != _digests(folder):
+            return False
+    except OSError:
         return False
+    _verified.add(states)
+    return True
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _digests(folder: Path) -> bytes:
+    """Return a line per file with its name and the CRC-32 of each of its blocks, computed on every core.
+
+    It is a check against faults of disks and programs: a stronger digest would take longer than the rest of the start.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        lines = []
+        for name in FILES:
+            starts = range(0, (folder / name).stat().st_size, _BLOCK_BYTES)
+            crcs = pool.map(lambda start, path=folder / name: _block_digest(path, start), starts)
+            lines.append(f"{name} {' '.join(f'{crc:08x}' for crc in crcs)}\n")
+    return "".join(lines).encode()
+
+
+def _block_digest(path: Path, start: int) -> int:
+    with open_regular(path) as file:
+        file.seek(start)
+        return zlib.crc32(file.read(_BLOCK_BYTES))
 
 
 def _unpack_atomically(packed: bytes, folder: Path) -> None:
@@ -62,15 +105,22 @@ def _unpack_atomically(packed: bytes, folder: Path) -> None:
         unpacked = Path(temporary) / "demo"
         unpacked.mkdir()
         _unpack(packed, unpacked)
-        (unpacked / "size").write_text(str((unpacked / WEIGHTS).stat().st_size))
-        if folder.exists() and not _is_complete(folder):
-            shutil.rmtree(folder)
+        (unpacked / _RECORD).write_bytes(_digests(unpacked))
+        if os.path.lexists(folder) and not _is_intact(folder):
+            _remove(folder)
         try:
             os.rename(unpacked, folder)
         except OSError:
             # Another process may have been faster.
-            if not _is_complete(folder):
+            if not _is_intact(folder):
                 raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _unpack(packed: bytes, folder: Path) -> None:

@@ -18,10 +18,12 @@ Letters in shapes: N positions, K kv heads, D head dim, C hidden, W window.
 
 import hashlib
 import logging
+import os
 import shutil
 import sys
 from array import array
 from collections import abc
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +82,15 @@ class PrefixCache:
         limit_bytes: int = KV_LIMIT_BYTES,
         spare_bytes: int = _SPARE_BYTES,
         chunk_tokens: int = CHUNK_TOKENS,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
+        """`notice` is called with a line about a damaged file."""
         self.folder = folder
         self.chunk_tokens = chunk_tokens
         self.limit_bytes = limit_bytes
         self._spare_bytes = spare_bytes
         self._identity = identity
+        self._notice = notice or _log.warning
 
     def point(self, ids: abc.Sequence[int], cache: KVCache, *, kind: PointKind) -> StoredPoint:
         """Return where the state of `cache` after `ids` belongs."""
@@ -122,14 +127,14 @@ class PrefixCache:
         known = _DIGEST_BYTES * len(point.chunks)
         tail = point.length - len(point.chunks) * self.chunk_tokens
         base = known + layout.full_bytes(tail) + layout.ring_bytes
-        content = _read_verified(point.path, base + 4, base + _MAX_HIDDEN_BYTES)
+        content = self._read_verified(point.path, base + 4, base + _MAX_HIDDEN_BYTES)
         if content is None or (len(content) - base) % 4 != 0:
             return None
         digests = [bytes(content[start : start + _DIGEST_BYTES]) for start in range(0, known, _DIGEST_BYTES)]
         layout.allocate(point.length)
         for index, (path, digest) in enumerate(zip(point.chunks, digests, strict=True)):
             size = layout.full_bytes(self.chunk_tokens)
-            chunk = _read_verified(path, size, size, digest)
+            chunk = self._read_verified(path, size, size, digest)
             if chunk is None:
                 return None
             layout.fill_full(_Reader(chunk), index * self.chunk_tokens, self.chunk_tokens)
@@ -171,6 +176,28 @@ class PrefixCache:
     def keep_within_limit(self) -> None:
         """Delete the files that were not used for the longest time until the folder is within its limit."""
         remove_oldest(self.folder, self.limit_bytes)
+
+    def _read_verified(
+        self, path: Path, min_bytes: int, max_bytes: int, digest: bytes | None = None
+    ) -> bytearray | None:
+        """Return the content of a file without its digest; None, and no file any more, if it is damaged or missing.
+
+        With `digest` another digest is wrong too, though the file may be right for other points.
+        """
+        content = read_file(path, min_bytes=min_bytes + _DIGEST_BYTES, max_bytes=max_bytes + _DIGEST_BYTES)
+        if content is not None:
+            found = bytes(content[-_DIGEST_BYTES:])
+            with memoryview(content) as view:
+                sha = hashlib.sha256(path.name.encode())
+                sha.update(view[:-_DIGEST_BYTES])
+            if sha.digest() == found:
+                del content[-_DIGEST_BYTES:]
+                return content if digest in (None, found) else None
+        if os.path.lexists(path):
+            self._notice(f"{path} is damaged: its tokens are computed again")
+            with suppress(OSError):
+                path.unlink()
+        return None
 
     def _chunk_names(self, ids: abc.Sequence[int], cache: KVCache) -> list[str]:
         names, before = [], self._root(cache)
@@ -342,26 +369,6 @@ def _bytes_of(part: Tensor | bytes) -> memoryview:
     if isinstance(part, bytes):
         return memoryview(part)
     return part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _read_verified(path: Path, min_bytes: int, max_bytes: int, digest: bytes | None = None) -> bytearray | None:
-    """Return the content of a file without its digest; None, and no file any more, if it is not what it should be.
-
-    With `digest` another digest is wrong too, though the file may be right for other points.
-    """
-    content = read_file(path, min_bytes=min_bytes + _DIGEST_BYTES, max_bytes=max_bytes + _DIGEST_BYTES)
-    if content is not None:
-        found = bytes(content[-_DIGEST_BYTES:])
-        with memoryview(content) as view:
-            sha = hashlib.sha256(path.name.encode())
-            sha.update(view[:-_DIGEST_BYTES])
-        if sha.digest() == found:
-            del content[-_DIGEST_BYTES:]
-            return content if digest in (None, found) else None
-    _log.warning("%s is missing or damaged: its tokens are computed again", path)
-    with suppress(OSError):
-        path.unlink()
-    return None
 
 
 def _stored_digest(path: Path) -> bytes | None:

@@ -1,20 +1,23 @@
 """Sampling: drawing a token id from logits. Nothing else in the engine is random."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gptoss_cli.errors import Hint, NumericalError, UsageError
-from gptoss_cli.generation import Allowed, Banned, Restriction, Sampling
+from gptoss_cli.generation import VOCABULARY_SIZE, Allowed, Banned, Restriction, Sampling
 
 _TOP_CANDIDATES = 1_024
 
 
 class Sampler:
-    """Draws ids by one `Sampling`, never one of `banned_ids`. Its random numbers start with the seed."""
+    """Draws ids by one `Sampling`, never one of `banned_ids` or one after the vocabulary.
+
+    Its random numbers start with the seed.
+    """
 
     def __init__(
         self, sampling: Sampling, *, banned_ids: Collection[int], vocabulary_size: int, device: str = "cpu"
@@ -25,8 +28,8 @@ class Sampler:
         self._sampling = sampling
         self._random = torch.Generator().manual_seed(sampling.seed % 2**63)
         self.uniform = self._next_uniform()  # in [0, 1); the next draw will consume it
-        self._vocabulary_size = vocabulary_size
-        self._banned = self._indices(banned_ids)
+        self._rows = vocabulary_size
+        self._banned = self._indices({*banned_ids, *range(VOCABULARY_SIZE, vocabulary_size)})
         self._masks: dict[Restriction, Tensor] = {}
         # Samplers with equal keys do the same in `draw_on_device`, so they can share a CUDA graph.
         self.graph_key = (replace(sampling, seed=0), frozenset(banned_ids))
@@ -85,15 +88,16 @@ class Sampler:
         """Return the ids that Allowed leaves, or those that Banned excludes. Built once for each instance."""
         mask = self._masks.get(restriction)
         if mask is None:
-            mask = self._indices(restriction.ids)
             if isinstance(restriction, Banned):
-                mask = torch.cat([self._banned, mask])
+                mask = torch.cat([self._banned, self._indices(restriction.ids)])
+            else:
+                mask = self._indices(id_ for id_ in restriction.ids if id_ < VOCABULARY_SIZE)
             assert len(mask), "some token must be left to draw"
             self._masks[restriction] = mask
         return mask
 
-    def _indices(self, ids: Collection[int]) -> Tensor:
-        known = sorted(id_ for id_ in set(ids) if 0 <= id_ < self._vocabulary_size)
+    def _indices(self, ids: Iterable[int]) -> Tensor:
+        known = sorted(id_ for id_ in set(ids) if 0 <= id_ < self._rows)
         return torch.tensor(known, dtype=torch.int64, device=self._device)
 
 

@@ -14,8 +14,9 @@ from typing import Final
 
 from openai_harmony import HarmonyEncoding, HarmonyEncodingName, HarmonyError, load_harmony_encoding
 
+from gptoss_cli import generation
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
-from gptoss_cli.files import replace_file
+from gptoss_cli.files import read_regular, replace_file
 from gptoss_cli.harmony.events import TokenText
 from gptoss_cli.settings import cache_folder
 
@@ -41,7 +42,7 @@ ANSWER_HEADER: Final = (START, ASSISTANT, CHANNEL, *FINAL, MESSAGE)
 ANSWER_NOW: Final = (END, *ANSWER_HEADER)
 
 FIRST_SPECIAL_ID: Final = 199998
-VOCABULARY_SIZE: Final = 201088
+VOCABULARY_SIZE: Final = generation.VOCABULARY_SIZE
 
 STOP_IDS: Final = frozenset({RETURN, CALL, END_OF_TEXT})
 _FORMAT_IDS: Final = frozenset({END_OF_TEXT, RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL})
@@ -93,7 +94,14 @@ def vocabulary_folder(temporary: ExitStack) -> Path:
 
 def read_vocabulary(temporary: ExitStack) -> bytes:
     """Return the vocabulary file: a line per ordinary id, in order, with its bytes in base64 and the id."""
-    return (vocabulary_folder(temporary) / _FILE_NAME).read_bytes()
+    return read_regular(vocabulary_folder(temporary) / _FILE_NAME)
+
+
+def without_surrogates(text: str) -> str:
+    """Return `text` with surrogate pairs joined and lone surrogates replaced by U+FFFD, as openai_harmony requires."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def token_text(token: int) -> TokenText:
@@ -115,7 +123,7 @@ def _is_intact(path: Path) -> bool:
     try:
         if path.stat().st_size != _FILE_BYTES:
             return False
-        return hashlib.sha256(path.read_bytes()).hexdigest() == _FILE_SHA256
+        return hashlib.sha256(read_regular(path)).hexdigest() == _FILE_SHA256
     except OSError:
         return False
 

@@ -24,9 +24,10 @@ class Hardware:
 
     `gpus` are in the order of CUDA, or in that of the driver if torch cannot use them. `available_bytes` is the memory
     that can be allocated without swapping, within the control group; `apple_gpu` shares it. `kernels` is true if the
-    native kernels for the CPU were built when gptoss was installed. `reserved_bytes` is what the operating system is
-    assumed to use of the memory of a machine that was only described. `rocm` is the version of ROCm that torch was
-    built for: AMD's GPUs are then those of "cuda".
+    native kernels for the CPU were built when gptoss was installed. `usable_cores` are those of the `cores` that this
+    process may keep busy, within `cpu_quota`. `reserved_bytes` is what the operating system is assumed to use of the
+    memory of a machine that was only described. `rocm` is the version of ROCm that torch was built for: AMD's GPUs are
+    then those of "cuda".
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -39,6 +40,9 @@ class Hardware:
     kernels: bool = False
     triton: bool = False
     compiler: bool = False
+    cores: int | None = None
+    usable_cores: int | None = None
+    cpu_quota: float | None = None
     memory_bytes: int | None = None
     available_bytes: int | None = None
     reserved_bytes: int = 0
@@ -61,6 +65,9 @@ def detect(data_folder: Path, *, root: Path = Path("/")) -> Hardware:
         kernels=any(_KERNELS_FOLDER.glob("_native.*")),
         triton=importlib.util.find_spec("triton") is not None,
         compiler=_has_compiler(),
+        cores=os.cpu_count(),
+        usable_cores=usable_cores(root),
+        cpu_quota=cpu_quota(root),
         memory_bytes=total,
         available_bytes=available,
         group_limit_bytes=limit,
@@ -121,15 +128,22 @@ def _group_memory(root: Path) -> tuple[int | None, int]:
 
 def usable_cores(root: Path = Path("/")) -> int:
     """Return how many cores this process may keep busy: its affinity, within the quotas of its control groups."""
+    quota = cpu_quota(root)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Return the cores whose time the control groups allow this process, such as 1.5; None for no limit."""
+    quotas = []
     for folder in _group_folders(root, "cpu"):
         quota, period = [*" ".join(_lines(folder / "cpu.max")).split(), "max", ""][:2]
         if quota == "max":
             quota = "".join(_lines(folder / "cpu.cfs_quota_us"))
             period = "".join(_lines(folder / "cpu.cfs_period_us"))
         if quota.isdecimal() and period.isdecimal() and int(period):
-            cores = min(cores, int(quota) // int(period))
-    return max(1, cores)
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
 
 
 def _group_folders(root: Path, controller: str = "memory") -> Iterator[Path]:

@@ -236,11 +236,11 @@ def _reject_other_architectures(read: _Reader) -> None:
     read.must_be("hidden_act", "silu", default="silu", rule="gpt-oss experts use silu")
     rule = f"gpt-oss experts use {SWIGLU_ALPHA}"
     read.must_be("swiglu_alpha", SWIGLU_ALPHA, default=SWIGLU_ALPHA, rule=rule)
-    if not read.has("quantization_config"):
-        read.reject("quantization_config", "is missing: only MXFP4 checkpoints can be run, not bf16 copies")
-    read.section("quantization_config").must_be(
-        "quant_method", "mxfp4", default=None, rule="only mxfp4 checkpoints can be run"
-    )
+    # It may be missing: a checkpoint that was saved again can be packed all the same. Names of tensors tell.
+    if read.has("quantization_config"):
+        read.section("quantization_config").must_be(
+            "quant_method", "mxfp4", default=None, rule="only mxfp4 checkpoints can be run"
+        )
 
 
 def _layer_kinds(read: _Reader, layers: int) -> tuple[LayerKind, ...]:

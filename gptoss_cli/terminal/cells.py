@@ -1,7 +1,7 @@
 """Styled text, its width in terminal columns, and breaking it into lines. Widths are never underestimated."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
@@ -9,11 +9,17 @@ from typing import NamedTuple
 from rich.cells import get_character_cell_size
 
 _JOINERS = "\u200d\ufe0f"
-# Chinese, Japanese and Korean break between any two characters, but not before closing punctuation.
+# Chinese, Japanese and Korean break between any two characters, but not before closing
+# punctuation and not after an opening bracket.
 _CJK = "\u1100-\u115f\u2e80-\u3000\u3003-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fffd"
 _CLOSING = "\u3001\u3002\uff0c\uff0e\uff01\uff1f\uff1a\uff1b\uff09\u300d\u300f\u3011\u3009\u300b"
-_ATOM = re.compile(rf"\n| +|[{_CJK}][{_CLOSING}]*|[^ \n{_CJK}]+")
-_CJK_ATOM = re.compile(f"[{_CJK}]")
+_OPENING = "\uff08\u300c\u300e\u3010\u3008\u300a"
+_ATOM = re.compile(rf"\n| +|[{_OPENING}]*[{_CJK}][{_CLOSING}]*|[^ \n{_CJK}]+")
+# Not broken, since a terminal finds an address that it has wrapped itself, and not one with a newline in it.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|\bwww\.|mailto:")
+_CJK_ATOM = re.compile(f"[{_OPENING}]*[{_CJK}]")
+
+_LEAST_TEXT_COLUMNS = 24
 
 
 class Role(StrEnum):
@@ -56,6 +62,13 @@ def cells(text: str) -> int:
     return sum(get_character_cell_size(character) for character in text) + text.count("\ufe0f")
 
 
+def cut(text: str, width: int) -> str:
+    """Return the beginning of `text` that fits `width` columns."""
+    if text.isascii():
+        return text[: max(0, width)]
+    return text_of(fold([Span(text)], width)[0]) if width > 1 else ""
+
+
 def style_line(line: Line) -> str:
     """Return the text of the line with escape sequences for its styles."""
     same = groupby(line, key=lambda span: span.sgr)
@@ -67,12 +80,40 @@ def text_of(line: Line) -> str:
     return "".join(span.text for span in line)
 
 
-def wrap(spans: Line, width: int) -> list[Line]:
-    """Break `spans` into lines of at most `width` columns: at newlines, at spaces, and in words that are too long."""
-    wrapper = _Wrapper(max(2, width))
+def wrap(spans: Line, width: int, *, whole_words: bool = False) -> list[Line]:
+    """Break `spans` into lines of at most `width` columns: at newlines, at spaces, and in words that are too long.
+
+    Blanks at the beginning of a line of the text remain. A long address is a line of its own that may be wider; so is
+    every long word with `whole_words`.
+    """
+    wrapper = _Wrapper(max(2, width), whole_words)
     for word in _words(spans):
         wrapper.add(word)
     return wrapper.finish()
+
+
+def in_two_columns(entries: Sequence[tuple[str, str]], width: int) -> list[tuple[str, str]]:
+    """Return the lines of names and texts as two columns in `width`, each with its name part and its text part.
+
+    The texts are wrapped in their column. Where that would be narrow, a text is below its name.
+    """
+    names = max((cells(name) for name, _ in entries), default=0) + 2
+    is_narrow = width - names < _LEAST_TEXT_COLUMNS
+    indent = min(4, width // 4) if is_narrow else names
+    lines: list[tuple[str, str]] = []
+    for name, text in entries:
+        first = name if is_narrow else name + " " * (names - cells(name))
+        rows = [text_of(row) for row in wrap([Span(text)], width - indent, whole_words=True)]
+        if is_narrow:
+            lines.append((name, ""))
+            first = " " * indent
+        lines += [(" " * indent if number else first, row) for number, row in enumerate(rows) if row]
+    return lines
+
+
+def widest_word(spans: Line) -> int:
+    """Return the columns of the longest piece that wrap() does not break where there is room for it."""
+    return max((cells(text_of(word)) for word in _words(spans) if not word[0].text.isspace()), default=0)
 
 
 def fold(spans: Line, width: int) -> list[Line]:
@@ -96,19 +137,23 @@ def fold(spans: Line, width: int) -> list[Line]:
 
 
 class _Wrapper:
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, whole_words: bool) -> None:
         self._width = width
+        self._whole_words = whole_words
         self._lines: list[Line] = []
         self._line: Line = []
         self._used = 0
         self._spaces: Line = []
+        self._gap = 0
+        self._begins = True  # at the beginning of a line of the text
 
     def add(self, word: Line) -> None:
         text = word[0].text if len(word) == 1 else text_of(word)
         if text == "\n":
             self._break()
+            self._begins = True
         elif text.isspace():
-            self._spaces = word
+            self._spaces, self._gap = word, cells(text)
         else:
             self._append(word, cells(text))
 
@@ -118,14 +163,14 @@ class _Wrapper:
         return self._lines or [[]]
 
     def _append(self, word: Line, size: int) -> None:
-        gap = cells(text_of(self._spaces))
+        gap = self._gap
         if self._used and self._used + gap + size > self._width:
             self._break()
-        elif self._used:
+        elif self._used or (self._begins and gap + size <= self._width):
             self._line += self._spaces
             self._used += gap
-        self._spaces = []
-        if size > self._width:
+        self._spaces, self._gap, self._begins = [], 0, False
+        if size > self._width and not self._whole_words and not _ADDRESS.search(text_of(word)):
             *full, word = fold(word, self._width)
             self._lines += full
             size = cells(text_of(word))
@@ -134,15 +179,16 @@ class _Wrapper:
 
     def _break(self) -> None:
         self._lines.append(self._line)
-        self._line, self._used, self._spaces = [], 0, []
+        self._line, self._used, self._spaces, self._gap = [], 0, [], 0
 
 
 def _words(spans: Line) -> Iterator[Line]:
     """Yield words, runs of spaces and newlines, in order. A word may consist of several styles."""
     word: Line = []
     for span in spans:
+        is_ascii = span.text.isascii()
         for atom in _ATOM.findall(span.text):
-            is_whole = atom[0] in " \n" or _CJK_ATOM.match(atom) is not None
+            is_whole = atom[0] in " \n" or not (is_ascii or _CJK_ATOM.match(atom) is None)
             if is_whole and word:
                 yield word
                 word = []

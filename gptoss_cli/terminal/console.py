@@ -15,6 +15,9 @@ from typing import Self, TextIO
 from gptoss_cli.errors import GptossError
 from gptoss_cli.settings import ColorChoice
 from gptoss_cli.terminal.sanitize import neutralize, one_line
+from gptoss_cli.terminal_modes import current_modes
+
+_ERROR = "gptoss: "
 
 
 class Style(Enum):
@@ -25,6 +28,7 @@ class Style(Enum):
     ERROR = "31"
     MARKUP = "35"
     CALL = "33"
+    PROMPT = "32;1"
 
 
 class Output:
@@ -97,8 +101,8 @@ class Activity:
             for number in self._numbers():
                 frame = self._FRAMES[number % len(self._FRAMES)]
                 # One column stays free: a full line would wrap and could not be removed.
-                line = f"{frame} {self._text}"[: self._output.columns - 1]
-                self._output.write(f"\r\x1b[K{line}")
+                line = _cut(self._text, self._output.columns - 3)
+                self._output.write(f"\r\x1b[K{frame} {line}")
             self._output.write("\r\x1b[K")
 
     def _numbers(self) -> Iterator[int]:
@@ -108,6 +112,16 @@ class Activity:
             number += 1
             if self._closed.wait(self._FRAME_SECONDS):
                 return
+
+
+def _cut(text: str, columns: int) -> str:
+    """Return the beginning of a line that fits `columns`."""
+    if text.isascii():
+        return text[: max(0, columns)]
+    # Only here: rich, which measures text, takes longer to import than the program to start.
+    from gptoss_cli.terminal.cells import cut
+
+    return cut(text, columns)
 
 
 class Console:
@@ -121,8 +135,10 @@ class Console:
         self.stderr = Output(stderr)
         self.quiet = False
         self.debug = False
+        self.verbose = False
         self.color: ColorChoice | None = None
         self.environment = environment
+        self.modes = current_modes(stdin)
 
     @classmethod
     def of_process(cls) -> Self:
@@ -137,7 +153,7 @@ class Console:
     @property
     def draws(self) -> bool:
         """True if text on stderr can be overwritten."""
-        return self.stderr.is_terminal and self.environment.get("TERM") != "dumb"
+        return self.renders_on(self.stderr)
 
     @property
     def draws_progress(self) -> bool:
@@ -147,9 +163,17 @@ class Console:
     @property
     def colors(self) -> bool:
         """True if stderr is coloured."""
+        return self.colors_on(self.stderr)
+
+    def colors_on(self, output: Output) -> bool:
+        """Return True if text on `output` is coloured."""
         if self.color in (None, ColorChoice.AUTO):
-            return self.draws and not self.environment.get("NO_COLOR")
+            return self.renders_on(output) and not self.environment.get("NO_COLOR")
         return self.color is ColorChoice.ALWAYS
+
+    def renders_on(self, output: Output) -> bool:
+        """Return True if `output` is a terminal on which text can be overwritten."""
+        return output.is_terminal and self.environment.get("TERM") != "dumb"
 
     def out(self, text: str) -> None:
         """Write `text` to stdout: unchanged to a pipe or a file, neutralised on a terminal.
@@ -171,15 +195,29 @@ class Console:
         with suppress(OSError):
             self.stderr.write(shown)
 
+    def lines(self, text: str, style: Style = Style.PLAIN) -> None:
+        """Write whole lines of text to stderr. A terminal gets whole words."""
+        self.err(f"{self._wrapped(neutralize(text).expandtabs(4)) if self.stderr.is_terminal else text}\n", style)
+
     def notice(self, text: str) -> None:
-        """Write a line of information to stderr unless the console is quiet."""
+        """Write a line of information to stderr unless the console is quiet. A terminal gets whole words."""
         if not self.quiet:
-            self.err(f"{one_line(text)}\n", Style.DIM)
+            self.err(f"{self._wrapped(one_line(text))}\n", Style.DIM)
 
     def error(self, text: str) -> None:
-        """Write an error as one line to stderr."""
-        self.err("gptoss: ", Style.ERROR)
-        self.err(f"{one_line(text)}\n")
+        """Write an error as one line to stderr. A terminal gets whole words."""
+        self.err(_ERROR, Style.ERROR)
+        self.err(f"{self._wrapped(_ERROR + one_line(text))[len(_ERROR) :]}\n")
+
+    def _wrapped(self, text: str) -> str:
+        """Return neutralised text in lines that fit a terminal, or unchanged if stderr is none."""
+        columns = self.stderr.columns
+        if not self.stderr.is_terminal or (text.isascii() and len(text) <= columns):
+            return text
+        # Only here: rich, which measures text, takes longer to import than the program to start.
+        from gptoss_cli.terminal.cells import Span, text_of, wrap
+
+        return "\n".join(map(text_of, wrap([Span(text)], columns, whole_words=True)))
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:
@@ -189,6 +227,11 @@ class Console:
             yield activity
         finally:
             activity.close()
+
+    def last_line(self, text: str) -> str:
+        """Return an error as one line, after codes that undo what is drawn: the program ends right after it."""
+        undone = "\x1b[0m\x1b[?25h\x1b[?2004l\r\x1b[J" if self.draws else ""
+        return f"{undone}gptoss: {one_line(text)}\n"
 
     def abandon(self) -> None:
         """Discard what both streams have buffered."""

@@ -45,11 +45,11 @@ class Picker:
         output: Output | None = None,
     ) -> None:
         self._choices = choices
-        self._searched = [f"{each.label} {each.details}".casefold() for each in choices]
+        self._searched: list[str] = []  # the texts of the choices, from the first search on
         self._preview = preview
         self._previews: dict[str, str] = {}
         self._query = ""
-        self._found: Sequence[Choice] = choices
+        self._found: Sequence[int] = range(len(choices))
         self._selected = 0
         self._app: Application[str | None] = Application(
             layout=Layout(Window(FormattedTextControl(self._screen, show_cursor=False), wrap_lines=False)),
@@ -88,7 +88,7 @@ class Picker:
         @keys.add("enter")
         def choose(event: KeyPressEvent) -> None:
             if self._found:
-                event.app.exit(result=self._found[self._selected].value)
+                event.app.exit(result=self._choices[self._found[self._selected]].value)
 
         @keys.add("escape")
         @keys.add("c-c")
@@ -105,8 +105,9 @@ class Picker:
         """Keep the choices that have every word of the query."""
         self._query, self._selected = query, 0
         words = query.casefold().split()
-        pairs = zip(self._choices, self._searched, strict=True)
-        self._found = [choice for choice, text in pairs if all(word in text for word in words)]
+        if not self._searched:
+            self._searched = [f"{each.label} {each.details}".casefold() for each in self._choices]
+        self._found = [number for number, text in enumerate(self._searched) if all(word in text for word in words)]
 
     def _screen(self) -> StyleAndTextTuples:
         size = self._app.output.get_size()
@@ -140,8 +141,8 @@ class Picker:
         """Return `height` lines of the list, each `columns` wide, with the selected one among them."""
         first = max(0, min(self._selected - height // 2, len(self._found) - height))
         rows = []
-        for number, choice in enumerate(self._found[first : first + height], start=first):
-            is_selected = number == self._selected
+        for number, index in enumerate(self._found[first : first + height], start=first):
+            choice, is_selected = self._choices[index], number == self._selected
             label = f"{'> ' if is_selected else '  '}{choice.label}"
             room = columns - cells(choice.details) - 1
             text = f"{_cropped(label, room)} "
@@ -154,7 +155,7 @@ class Picker:
     def _preview_lines(self, columns: int, height: int) -> list[str]:
         lines: list[str] = []
         if self._found:
-            value = self._found[self._selected].value
+            value = self._choices[self._found[self._selected]].value
             if value not in self._previews:
                 self._previews[value] = self._preview(value)
             for line in self._previews[value].splitlines():

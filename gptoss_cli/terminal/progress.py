@@ -7,6 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from gptoss_cli.terminal.cells import cells, cut
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.sanitize import one_line
 from gptoss_cli.units import duration_words, size_words
@@ -96,15 +97,18 @@ class FileProgress:
             self._report()
             # One column stays free: a full line would wrap and could not be removed.
             room = max(1, self._console.stderr.columns - 1)
-            self._console.stderr.write("".join(f"{line[:room]}\n" for line in lines))
+            self._console.stderr.write("".join(f"{cut(line, room)}\n" for line in lines))
             self._drawn_lines = len(lines)
 
     def _lines(self) -> list[str]:
         with self._lock:
             files = [(one_line(name), done, total) for name, (done, total) in self._files.items()]
             all_bytes, speed = self._all_bytes, self._speed(time.monotonic())
-        width = max((len(name) for name, _, _ in files), default=0)
-        lines = [f"{name:{width}}  {_bar(done, total)}  {_of(done, total)}" for name, done, total in files]
+        width = max((cells(name) for name, _, _ in files), default=0)
+        lines = [
+            f"{name}{' ' * (width - cells(name))}  {_bar(done, total)}  {_of(done, total)}"
+            for name, done, total in files
+        ]
         left_bytes = max(0, self._total_bytes - all_bytes)
         left = f", {duration_words(left_bytes / speed)} left" if speed >= 1 else ""
         return [*lines, f"Total: {_of(all_bytes, self._total_bytes)}, {size_words(int(speed))}/s{left}"]

@@ -23,6 +23,7 @@ from gptoss_cli.terminal.live_region import LiveRegion
 from gptoss_cli.terminal.markdown.stream import MarkdownStream
 from gptoss_cli.terminal.sanitize import neutralize
 from gptoss_cli.terminal.turn_plain import NOTICES
+from gptoss_cli.units import counted
 
 _FRAME_SECONDS = 1 / 12
 # Drawing takes at most one part in so many of the time.
@@ -96,14 +97,21 @@ class _Clock:
 
     @property
     def count(self) -> str:
-        return "1 token" if self.tokens == 1 else f"{self.tokens:,} tokens"
+        return counted(self.tokens, "token")
 
 
 class TurnView:
-    """The view of one turn. `show` is called by the thread that runs the turn, the other methods by any."""
+    """The view of one turn. `show` is called by the thread that runs the turn, the other methods by any.
 
-    def __init__(self, screen: LiveRegion, reasoning: ReasoningDisplay) -> None:
+    `has_keys`: the keys of a chat work meanwhile. `has_status`: progress and the cost of the reasoning are shown.
+    """
+
+    def __init__(
+        self, screen: LiveRegion, reasoning: ReasoningDisplay, *, has_keys: bool = True, has_status: bool = True
+    ) -> None:
         self._screen = screen
+        self._has_keys = has_keys
+        self._has_status = has_status
         self._display = reasoning
         self._lock = threading.RLock()
         self._final: list[Line] = []
@@ -232,8 +240,10 @@ class TurnView:
         self._end_text()
         part, self._part = self._part, None
         self._status = None
-        if part is ReasoningDelta and self._display is not ReasoningDisplay.HIDE:
-            hint = "" if self._display is ReasoningDisplay.SHOW else ", Ctrl-O shows it"
+        is_noted = self._display is ReasoningDisplay.COLLAPSE and self._has_status
+        is_noted |= self._display is ReasoningDisplay.SHOW and self._has_keys
+        if part is ReasoningDelta and is_noted:
+            hint = ", Ctrl-O shows it" if self._has_keys and self._display is ReasoningDisplay.COLLAPSE else ""
             self._add_note(f"Reasoned {self._clock.seconds} ({self._clock.count}){hint}")
 
     def _add_note(self, text: str) -> None:
@@ -252,9 +262,11 @@ class TurnView:
     def _status_line(self, columns: int) -> list[Line]:
         status = self._status
         if self._part is ReasoningDelta:
-            keys = "" if self._display is ReasoningDisplay.HIDE else " · Ctrl-O shows it"
-            status = f"Reasoning {self._clock.seconds}, {self._clock.count}{keys} · Ctrl-N answers now"
-        if status is None:
+            status = f"Reasoning {self._clock.seconds}, {self._clock.count}"
+            if self._has_keys:
+                status += "" if self._display is ReasoningDisplay.HIDE else " · Ctrl-O shows it"
+                status += " · Ctrl-N answers now"
+        if status is None or not self._has_status:
             return []
         # One column stays free for the cursor.
         return fold([Span(status, Role.DIM)], columns - 1)[:1]

@@ -18,7 +18,7 @@ from gptoss_cli.harmony.events import (
     TurnEnd,
 )
 from gptoss_cli.settings import ReasoningDisplay
-from gptoss_cli.terminal.console import Activity, Console, Style
+from gptoss_cli.terminal.console import Activity, Console, Output, Style
 
 NOTICES = {
     Cut.ANSWER_NOW: "The reasoning was stopped: the answer follows.",
@@ -36,7 +36,7 @@ def show_turn(events: Iterable[Event], console: Console, *, reasoning: Reasoning
     """
     event: Event | None = None
     with console.activity() as activity:
-        view = _PlainView(console, activity, reasoning)
+        view = PlainView(console, activity, reasoning)
         try:
             for event in events:
                 view.show(event)
@@ -47,6 +47,18 @@ def show_turn(events: Iterable[Event], console: Console, *, reasoning: Reasoning
             raise
     assert isinstance(event, TurnEnd), "a turn without an error ends with TurnEnd"
     return event
+
+
+def statistics_line(end: TurnEnd) -> str:
+    """Return the tokens and the speed of a turn in one line."""
+    cached = end.prompt_tokens - end.prefilled_tokens
+    tokens = f"{end.prompt_tokens:,} prompt ({cached:,} cached), {end.reasoning_tokens:,} reasoning"
+    parts = [f"Tokens: {tokens}, {end.answer_tokens:,} answer"]
+    if end.first_token_seconds is not None:
+        parts.append(f"{end.first_token_seconds:.2f} s to the first")
+    if end.decode_rate is not None:
+        parts.append(f"{end.decode_rate:.1f} tokens/s")
+    return "; ".join([*parts, f"seed {end.seed}"])
 
 
 def raw_pieces(raw: str) -> Iterator[tuple[str, Style]]:
@@ -82,15 +94,18 @@ class _Part(Enum):
     ANSWER = auto()
 
 
-class _PlainView:
-    def __init__(self, console: Console, activity: Activity, reasoning: ReasoningDisplay) -> None:
+class PlainView:
+    """The plain view of one turn. `activity` is what it says while it shows nothing, if it has any."""
+
+    def __init__(self, console: Console, activity: Activity | None, reasoning: ReasoningDisplay) -> None:
         self._console = console
-        self._activity = activity
+        self._activity = activity or Activity(Output(None))
         self._reasoning = reasoning
         self._part: _Part | None = None
         self._wrote_err = False
 
     def show(self, event: Event) -> None:
+        """Write an event."""
         match event:
             case PrefillProgress(done, total):
                 self._activity.say(f"Reading the conversation, {done:,} of {total:,} tokens")

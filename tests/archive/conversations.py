@@ -1,7 +1,11 @@
 """Building blocks of the archive's tests: messages, snapshots, ends of turns, archives that must not complain."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from gptoss_cli.archive.archive import Archive
@@ -50,6 +54,17 @@ def turn_end(reason: EndReason = EndReason.COMPLETE) -> TurnEnd:
 
 def complain(text: str) -> None:
     raise AssertionError(f"an unexpected notice: {text}")
+
+
+@contextmanager
+def databases_in_memory() -> Iterator[Iterator[Path]]:
+    """Yield files for a hundred sequences each: every one is a conversation of its own, and a check reads a whole file.
+
+    In memory where there is such a folder: tens of thousands of transactions would each wait for the disk.
+    """
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield (Path(folder) / f"{number // 100}.db" for number in itertools.count())
 
 
 def open_archive(folder: Path) -> Archive:

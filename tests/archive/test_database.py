@@ -63,7 +63,7 @@ def _run(code: str, path: Path, *, before: tuple[str, ...] = ()) -> str:
 def _mounted(options: str, folder: Path) -> tuple[str, ...]:
     """Return the command that runs a program with its own file system at `folder`, or skip the test."""
     command = f'mount {options} {folder} && exec "$@"'
-    prefix = ("unshare", "-m", "sh", "-c", command, "sh")
+    prefix = ("unshare", "-rm", "sh", "-c", command, "sh")
     if sys.platform != "linux" or subprocess.run([*prefix, "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system")
     return prefix

@@ -1,8 +1,5 @@
 """Any sequence of turns, retries, forks and resumes, with a crash anywhere, is the same on disk as in memory."""
 
-import itertools
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +23,7 @@ from gptoss_cli.harmony.events import (
     ReasoningDelta,
     Role,
 )
-from tests.archive.conversations import ORIGIN, complain, snapshot, turn_end, user
+from tests.archive.conversations import ORIGIN, complain, databases_in_memory, snapshot, turn_end, user
 
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 _HEADERS = (
@@ -273,13 +270,8 @@ def _check(path: Path, steps: list[_Step]) -> None:
 
 @pytest.fixture(scope="module")
 def databases() -> Iterator[Iterator[Path]]:
-    """Files for a hundred sequences each: every one is a conversation of its own, and a check reads a whole file.
-
-    In memory where there is such a folder: tens of thousands of transactions would each wait for the disk.
-    """
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield (Path(folder) / f"{number // 100}.db" for number in itertools.count())
+    with databases_in_memory() as paths:
+        yield paths
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

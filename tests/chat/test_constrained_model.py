@@ -2,8 +2,10 @@
 
 import datetime
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gptoss_cli.chat.session import ChatSession
@@ -11,9 +13,20 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.demo import unpack
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.harmony.events import Cut, EndReason, ReasoningDelta
-from gptoss_cli.harmony.vocabulary import ANSWER_NOW
+from gptoss_cli.harmony.structured_output import OutputFormat
+from gptoss_cli.harmony.vocabulary import ANSWER_NOW, VOCABULARY_SIZE
 from gptoss_cli.settings import Dtype, ReasoningEffort
-from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
+from tests.engine.checkpoints import (
+    FULL,
+    SLIDING,
+    Shape,
+    bf16,
+    config_json,
+    random_tensors,
+    write_checkpoint,
+    write_config,
+    write_safetensors,
+)
 from tests.engine.open_generator import open_generator
 
 _HEADER = r"<\|channel\|>(analysis|commentary|final)<\|message\|>"
@@ -85,3 +98,34 @@ def test_what_answer_now_forces_is_in_the_cache_and_little_is_read_after_it(gene
     list(session.turn("And?"))
     # The reasoning is gone from the prompt; the answer and the new message are what is left to read.
     assert session.last_end.prefilled_tokens == session.last_end.prompt_tokens - prompt
+
+
+@pytest.mark.parametrize("choices", [(), ("yes", "no")])
+@pytest.mark.parametrize("free_headers", [False, True])
+def test_likely_rows_after_the_vocabulary_are_never_drawn(
+    choices: tuple[str, ...], free_headers: bool, padded: Path
+) -> None:
+    session = open_session(open_generator(padded, context_tokens=2_000), temperature=1.0, seed=1, max_tokens=60)
+    output = OutputFormat.of_choices(choices) if choices else None
+    session.settings = replace(session.settings, output=output, free_headers=free_headers, think_budget=10)
+    list(session.turn("Hi"))
+    assert session.last_turn is not None
+    assert len(session.last_turn.ids) > 5
+    assert max(session.last_turn.ids) < VOCABULARY_SIZE
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint with 64 rows after the vocabulary, each of which is likelier than any other or its negative.
+
+    Their logits are large: whatever the hidden state is, one row of each pair has a positive product with it.
+    """
+    shape = Shape(hidden=32, intermediate=96, vocabulary=VOCABULARY_SIZE + 64, layer_types=(SLIDING, FULL))
+    folder = tmp_path_factory.mktemp("padded") / "checkpoint"
+    folder.mkdir()
+    tensors = random_tensors(shape, 0)
+    rows = np.random.default_rng(1).normal(0, 100, (32, 32))
+    tensors["lm_head.weight"][VOCABULARY_SIZE:] = bf16(np.concatenate([rows, -rows]))
+    write_config(folder, config_json(shape))
+    write_safetensors(folder / "model.safetensors", tensors)
+    return folder

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.chat import opening
+from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.checkpoint.manifest import CheckpointFile, Digest, Manifest, write_manifest
 from gptoss_cli.checkpoint.store import find_location
-from gptoss_cli.errors import Hint
+from gptoss_cli.errors import Hint, NotInstalledError
+from gptoss_cli.placement.hardware import Hardware
+from tests.placement.machines import gpu, machine
 
 
 def _no_notice(text: str, *hints: Hint, subject: str = "") -> None:
@@ -39,3 +42,39 @@ def test_the_revision_is_in_the_manifest_or_the_folder_name(tmp_path: Path, monk
     assert opening.revision_of(location.folder) == "c0ffee" + "0" * 34
     assert opening.revision_of(tmp_path / "snapshots" / ("ab" * 20)) == "ab" * 20
     assert opening.revision_of(tmp_path / "elsewhere") is None
+
+
+def _notices(machine: Hardware) -> tuple[str, tuple[Hint, ...], str]:
+    """Return the one notice about a machine without a model."""
+    given: list[tuple[str, tuple[Hint, ...], str]] = []
+    opening.advise_download(machine, lambda text, *hints, subject="": given.append((text, hints, subject)))
+    (notice,) = given
+    return notice
+
+
+@pytest.mark.parametrize(
+    ("hardware", "fits", "best"),
+    [
+        (machine(gpu(24), ram=96), "20b fits on the GPU, 120b fits on GPU and CPU", "120b"),
+        (machine(ram=32), "20b fits, 120b would run slowly, from disk", "20b"),
+        (machine(ram=2, available=0.5), "20b does not fit, 120b does not fit", "20b"),
+    ],
+)
+def test_without_any_model_it_is_said_what_fits_and_how_to_get_it(hardware: Hardware, fits: str, best: str) -> None:
+    text = f"No model is installed: the built-in demo answers. On this machine {fits}"
+    assert _notices(hardware) == (text, (Hint.DOWNLOAD,), best)
+
+
+@pytest.mark.parametrize("instructions", [None, "A policy."])
+def test_a_classifier_without_a_policy_is_announced(
+    instructions: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[tuple[Hint, ...]] = []
+    monkeypatch.setattr(opening, "choose_checkpoint", lambda model, notice: ("gpt-oss-safeguard-20b", tmp_path))
+    with pytest.raises(NotInstalledError):
+        opening.open_model(
+            ChatRequest(model="safeguard", instructions=instructions),
+            progress=lambda text: None,
+            notice=lambda text, *hints, subject="": given.append(hints),
+        )
+    assert given == ([(Hint.POLICY,)] if instructions is None else [])

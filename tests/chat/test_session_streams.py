@@ -57,8 +57,10 @@ def check_turn(session: ChatSession, events: list[Event], said: list[int]) -> No
 def check_next_turn(session: ChatSession) -> None:
     session.settings = TurnSettings()
     fresh = Conversation("Be kind.", DATE, ReasoningEffort.LOW)
-    for message in (*session.conversation.messages, Message(Role.USER, "And now?")):
+    for message in session.conversation.messages:
         fresh.add(message)
+    fresh.answer_interrupted_call()
+    fresh.add_user("And now?")
     generator = session._generator
     assert isinstance(generator, ScriptedGenerator)
     if not generator.samplings:

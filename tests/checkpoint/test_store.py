@@ -1,6 +1,7 @@
 """Finding checkpoints in folders with the right file names and without weights."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +160,31 @@ def test_a_ref_that_is_not_a_commit_is_rejected(snapshot: Path) -> None:
         store.find_checkpoint("20b")
 
 
+@pytest.mark.parametrize("rubbish", [b"../../../etc", b"", b"\xff\0", b"x" * 5000, None])
+def test_a_damaged_copy_is_passed_over_and_named(rubbish: bytes | None, snapshot: Path, own_folder: Path) -> None:
+    ref = snapshot.parent.parent / "refs" / "main"
+    ref.unlink()
+    if rubbish is None:
+        os.mkfifo(ref)
+    else:
+        ref.write_bytes(rubbish)
+    assert store.installed() == {}
+    assert store.cached(store.find_location("20b")) is None
+    (problem,) = store.damaged_copies()
+    assert str(ref) in str(problem)
+    with pytest.raises(IntegrityError, match="refs/main"):
+        store.find_checkpoint("20b")
+    _install(own_folder)
+    assert store.installed() == {"gpt-oss-20b": own_folder}
+    assert store.find_checkpoint("20b") == own_folder
+
+
+def test_the_search_goes_on_behind_a_link_out_of_the_cache(snapshot: Path, tmp_path: Path) -> None:
+    (snapshot / "stray").symlink_to(tmp_path)
+    assert store.installed() == {}
+    assert "points outside" in str(store.damaged_copies()[0])
+
+
 @pytest.mark.parametrize(
     ("variables", "folder"),
     [
@@ -258,5 +284,5 @@ def test_a_path_that_does_not_exist_is_not_installed() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="Choose 20b, 120b, demo"):
+    with pytest.raises(UsageError, match="Choose 20b, 120b, safeguard, safeguard-120b, demo"):
         store.find_checkpoint("30b")

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_cli import settings
 from gptoss_cli.chat.request import OpenModel
 from gptoss_cli.cli import main
+from gptoss_cli.demo.unpack import demo_checkpoint
+from gptoss_cli.harmony.vocabulary import load_encoding
 from tests.cli.scripted_program import scripted_opener
 from tests.terminal.streams import KeptStream
 
@@ -34,6 +37,15 @@ def ask_here(script: str, *arguments: str, stdin: bytes = b"") -> subprocess.Com
         status = main.run(["ask", *arguments], open_model=scripted_opener(script))
     signal.signal(signal.SIGTERM, handler)
     return subprocess.CompletedProcess(arguments, status, streams[1].written.decode(), streams[2].written.decode())
+
+
+def link_demo(home: Path) -> None:
+    """Give a new GPTOSS_HOME the unpacked demo and vocabulary of the present one, which takes a second to make."""
+    demo_checkpoint()
+    load_encoding()
+    (home / "cache").mkdir(parents=True)
+    for name in ("demo", "vocabulary"):
+        (home / "cache" / name).symlink_to(settings.cache_folder() / name)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from pathlib import Path
 from gptoss_cli.archive.recorder import Attachment
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
 from gptoss_cli.chat.session import ChatSession
-from gptoss_cli.cli import definition, main
+from gptoss_cli.cli import main
+from gptoss_cli.cli.model_opener import open_model
 from gptoss_cli.harmony.events import EndReason, Event
 
 _FILE = Path(sys.argv[1])
@@ -35,7 +36,7 @@ def _record_turns(session: ChatSession) -> None:
 
 
 def _open_recorded(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
-    opened = definition.open_model(request, progress=progress, notice=notice)
+    opened = open_model(request, progress=progress, notice=notice)
     _record_turns(opened.session)
     return opened
 

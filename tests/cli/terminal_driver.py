@@ -22,9 +22,22 @@ _PATIENCE_SECONDS = 30.0
 
 
 class Terminal:
-    """A terminal of `columns` by `rows` with one program on it."""
+    """A terminal of `columns` by `rows` with one program on it. It `answers` where the cursor is, or never does.
 
-    def __init__(self, arguments: Sequence[str], *, columns: int = 80, rows: int = 40, cwd: Path | None = None) -> None:
+    `before` is a command that starts the program.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        columns: int = 80,
+        rows: int = 40,
+        cwd: Path | None = None,
+        before: Sequence[str] = (),
+        answers: bool = True,
+    ) -> None:
+        self._answers = answers
         self.screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
         self.raw = b""
         self._stream = pyte.ByteStream(self.screen)
@@ -33,7 +46,12 @@ class Terminal:
         self._modes = termios.tcgetattr(slave)
         self._slave = slave
         self._process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=slave, stdout=slave, stderr=slave, cwd=cwd, preexec_fn=_take_terminal
+            [*before, sys.executable, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=cwd,
+            preexec_fn=_take_terminal,
         )
 
     def __enter__(self) -> Self:
@@ -44,6 +62,11 @@ class Terminal:
         self._process.wait()
         os.close(self._master)
         os.close(self._slave)
+
+    @property
+    def process(self) -> int:
+        """The process id of the program."""
+        return self._process.pid
 
     @property
     def text(self) -> str:
@@ -131,7 +154,7 @@ class Terminal:
             data = os.read(self._master, 65_536)
             self.raw += data
             self._stream.feed(data)
-            if b"\x1b[6n" in data:  # the program asks where the cursor is
+            if self._answers and b"\x1b[6n" in data:  # the program asks where the cursor is
                 self.type(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
 
 

@@ -1,6 +1,7 @@
 """`gptoss ask`: what it makes of words and pipes, and what it leaves on its streams."""
 
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -116,11 +117,20 @@ def test_bytes_that_are_no_text_in_the_prompt_are_no_error(script: Script) -> No
     assert (done.returncode, done.stdout) == (0, b"Fine.\n")
 
 
+def test_verbose_adds_one_line_about_the_turn(script: Script) -> None:
+    done = ask_here(script(turn("Blue.", reasoning="Hm.")), "-v", "--seed", "7", "Sky?")
+    assert (done.returncode, done.stdout) == (0, "Blue.\n")
+    assert re.fullmatch(
+        r"Hm.\nTokens: \d+ prompt \(0 cached\), \d reasoning, \d answer; [\d.]+ s to the first; .+ tokens/s; seed 7\n",
+        done.stderr,
+    )
+
+
 def test_an_answer_cut_by_max_tokens_exits_7_and_is_kept(script: Script) -> None:
     done = ask_here(script(turn("one two three four five six")), "--max-tokens", "6", "x")
     assert done.returncode == 7
     assert done.stdout == "one two three\n"
-    assert done.stderr == "gptoss: The answer is cut short: --max-tokens is used up.\n"
+    assert done.stderr == "gptoss: The answer is cut short: max-tokens is used up.\n"
 
 
 def test_a_turn_without_an_answer_exits_1_and_leaves_stdout_empty(script: Script) -> None:
@@ -163,7 +173,7 @@ def test_an_empty_answer_is_none(script: Script) -> None:
 def test_a_limit_that_falls_into_the_reasoning_leaves_no_answer(script: Script) -> None:
     done = ask_here(script([_SQUARES]), "--max-tokens", "20", "x")
     assert (done.returncode, done.stdout) == (7, "")
-    assert done.stderr.endswith("gptoss: There is no answer: --max-tokens is used up.\n")
+    assert done.stderr.endswith("gptoss: No answer: max-tokens is used up.\n")
 
 
 def test_headers_that_are_free_may_be_malformed_and_the_answer_comes(script: Script) -> None:
@@ -238,6 +248,36 @@ def test_on_a_terminal_the_answer_is_neutralised(script: Script) -> None:
         assert terminal.wait() == 0
         assert terminal.text == "Hm.\n\na␛[2Jb"
         assert b"\x1b[2mHm" in terminal.raw
+
+
+_MARKDOWN = "**Words** that go on and on, to the end of it.\n\n- `one`\n\n| a | b |\n|---|---|\n| 1<br>2 | 3 |"
+_RENDERED = "Words that go on and\non, to the end of it.\n\n• one\n\na │ b\n──┼──\n1 │ 3\n2 │"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no-stream"]])
+def test_on_a_terminal_the_answer_is_rendered_and_words_stay_whole(arguments: list[str], script: Script) -> None:
+    turns = script(turn(_MARKDOWN, reasoning="Some reasoning, also of whole words."))
+    with Terminal([str(SCRIPTED_PROGRAM), turns, "ask", *arguments, "x"], columns=22) as terminal:
+        assert terminal.wait() == 0
+        assert terminal.text == f"Some reasoning, also\nof whole words.\n\n{_RENDERED}"
+
+
+def test_in_a_pipe_the_answer_is_as_it_was_written(script: Script) -> None:
+    done = ask_here(script(turn(_MARKDOWN)), "x")
+    assert done.stdout == f"{_MARKDOWN}\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "shown"),
+    [("2>/dev/null", _RENDERED), (">/dev/null", "Some reasoning, also\nof whole words.")],
+)
+def test_each_stream_that_is_a_terminal_is_rendered(redirection: str, shown: str, script: Script) -> None:
+    turns = script(turn(_MARKDOWN, reasoning="Some reasoning, also of whole words."))
+    shell = "import os, sys; os.execvp('sh', ['sh', '-c', sys.argv[1], 'sh', sys.executable, *sys.argv[2:]])"
+    command = ["-c", shell, f'exec "$@" {redirection}', str(SCRIPTED_PROGRAM), turns, "ask", "x"]
+    with Terminal(command, columns=22) as terminal:
+        assert terminal.wait() == 0
+        assert terminal.text == shown
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

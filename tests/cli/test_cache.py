@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_cli import settings
 from gptoss_cli.cache_files import forget, int8_folder, kv_folder, list_cache, remove_oldest
 from tests.cli.conftest import Run
 from tests.terminal.streams import KeptStream
@@ -41,7 +42,19 @@ def test_the_files_are_listed_with_size_and_use_the_latest_first(run: Run, home:
     ]
     assert "3.0 kB" in out
     assert f"4 files, 10.0 kB, in {home / 'cache'}" in err
+    assert "KV caches take 6.0 kB of at most 4.3 GB." in err
     assert run("cache") == (status, out, err)
+
+
+def test_the_limit_that_is_shown_is_that_of_the_settings(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.config_folder().mkdir()
+    settings.config_file().write_text('[history]\nkv_limit = "1.5 GiB"\n')
+    assert "6.0 kB of at most 1.6 GB." in run("cache")[2]
+    assert json.loads(run("cache", "--json")[1])["kv_limit_bytes"] == 3 << 29
+    monkeypatch.setenv("GPTOSS_HISTORY_KV_LIMIT", "0")
+    assert "6.0 kB of at most 0 B." in run("cache")[2]
+    settings.config_file().write_text('[history]\nkv_limit = "much"\n')
+    assert "line 2: history.kv-limit: 'much' is not a size." in run("cache")[2]
 
 
 def test_the_list_as_json_has_whole_names_and_times(run: Run, home: Path) -> None:

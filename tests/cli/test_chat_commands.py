@@ -7,6 +7,7 @@ import pytest
 
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, OpenModel, Say
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.checkpoint import store
 from gptoss_cli.cli.chat import Chat
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.loaded_chat import LoadedChat
@@ -122,6 +123,9 @@ def test_new_forgets_the_conversation() -> None:
         ("/set top-p 0.9", "top_p", 0.9),
         ("/set top-k 40", "top_k", 40),
         ("/set top-k off", "top_k", None),
+        ("/set temperature off", "temperature", 1.0),
+        ("/set top-p off", "top_p", 1.0),
+        ("/set seed off", "seed", None),
         ("/set seed 7", "seed", 7),
         ("/set max-tokens 100", "max_tokens", 100),
         ("/set think-budget 0", "think_budget", 0),
@@ -136,18 +140,23 @@ def test_set_changes_how_it_answers(line: str, name: str, value: object) -> None
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("/set temperature x", "temperature cannot be x. It is a number from 0 to 10."),
-        ("/set temperature nan", "temperature cannot be nan."),
-        ("/set temperature -1", "temperature cannot be -1."),
-        ("/set temperature off", "temperature cannot be off."),
-        ("/set top-p 0", "top-p cannot be 0."),
-        ("/set top-k 0", "top-k cannot be 0."),
-        ("/set seed 99999999999", "seed cannot be 99999999999."),
-        ("/set heat 1", "Name a setting and its value, as in: /set temperature 0.7"),
-        ("/set temperature", "Name a setting and its value"),
-        ("/effort hgh", "The effort is medium. To change it: /effort none|low|medium|high"),
-        ("/reasoning loud", "To change it: /reasoning show|collapse|hide"),
-        ("/copy answer", "Try: /copy, or /copy code"),
+        ("/set temperature x", "temperature is a number from 0 to 10, or off; not x."),
+        ("/set temperature nan", "temperature is a number from 0 to 10, or off; not nan."),
+        ("/set temperature -1", "temperature is a number from 0 to 10, or off; not -1."),
+        ("/set top-p 0", "top-p is a number above 0, at most 1, or off; not 0."),
+        ("/set top-k 0", "top-k is a whole number, at least 1, or off; not 0."),
+        ("/set top-k 1.5", "top-k is a whole number, at least 1, or off; not 1.5."),
+        ("/set seed 99999999999", "seed is a whole number from 0 to 4294967295, or off; not 99999999999."),
+        (
+            "/set heat 1",
+            "There is no setting 'heat'. Choose temperature, top-p, top-k, seed, max-tokens or think-budget.",
+        ),
+        ("/set temperature", "temperature is 1.0 now. To change it: /set temperature VALUE"),
+        ("/effort hgh", "There is no effort 'hgh'. Choose none, low, medium or high."),
+        ("/retry hgh", "There is no effort 'hgh'. Choose none, low, medium or high."),
+        ("/reasoning loud", "There is no reasoning display 'loud'. Choose show, collapse or hide."),
+        ("/keep heat", "There is no setting 'heat' to keep. Choose effort, instructions, reasoning, temperature,"),
+        ("/copy answer", "Try: /copy, /copy code, or /copy code 2"),
         ("/copy", "There is no clipboard here"),
         ("/copy code", "There is no code in the last answer."),
         ("/resume", "Name a conversation: /resume ID"),
@@ -203,6 +212,16 @@ def test_another_model_continues_the_conversation() -> None:
     assert talk.said == ["Sky?", "Blue.", "Evening?", "Red."]
     assert talk.session.settings.temperature == 0.5
     assert "Sky?" in load_encoding().decode(other.prompts[0])
+
+
+def test_a_file_of_one_long_run_does_not_end_the_chat(tmp_path: Path) -> None:
+    (tmp_path / "blanks").write_text("x" + " " * 150_000 + "y")
+    talk = begin("Blue.", "Red.", context_tokens=1_000)
+    talk.say("Sky?", f"/file {tmp_path / 'blanks'}")
+    assert "The message was not sent. The conversation needs" in talk.say("What is it?")
+    talk.chat.state.attached = []
+    talk.say("Evening?")
+    assert talk.said == ["Sky?", "Blue.", "Evening?", "Red."]
 
 
 _MISSING = NotInstalledError("gpt-oss-20b is not downloaded", Hint.DOWNLOAD, subject="20b")
@@ -311,7 +330,7 @@ def test_experts_shows_each_layer_and_the_switches() -> None:
 
 @pytest.mark.parametrize("command", ["/tokens last", "/experts"])
 def test_a_turn_that_is_not_there_cannot_be_inspected(command: str) -> None:
-    assert "There is no turn yet." in begin("Blue.").say(command)
+    assert "There is no turn to show." in begin("Blue.").say(command)
 
 
 def test_a_turn_after_an_inspection_is_read_from_the_same_prefix() -> None:
@@ -322,3 +341,68 @@ def test_a_turn_after_an_inspection_is_read_from_the_same_prefix() -> None:
 
 def test_tokens_of_something_else_is_a_usage_error() -> None:
     assert "Try: /tokens, or /tokens last" in begin("Blue.").say("/tokens first")
+
+
+class _PanicException(BaseException):
+    """An exception as Rust libraries raise it: not an Exception."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such thing"), _PanicException("panicked"), RecursionError("deep")])
+def test_an_unexpected_exception_is_one_line_and_the_chat_goes_on(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(chat: LoadedChat, command: str, argument: str) -> None:
+        raise error
+
+    talk = Talk(_generator([turn("Blue."), turn("Red.")]), {})
+    talk.say("Sky?")
+    with monkeypatch.context() as patch:
+        patch.setattr(LoadedChat, "run", fail)
+        shown = talk.say("/file x")
+    assert shown.count("\n") == 1
+    assert str(error) in shown
+    assert "Red." in talk.say("Evening?") + talk.streams.out
+    assert talk.said == ["Sky?", "Blue.", "Evening?", "Red."]
+
+
+@pytest.mark.parametrize(
+    "name", ["~$report.txt", "x" * 300, "a\0b", "~", '"a b', "file://elsewhere/x", "\ud800", "~\0"]
+)
+@pytest.mark.parametrize("command", ["/file", "/export", "/model", "/instructions @"])
+def test_any_name_of_a_file_is_at_most_one_line_and_the_chat_goes_on(
+    command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+        if request.model:
+            store.find_checkpoint(request.model)
+        return opened_with(_generator([turn("Blue."), turn("Red.")]), request)
+
+    streams = Streams()
+    chat = _chat(open_model, streams)
+    chat.take("Sky?")
+    before = len(streams.err)
+    separator = "" if command.endswith("@") else " "
+    chat.take(f"{command}{separator}{name}")
+    assert streams.err[before:].count("\n") <= 1
+    assert "in gptoss itself" not in streams.err
+    chat.take("Evening?")
+    assert "Red." in streams.out
+
+
+@pytest.mark.parametrize(
+    ("line", "copied"), [("/copy code", "b"), ("/copy code 1", "a\n  a"), ("/copy code 2", "b"), ("/copy", None)]
+)
+def test_a_code_block_is_copied_by_its_number(line: str, copied: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = "1. x\n   ```py\n   a\n     a\n   ```\n```\n```\n> ```\n> b\n> ```"
+    taken: list[str] = []
+    monkeypatch.setattr("gptoss_cli.cli.chat_commands.copy", lambda text, console: taken.append(text))
+    talk = begin(answer)
+    talk.say("Code?")
+    talk.say(line)
+    assert taken == [answer if copied is None else copied]
+    for wrong in ("/copy code 3", "/copy code 0"):
+        assert "The last answer has 2 code blocks, and none is number" in talk.say(wrong)
+    assert "none is number x" in talk.say("/copy code x")
+    assert "cannot be copied" in talk.say("/copy all")

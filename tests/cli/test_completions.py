@@ -182,7 +182,7 @@ def test_bash_completion_starts_no_program(tmp_path: Path) -> None:
     done = subprocess.run(
         [bash, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path, env=empty_path
     )
-    assert (done.stdout, done.stderr) == ("20b 120b demo\n", "")
+    assert (done.stdout, done.stderr) == ("20b 120b safeguard safeguard-120b demo\n", "")
 
 
 def test_bash_completes_what_is_typed(tmp_path: Path) -> None:

@@ -44,11 +44,12 @@ def test_show_prints_each_value_and_its_origin(config: Path, run: Run, monkeypat
 
 
 def test_the_shown_settings_are_a_file_that_sets_the_same(config: Path, run: Run) -> None:
-    config.write_text('effort = "low"\ninstructions = "Say \\"hi\\"\\n"\ntimeout = 2.5\n')
+    config.write_text('effort = "low"\ninstructions = "Say \\"hi\\"\\n"\ntimeout = 2.5\ngpu-memory = "8GiB"\n')
     status, shown, _ = run("config", "show")
     assert status == 0
     values = tomllib.loads(shown)
     assert (values["effort"], values["instructions"], values["timeout"]) == ("low", 'Say "hi"\n', 2.5)
+    assert values["gpu-memory"] == "8GiB"
     assert "model" not in values
     config.write_text(shown)
     assert [line.split("#")[0].rstrip() for line in run("config")[1].splitlines() if line[0] != "#"] == [

@@ -78,6 +78,13 @@ def test_show(columns: int, rows: int) -> None:
     )
 
 
+def test_show_on_a_terminal_has_the_colours_of_a_chat() -> None:
+    for options, coloured in (((), True), (("--color", "never"), False)):
+        with Terminal(["-m", "gptoss_cli", "conversations", "show", "Why is the sky blue?", *options]) as terminal:
+            assert terminal.wait() == 0
+            assert (b"\x1b[1;32mYou\x1b[0m" in terminal.raw) is coloured
+
+
 @pytest.mark.parametrize(("columns", "rows"), _SIZES)
 def test_search(columns: int, rows: int) -> None:
     _compare(_shown("search", "sort", columns=columns, rows=rows), f"conversations-search-{columns}x{rows}.txt")

@@ -50,6 +50,28 @@ def test_each_problem_has_advice(hardware: Hardware, advice: str, run: Run, monk
     assert values["machine"]["cuda"] == hardware.cuda
 
 
+@pytest.mark.parametrize(
+    ("cores", "usable", "quota", "words"),
+    [
+        (1, 1, None, "1 core"),
+        (8, 8, None, "8 cores"),
+        (8, 8, 16.0, "8 cores"),
+        (8, 2, 2.5, "2 of 8 cores, and no more threads: the CPU quota of the control group is 2.5"),
+        (8, 1, 0.5, "1 of 8 cores, and no more threads: the CPU quota of the control group is 0.5"),
+        (8, 3, None, "3 of 8 cores, and no more threads: this process may run on no others"),
+        (8, 3, 6.0, "3 of 8 cores, and no more threads: this process may run on no others"),
+    ],
+)
+def test_a_cpu_quota_is_told(
+    cores: int, usable: int, quota: float | None, words: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hardware = replace(machine(), cores=cores, usable_cores=usable, cpu_quota=quota)
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: hardware)
+    values = json.loads(run("doctor", "--json")[1])
+    assert [check["found"] for check in values["checks"] if check["name"] == "CPU"] == [words]
+    assert values["machine"]["usable_cores"] == usable
+
+
 def test_a_machine_without_problems_gets_no_advice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     hardware = machine(gpu(24))
     monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: hardware)

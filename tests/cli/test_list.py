@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gptoss_cli.checkpoint import catalog
 from tests.checkpoint.repository import SHARDS
 from tests.cli.conftest import Run
 from tests.cli.installed_model import install_20b
@@ -24,7 +25,8 @@ def test_the_known_models_are_listed_and_the_demo_with_them(
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
     status, out, err = run("list")
     assert (status, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == ["MODEL", "gpt-oss-20b", "gpt-oss-120b", "demo"]
+    published = [model.name for model in catalog.MODELS]
+    assert [line.split()[0] for line in out.splitlines()] == ["MODEL", *published]
     assert "13.8 GB  not downloaded" in out
     assert "comes with gptoss" in out
 

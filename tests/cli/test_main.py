@@ -291,3 +291,29 @@ def test_a_scale_that_is_no_number_ends_the_answer_and_says_so(run: Run, tmp_pat
     assert (status, out) == (ExitStatus.FAILED, "")
     assert "numbers that are not finite" in err
     assert len(err.splitlines()) == 1
+
+
+class _PanicException(BaseException):
+    """An exception as Rust libraries raise it: not an Exception."""
+
+
+def test_a_panic_of_a_library_is_one_line(capsys: Capture) -> None:
+    assert main.run(["ask", "hello"], open_model=_failing(_PanicException("index out of range"))) == ExitStatus.FAILED
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "index out of range" in error
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://me:sesame1/open2@host:80", "http://me:sesame1@host:port", "me:sesame1@host", "http://:sesame1@["]
+)
+def test_neither_a_message_nor_a_traceback_has_the_password_of_a_proxy(
+    proxy: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    for error in (ValueError(f"Invalid port: {proxy}"), UsageError(f"{proxy} is not a URL"), ValueError("'sesame1'")):
+        main.run(["--debug", "ask", "hello"], open_model=_failing(error))
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "sesame1" not in shown
+    assert "open2" not in shown

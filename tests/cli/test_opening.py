@@ -1,5 +1,7 @@
 """The whole chain, from the command line to the engine, over a small random checkpoint with the real vocabulary."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ def test_a_random_checkpoint_gives_the_same_answer_for_the_same_seed(checkpoint:
     arguments = ("ask", "-m", str(checkpoint), "--seed", "7", "--max-tokens", "12", "hello")
     status, answer, asides = run(*arguments)
     assert status == 7, asides
-    assert "--max-tokens is used up" in asides
+    assert "max-tokens is used up" in asides
     assert "demo" not in asides
     assert run(*arguments) == (status, answer, asides)
 
@@ -75,11 +77,26 @@ def test_without_any_model_the_demo_answers_and_says_so(run: Run) -> None:
     status, answer, asides = run("ask", "--seed", "1", "What is gptoss?")
     assert status == 0, asides
     assert answer.strip()
-    notice = "No model is installed: the built-in demo answers. Run: gptoss download 20b"
-    assert asides.splitlines()[0] == notice
+    notice = (
+        r"No model is installed: the built-in demo answers\. On this machine 20b .+, 120b .+\. Run: gptoss download "
+    )
+    assert re.match(notice, asides.splitlines()[0])
 
 
 @needs_demo
 def test_the_demo_is_not_announced_if_it_was_requested(run: Run) -> None:
     status, _, asides = run("ask", "-m", "demo", "--reasoning", "hide", "--seed", "1", "What is gptoss?")
     assert (status, asides) == (0, "")
+
+
+@needs_demo
+def test_a_post_is_judged_by_a_policy_and_the_verdict_has_the_form_of_the_schema(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "policy.md").write_text("Label each post. VIOLATES: asks for medical advice.")
+    (tmp_path / "post.txt").write_text("What should I take for a headache?")
+    verdict = {"violates": {"type": "boolean"}, "category": {"enum": ["none", "medical"]}}
+    schema = {"type": "object", "properties": verdict, "required": list(verdict), "additionalProperties": False}
+    (tmp_path / "verdict.json").write_text(json.dumps(schema))
+    files = ("-s", f"@{tmp_path}/policy.md", "--schema", f"{tmp_path}/verdict.json", "-f", f"{tmp_path}/post.txt")
+    status, answer, _ = run("ask", "-m", "demo", "--seed", "1", *files)
+    assert status == 0
+    assert json.loads(answer).keys() == verdict.keys()

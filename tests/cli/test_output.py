@@ -62,7 +62,7 @@ def test_an_answer_cut_short_is_told_in_json_and_exits_7(script: Script) -> None
     done = _ask(script(turn("one two three four five six")), "--json", "--max-tokens", "6")
     assert done.returncode == 7
     assert json.loads(done.stdout)["ended"] == "token limit"
-    assert done.stderr == "gptoss: The answer is cut short: --max-tokens is used up.\n"
+    assert done.stderr == "gptoss: The answer is cut short: max-tokens is used up.\n"
 
 
 @pytest.mark.parametrize("arguments", [["--json"], ["--no-stream"], ["-x"]])
@@ -176,6 +176,19 @@ def test_an_answer_without_code_exits_1_and_prints_nothing(script: Script) -> No
     assert done.stderr == "gptoss: The answer has no code block. Ask for one, or leave --extract out.\n"
 
 
+@pytest.mark.parametrize("answer", ["", "Blue.", "```\n```", "```py\n\n```"])
+def test_an_answer_without_code_never_empties_a_file(answer: str, script: Script, tmp_path: Path) -> None:
+    (tmp_path / "code").write_text("before")
+    done = _ask(script(turn(answer)), "-x", "-o", str(tmp_path / "code"))
+    assert (done.returncode, done.stdout, (tmp_path / "code").read_text()) == (1, "", "before")
+
+
+@pytest.mark.parametrize("language", ["python", "py", "Python3"])
+def test_a_language_is_extracted_by_any_of_its_names(language: str, script: Script) -> None:
+    done = _ask(script(turn("1. Run:\n\t```py\n\tprint(1)\n\t```\n")), f"-x{language}")
+    assert (done.returncode, done.stdout) == (0, "print(1)\n")
+
+
 def test_output_replaces_a_file_and_keeps_its_mode_and_link(script: Script, tmp_path: Path) -> None:
     (tmp_path / "real").write_text("before")
     (tmp_path / "real").chmod(0o640)
@@ -228,7 +241,7 @@ def test_a_timeout_cuts_the_answer_short(script: Script) -> None:
     done = _ask(script(["<|channel|>final<|message|>one", *(0.05, " two") * 200]), "--timeout", "1.5")
     assert done.returncode == 7
     assert done.stdout.startswith("one")
-    assert done.stderr == "gptoss: The answer is cut short: --timeout has passed.\n"
+    assert done.stderr == "gptoss: The answer is cut short: the 1.5 seconds of --timeout ran out.\n"
 
 
 def test_the_answer_ends_before_a_stop_text_and_is_whole(script: Script) -> None:
@@ -286,6 +299,28 @@ def test_a_reader_that_leaves_ends_json_lines_silently(script: Script) -> None:
 def test_an_invalid_format_is_a_usage_error(schema: str | None, choice: str | None) -> None:
     with pytest.raises(UsageError):
         output_format(schema, choice, Streams().console)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ('{"not": {}}', '--schema uses "not", which is not supported.'),
+        ('{"$ref": "#"}', "--schema refers to itself without an end, so no answer could match it."),
+        ('{"a": 1}', '--schema has no keyword of JSON Schema, such as "type" or "properties".'),
+        ('{"items": ' * 200 + "{}" + "}" * 200, "--schema is nested too deeply: at most 120 levels are supported."),
+        ('{"items": ' * 9_999 + "{}" + "}" * 9_999, "--schema is nested too deeply: at most 120 levels are supported."),
+    ],
+)
+def test_a_schema_that_is_not_supported_is_explained(schema: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        output_format(schema, None, Streams().console)
+    assert str(caught.value) == words
+
+
+def test_an_unknown_format_in_a_schema_is_a_notice() -> None:
+    streams = Streams()
+    assert output_format('{"type": "string", "format": "binary"}', None, streams.console) is not None
+    assert streams.err == '--schema has the format "binary", which is unknown and ignored.\n'
 
 
 def test_a_schema_may_stand_in_a_file(tmp_path: Path) -> None:

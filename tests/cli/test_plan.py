@@ -91,11 +91,25 @@ def test_the_picture_shows_all_parts_of_both_memories(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("cpu_machine")
-def test_a_folder_needs_only_its_config(run: Run, tmp_path: Path) -> None:
+def test_a_folder_is_planned_by_its_config(run: Run, tmp_path: Path) -> None:
     config = REAL_20B | {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").touch()
     planned = _plan(run, str(tmp_path), "--gpu-memory", "8GiB")
     assert (planned["execution"], planned["experts"]["total"], planned["download_bytes"]) == ("mxfp4", 64, 0)
+
+
+@pytest.mark.parametrize("lacks", ["the weights", "a shard"])
+def test_a_folder_that_lacks_weights_is_refused_as_ask_does(lacks: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(REAL_20B))
+    if lacks == "a shard":
+        (tmp_path / "model-00001-of-00002.safetensors").touch()
+        shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    planned, asked = run("plan", str(tmp_path)), run("ask", "-m", str(tmp_path), "hello")
+    assert planned == asked
+    assert planned[0] == 3
+    assert "is not a complete checkpoint: no model" in planned[2]
 
 
 @pytest.mark.usefixtures("cpu_machine")

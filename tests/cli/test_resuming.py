@@ -15,7 +15,7 @@ from gptoss_cli.archive.saving import ArchiveRecorder, Origin
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
 from gptoss_cli.cli.resuming import Resumed, archive_path, find_stored
 from gptoss_cli.errors import Hint, NotInstalledError
-from gptoss_cli.harmony.events import EndReason
+from gptoss_cli.harmony.events import Channel, EndReason, Message, Role
 from gptoss_cli.settings import ReasoningEffort
 from tests.archive.conversations import ORIGIN, complain, save, snapshot, texts, user
 from tests.cli.conftest import Run, Script, ask_here, turn
@@ -190,6 +190,36 @@ def test_another_model_is_said(script: Script) -> None:
     save(_archive(), "a", "b")
     done = ask_here(script(turn("Blue.")), "-c", "-m", "120b", "x")
     assert "The conversation was with gpt-oss-20b; scripted answers from now on." in done.stderr
+
+
+_CALL: list[str | float] = ["<|channel|>commentary to=functions.look json<|message|>{}<|call|>"]
+
+
+def test_a_call_that_was_not_run_is_said_and_answered_as_interrupted(script: Script) -> None:
+    ask_here(script(_CALL), "--save", "--free-headers", "Look!")
+    done = ask_here(script(turn("Nothing.")), "-c", "And?")
+    assert "It called functions.look, which cannot be called now. The last call was interrupted" in done.stderr
+    _, call, output, question, _ = _archive().load(_rows()[0].id).current
+    assert call.recipient == "functions.look"
+    expected = Message(Role.TOOL, "interrupted, not run", Channel.COMMENTARY, "assistant", name="functions.look")
+    assert (output, question.text) == (expected, "And?")
+    again = ask_here(script(turn("Still nothing.")), "-c", "And now?")
+    assert "It called functions.look, which cannot be called now.\n" in again.stderr
+    assert [each.role for each in _archive().load(_rows()[0].id).current].count(Role.TOOL) == 1
+
+
+def test_the_working_folder_is_that_of_the_first_turn(
+    script: Script, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "first\x1b").mkdir()
+    monkeypatch.chdir(folder)
+    ask_here(script(turn("Blue.")), "--save", "Sky?")
+    monkeypatch.chdir(tmp_path)
+    ask_here(script(turn("Red.")), "-c", "Evening?")
+    (row,) = _rows()
+    assert row.folder == str(folder)
+    assert f"{tmp_path / 'first'} \n\nYou\n" in run("conversations", "show", row.id)[1]
+    assert json.loads(run("conversations", "list", "--json")[1])["conversations"][0]["folder"] == str(folder)
 
 
 def test_the_effort_that_the_system_message_names_comes_back_with_effort_none() -> None:

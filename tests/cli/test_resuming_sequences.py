@@ -1,7 +1,7 @@
 """Whatever was said, taken back or cut short: a conversation from the disk renders to the ids that it had in memory."""
 
 import itertools
-import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from gptoss_cli.cli.resuming import Resumed, find_stored
 from gptoss_cli.harmony.events import Role
 from gptoss_cli.harmony.vocabulary import load_encoding
 from gptoss_cli.settings import ReasoningEffort
-from tests.archive.conversations import ORIGIN, complain
+from tests.archive.conversations import ORIGIN, complain, databases_in_memory
 from tests.cli.scripted_program import opened_with
 from tests.scripted_generator import ScriptedGenerator
 
@@ -38,10 +38,10 @@ _SEQUENCES = st.lists(
 
 
 class _Talk:
-    """A conversation that is saved in `folder`."""
+    """A conversation that is saved in the database `path`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.archive = Archive(folder / "conversations.db", notice=complain)
+    def __init__(self, path: Path) -> None:
+        self.archive = Archive(path, notice=complain)
         encode = load_encoding().encode
         turns = [encode(each, allowed_special="all") for each in _ANSWERS]
         self._generator = ScriptedGenerator(itertools.cycle(turns))
@@ -93,24 +93,33 @@ class _Talk:
         return [i for i, message in enumerate(messages) if message.role is Role.USER]
 
 
-def _play(sequence: list[tuple[object, ...]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        talk = _Talk(Path(folder))
-        for name, *arguments in sequence:
-            getattr(talk, str(name))(*arguments)
-        talk.resume()
-        assert talk.archive.check() == []
-        talk.archive.close()
+def _play(path: Path, sequence: list[tuple[object, ...]]) -> None:
+    talk = _Talk(path)
+    for name, *arguments in sequence:
+        getattr(talk, str(name))(*arguments)
+    talk.resume()
+    assert talk.archive.check() == []
+    talk.archive.close()
 
 
-@settings(max_examples=100, deadline=None)
-@given(_SEQUENCES)
-def test_any_sequence_renders_to_the_same_ids_from_the_disk(sequence: list[tuple[object, ...]]) -> None:
-    _play(sequence)
+@pytest.fixture(scope="module")
+def databases() -> Iterator[Iterator[Path]]:
+    with databases_in_memory() as paths:
+        yield paths
+
+
+@settings(max_examples=300, deadline=None)
+@given(sequence=_SEQUENCES)
+def test_any_sequence_renders_to_the_same_ids_from_the_disk(
+    databases: Iterator[Path], sequence: list[tuple[object, ...]]
+) -> None:
+    _play(next(databases), sequence)
 
 
 @pytest.mark.slow
-@settings(max_examples=3_000, deadline=None)
-@given(_SEQUENCES)
-def test_thousands_of_sequences_render_to_the_same_ids(sequence: list[tuple[object, ...]]) -> None:
-    _play(sequence)
+@settings(max_examples=10_000, deadline=None)
+@given(sequence=_SEQUENCES)
+def test_ten_thousand_sequences_render_to_the_same_ids(
+    databases: Iterator[Path], sequence: list[tuple[object, ...]]
+) -> None:
+    _play(next(databases), sequence)

@@ -155,3 +155,9 @@ def test_a_snapshot_in_the_hugging_face_cache_is_verified_by_its_links(run: Run,
     status, _, err = run("verify", str(snapshot))
     assert status == 4
     assert _SHARD in err
+
+
+def test_the_demo_is_verified_by_its_digests(run: Run) -> None:
+    status, out, _ = run("verify", "demo")
+    assert status == 0
+    assert out.startswith("demo: 3 files have the right digest; ")

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 
-from gptoss_cli.demo.unpack import WEIGHTS, demo_checkpoint
+from gptoss_cli.demo import unpack
+from gptoss_cli.demo.unpack import FILES, WEIGHTS, demo_checkpoint
 from gptoss_cli.errors import ResourceError
 from tests.engine.open_generator import open_generator
 
@@ -49,6 +51,41 @@ def test_truncated_copy_is_unpacked_again(home: Path) -> None:
     size = weights.stat().st_size
     weights.write_bytes(weights.read_bytes()[:-1])
     assert (demo_checkpoint() / WEIGHTS).stat().st_size == size
+
+
+@pytest.fixture
+def small(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpack files of a few bytes, which takes no second."""
+
+    def unpack_small(packed: bytes, folder: Path) -> None:
+        for name in FILES:
+            (folder / name).write_bytes(name.encode() * 9)
+
+    monkeypatch.setattr(unpack, "_unpack", unpack_small)
+    monkeypatch.setattr(unpack, "_BLOCK_BYTES", 50)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_files_are_made_again_with_a_notice(name: str) -> None:
+    file = demo_checkpoint() / name
+    whole = file.read_bytes()
+    start = len(whole) // 3
+    file.write_bytes(whole[:start] + bytes(40) + whole[start + 40 :])
+    notices: list[str] = []
+    assert demo_checkpoint(notice=notices.append) / name == file
+    assert file.read_bytes() == whole
+    assert [notice for notice in notices if "damaged: the demo model is unpacked again" in notice] == notices != []
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+def test_a_fifo_in_the_place_of_a_file_is_replaced() -> None:
+    folder = demo_checkpoint()
+    for name in (WEIGHTS, "digests"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        assert (demo_checkpoint() / name).is_file()
 
 
 def test_unfinished_copy_leaves_nothing_behind(home: Path) -> None:

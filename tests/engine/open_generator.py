@@ -20,6 +20,7 @@ def open_generator(
     chunk_tokens: int | None = None,
     progress: Callable[[str], None] | None = None,
     kv_limit_bytes: int = KV_LIMIT_BYTES,
+    notice: Callable[[str], None] | None = None,
     **placement: Any,
 ) -> Generator:
     """Load a checkpoint; without `context_tokens`, with the largest context of its model."""
@@ -29,6 +30,7 @@ def open_generator(
         folder,
         Placement(context_tokens=context_tokens, **placement),
         progress=progress,
+        notice=notice,
         chunk_tokens=chunk_tokens,
         kv_limit_bytes=kv_limit_bytes,
     )

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from gptoss_cli.engine.kernels import cpu
+from gptoss_cli.engine.kernels.native_library import Native
 from gptoss_cli.engine.steppers import PlainStepper
 from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.placement.placement import KernelSet
@@ -39,3 +42,21 @@ def test_the_numerics_name_the_kernels_and_the_activations(folder: Path, dtype: 
     numerics = open_generator(folder, kernels=KernelSet.REFERENCE, dtype=dtype).numerics
     assert numerics is not None
     assert (numerics.kernels, numerics.activations) == ("reference", dtype)
+
+
+@pytest.mark.parametrize(("kernels", "torch_threads"), [(KernelSet.NATIVE, 1), (KernelSet.REFERENCE, 2)])
+def test_threads_follow_the_cpu_quota(
+    kernels: KernelSet, torch_threads: int, folder: Path, native: Native, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 2)
+    monkeypatch.setattr(cpu, "find_library", lambda: native.path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    cpu.default_threads.cache_clear()
+    try:
+        numerics = open_generator(folder, kernels=kernels).numerics
+        assert numerics is not None
+        assert (numerics.threads, torch.get_num_threads()) == (2, torch_threads)
+    finally:
+        torch.set_num_threads(before)
+        cpu.default_threads.cache_clear()

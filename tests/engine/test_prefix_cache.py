@@ -28,9 +28,15 @@ def _empty_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
 
 
-def computed(folder: Path, *, dtype: Dtype = Dtype.FLOAT32, dense: Dense = Dense.BF16) -> tuple[int, list[int]]:
+def computed(
+    folder: Path,
+    *,
+    dtype: Dtype = Dtype.FLOAT32,
+    dense: Dense = Dense.BF16,
+    notice: Callable[[str], None] | None = None,
+) -> tuple[int, list[int]]:
     """Return how many tokens of PROMPT a new generator computes, and the ids that it decodes after them."""
-    generator = open_generator(folder, dtype=dtype, dense=dense, context_tokens=200, chunk_tokens=16)
+    generator = open_generator(folder, dtype=dtype, dense=dense, context_tokens=200, chunk_tokens=16, notice=notice)
     generator.keep_prefix(PREFIX)
     steps = list(generator.prefill(PROMPT))
     return steps[-1][1], decoded(generator, 12)
@@ -81,7 +87,9 @@ def test_a_damaged_file_is_ignored_and_written_again(folder: Path, damage: Calla
     (file,) = stored_files()
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    assert computed(folder) == (len(PROMPT), answer)
+    notices: list[str] = []
+    assert computed(folder, notice=notices.append) == (len(PROMPT), answer)
+    assert notices == [f"{file} is damaged: its tokens are computed again"]
     assert file.read_bytes() == whole
 
 

@@ -1,5 +1,7 @@
 """8-bit dense weights are close to the originals, converted once, and never read from a file that does not match."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,46 @@ def test_a_file_that_does_not_match_is_written_again(
     file.write_bytes(whole[:-1] if content is None else content)
     int8_weights(weights, tmp_path, "a")
     assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.999])
+def test_a_file_with_zeroed_bytes_is_converted_again_with_a_notice(
+    weights: ModelWeights, tmp_path: Path, share: float
+) -> None:
+    int8_weights(weights, tmp_path, "a")
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    damaged = bytearray(whole)
+    start = int(len(whole) * share)
+    damaged[start : start + 40] = bytes(byte ^ 0x55 for byte in damaged[start : start + 40])
+    file.write_bytes(damaged)
+    notices: list[str] = []
+    int8_weights(weights, tmp_path, "a", notice=notices.append)
+    assert file.read_bytes() == whole
+    assert notices == [f"{file} is damaged: the 8-bit weights are converted again"]
+    int8_weights(weights, tmp_path, "a", notice=notices.append)
+    assert len(notices) == 1
+
+
+def test_the_file_of_another_checkpoint_is_not_used_under_this_name(weights: ModelWeights, tmp_path: Path) -> None:
+    other = replace(weights, unembedding=weights.embedding)
+    int8_weights(other, tmp_path, "b")
+    (file,) = tmp_path.iterdir()
+    file.rename(tmp_path / file.name.replace("b-", "a-"))
+    matrix = int8_weights(weights, tmp_path, "a").unembedding
+    assert isinstance(matrix, Int8Matrix)
+    assert isinstance(weights.unembedding, torch.Tensor)
+    assert torch.equal(matrix.values, quantize(weights.unembedding)[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+def test_a_fifo_in_the_place_of_the_file_is_replaced(weights: ModelWeights, tmp_path: Path) -> None:
+    int8_weights(weights, tmp_path, "a")
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    int8_weights(weights, tmp_path, "a")
+    assert file.is_file()
 
 
 def test_only_the_two_newest_files_are_kept(weights: ModelWeights, tmp_path: Path) -> None:

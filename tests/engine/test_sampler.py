@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.errors import NumericalError, UsageError
-from gptoss_cli.generation import Sampling
+from gptoss_cli.generation import VOCABULARY_SIZE, Allowed, Banned, Restriction, Sampling
 
 LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.05, 0.3, 0.15]))
 
@@ -148,3 +148,13 @@ def test_every_drawn_id_is_permitted_by_the_settings(
     assert id_ not in banned
     assert better < (len(logits) if top_k is None else top_k)
     assert better == 0 or temperature > 0
+
+
+@pytest.mark.parametrize("restriction", [None, Banned(frozenset({0})), Allowed(frozenset({1, 2, VOCABULARY_SIZE}))])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_after_the_vocabulary_are_never_drawn(restriction: Restriction | None, temperature: float) -> None:
+    logits = torch.zeros(VOCABULARY_SIZE + 64)
+    logits[VOCABULARY_SIZE:] = 1_000
+    sampler = Sampler(Sampling(seed=3, temperature=temperature), banned_ids={0}, vocabulary_size=len(logits))
+    assert all(sampler.draw(logits, restriction) < VOCABULARY_SIZE for _ in range(20))
+    assert int(sampler.draw_on_device(logits, torch.tensor([0.5], dtype=torch.float64))) < VOCABULARY_SIZE

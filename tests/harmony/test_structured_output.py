@@ -1,7 +1,11 @@
 """Answers match their format: one of several choices, or JSON of a schema."""
 
+import base64
 import datetime
 import json
+import random
+import re
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +17,7 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import UsageError
 from gptoss_cli.harmony.events import AnswerDelta, EndReason, ReasoningDelta, TurnEnd
 from gptoss_cli.harmony.structured_output import OutputFormat
-from gptoss_cli.harmony.vocabulary import RETURN, load_encoding
+from gptoss_cli.harmony.vocabulary import RETURN, load_encoding, read_vocabulary, token_text
 from gptoss_cli.settings import ReasoningEffort
 from tests.random_generator import RandomGenerator
 
@@ -105,8 +109,66 @@ def test_a_complete_text_is_checked(schema: dict[str, Any], text: str, accepted:
     "schema", [{"type": "strang"}, {"$ref": "https://example.org/x"}, {"pattern": "(", "type": "string"}]
 )
 def test_an_unsupported_schema_is_a_usage_error(schema: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="The output format is not supported: "):
+    with pytest.raises(UsageError, match="The schema is not supported: "):
         OutputFormat.of_schema(schema)
+
+
+@pytest.mark.parametrize("kind", ["number", "integer"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_number_has_at_most_15_digits_in_a_row(kind: str, seed: int) -> None:
+    matcher = OutputFormat.of_schema({"type": "array", "items": {"type": kind}, "minItems": 1}).begin()
+    draw = random.Random(seed)
+    text = ""
+    matcher.feed(*_encoded("["))
+    for _ in range(60):
+        allowed = {id_: token_text(id_).text for id_ in _ids_of(matcher.mask())}
+        # Digits wherever they are allowed: as many at once as possible.
+        digits = [id_ for id_, piece in allowed.items() if piece.isascii() and piece.isdigit()]
+        chosen = draw.choice(digits or [id_ for id_, piece in sorted(allowed.items()) if "]" not in piece])
+        text += allowed[chosen]
+        matcher.feed(chosen)
+    runs = [len(run) for run in re.findall("[0-9]+", text)]
+    assert max(runs) == 15
+    assert len(runs) > 3
+
+
+def test_digits_in_a_string_and_a_number_that_must_be_longer_are_not_limited() -> None:
+    long = "1234567890" * 3
+    matcher = OutputFormat.of_schema(
+        {"type": "object", "properties": {'a\\"': {"const": long}, "b": {"const": 1}}}
+    ).begin()
+    for token in _encoded(f'{{"a\\\\\\"": "{long}", "b": 1}}'):
+        assert token in _ids_of(matcher.mask())
+        matcher.feed(token)
+    matcher = OutputFormat.of_schema({"type": "integer", "minimum": 10**17}).begin()
+    for token in _encoded("123456789012345678"):
+        assert token in _ids_of(matcher.mask())
+        matcher.feed(token)
+
+
+def test_no_token_has_more_than_three_digits() -> None:
+    with ExitStack() as temporary:
+        lines = read_vocabulary(temporary).splitlines()
+    texts = (base64.b64decode(line.split()[0]) for line in lines)
+    assert max(len(run) for text in texts for run in re.findall(b"[0-9]+", text)) == 3
+
+
+def test_an_unknown_format_is_ignored_and_named() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "format": {"type": "string", "format": "binary"},
+            "b": {"type": "array", "items": {"type": "string", "format": "x y"}},
+            "c": {"type": "string", "format": "date"},
+            "d": {"const": {"format": "binary"}},
+        },
+        "required": ["format", "d"],
+    }
+    output = OutputFormat.of_schema(schema)
+    assert sorted(output.ignored_formats) == ["binary", "x y"]
+    assert output.accepts('{"format": "any", "c": "2026-01-01", "d": {"format": "binary"}}')
+    assert not output.accepts('{"format": "any", "c": "x", "d": {"format": "binary"}}')
+    assert '"binary"' in output.description
 
 
 @pytest.mark.parametrize("number", range(len(SCHEMAS)))

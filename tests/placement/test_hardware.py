@@ -6,7 +6,7 @@ import pytest
 
 import gptoss_cli
 from gptoss_cli.placement.gpus import Cuda
-from gptoss_cli.placement.hardware import detect, host_memory, usable_cores
+from gptoss_cli.placement.hardware import cpu_quota, detect, host_memory, usable_cores
 
 _MEMINFO = "MemTotal:       33554432 kB\nMemFree:  1048576 kB\nMemAvailable:   16777216 kB\nHugePages_Total: 0\n"
 _GIB = 1 << 30
@@ -117,3 +117,13 @@ def test_cores_are_those_within_the_quota(
 def test_native_kernels_are_found_where_the_build_puts_them(tmp_path: Path) -> None:
     built = list(Path(gptoss_cli.__file__).parent.rglob("_native.*.so"))
     assert detect(tmp_path, root=_write(tmp_path, {"proc/meminfo": _MEMINFO})).kernels == bool(built)
+
+
+def test_a_quota_may_be_a_part_of_a_core(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/a/b\n",
+        "sys/fs/cgroup/a/cpu.max": "50000 100000\n",
+        "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+    }
+    assert (cpu_quota(_write(tmp_path, files)), usable_cores(tmp_path)) == (0.5, 1)
+    assert cpu_quota(tmp_path / "elsewhere") is None

@@ -129,7 +129,6 @@ def test_default_rope_is_yarn_off(tmp_path: Path) -> None:
         ("attention_bias", False),
         ("hidden_act", "gelu"),
         ("model_type", "llama"),
-        ("quantization_config", None),
         ("quantization_config", "mxfp4"),
     ],
 )
@@ -175,10 +174,11 @@ def test_an_unknown_quantization_is_rejected_by_name(tmp_path: Path) -> None:
     assert "quantization_config.quant_method is 'bitsandbytes'" in line
 
 
-def test_a_bf16_copy_is_rejected_by_name(tmp_path: Path) -> None:
-    assert "bf16" in rejection(
-        write_config(tmp_path, {k: v for k, v in REAL_20B.items() if k != "quantization_config"})
-    )
+def test_a_config_need_not_name_the_quantization(tmp_path: Path) -> None:
+    published = load_config(write_config(tmp_path, REAL_20B))
+    for quantization in (None, {"quant_method": "mxfp4", "dequantize": True}):
+        changed = REAL_20B | {"quantization_config": quantization, "dtype": "bfloat16", "torch_dtype": "bfloat16"}
+        assert load_config(write_config(tmp_path, changed)) == published
 
 
 @pytest.mark.parametrize("key", sorted(ORIGINAL_20B.keys() - {"swiglu_limit", "rope_scaling_factor"}))

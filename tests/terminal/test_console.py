@@ -76,6 +76,19 @@ def test_quiet_drops_notices_and_keeps_errors() -> None:
     assert streams.err == "gptoss: an error\n"
 
 
+def test_a_terminal_gets_messages_in_lines_of_whole_words() -> None:
+    terminal, pipe = Streams(terminal=True, environment={"NO_COLOR": "1"}), Streams()
+    text = f"{'word ' * 15}a/long/path/{'x' * 90} 漢字 end"
+    for streams in (terminal, pipe):
+        streams.console.error(text)
+        streams.console.notice(text)
+        streams.console.lines(f"  {text}")
+    assert pipe.err == f"gptoss: {text}\n{text}\n  {text}\n"
+    assert terminal.err.split() == pipe.err.split()
+    assert all(len(line) <= 80 or "/path/" in line for line in terminal.err.splitlines())
+    assert "\n  word" in terminal.err
+
+
 def test_an_error_is_one_line_without_control_characters() -> None:
     streams = Streams()
     streams.console.error("tensor \x1b]0;x\x07\nmissing")

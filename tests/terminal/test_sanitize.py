@@ -54,6 +54,16 @@ def test_ordinary_text_is_untouched() -> None:
     assert neutralize(text) == text
 
 
+def test_marks_without_a_width_are_dropped_but_joiners_stay() -> None:
+    assert neutralize("\u200fשלם\u200e \u061cمرحب\u200b \u2060a\ufeff\u00adb") == "שלם مرحب ab"
+    assert neutralize("می\u200cروم 👩\u200d🚀") == "می\u200cروم 👩\u200d🚀"
+
+
+@pytest.mark.parametrize("code", [*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+def test_embeddings_overrides_and_isolates_are_visible(code: int) -> None:
+    assert neutralize(chr(code)) == f"\\u{code:04x}"
+
+
 def test_carriage_returns_are_dropped() -> None:
     assert neutralize("hidden\rshown\r\n") == "hiddenshown\n"
 

@@ -6,12 +6,13 @@ The library is built when the package is installed, if there is a C compiler; ot
 import ctypes
 import importlib.machinery
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
 _NAME = "_native"
+_PREPARED: list[object] = []  # what the library may still use when the process ends
 INT16, FLOAT32, INT8 = range(3)  # gptoss.h's ACTIVATIONS
 
 
@@ -86,6 +87,12 @@ class Shape(ctypes.Structure):
     )
 
 
+class MappedFile(ctypes.Structure):
+    """lost_page.c's MappedFile."""
+
+    _fields_ = (("start", c_uint64), ("end", c_uint64), ("line", c_char_p))
+
+
 _POINTER = c_void_p
 _TYPES: dict[str, tuple[Any, ...]] = {
     "dense": (*[_POINTER] * 5, POINTER(Matrix), c_int64, c_int64, c_int64, c_float, c_int),
@@ -101,6 +108,8 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "has_threads": (),
     "worked": (),
     "read": (_POINTER, c_int64, c_int),
+    "restore_at_end": (c_int, POINTER(c_int64), c_char_p, c_int64),
+    "end_at_lost_page": (c_char_p, POINTER(MappedFile), c_int64, c_int),
 }
 _RESULTS: dict[str, Any] = {
     "rotate": None,
@@ -130,6 +139,8 @@ class Native:
         self._selected = _function(library, "selected")
         self._self_check = _function(library, "self_check")
         self._worked = _function(library, "worked")
+        self._restore_at_end = _function(library, "restore_at_end")
+        self._end_at_lost_page = _function(library, "end_at_lost_page")
         self.has_threads = bool(_function(library, "has_threads")())
 
     @property
@@ -147,6 +158,19 @@ class Native:
     def select(self, name: str) -> bool:
         """Use another instruction set from now on, "" for the best. Return False if this machine does not have it."""
         return bool(self._select(name.encode()))
+
+    def restore_at_end(self, terminal: int, flags: Sequence[int], characters: bytes) -> None:
+        """Let the end at a lost page restore these modes of a terminal, as termios.tcgetattr returns them."""
+        self._restore_at_end(terminal, (c_int64 * len(flags))(*flags), characters, len(characters))
+
+    def end_at_lost_page(self, other_line: bytes, files: Sequence[MappedFile], status: int) -> None:
+        """End the process with `status` and a line on stderr when a page of a mapped file is lost.
+
+        That happens when the file becomes shorter. `other_line` is for files that are not among `files`.
+        """
+        array = (MappedFile * len(files))(*files)
+        _PREPARED.append((other_line, array))
+        self._end_at_lost_page(other_line, array, len(files), status)
 
     def self_check(self) -> str | None:
         """Use the best kernels that agree with the scalar ones. Return the name of the best that do not, or None."""

@@ -1,19 +1,21 @@
 """Layout of leaf blocks as lines of some width. Each block is laid out independently of the others."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from markdown_it.token import Token
 
-from gptoss_cli.terminal.cells import Line, Role, Span, cells, text_of, wrap
+from gptoss_cli.terminal.cells import Line, Role, Span, cells, text_of, widest_word, wrap
 from gptoss_cli.terminal.markdown.highlight import highlight
 from gptoss_cli.terminal.markdown.parse import Kind, LeafBlock
 from gptoss_cli.terminal.sanitize import neutralize
 
 _MIN_COLUMNS = 8
-_MIN_CELL_COLUMNS = 4
+# A column is at least as wide as its longest word, and as this unless its cells are shorter.
+_MIN_CELL_COLUMNS = 10
 _LONGEST_RULE = 60
 _SEPARATED = (Kind.HEADING, Kind.CODE, Kind.TABLE, Kind.THEMATIC_BREAK)
-_INLINE_ROLES = {"strong": Role.STRONG, "em": Role.EMPHASIS, "s": Role.STRUCK}
+_INLINE_ROLES = {"strong": Role.STRONG, "em": Role.EMPHASIS, "s": Role.STRUCK, "code": Role.CODE, "": Role.PLAIN}
 _COLUMN_GAP = Span(" │ ", Role.MARK)
 
 
@@ -50,8 +52,10 @@ def _contents(block: LeafBlock, width: int) -> Iterator[Line]:
         case Kind.HEADING:
             yield from wrap(inline(block.inline, Role.TITLE if block.level == 1 else Role.HEADING), width)
         case Kind.CODE:
+            yield from code_label(block)
             # The marker of a list item needs a line, even if there is no code.
-            lines = block.code.removesuffix("\n").split("\n") if block.code or block.in_container else []
+            needs_line = block.in_container and not code_label(block)
+            lines = block.code.removesuffix("\n").split("\n") if block.code or needs_line else []
             yield from highlight(lines, block.language)
         case Kind.THEMATIC_BREAK:
             yield [Span("─" * min(width, _LONGEST_RULE), Role.MARK)]
@@ -61,24 +65,32 @@ def _contents(block: LeafBlock, width: int) -> Iterator[Line]:
             yield []
 
 
+def code_label(block: LeafBlock) -> list[Line]:
+    """Return the line above code with what its fence says, such as its language; none if that is nothing."""
+    return [[Span(f"── {_clean(block.language)}", Role.MARK)]] if block.language else []
+
+
 def inline(tokens: Sequence[Token], role: str = Role.PLAIN) -> Line:
     """Return inline content as styled text. Links are followed by their addresses."""
     spans: Line = []
-    styles = [str(role)] if role else []
-    address, linked_from = "", 0
+    styles = [str(role)]
+    links: list[tuple[str, int]] = []
     for token in tokens:
         match token.type:
             case "text" | "text_special":
-                spans.append(Span(_clean(token.content), ";".join(styles)))
+                spans.append(Span(_clean(token.content), _sgr(*styles)))
             case "code_inline":
-                spans.append(Span(_clean(token.content), ";".join((*styles, Role.CODE))))
+                spans.append(Span(_clean(token.content), _sgr(*styles, Role.CODE)))
+            case "formula":
+                spans.append(Span(neutralize(token.content).replace("\t", " "), _sgr(*styles)))
             case "softbreak" | "hardbreak":
                 spans.append(Span("\n"))
             case "link_open":
                 address = _clean(f"{token.attrs.get('href', '')} {token.attrs.get('title', '')}".rstrip())
-                linked_from = len(spans)
-            case "link_close":
-                spans += _address(address, text_of(spans[linked_from:]), ";".join((*styles, Role.LINK)))
+                links.append((address, len(spans)))
+            case "link_close" if links:
+                address, start = links.pop()
+                spans += _address(address, text_of(spans[start:]), _sgr(*styles, Role.LINK))
             case kind if kind.endswith("_open"):
                 styles.append(_INLINE_ROLES[token.tag])
             case kind if kind.endswith("_close"):
@@ -93,15 +105,23 @@ def _address(address: str, text: str, sgr: str) -> Line:
     return [Span(f" ({address})" if text else address, sgr)]
 
 
+def _sgr(*styles: str) -> str:
+    return ";".join(filter(None, styles))
+
+
 def _clean(text: str) -> str:
     # Again, since an entity such as &#x202e; has become a character.
-    return neutralize(text).replace("\n", " ").replace("\t", " ")
+    return text if text.isprintable() else neutralize(text).replace("\n", " ").replace("\t", " ")
 
 
 def _table(block: LeafBlock, width: int) -> Iterator[Line]:
     heading, *rows = [[inline(cell) for cell in row] for row in block.rows]
-    natural = [max(_widest(row[i : i + 1]) for row in (heading, *rows)) for i in range(len(heading))]
-    widths = _fit(natural, width - cells(_COLUMN_GAP.text) * (len(heading) - 1))
+    columns = list(zip(heading, *rows, strict=True))
+    natural = [max(1, _widest(column)) for column in columns]
+    minimum = [
+        max(min(size, _MIN_CELL_COLUMNS), *map(widest_word, each)) for size, each in zip(natural, columns, strict=True)
+    ]
+    widths = _fit(natural, minimum, width - cells(_COLUMN_GAP.text) * (len(heading) - 1))
     if widths is None:
         yield from _records(heading, rows, width)
         return
@@ -115,20 +135,19 @@ def _widest(cell: Sequence[Line]) -> int:
     return max((cells(part) for line in cell for part in text_of(line).split("\n")), default=0)
 
 
-def _fit(natural: Sequence[int], room: int) -> list[int] | None:
-    """Shrink the columns of a table to `room`, the widest first; None if they would be too narrow to read."""
-    widths = [max(1, size) for size in natural]
-    minimum = [min(size, _MIN_CELL_COLUMNS) for size in widths]
+def _fit(natural: Sequence[int], minimum: Sequence[int], room: int) -> list[int] | None:
+    """Shrink the columns of a table to `room`, the widest first; None if they would cut words."""
     if sum(minimum) > room:
         return None
-    while sum(widths) > room:
-        largest = max(widths)
-        second = max((size for size in widths if size < largest), default=0)
-        widest = [i for i, size in enumerate(widths) if size == largest]
-        cut = min(largest - second, -(-(sum(widths) - room) // len(widest)))
-        for i in widest:
-            if sum(widths) > room:
-                widths[i] = max(minimum[i], widths[i] - cut)
+
+    def limited(limit: int) -> list[int]:
+        return [max(least, min(size, limit)) for size, least in zip(natural, minimum, strict=True)]
+
+    limit = bisect_right(range(max(natural) + 1), room, key=lambda each: sum(limited(each))) - 1
+    widths = limited(limit)
+    for i, size in enumerate(natural):
+        if widths[i] == limit < size and sum(widths) < room:
+            widths[i] += 1
     return widths
 
 

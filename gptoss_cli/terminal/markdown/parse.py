@@ -1,7 +1,7 @@
 """Parsing Markdown into leaf blocks (CommonMark 0.31, section 4), each with what its container blocks put before it.
 
-Link reference definitions and HTML are not parsed but stay text: a definition could change lines that are already
-printed, and the tags of HTML would not be visible.
+Link reference definitions are not parsed but stay text, since a definition could change lines that are already printed.
+HTML stays text too, except for pairs of tags that only concern the look.
 """
 
 import re
@@ -11,14 +11,12 @@ from enum import Enum, auto
 from functools import cache
 
 from markdown_it import MarkdownIt
-from markdown_it.rules_block import StateBlock
-from markdown_it.rules_block.fence import fence as parse_fence
 from markdown_it.token import Token
 
 from gptoss_cli.terminal.cells import Line, Role, Span
+from gptoss_cli.terminal.markdown.blocks import Fence, use_block_rules
+from gptoss_cli.terminal.markdown.inline import use_inline_rules
 
-# markdown_it drops blocks that are nested deeper than its limit, so containers end well before that.
-_MAX_CONTAINER_DEPTH = 40
 _MAX_NESTING = 100
 _BULLETS = "•◦▪"
 _BLANK = re.compile(r"[ \t>]*\Z")
@@ -33,25 +31,6 @@ class Kind(Enum):
     TABLE = auto()
     THEMATIC_BREAK = auto()
     EMPTY_ITEM = auto()  # a list item without content
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """An opening code fence: its marker, and the columns that are removed from each line of the code."""
-
-    marker: str
-    indent: int
-
-    def closes(self, line: str) -> bool:
-        """Return True if `line` is the closing fence."""
-        text = line.strip(" ")
-        is_fence = set(text) == {self.marker[0]} and len(text) >= len(self.marker)
-        return is_fence and len(line) - len(line.lstrip(" ")) < 4
-
-    def content(self, line: str) -> str:
-        """Return the code in `line`."""
-        leading = len(line) - len(line.lstrip(" "))
-        return line[min(leading, self.indent) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +53,14 @@ class LeafBlock:
     level: int = 0
     inline: Sequence[Token] = ()
     code: str = ""
-    language: str = ""
     fence: Fence | None = None
     rows: Sequence[Sequence[Sequence[Token]]] = ()
     alignments: Sequence[str] = ()
+
+    @property
+    def language(self) -> str:
+        """What the fence of code says after its marker, usually a language."""
+        return self.fence.info if self.fence is not None else ""
 
 
 def leaf_blocks(source: str) -> list[LeafBlock]:
@@ -85,11 +68,6 @@ def leaf_blocks(source: str) -> list[LeafBlock]:
     collector = _Collector(source.split("\n"))
     collector.collect(_parser().parse(source))
     return collector.blocks
-
-
-def code_blocks(source: str) -> list[str]:
-    """Return the code of each code block in `source`, without a newline at its end."""
-    return [block.code.removesuffix("\n") for block in leaf_blocks(source) if block.kind is Kind.CODE]
 
 
 def is_blank(line: str) -> bool:
@@ -100,35 +78,10 @@ def is_blank(line: str) -> bool:
 @cache
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_NESTING})
-    parser.enable(["table", "strikethrough"]).disable(["reference", "image", "html_block", "html_inline"])
-    parser.block.ruler.at("fence", _fence, {"alt": ["paragraph", "reference", "blockquote", "list"]})
-    parser.block.ruler.before("table", "depth", _stop_nesting)
+    use_inline_rules(parser)
+    parser.enable(["table", "strikethrough"]).disable(["reference", "html_block"])
+    use_block_rules(parser)
     return parser
-
-
-def _fence(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    indent = state.sCount[start]
-    found = parse_fence(state, start, end, silent)
-    if found and not silent:
-        state.tokens[-1].meta["indent"] = indent
-    return found
-
-
-def _stop_nesting(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """At the depth limit, parse the rest of a container as one paragraph of its source text."""
-    if silent or state.level < _MAX_CONTAINER_DEPTH:
-        return False
-    last = start
-    while last < end and not state.isEmpty(last):
-        last += 1
-    state.line = last
-    for kind, nesting in (("paragraph_open", 1), ("inline", 0), ("paragraph_close", -1)):
-        token = state.push(kind, "p" if nesting else "", nesting)  # type: ignore[arg-type]
-        token.map = [start, last]
-        if not nesting:
-            token.content = state.getLines(start, last, state.blkIndent, False).strip()
-            token.children = []
-    return True
 
 
 @dataclass
@@ -167,8 +120,6 @@ class _Collector:
                     self._add(Kind.THEMATIC_BREAK, token, self_closing=True)
                 case "fence":
                     self._add_fence(token)
-                case "code_block":
-                    self._add(Kind.CODE, token, code=token.content)
                 case "table_open":
                     self._add_table(token, tokens, i)
                     while next(rest)[1].type != "table_close":
@@ -196,16 +147,14 @@ class _Collector:
         start, end = token.map or [0, 0]
         # The last line has no newline yet, so more text may follow in it.
         closed = self_closing and end < len(self._lines)
-        if kind is not Kind.CODE:
-            closed |= end < len(self._lines) - 1 and is_blank(self._lines[end])
+        closed |= end < len(self._lines) - 1 and is_blank(self._lines[end])
         self._append(kind, start, end, closed=closed, **details)
 
     def _add_fence(self, token: Token) -> None:
         start, end = token.map or [0, 0]
-        closed = end - start - 1 > token.content.count("\n") and end < len(self._lines)
-        fence = Fence(token.markup, token.meta["indent"])
-        language = next(iter(token.info.split()), "")
-        self._append(Kind.CODE, start, end, closed=closed, code=token.content, language=language, fence=fence)
+        closed = token.meta["is_closed"] and end < len(self._lines)
+        fence: Fence = token.meta["fence"]
+        self._append(Kind.CODE, start, end, closed=closed, code=token.content, fence=fence)
 
     def _add_table(self, token: Token, tokens: Sequence[Token], at: int) -> None:
         rows: list[list[Sequence[Token]]] = []

@@ -4,8 +4,9 @@ The final lines depend on the text alone and not on the pieces in which it arriv
 """
 
 from gptoss_cli.terminal.cells import Line, Span, fold, text_of
+from gptoss_cli.terminal.markdown.blocks import leading_columns, without_indent
 from gptoss_cli.terminal.markdown.highlight import CONTEXT_LINES, highlight
-from gptoss_cli.terminal.markdown.layout import are_separated, blank_line, lay_out
+from gptoss_cli.terminal.markdown.layout import are_separated, blank_line, code_label, lay_out
 from gptoss_cli.terminal.markdown.parse import LeafBlock, is_blank, leaf_blocks
 from gptoss_cli.terminal.sanitize import neutralize
 
@@ -75,7 +76,8 @@ class MarkdownStream:
         if self._raw:
             self._final += fold([Span(self._source)], self.columns) if self._source else []
         elif self._code is not None:
-            if self._source and not self._code.ends(self._source):
+            # The parser takes no blanks at the end for a line of code.
+            if self._source.strip() and not self._code.ends(self._source):
                 self._final += self._code.add(self._source)
             self._final += self._code.flush()
             self._last, self._code = self._code.block, None
@@ -151,14 +153,16 @@ class MarkdownStream:
             self._commit_code(block, lines)
             return
         self._begin(block, lines)
+        self._final += code_label(block)
         self._code = _OpenCode(block)
         self._cut(lines, block.start + 1, self._done)
         self._parsed = 0
 
     def _commit_code(self, block: LeafBlock, lines: list[str]) -> None:
         """Make full groups of lines final in an open fence that is within a list or quote."""
-        count = block.code.count("\n") // _CODE_GROUP * _CODE_GROUP
-        if count > self._code_done:
+        label = len(code_label(block))
+        count = block.code.count("\n") // _CODE_GROUP * _CODE_GROUP + label
+        if count > max(self._code_done, label):
             if not self._code_done:
                 self._begin(block, lines)
             self._final += lay_out(block, self.columns)[self._code_done : count]
@@ -211,16 +215,20 @@ class _OpenCode:
         assert block.fence is not None
         self.block = block
         self._fence = block.fence
+        self._depth = 1
+        self._first: str | None = None  # line of code
         self._pending: list[str] = []
         self._context: list[str] = []
 
     def ends(self, line: str) -> bool:
         """Return True if `line` is the closing fence."""
-        return self._fence.closes(line)
+        return not self._depth_after(line)
 
     def add(self, line: str) -> list[Line]:
         """Add a line of code and return the lines that have become final."""
-        self._pending.append(self._fence.content(line))
+        self._depth = self._depth_after(line)
+        self._pending.append(self._content(line))
+        self._first = line if self._first is None else self._first
         return self.flush() if len(self._pending) == _CODE_GROUP else []
 
     def flush(self) -> list[Line]:
@@ -232,7 +240,14 @@ class _OpenCode:
 
     def with_open(self, line: str) -> list[Line]:
         """Return the pending lines and the beginning of the next line."""
-        return self._highlight([*self._pending, *([self._fence.content(line)] if line else [])])
+        return self._highlight([*self._pending, *([self._content(line)] if line else [])])
+
+    def _content(self, line: str) -> str:
+        first = self._first if self._first is not None else line
+        return without_indent(line, self._fence.code_indent(first))
+
+    def _depth_after(self, line: str) -> int:
+        return self._fence.depth_after(line.lstrip(" \t"), leading_columns(line), self._depth)
 
     def _highlight(self, lines: list[str]) -> list[Line]:
         return highlight(lines, self.block.language, context=self._context)

@@ -40,7 +40,7 @@ def test_another_repository_is_found_by_its_name(run: Run, home: Path, monkeypat
     with HubServer(repository_files(), repository="someone/some-model") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
         assert run("download", "someone/some-model")[0] == 0
-    assert listed(run)["someone--some-model"]["state"] == "installed"
+    assert listed(run)["someone/some-model"]["state"] == "installed"
 
 
 def test_a_dry_run_writes_nothing(run: Run, hub: HubServer, home: Path) -> None:

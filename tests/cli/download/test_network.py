@@ -262,10 +262,12 @@ def test_the_hubs_rate_limit_is_waited_for_and_announced_once(
     [
         ({"RateLimit": '"api";r=0;t=275', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}, "4 min 35 s"),
         ({"RateLimit": '"api"; r=0; t=300', "Retry-After": "3900"}, "1 h 5 min"),
-        ({"Retry-After": email.utils.formatdate(time.time() + 7230, usegmt=True)}, "2 h 0 min"),
+        ({"Retry-After": "in 7230 s, as a date"}, "2 h 0 min"),
     ],
 )
 def test_a_long_wait_is_not_sat_through_but_told(headers: dict[str, str], words: str, run: Run, hub: HubServer) -> None:
+    if headers.get("Retry-After", "").startswith("in"):
+        headers = {"Retry-After": email.utils.formatdate(time.time() + 7230, usegmt=True)}
     hub.fault = lambda request: Answer(429, headers)
     status, _, err = run("download")
     assert status == 5

@@ -23,6 +23,29 @@ def test_a_table_that_is_too_wide_becomes_a_list_of_cells() -> None:
     assert _lines(_TABLE, 9) == ["name: x", "value: 1"]
 
 
+def test_a_table_never_cuts_a_word() -> None:
+    source = "| Identifier | Meaning |\n|-|-|\n| a_very_long_identifier | some words |\n"
+    assert _lines(source, 36)[2:] == ["a_very_long_identifier │ some words"]
+    assert _lines(source, 34) == ["Identifier: a_very_long_identifier", "Meaning: some words"]
+
+
+def test_a_break_in_a_cell_is_a_line_of_the_cell() -> None:
+    lines = _lines("| a | b |\n|-|-|\n| one<br>two | three |\n", 40)
+    assert [line.rstrip() for line in lines[2:]] == ["one │ three", "two │"]
+
+
+def test_an_address_has_no_line_break_in_it() -> None:
+    address = "https://example.org/a_long/path/that/is/wider"
+    assert _lines(f"- see {address} now", 20) == ["• see", f"  {address}", "  now"]
+    assert _lines(f"[text]({address})", 20) == ["text", f"({address})"]
+
+
+def test_code_has_a_label_with_its_language() -> None:
+    assert _lines("```py title=x\na\n```", 40) == ["── py title=x", "a"]
+    assert _lines("```\na\n```", 40) == ["a"]
+    assert _lines("- ```py\n  ```", 40) == ["• ── py"]
+
+
 def test_a_link_is_followed_by_its_address_unless_that_is_its_text() -> None:
     assert _lines("[a](http://b) <http://c>", 80) == ["a (http://b) http://c"]
 

@@ -3,16 +3,15 @@
 import pytest
 
 from gptoss_cli.terminal.cells import text_of
-from gptoss_cli.terminal.markdown.parse import Fence, Kind, code_blocks, is_blank, leaf_blocks
+from gptoss_cli.terminal.markdown.parse import Kind, is_blank, leaf_blocks
 
 
 def test_each_kind_of_block_is_recognised() -> None:
-    source = "# One\ntext\n\n---\n```py\nx\n```\n\n    y\n\n|a|\n|-|\n|1|\n\n- \n"
+    source = "# One\ntext\n\n---\n```py\nx\n```\n\n|a|\n|-|\n|1|\n\n- \n"
     assert [block.kind for block in leaf_blocks(source)] == [
         Kind.HEADING,
         Kind.PARAGRAPH,
         Kind.THEMATIC_BREAK,
-        Kind.CODE,
         Kind.CODE,
         Kind.TABLE,
         Kind.EMPTY_ITEM,
@@ -42,22 +41,6 @@ def test_bullets_depend_on_the_depth() -> None:
 )
 def test_a_block_is_closed_once_no_line_can_belong_to_it(source: str, closed: bool) -> None:
     assert leaf_blocks(source)[-1].closed is closed
-
-
-def test_the_code_of_every_block_is_found() -> None:
-    assert code_blocks("```py\na\n```\n> ~~~\n> b\n>\n> c\n\n    d\n") == ["a", "b\n\nc", "d"]
-
-
-@pytest.mark.parametrize(
-    ("line", "closes"),
-    [("```", True), ("  ````  ", True), ("    ```", False), ("``", False), ("~~~", False), ("``` x", False)],
-)
-def test_a_fence_is_closed_by_its_own_marker_or_a_longer_one(line: str, closes: bool) -> None:
-    assert Fence("```", 0).closes(line) is closes
-
-
-def test_the_indentation_of_a_fence_is_removed_from_its_code() -> None:
-    assert [Fence("```", 2).content(line) for line in ("    x", " x", "x")] == ["  x", "x", "x"]
 
 
 @pytest.mark.parametrize(("line", "blank"), [("", True), (" > >\t", True), ("> a", False)])
