@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 from gptoss_cli.chat.opening import choose_checkpoint, choose_placement, place_config
 from gptoss_cli.cli.hints import notifier
@@ -15,6 +16,7 @@ from gptoss_cli.engine.benchmark import Benchmark, Spread, Work, measure
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.errors import UsageError
 from gptoss_cli.generation import Numerics
+from gptoss_cli.placement.model_config import ModelConfig, load_config
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.tables import show_table
@@ -79,9 +81,20 @@ def _choose_model(
         return name, partial(loader.load, folder, placement, notice=notice)
     if model is not None:
         raise UsageError("Random weights take the place of a model: give one of the two")
-    name, config, _ = planned_config(random_weights)
+    name, config = _shape(random_weights)
     placement = place_config(name, config, request, notice, console.reads_terminal)
     return f"{name} with random weights", partial(loader.load_random, config, placement)
+
+
+def _shape(wanted: str) -> tuple[str, ModelConfig]:
+    """Return the name and the config of a model of which no more than the config need be there."""
+    folder = Path(wanted).expanduser()
+    files = folder / "config.json", folder / "original" / "config.json"
+    found = next((file for file in files if file.is_file()), None)
+    if found is not None:
+        return wanted, load_config(found)
+    name, config, _ = planned_config(wanted)
+    return name, config
 
 
 def _rows(name: str, load_seconds: float, measured: Benchmark, numerics: Numerics) -> dict[str, str]:

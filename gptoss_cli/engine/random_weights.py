@@ -43,7 +43,6 @@ def _check_host_memory(config: ModelConfig, placement: Placement) -> None:
         raise ResourceError(
             f"Random weights of this shape need {gib(needed)} of memory, and {gib(host.room_bytes)} are available",
             Hint.FREE_MEMORY,
-            Hint.SMALLER_CONTEXT,
         )
 
 

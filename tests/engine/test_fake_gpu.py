@@ -204,6 +204,13 @@ def test_a_failed_pinning_says_what_to_change_and_leaves_no_error_behind(
     assert forgotten == [torch.device("cuda:0")]
 
 
+def test_query_key_and_value_lie_together_on_the_gpu(folder: Path, gpu: FakeCuda) -> None:
+    for layer in _open(folder).model.weights.layers:
+        joined, attention = layer.attention.joined_qkv, layer.attention
+        assert joined is not None
+        assert len(joined.bias) == len(attention.query.bias) + 2 * len(attention.key.bias)
+
+
 def test_all_experts_are_copied_on_one_stream(folder: Path, gpu: FakeCuda) -> None:
     generator = _open(folder, 0)
     before = gpu.streams
