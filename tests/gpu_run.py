@@ -25,7 +25,7 @@ if importlib.util.find_spec("safetensors") is None:
     vars(stand_in).update(safe_open=None, SafetensorError=OSError)
     sys.modules["safetensors"] = stand_in
 
-from gptoss_cli.engine.benchmark import Spread, Work, fill_cache, measure
+from gptoss_cli.engine.benchmark import Spread, Work, fill, fill_cache, measure
 from gptoss_cli.engine.cuda_graph import CudaGraph
 from gptoss_cli.engine.expert_offload import _pinned
 from gptoss_cli.engine.generator import Generator
@@ -188,8 +188,9 @@ def step_speed(name: str, *contexts: str) -> None:
 
 def step_kernels(name: str, context: str) -> None:
     """List the kernels of a decoded token by their time, and the time between them."""
-    generator, _ = opened(name, 600 if REHEARSES else int(context) + 100)
-    list(generator.prefill(range(5, 25)))
+    tokens = 24 if REHEARSES else int(context)
+    generator, _ = opened(name, tokens + 100)
+    list(generator.prefill([*fill(generator, tokens), 5]))
     new = generator.decode(_greedy(), stop_ids=(), banned_ids=(), max_tokens=24 if DEVICE.type == "cuda" else 3)
     next(new)
     next(new)
@@ -198,9 +199,9 @@ def step_kernels(name: str, context: str) -> None:
         return
     from torch.profiler import ProfilerActivity, profile
 
-    tokens = 16
+    steps = 16
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        for _ in range(tokens):
+        for _ in range(steps):
             next(new)
         synchronize()
     trace = OUT / "trace.json"
@@ -211,12 +212,14 @@ def step_kernels(name: str, context: str) -> None:
     times: defaultdict[str, list[float]] = defaultdict(list)
     for event in events:
         times[event["name"][:60]].append(event["dur"])
-    busy = sum(map(sum, times.values())) / tokens
-    span = (events[-1]["ts"] + events[-1]["dur"] - events[0]["ts"]) / tokens
-    report(f"{name} behind 20: {len(events) / tokens:.0f} kernels a token, {busy:.0f} us in kernels of {span:.0f} us")
+    busy = sum(map(sum, times.values())) / steps
+    span = (events[-1]["ts"] + events[-1]["dur"] - events[0]["ts"]) / steps
+    report(
+        f"{name} behind {tokens:,}: {len(events) / steps:.0f} kernels a token, {busy:.0f} us in kernels of {span:.0f} us"
+    )
     for kernel, durations in sorted(times.items(), key=lambda item: -sum(item[1])):
-        share = sum(durations) / tokens
-        report(f"  {share:8.1f} us, {len(durations) / tokens:6.1f} times a token: {kernel}")
+        share = sum(durations) / steps
+        report(f"  {share:8.1f} us, {len(durations) / steps:6.1f} times a token: {kernel}")
 
 
 def _greedy() -> Any:
@@ -256,8 +259,9 @@ def step_tunings(name: str) -> None:
         if not before:
             before = found
             report("as it is: " + ", ".join(f"{each} {ms:.3f}" for each, ms in found.items()) + " ms")
-        faster = [f"{each} {ms:.3f}" for each, ms in found.items() if text and ms < 0.97 * before[each]]
-        report(f"{text or 'as it is'}: faster in {', '.join(faster) or 'nothing'}")
+            continue
+        faster = [f"{each} {ms:.3f}" for each, ms in found.items() if ms < 0.97 * before[each]]
+        report(f"{text}: faster in {', '.join(faster) or 'nothing'}")
 
 
 def step_offload(name: str, gibibytes: str) -> None:

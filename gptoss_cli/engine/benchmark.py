@@ -107,7 +107,7 @@ def _measure(generator: Generator, work: Work, progress: Callable[[str], None]) 
     progress("Reading a first prompt")
     _decode_seconds(generator, _prompt(generator, 10, 0), 1)
     age = _process_age_seconds()
-    context = _fill(generator, work.context_tokens)
+    context = fill(generator, work.context_tokens)
     _decode_seconds(generator, context + _prompt(generator, prompt_tokens, 1), _WARM_UP_TOKENS)
     memory = _anonymous_bytes()
     gpu_bytes, buffer = _gpu_bytes(generator.model.device), _buffer(generator.model.device)
@@ -144,7 +144,7 @@ def _measure(generator: Generator, work: Work, progress: Callable[[str], None]) 
     )
 
 
-def _fill(generator: Generator, tokens: int) -> list[int]:
+def fill(generator: Generator, tokens: int) -> list[int]:
     """Fill the empty KV cache of `generator` with random keys and values of `tokens` tokens -> their ids."""
     if not tokens:
         return []

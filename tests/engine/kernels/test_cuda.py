@@ -18,9 +18,10 @@ from gptoss_cli.engine.weights import AttentionWeights, MlpWeights
 from tests.engine.kernels import random_weights
 from tests.engine.kernels.random_weights import assert_close, on_device
 
-EXACT = 3e-6  # of the largest value
-BF16 = 2e-2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Of the largest value. On a GPU the reference's sums have another order.
+EXACT = 3e-6 if DEVICE.type == "cpu" else 2e-5
+BF16 = 2e-2
 # Small enough that every loop has several rounds.
 SMALL = Tuning(
     rows=32, width=32, packed_rows=32, packed_width=8, down_width=8, keys=16, splits=4,
@@ -224,7 +225,8 @@ def test_every_scale_equals_the_reference(kernels: Kernels, scale: int, tokens: 
     right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
     got = kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32)
     # At 254 sums are infinite, and SwiGLU makes NaN of some.
-    assert torch.allclose(got, right, rtol=1e-5, atol=1e-5, equal_nan=True)
+    tolerance = 1e-5 if DEVICE.type == "cpu" else 1e-3
+    assert torch.allclose(got, right, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def test_scale_255_is_nan() -> None:
