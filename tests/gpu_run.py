@@ -4,7 +4,7 @@
 With REHEARSE=1 the shapes are small, and the kernels run in Triton's interpreter.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -19,7 +19,9 @@ from typing import Any
 import torch
 import triton
 
-if importlib.util.find_spec("safetensors") is None:
+try:
+    import safetensors  # noqa: F401
+except ImportError:
     # No file is read here, so the package that reads them may be missing.
     stand_in = types.ModuleType("safetensors")
     vars(stand_in).update(safe_open=None, SafetensorError=OSError)
@@ -64,6 +66,14 @@ def report(text: str, *, failed: bool = False) -> None:
     print(text, flush=True)
     with (OUT / "results.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": _STEP, "text": text, "failed": failed}) + "\n")
+
+
+def is_missing(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return True
+    return False
 
 
 def synchronize() -> None:
@@ -214,9 +224,8 @@ def step_kernels(name: str, context: str) -> None:
         times[event["name"][:60]].append(event["dur"])
     busy = sum(map(sum, times.values())) / steps
     span = (events[-1]["ts"] + events[-1]["dur"] - events[0]["ts"]) / steps
-    report(
-        f"{name} behind {tokens:,}: {len(events) / steps:.0f} kernels a token, {busy:.0f} us in kernels of {span:.0f} us"
-    )
+    count = len(events) / steps
+    report(f"{name} behind {tokens:,}: {count:.0f} kernels a token, {busy:.0f} us in kernels of {span:.0f} us")
     for kernel, durations in sorted(times.items(), key=lambda item: -sum(item[1])):
         share = sum(durations) / steps
         report(f"  {share:8.1f} us, {len(durations) / steps:6.1f} times a token: {kernel}")
@@ -281,7 +290,7 @@ def step_offload(name: str, gibibytes: str) -> None:
 
 def step_tests() -> None:
     """Run the tests that need a GPU, if pytest and what they import are there."""
-    missing = [each for each in ("pytest", "numpy", "safetensors") if importlib.util.find_spec(each) is None]
+    missing = [each for each in ("pytest", "numpy", "safetensors") if is_missing(each)]
     if missing or REHEARSES:
         report(f"the tests with pytest were not run{': there is no ' + missing[0] if missing else ''}")
         return
