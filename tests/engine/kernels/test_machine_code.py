@@ -124,13 +124,6 @@ def _check_amd(compiled: Compiled) -> None:
             assert used["spilled"] == 0, (name, used)
 
 
-@pytest.mark.skipif(not NEWEST, reason="the backend of older versions needs AMD's tools")
-def test_packed_products_compile_for_amd() -> None:
-    compiled = _compiled("gfx1100", *PACKED)
-    assert compiled.keys() == PACKED.keys()
-    _check_amd(compiled)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not NEWEST, reason="the backend of older versions needs AMD's tools")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
