@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from gptoss_cli.chat.opening import choose_checkpoint, choose_placement, place_config
+from gptoss_cli.checkpoint import store
 from gptoss_cli.cli.hints import notifier
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import BenchOptions
@@ -91,7 +92,7 @@ def _shape(wanted: str) -> tuple[str, ModelConfig]:
     folder = Path(wanted).expanduser()
     files = folder / "config.json", folder / "original" / "config.json"
     found = next((file for file in files if file.is_file()), None)
-    if found is not None:
+    if found is not None and store.known_model(wanted) is None:
         return wanted, load_config(found)
     name, config, _ = planned_config(wanted)
     return name, config

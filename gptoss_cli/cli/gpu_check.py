@@ -1,8 +1,10 @@
 """`gptoss doctor --gpu`: every kernel of the GPU compared with the reference kernels, in about a minute."""
 
+import math
 import os
 import time
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
@@ -28,7 +30,7 @@ def run_gpu_check(console: Console, *, as_json: bool) -> None:
     wrong = [check for check in checks if not check.is_right]
     if as_json:
         values = {"gpu": name, "reason": reason, "right": not wrong if checks else None, "seconds": seconds}
-        write_json(values | {"checks": [asdict(check) | {"right": check.is_right} for check in checks]}, console)
+        write_json(values | {"checks": [_to_json(check) for check in checks]}, console)
     elif device is None:
         console.out(f"No kernel was checked. {reason}\n")
     elif wrong:
@@ -38,6 +40,12 @@ def run_gpu_check(console: Console, *, as_json: bool) -> None:
         console.out(f"right: {len(checks)} checks of the kernels passed on {name}, in {seconds:.0f} s.\n")
     if wrong:
         raise typer.Exit(ExitStatus.FAILED)
+
+
+def _to_json(check: KernelCheck) -> dict[str, Any]:
+    """Return JSON values, which have neither NaN nor infinity."""
+    found = check.difference if math.isfinite(check.difference) else None
+    return asdict(check) | {"difference": found, "right": check.is_right}
 
 
 def _device() -> tuple[str, str | None, str]:

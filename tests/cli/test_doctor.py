@@ -1,6 +1,7 @@
 """`gptoss doctor` shows every reason, and advises on each problem."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -96,7 +97,7 @@ def test_without_a_gpu_its_check_says_so(run: Run, monkeypatch: pytest.MonkeyPat
 def test_the_check_of_a_gpu_says_right_or_names_the_wrong_kernel(
     run: Run, monkeypatch: pytest.MonkeyPatch, is_right: bool
 ) -> None:
-    checks = [KernelCheck("qkv, float32", 1e-6, 1e-4), KernelCheck("draws", 1e-6 if is_right else 0.5, 1e-4)]
+    checks = [KernelCheck("qkv, float32", 1e-6, 1e-4), KernelCheck("draws", 1e-6 if is_right else math.nan, 1e-4)]
     monkeypatch.setattr(gpu_check, "check_gpu", lambda device: iter(checks))
     monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: machine(gpu(24, name="NVIDIA RTX")))
     status, shown, asides = run("doctor", "--gpu")
@@ -104,12 +105,13 @@ def test_the_check_of_a_gpu_says_right_or_names_the_wrong_kernel(
     if is_right:
         assert shown.startswith("right: 2 checks of the kernels passed on NVIDIA RTX, in ")
     else:
-        wrong = "! wrong: draws: differs by 0.5, allowed is 0.0001\n1 of 2 checks failed on NVIDIA RTX.\n"
+        wrong = "! wrong: draws: differs by nan, allowed is 0.0001\n1 of 2 checks failed on NVIDIA RTX.\n"
         assert shown == wrong
     status, shown, _ = run("doctor", "--gpu", "--json")
     values = json.loads(shown)
     assert (status, values["right"]) == (0 if is_right else 1, is_right)
     assert [check["right"] for check in values["checks"]] == [True, is_right]
+    assert [check["difference"] for check in values["checks"]] == [1e-6, 1e-6 if is_right else None]
 
 
 def test_amds_gpu_is_shown_with_its_architecture(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
