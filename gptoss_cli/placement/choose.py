@@ -29,6 +29,7 @@ _HOST_WORK_BYTES = 1 << 30
 # Assumed bandwidth for GPUs of up to so many GiB, where the driver does not tell. Apple: the plain chips, Pro and Max.
 # Others: RTX 2080; 4080; 4090; 5090; the A100 and H100 of 80 GiB; H200.
 _APPLE_BYTES_PER_SECOND = ((20, 120e9), (40, 270e9), (1 << 20, 400e9))
+_SHARED_BYTES_PER_SECOND = 256e9  # eight channels of LPDDR5X-8000, 32 bits each
 _GPU_BYTES_PER_SECOND = ((10, 450e9), (20, 720e9), (26, 1000e9), (36, 1800e9), (100, 3350e9), (1 << 20, 4800e9))
 
 
@@ -317,5 +318,7 @@ def _host_room(gpu: ChosenGpu, gpu_use: MemoryUse, hardware: Hardware) -> int | 
 def _assumed_bandwidth(gpu: ChosenGpu) -> float:
     if gpu.bytes_per_second is not None:
         return gpu.bytes_per_second
+    if gpu.shares_memory:
+        return _SHARED_BYTES_PER_SECOND
     table = _APPLE_BYTES_PER_SECOND if gpu.device == "mps" else _GPU_BYTES_PER_SECOND
     return next(bytes_per_second for gibibytes, bytes_per_second in table if gpu.total_bytes <= gibibytes << 30)

@@ -99,7 +99,7 @@ def cuda_gpus(cuda: CudaApi, listed: tuple[Gpu, ...] = (), memory_bytes: int | N
                 free_bytes=free,
                 capability=None if is_amd else cuda.get_device_capability(device),
                 architecture=architecture if is_amd else "",
-                bytes_per_second=_bandwidth(properties),
+                bytes_per_second=None if is_amd else _bandwidth(properties),
                 # The firmware can set memory aside for an integrated GPU. The system does not count that.
                 shares_memory=bool(getattr(properties, "is_integrated", 0))
                 and memory_bytes is not None
@@ -110,7 +110,10 @@ def cuda_gpus(cuda: CudaApi, listed: tuple[Gpu, ...] = (), memory_bytes: int | N
 
 
 def _bandwidth(properties: Any) -> float | None:
-    """Return the bandwidth of a GPU's memory: two transfers in each cycle of its clock, on every line of its bus."""
+    """Return the bandwidth of a GPU's memory: two transfers in each cycle of its clock, on every line of its bus.
+
+    AMD's driver reports slower clocks, with 4 to 16 transfers in each cycle.
+    """
     kilohertz, bits = (getattr(properties, name, 0) for name in ("memory_clock_rate", "memory_bus_width"))
     return 2 * kilohertz * 1000 * bits / 8 if kilohertz > 0 and bits > 0 else None
 

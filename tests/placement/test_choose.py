@@ -433,6 +433,8 @@ def test_memory_that_gpu_and_host_share_counts_once() -> None:
 def test_the_bandwidth_that_the_driver_reports_is_assumed() -> None:
     known = machine(replace(gpu(24), bytes_per_second=936e9))
     assert choose(GPT_OSS_20B, known).bound.gpu_bytes_per_second == 936e9
+    shared = machine(replace(gpu(60), shares_memory=True))
+    assert choose(GPT_OSS_20B, shared).bound.gpu_bytes_per_second == 256e9
     assert choose(GPT_OSS_20B, machine(gpu(141))).bound.gpu_bytes_per_second == 4_800e9
 
 

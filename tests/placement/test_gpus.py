@@ -215,7 +215,13 @@ class _Radeon(_Card):
 
     def get_device_properties(self, device: int) -> SimpleNamespace:
         name = "gfx1151" if self._integrated else "gfx942:sramecc+:xnack-"
-        return SimpleNamespace(total_memory=self._total * _GIB, gcnArchName=name, is_integrated=int(self._integrated))
+        return SimpleNamespace(
+            total_memory=self._total * _GIB,
+            gcnArchName=name,
+            is_integrated=int(self._integrated),
+            memory_clock_rate=1_249_000,
+            memory_bus_width=384,
+        )
 
     def mem_get_info(self, device: int) -> tuple[int, int]:
         return (self._total - 1) * _GIB, self._total * _GIB
@@ -233,6 +239,7 @@ def test_a_torch_for_rocm_finds_amds_gpu(tmp_path: Path, monkeypatch: pytest.Mon
     (gpu,) = found.gpus
     assert (found.cuda, found.rocm) == (Cuda.USABLE, "7.1.25424")
     assert (gpu.architecture, gpu.capability, gpu.shares_memory) == ("gfx942", None, False)
+    assert gpu.bytes_per_second is None  # its clock has more transfers in a cycle than NVIDIA's
 
 
 def test_a_torch_for_rocm_without_a_gpu_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
