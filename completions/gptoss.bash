@@ -93,7 +93,7 @@ _gptoss_candidates() {
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local convert="--exact --dry-run --json"
     local plan="--gpu-memory --ram --context --execution --device --dense --activations --json $server"
-    local bench="--context --prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json $server"
+    local bench="--context --prompt --generate --repeat --kernels --random-weights --execution --device --gpu-memory --dense --activations --threads --json $server"
     local serve="-m --model --host --port --api-key-file -e --effort --queue --reasoning-field --allow-origin --context
         --execution --device --gpu-memory --dense --activations --threads --server --server-model --server-api --server-key-file"
     local compare="--by --context --benchmarks --explain --json"
@@ -161,6 +161,7 @@ _gptoss_candidates() {
         --reasoning-field) _gptoss_words "reasoning reasoning_content none" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
+        --random-weights) _gptoss_words "20b 120b" ;;
         --template) _gptoss_templates ;;
         -f | --file | -o | --output | --schema | --api-key-file | --server-key-file) _gptoss_files ;;
         -s | --instructions)
@@ -209,7 +210,7 @@ _gptoss_candidates() {
                     fi
                     ;;
                 list) _gptoss_words "--json $common" ;;
-                doctor) _gptoss_words "--json $server $common" ;;
+                doctor) _gptoss_words "--gpu --json $server $common" ;;
                 cache) _gptoss_arguments "list clear" "--json -y --yes --kv-limit $common" ;;
                 config) _gptoss_arguments "show path edit set" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;

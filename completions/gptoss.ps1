@@ -37,8 +37,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'remove' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--partial', '-y', '--yes') + $common
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
             '--activations', '--json') + $server + $common
-        'doctor' = @('--json') + $server + $common
-        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
+        'doctor' = @('--gpu', '--json') + $server + $common
+        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $server + $common
         'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--reasoning-field',
             '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from gptoss_cli.cli.definition_convert import convert
+from gptoss_cli.cli.definition_serve import serve
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
-from gptoss_cli.cli.model_opener import serve_errors, torch_errors
+from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, given_options, show_help
+from gptoss_cli.cli.model_opener import torch_errors
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -27,7 +28,6 @@ from gptoss_cli.cli.options import (
     TurnOptions,
     YesOption,
 )
-from gptoss_cli.cli.serve_options import ServeOptions
 from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.paths import typed_path
 
@@ -77,7 +77,7 @@ def chat(
     from gptoss_cli.cli.chat import ChatStart, run_chat
 
     start = ChatStart(
-        words or [], files or [], history, plain=plain, vi=vi, given=_given(invocation), template=template
+        words or [], files or [], history, plain=plain, vi=vi, given=given_options(invocation), template=template
     )
     run_chat(start, options, environment)
 
@@ -102,7 +102,7 @@ def ask(
     """
     from gptoss_cli.cli.ask import Question, run_ask
 
-    question = Question(words or [], answer, history, _given(invocation), template)
+    question = Question(words or [], answer, history, given_options(invocation), template)
     if answer.efforts is not None and not answer.stream_json:  # together they are an error, which JSON lines report
         from gptoss_cli.cli.efforts import run_efforts
 
@@ -204,7 +204,7 @@ def plan(
     Shows where its weights go, the longest context that fits, the highest speed, and why. Nothing has to be downloaded.
     --gpu-memory 24GiB --ram 64GiB describes another machine.
     """
-    if servers.are_meant(given := _given(invocation)):
+    if servers.are_meant(given := given_options(invocation)):
         from gptoss_cli.cli.server import run_plan_of_server
 
         run_plan_of_server(servers, given, environment.console, as_json=options.as_json)
@@ -215,11 +215,23 @@ def plan(
 
 
 @_COMMANDS.command("doctor", epilog=_SETTINGS)
-def doctor(*, as_json: JsonOption = False, servers: ServerOptions, environment: Environment) -> None:
+def doctor(
+    *,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check every kernel of the GPU; takes about a minute.")] = False,
+    as_json: JsonOption = False,
+    servers: ServerOptions,
+    environment: Environment,
+) -> None:
     """Check this machine and advise on each problem.
 
     Looks at GPU, memory, disk, torch, Triton, models and the server, if one is set.
     """
+    if gpu:
+        with torch_errors():
+            from gptoss_cli.cli.gpu_check import run_gpu_check
+
+        run_gpu_check(environment.console, as_json=as_json)
+        return
     from gptoss_cli.cli.doctor import run_doctor
 
     run_doctor(environment.console, servers, as_json=as_json)
@@ -241,7 +253,7 @@ def bench(
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
     End other programs first: they slow it down. With --server it measures that one as its user sees it.
     """
-    if servers.are_meant(given := _given(invocation)):
+    if servers.are_meant(given := given_options(invocation)):
         from gptoss_cli.cli.bench_server import run_bench_of_server
 
         run_bench_of_server(servers, given, options, environment.console)
@@ -252,17 +264,7 @@ def bench(
     run_bench(model, options, environment.console)
 
 
-@_COMMANDS.command("serve", epilog=_SETTINGS)
-def serve(*, options: ServeOptions, invocation: typer.Context, environment: Environment) -> None:
-    """Serve OpenAI's API from this machine.
-
-    /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /health and /metrics, for Codex, Open WebUI and
-    the SDKs. Other machines can connect only with --host and a key. Prompts are never logged.
-    """
-    with serve_errors():
-        from gptoss_cli.cli.serve import run_serve
-
-    run_serve(options, environment, _given(invocation))
+_COMMANDS.command("serve", epilog=_SETTINGS)(serve)
 
 
 @_COMMANDS.command("compare")
@@ -389,9 +391,3 @@ def _load_conversations() -> tuple[Callable[..., None], Commands]:
 
 _COMMANDS.add_group("conversations", "List, search, export and remove saved conversations.", _load_conversations)
 PROGRAM = build_program(gptoss, _COMMANDS)
-
-
-def _given(invocation: typer.Context) -> frozenset[str]:
-    """Return the names of the parameters that the command line itself sets."""
-    sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
-    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
