@@ -5,13 +5,14 @@ from typing import Any, ClassVar
 
 import pytest
 
+from gptoss_cli.chat.remote_opening import connect
 from gptoss_cli.errors import GptossError, Hint, NetworkError, UsageError
 from gptoss_cli.remote.connection import Connection
 from gptoss_cli.remote.discover import Server, find_server
 from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.settings import ServerApi
 from tests.remote.fake_servers import FAKES, FakeLlama, FakeServer, FakeSglang, FakeVllm, Faults, Json
-from tests.remote.turns import scripted
+from tests.remote.turns import Notices, scripted
 
 _VLLM_MODEL = {"owned_by": "vllm", "max_model_len": 4096}
 
@@ -174,3 +175,16 @@ def test_a_wrong_environment_is_exit_2_without_a_password(
         Connection(ServerRequest("https://gpu.example"))
     assert "pw" not in str(caught.value)
     Connection(ServerRequest("http://localhost"))
+
+
+def test_a_conversation_that_anybody_on_the_way_can_read_is_said_once() -> None:
+    for url, key, said in (
+        ("http://127.0.0.1:9", "k", []),
+        ("https://127.0.0.9.invalid", "k", []),
+        ("http://gpu.invalid:9", None, ["The conversation goes to gpu.invalid:9 without encryption."]),
+        ("http://gpu.invalid:9", "k", ["The conversation and the key go to gpu.invalid:9 without encryption."]),
+    ):
+        notice = Notices()
+        with pytest.raises(NetworkError, match="Nothing answers"):
+            connect(ServerRequest(url, key=key), None, notice)
+        assert notice.texts == said
