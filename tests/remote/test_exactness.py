@@ -38,7 +38,7 @@ def _greedy_ids_are_equal(fake: type[FakeServer], demo: TokenGenerator, number: 
 
 @fakes
 def test_greedy_ids_are_those_of_the_local_engine(fake: type[FakeServer], demo: TokenGenerator) -> None:
-    _greedy_ids_are_equal(fake, demo, 3, 24)
+    _greedy_ids_are_equal(fake, demo, 2, 20)
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def _draw_remotely(fake: type[FakeServer], rule: Restriction, number: int) -> Co
 
 @pytest.mark.parametrize("rule", _RULES)
 def test_a_masked_draw_by_rejection_has_the_constrained_distribution(rule: Restriction) -> None:
-    assert _chi_square(_draw_remotely(FAKES[0], rule, 400), rule) < _LARGEST_CHI_SQUARE
+    assert _chi_square(_draw_remotely(FAKES[0], rule, 300), rule) < _LARGEST_CHI_SQUARE
 
 
 @pytest.mark.slow
@@ -94,14 +94,12 @@ def test_20_000_masked_draws_have_the_constrained_distribution(fake: type[FakeSe
     assert _chi_square(_draw_remotely(fake, rule, 20_000), rule) < _LARGEST_CHI_SQUARE
 
 
+@pytest.mark.parametrize("number", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", _RULES)
-def test_20_000_local_masked_draws_have_the_constrained_distribution(rule: Restriction) -> None:
-    logits = torch.full((2000,), -torch.inf)
+def test_local_masked_draws_have_the_constrained_distribution(rule: Restriction, number: int) -> None:
+    logits = torch.full((2000,), -1e9)
     for id_, p in PROBABILITIES.items():
         logits[id_] = torch.tensor(p).log()
-    logits = logits.clamp(min=-1e9)
-    drawn: Counter[int] = Counter()
     sampler = Sampler(Sampling(5), banned_ids=(), vocabulary_size=len(logits))
-    for _ in range(20_000):
-        drawn[sampler.draw(logits, rule)] += 1
+    drawn = Counter(sampler.draw(logits, rule) for _ in range(number))
     assert _chi_square(drawn, rule) < _LARGEST_CHI_SQUARE
