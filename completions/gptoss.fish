@@ -13,6 +13,15 @@ function __gptoss_models
     __fish_complete_directories
 end
 
+function __gptoss_templates
+    set -l config $HOME/.config/gptoss
+    set -q XDG_CONFIG_HOME; and set config $XDG_CONFIG_HOME/gptoss
+    set -q GPTOSS_HOME; and set config $GPTOSS_HOME/config
+    for file in $config/templates/*.txt
+        basename $file .txt
+    end
+end
+
 # Files after an @.
 function __gptoss_texts
     set -l token (string replace -r '^--instructions=' '' -- (commandline -ct))
@@ -31,6 +40,7 @@ complete -c gptoss -n __fish_use_subcommand -a remove -d 'Delete a downloaded mo
 complete -c gptoss -n __fish_use_subcommand -a plan -d 'Show how a model would run'
 complete -c gptoss -n __fish_use_subcommand -a doctor -d 'Check this machine'
 complete -c gptoss -n __fish_use_subcommand -a bench -d 'Measure the speed of a model'
+complete -c gptoss -n __fish_use_subcommand -a serve -d 'Serve the API of OpenAI'
 complete -c gptoss -n __fish_use_subcommand -a compare -d 'Compare architectures'
 complete -c gptoss -n __fish_use_subcommand -a inspect -d 'Show the parts of a model'
 complete -c gptoss -n __fish_use_subcommand -a evaluate -d 'Measure accuracy against effort'
@@ -63,16 +73,27 @@ complete -c gptoss -n $turn -l no-prefix-cache -d 'Do not reuse cached work for 
 complete -c gptoss -n '__fish_seen_subcommand_from ask chat evaluate cache' -l kv-limit -x -d 'Disk space for KV caches'
 complete -c gptoss -n $turn -l reasoning -x -a 'show collapse hide' -d 'Show, collapse or hide the reasoning'
 
-complete -c gptoss -n '__fish_seen_subcommand_from ask chat plan evaluate' -l context -x -d 'Maximum tokens of a conversation'
-set -l placement '__fish_seen_subcommand_from ask chat plan bench evaluate'
+set -l keyed '__fish_seen_subcommand_from ask chat plan doctor bench evaluate'
+set -l server '__fish_seen_subcommand_from ask chat plan doctor bench serve evaluate'
+complete -c gptoss -n $server -l server -x -d 'Let the server at this address answer'
+complete -c gptoss -n $server -l server-model -x -d 'Model of a server that has several'
+complete -c gptoss -n $server -l server-api -x -a 'vllm sglang llama' -d 'API of the server'
+complete -c gptoss -n $keyed -l api-key-file -r -F -d 'File with the key for the server'
+
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat plan serve evaluate' -l context -x -d 'Maximum tokens of a conversation'
+set -l placement '__fish_seen_subcommand_from ask chat plan bench serve evaluate'
 complete -c gptoss -n $placement -l execution -x -a 'auto mxfp4 offload cpu' -d 'Weights on the GPU, experts in host memory, or the CPU'
 complete -c gptoss -n $placement -l device -x -a 'auto cpu cuda' -d 'Device that computes'
 
-set -l speed '__fish_seen_subcommand_from ask chat bench evaluate'
+set -l speed '__fish_seen_subcommand_from ask chat bench serve evaluate'
 complete -c gptoss -n $speed -l gpu-memory -x -d 'Maximum GPU memory to use'
-complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan evaluate' -l activations -x -a 'int16 int8' -d 'Activations for the experts on the CPU'
-complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench plan evaluate' -l dense -x -a 'bf16 int8' -d 'Attention and unembedding weights'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench serve plan evaluate' -l activations -x -a 'int16 int8' -d 'Activations for the experts on the CPU'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat bench serve plan evaluate' -l dense -x -a 'bf16 int8' -d 'Attention and unembedding weights'
 complete -c gptoss -n $speed -l threads -x -d 'CPU threads; by default one per core'
+
+set -l either '__fish_seen_subcommand_from ask chat'
+complete -c gptoss -n $either -l template -x -a '(__gptoss_templates)' -d 'Put the prompt into a text of the settings folder'
+complete -c gptoss -n $either -l param -x -d 'With --template, the value of a variable'
 
 set -l ask '__fish_seen_subcommand_from ask'
 complete -c gptoss -n $ask -l logprobs -x -d 'In JSON, the log probability of each token'
@@ -143,6 +164,19 @@ complete -c gptoss -n $bench -l prompt -x -d 'Tokens to prefill'
 complete -c gptoss -n $bench -l generate -x -d 'Tokens to decode'
 complete -c gptoss -n $bench -l repeat -x -d 'Repetitions after one to warm up'
 complete -c gptoss -n $bench -l kernels -d 'Also time each operation of a token'
+complete -c gptoss -n $bench -l random-weights -r -a '20b 120b' -d 'Measure random weights of this shape'
+complete -c gptoss -n '__fish_seen_subcommand_from doctor' -l gpu -d 'Check every kernel of the GPU'
+
+set -l serve '__fish_seen_subcommand_from serve'
+complete -c gptoss -n $serve -s m -l model -x -a '20b 120b demo (__gptoss_models)' -d 'Model to serve'
+complete -c gptoss -n $serve -l host -x -d 'Address to listen on'
+complete -c gptoss -n $serve -l port -x -d 'Port to listen on'
+complete -c gptoss -n $serve -l server-key-file -r -F -d 'File with the key for --server'
+complete -c gptoss -n $serve -l api-key-file -r -F -d 'File with the key that clients must send'
+complete -c gptoss -n $serve -s e -l effort -x -a 'none low medium high' -d 'Effort of requests that name none'
+complete -c gptoss -n $serve -l queue -x -d 'Requests that may wait'
+complete -c gptoss -n $serve -l reasoning-field -x -a 'reasoning reasoning_content none' -d 'Field that holds the reasoning'
+complete -c gptoss -n $serve -l allow-origin -x -d 'Web page that may use the server'
 
 complete -c gptoss -n '__fish_seen_subcommand_from compare inspect' -a '20b 120b safeguard safeguard-120b demo gpt2-xl qwen3-30b-a3b qwen3-235b-a22b (__gptoss_models)'
 set -l compare '__fish_seen_subcommand_from compare'
@@ -171,5 +205,6 @@ set -l config '__fish_seen_subcommand_from config'
 complete -c gptoss -n "$config; and not __fish_seen_subcommand_from show path edit set" -a 'show path edit set'
 complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k date seed'
 complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout'
+complete -c gptoss -n "$config; and __fish_seen_subcommand_from set" -a 'server.url server.model server.api server.key-file'
 complete -c gptoss -n $config -l json -d 'With show: print one JSON object'
 complete -c gptoss -n '__fish_seen_subcommand_from completions' -a 'bash zsh fish powershell'

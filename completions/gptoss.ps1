@@ -4,9 +4,12 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)
 
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
+    $server = '--server', '--server-model', '--server-api', '--api-key-file'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
         '--date', '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
         '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--kv-limit', '--reasoning'
+    $template = '--template', '--param'
+    $turn += $server
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
         '--stop', '--schema', '--choice', '--efforts', '--logprobs', '--title'
     $history = '-c', '--continue', '--resume', '--save', '--no-save', '--save-reasoning', '--no-save-reasoning'
@@ -15,22 +18,31 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
         else { Join-Path $HOME '.local/share/gptoss' }
     $installed = @(Get-ChildItem (Join-Path $data 'checkpoints') -Directory -Name -ErrorAction SilentlyContinue)
+    $configFolder = if ($env:GPTOSS_HOME) { Join-Path $env:GPTOSS_HOME 'config' }
+        elseif ($env:XDG_CONFIG_HOME) { Join-Path $env:XDG_CONFIG_HOME 'gptoss' }
+        elseif ($env:LOCALAPPDATA) { Join-Path $env:LOCALAPPDATA 'gptoss' }
+        else { Join-Path $HOME '.config/gptoss' }
+    $templates = @(Get-ChildItem (Join-Path $configFolder 'templates') -Filter '*.txt' -ErrorAction SilentlyContinue |
+        ForEach-Object { $_.BaseName })
     $installed = @($installed | ForEach-Object { ([regex]'--').Replace($_, '/', 1) })  # the folder of OWNER/NAME
     $models = @('20b', '120b', 'safeguard', 'safeguard-120b', 'demo') + $installed
     $known = @('gpt2-xl', 'qwen3-30b-a3b', 'qwen3-235b-a22b')
     $options = @{
-        'ask' = $ask + $history + $turn + $common
-        'chat' = @('-f', '--file', '--plain', '--vi', '--at', '--fork') + $history + $turn + $common
+        'ask' = $ask + $template + $history + $turn + $common
+        'chat' = @('-f', '--file', '--plain', '--vi', '--at', '--fork') + $template + $history + $turn + $common
         'download' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--revision', '--dry-run', '--json', '-y', '--yes') + $common
         'convert' = @('--exact', '--dry-run', '--json') + $common
         'verify' = $models + @('--quick', '--json') + $common
         'list' = @('--json') + $common
         'remove' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--partial', '-y', '--yes') + $common
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
-            '--activations', '--json') + $common
-        'doctor' = @('--json') + $common
-        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
-            '--dense', '--activations', '--threads', '--json') + $common
+            '--activations', '--json') + $server + $common
+        'doctor' = @('--gpu', '--json') + $server + $common
+        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
+            '--dense', '--activations', '--threads', '--json') + $server + $common
+        'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--reasoning-field',
+            '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
+            '--threads', '--server', '--server-model', '--server-api', '--server-key-file') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
         'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
@@ -51,9 +63,15 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--dense' = 'bf16', 'int8'
         '--activations' = 'int16', 'int8'
         '--reasoning' = 'show', 'collapse', 'hide'
+        '--reasoning-field' = 'reasoning', 'reasoning_content', 'none'
         '--by' = 'depth', 'experts', 'size', 'memory', 'compute'
         '--experiment' = , 'k-bias'
         '--format' = 'md', 'json', 'jsonl', 'chatgpt'
+        '--template' = $templates
+        '--param' = @()
+        '--server-api' = 'vllm', 'sglang', 'llama'
+        '--server' = @()
+        '--server-model' = @()
         '--resume' = @()
         '--title' = @()
         '--at' = @()
@@ -81,9 +99,13 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--prompt' = @()
         '--generate' = @()
         '--repeat' = @()
+        '--host' = @()
+        '--port' = @()
+        '--queue' = @()
+        '--allow-origin' = @()
     }
     # Options that take a file have no candidates here, so that PowerShell offers files.
-    foreach ($option in '--file', '--output', '--schema') { $values[$option] = @() }
+    foreach ($option in '--file', '--output', '--schema', '--api-key-file', '--server-key-file') { $values[$option] = @() }
     $longForms = @{
         '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature'
         '-f' = '--file'; '-o' = '--output'
@@ -99,7 +121,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $settings = 'color', 'history.save', 'history.reasoning', 'history.kv-limit', 'history.ask', 'model', 'effort', 'instructions',
         'temperature', 'top-p', 'top-k', 'date', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
-        'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout'
+        'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout',
+        'server.url', 'server.model', 'server.api', 'server.key-file'
     $candidates = if ($command -eq 'config' -and $previous -eq 'set') { $settings }
         elseif ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }

@@ -55,6 +55,14 @@ class Activations(StrEnum):
     INT8 = "int8"
 
 
+class ReasoningField(StrEnum):
+    """The field of an API's chat completions that has the reasoning: that of vLLM, or of llama.cpp; or none."""
+
+    REASONING = "reasoning"
+    REASONING_CONTENT = "reasoning_content"
+    NONE = "none"
+
+
 class ReasoningDisplay(StrEnum):
     """Display of the analysis channel; collapsed is one line while the model reasons and one afterwards."""
 
@@ -69,6 +77,14 @@ class ColorChoice(StrEnum):
     AUTO = "auto"
     ALWAYS = "always"
     NEVER = "never"
+
+
+class ServerApi(StrEnum):
+    """The kinds of server that continue token ids, and the API of each."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    LLAMA = "llama"
 
 
 class ExportFormat(StrEnum):

@@ -1,6 +1,11 @@
-"""Download sizes, durations and ages in words. Sizes of memory are in GiB: see placement.reasons.gib."""
+"""Counts, download sizes, durations and ages in words. Sizes of memory are in GiB: see placement.reasons.gib."""
 
 _STEPS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 character, 2,000 characters."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def size_words(count_bytes: int) -> str:
@@ -27,5 +32,5 @@ def age_words(seconds: float) -> str:
     for unit, step in (("day", 86_400), ("hour", 3600), ("minute", 60)):
         count = int(seconds // step)
         if count >= 1:
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+            return f"{counted(count, unit)} ago"
     return "just now"

@@ -23,6 +23,7 @@ _LATE_IMPORTS = {
     "cli.conversations": "only `show --raw` needs the vocabulary",
     "cli.definition_conversations": "each command imports only what it needs",
     "cli.definition_convert": "each command imports only what it needs",
+    "cli.definition_serve": "each command imports only what it needs",
     "cli.model_opener": "torch is imported when a model is opened",
     "cli.definition": "each command imports only what it needs",
     "cli.main": "--version does not wait for Typer",
@@ -30,7 +31,7 @@ _LATE_IMPORTS = {
     "cli.plan": "only the demo needs numpy, which takes longer to import than a plan to make",
     "engine.loader": "Triton exists on Linux only",
     "harmony.structured_output": "llguidance is optional",
-    "placement.hardware": "torch is asked only if there is a GPU",
+    "placement.gpus": "torch is asked only if there is a GPU",
     "settings": "help asks for no folder",
     "terminal.console": "most messages fit their line, and the program starts without rich",
     "terminal.typeahead": "termios does not exist on Windows",
@@ -47,8 +48,10 @@ _HEAVY = (
     "rich.live",
     "rich.markdown",
     "safetensors",
+    "starlette",
     "torch",
     "triton",
+    "uvicorn",
 )
 
 
@@ -249,6 +252,16 @@ def test_every_listed_module_imports_within_functions() -> None:
     assert _LATE_IMPORTS.keys() - _late_imports(_PACKAGE).keys() == set()
 
 
+def test_only_one_module_has_coroutines() -> None:
+    asynchronous = ast.AsyncFunctionDef | ast.Await | ast.AsyncWith | ast.AsyncFor
+    found = {
+        module
+        for module, file in _files(_PACKAGE).items()
+        if any(isinstance(node, asynchronous) for node in ast.walk(ast.parse(file.read_text("utf-8"))))
+    }
+    assert found == {"server.app"}
+
+
 def test_no_file_is_too_long() -> None:
     native = _PACKAGE / "engine" / "kernels" / "native"
     files = [*_PACKAGE.rglob("*.py"), *native.rglob("*.c"), *native.rglob("*.h")]
@@ -300,7 +313,17 @@ def test_a_long_function_is_found_with_file_and_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["--help", "--version", "ask --help", "chat --help", "list", "list --json", "config path", "completions bash"],
+    [
+        "--help",
+        "--version",
+        "ask --help",
+        "chat --help",
+        "serve --help",
+        "list",
+        "list --json",
+        "config path",
+        "completions bash",
+    ],
 )
 def test_a_light_command_imports_nothing_heavy(arguments: str, tmp_path: Path) -> None:
     assert _imported_by(arguments.split(), tmp_path).isdisjoint(_HEAVY)

@@ -30,6 +30,7 @@ from gptoss_cli.archive.rows import (
 from gptoss_cli.archive.titles import title_line
 from gptoss_cli.errors import GptossError, Hint, IntegrityError, UsageError
 from gptoss_cli.harmony.events import Message, Role
+from gptoss_cli.units import counted
 
 _SHORTEST_PREFIX: Final = 4
 _SHORTEST_SHOWN: Final = 6
@@ -99,7 +100,7 @@ class Stored:
         """
         starts = [i for i, each in enumerate(self.path) if each.message.role is Role.USER]
         if not 0 <= number <= len(starts):
-            raise UsageError(f"{_named(self.row)} has {len(starts)} messages of the user, not {number}")
+            raise UsageError(f"{_named(self.row)} has {counted(len(starts), 'message')} of the user, not {number}")
         end = starts[number] if number < len(starts) else len(self.path)
         return self.path[end - 1].id if end else None
 

@@ -4,12 +4,13 @@ import re
 from typing import Final
 
 from gptoss_cli.generation import Allowed, Banned, Forced
-from gptoss_cli.harmony.events import Cut, ReasoningCut
+from gptoss_cli.harmony.events import Cut, Message, ReasoningCut
+from gptoss_cli.harmony.functions import Functions
 from gptoss_cli.harmony.grammar import Grammar, State
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.repetition import RepetitionDetector
 from gptoss_cli.harmony.structured_output import OutputMatcher
-from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, ANSWER_NOW, VOCABULARY_SIZE
+from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, ANSWER_NOW, CALL, VOCABULARY_SIZE
 
 # No text without a loop comes near it (tests/harmony/test_repetition.py).
 LONGEST_LOOP_TOKENS: Final = 360
@@ -28,7 +29,8 @@ class TurnConstraint:
 
     Whoever runs the turn feeds each id to the parser first and then to `feed`. `think_budget` is the most ids of
     reasoning, headers and ends of its messages included, as TurnEnd counts them. With `free_headers` only `matcher`,
-    which makes the text of the answer match a format, restricts the draws.
+    which makes the text of the answer match a format, and the formats of the arguments of `functions` restrict the
+    draws.
     """
 
     def __init__(
@@ -39,11 +41,15 @@ class TurnConstraint:
         think_budget: int | None = None,
         free_headers: bool = False,
         matcher: OutputMatcher | None = None,
+        functions: Functions | None = None,
     ) -> None:
         self._parser = parser
         self._think_budget = think_budget
         self._free_headers = free_headers
-        self._matcher = matcher
+        self._answer_matcher = matcher
+        self._functions = functions or Functions()
+        self._call: Message | None = None
+        self._matcher: OutputMatcher | None = None  # of the open message
         self._state = grammar.start if parser.open_message is None else grammar.answer
         self._repetition = RepetitionDetector()
         self._loop_tokens = 0
@@ -129,14 +135,23 @@ class TurnConstraint:
         return self._of_state[state]
 
     def _from_matcher(self) -> _Constraint | None:
-        """Return the constraint of the answer's format inside the answer, else None."""
-        message = self._parser.open_message
-        mask = self._matcher.mask() if self._matcher and message is not None and message.is_answer else None
+        """Return the constraint of the format of the open answer or call, None if there is none."""
+        self._matcher = self._matcher_of(self._parser.open_message)
+        mask = self._matcher.mask() if self._matcher is not None else None
         if mask is None:
             return None
         if mask not in self._of_mask:
             self._of_mask[mask] = _constraint_of(mask)
         return self._of_mask[mask]
+
+    def _matcher_of(self, message: Message | None) -> OutputMatcher | None:
+        if message is None or message.recipient is None or not message.is_call:
+            return self._answer_matcher if message is not None and message.is_answer else None
+        if message is not self._call:
+            self._call = message
+            arguments = self._functions.arguments_format(message.recipient)
+            return arguments.begin(CALL) if arguments else None
+        return self._matcher
 
 
 def _constraint_of(mask: bytes) -> _Constraint:

@@ -13,6 +13,7 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import GptossError, NumericalError
 from gptoss_cli.generation import (
     Forced,
+    Interruptible,
     Restriction,
     Sampling,
     TokenGenerator,
@@ -32,7 +33,7 @@ from gptoss_cli.harmony.events import (
     Token,
     TurnEnd,
 )
-from gptoss_cli.harmony.grammar import Grammar
+from gptoss_cli.harmony.functions import Functions
 from gptoss_cli.harmony.parser import TurnParser
 from gptoss_cli.harmony.vocabulary import END, RESERVED_IDS, STOP_IDS
 from gptoss_cli.settings import ReasoningEffort
@@ -133,7 +134,8 @@ class _Turn:
 class ChatSession:
     """Sends a conversation to a generator and adds the model's messages to it.
 
-    `settings` are those of the next turn; replace them as a whole. `recipients` are the tools that may be called.
+    `settings` are those of the next turn; replace them as a whole. `recipients` and `functions` may be called: a
+    turn then ends with EndReason.CALL, and goes on with `conversation.add_result` and `answer`.
     `last_raw` is the last turn as it was decoded, markup included, and `last_turn` its ids. `recorder` listens to
     everything that happens.
     """
@@ -147,20 +149,25 @@ class ChatSession:
         date: datetime.date,
         settings: TurnSettings | None = None,
         recipients: Iterable[str] = (),
+        functions: Functions | None = None,
     ) -> None:
-        self.conversation = Conversation(instructions, date, effort)
+        self.conversation = Conversation(instructions, date, effort, functions)
         self.settings = settings or TurnSettings()
         self.recorder: Recorder = NoRecorder()
         self.last_end: TurnEnd | None = None
         self.last_raw = ""
         self._generator = generator
         self.recipients = frozenset(recipients)
-        self._grammar = Grammar(self.recipients)
         self._stopping = False
         self._constraint: TurnConstraint | None = None
         self._last_prompt: list[int] = []
         self.last_turn: DecodedTurn | None = None
         self.kv_names: list[str] = []  # of the files that `save_kv` has written or may write for this conversation
+
+    @property
+    def generator(self) -> TokenGenerator:
+        """The model. It has one sequence, which every session with it shares."""
+        return self._generator
 
     @property
     def context_tokens(self) -> int:
@@ -178,6 +185,8 @@ class ChatSession:
         Only sets a flag, so a signal handler or another thread may call it.
         """
         self._stopping = True
+        if isinstance(self._generator, Interruptible):
+            self._generator.interrupt()
 
     def answer_now(self) -> None:
         """Make the running turn stop reasoning and answer from its next token on. No effect on a turn that answers.
@@ -196,10 +205,14 @@ class ChatSession:
         return max(0, self._invalidated_tokens() - before)
 
     def keep_messages(self, count: int) -> None:
-        """Keep the first `count` messages of the conversation and remove the others."""
+        """Keep the first `count` messages of the conversation and remove the others, and with them the last turn."""
         self.conversation.truncate(count)
-        self.last_end = None
+        self.forget_last_turn()
         self.recorder.record(self.snapshot())
+
+    def forget_last_turn(self) -> None:
+        """Forget the last turn, which is not part of the conversation any more."""
+        self.last_end, self.last_raw, self.last_turn = None, "", None
 
     def restore(
         self,
@@ -248,7 +261,8 @@ class ChatSession:
 
     def prefix(self) -> list[int]:
         """Return the ids that every prompt of this conversation begins with, up to the user's first word."""
-        preface = Conversation(self.conversation.instructions, self.conversation.date, self.conversation.effort)
+        now = self.conversation
+        preface = Conversation(now.instructions, now.date, now.effort, now.functions)
         preface.add_user("")
         ids = preface.render()
         return ids[: len(ids) - ids[::-1].index(END) - 1]
@@ -320,14 +334,15 @@ class ChatSession:
 
     def _new_turn(self) -> _Turn:
         settings = self.settings
-        answering = self.conversation.effort is ReasoningEffort.NONE
+        answering, functions = self.conversation.starts_with_answer, self.conversation.functions
         parser = TurnParser(answering=answering)
         constraint = TurnConstraint(
             parser,
-            self._grammar,
+            self.conversation.grammar(self.recipients),
             think_budget=settings.think_budget,
             free_headers=settings.free_headers,
             matcher=settings.output.begin() if settings.output else None,
+            functions=functions,
         )
         seed = random_seed() if settings.seed is None else settings.seed
         return _Turn(seed, parser, constraint, DecodedTurn([], answering))
@@ -378,5 +393,7 @@ class ChatSession:
             if turn.constraint.is_repeating:
                 turn.reason = EndReason.LOOP
                 return
+        if self._stopping:
+            return
         out_of_tokens = settings.max_tokens is not None and turn.tokens >= settings.max_tokens
         turn.reason = EndReason.TOKEN_LIMIT if out_of_tokens else EndReason.CONTEXT_FULL

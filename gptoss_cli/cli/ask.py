@@ -16,19 +16,20 @@ from gptoss_cli.cli.deadline import Deadline
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import JsonLines, answer_record, json_text, token_json
-from gptoss_cli.cli.options import AnswerOptions, AskHistoryOptions, TurnOptions
+from gptoss_cli.cli.options import AnswerOptions, AskHistoryOptions, TemplateOptions, TurnOptions
 from gptoss_cli.cli.output import check_output, code_block, output_format, without_answer, write_answer
-from gptoss_cli.cli.prompt_input import attachment, chat_request, prompt_text
+from gptoss_cli.cli.prompt_input import attachment, chat_request
 from gptoss_cli.cli.resuming import Resumed, archive_path, check_choice, find_stored
 from gptoss_cli.cli.saving import Saving
 from gptoss_cli.cli.signals import stopping
+from gptoss_cli.cli.templates import find_template, prompt_of
 from gptoss_cli.errors import ExitStatus, Hint, UsageError
 from gptoss_cli.generation import random_seed
 from gptoss_cli.harmony.events import Event, Token, TurnEnd
 from gptoss_cli.harmony.structured_output import OutputFormat
 from gptoss_cli.settings import ReasoningDisplay
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.terminal.turn_plain import show_turn
+from gptoss_cli.terminal.turn_plain import show_turn, statistics_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Question:
     answer: AnswerOptions
     history: AskHistoryOptions
     given: frozenset[str] = frozenset()
+    template: TemplateOptions | None = None
 
 
 def run_ask(question: Question, options: TurnOptions, environment: Environment) -> None:
@@ -56,9 +58,12 @@ def run_ask(question: Question, options: TurnOptions, environment: Environment) 
         check_combination(answer, question.history)
         check_output(answer.output)
         attached = [attachment(file, console) for file in answer.files or ()]
-        text = prompt_text(question.words, console, attached=attached)
+        template = find_template(question.template, console)
+        text = prompt_of(template, question.words, console, attached=attached)
         output = output_format(answer.schema, answer.choice, console)
-        request = replace(chat_request(options, console), is_private=question.history.no_save)
+        request = replace(chat_request(options, console, question.given), is_private=question.history.no_save)
+        if request.server is not None and answer.logprobs is not None:
+            raise UsageError("--logprobs and --server do not go together: a server does not show the probabilities.")
         resumed = _resumed(question, console)
         turn.resumed = resumed
         turn.attachments = [each.record for each in attached]
@@ -146,7 +151,10 @@ class _Turn:
             stops = self._answer.stop or ()
             events = apply_stop_conditions(events, session.stop, stop_texts=stops, deadline=deadline.at)
             show = _show_turn(self._console)
-            return show(self._visible(events), self._console, reasoning=self._display)
+            end = show(self._visible(events), self._console, reasoning=self._display)
+        if self._console.verbose:
+            self._console.notice(statistics_line(end))
+        return end
 
     def give_up(self) -> None:
         """Write what there is of the answer, since the process ends now."""

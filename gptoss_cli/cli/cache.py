@@ -12,7 +12,7 @@ from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import CacheAction
 from gptoss_cli.errors import ExitStatus, GptossError, first_line
 from gptoss_cli.terminal.console import Console
-from gptoss_cli.units import size_words
+from gptoss_cli.units import counted, size_words
 
 _HEADINGS = ("NAME", "KIND", "SIZE", "LAST USED")
 _NAME_COLUMNS = 24
@@ -88,7 +88,7 @@ def _total_bytes(files: Sequence[CacheFile]) -> int:
 
 
 def _count(files: Sequence[CacheFile]) -> str:
-    return "1 file" if len(files) == 1 else f"{len(files)} files"
+    return counted(len(files), "file")
 
 
 def _to_json(file: CacheFile) -> dict[str, str | int]:

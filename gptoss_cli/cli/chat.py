@@ -16,15 +16,18 @@ from gptoss_cli.cli.chat_state import ChatState
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.hints import sentence, unexpected, without_secrets
 from gptoss_cli.cli.loading import Loading
-from gptoss_cli.cli.options import HistoryOptions, TurnOptions
+from gptoss_cli.cli.options import HistoryOptions, TemplateOptions, TurnOptions
 from gptoss_cli.cli.prompt_input import attachment, chat_request, valid_text
+from gptoss_cli.cli.refusals import alternatives
 from gptoss_cli.cli.signals import StrayInterrupts, stopping
+from gptoss_cli.cli.templates import Template, find_template
+from gptoss_cli.cli.toolbar import ChatStatus, toolbar_line
 from gptoss_cli.errors import GptossError, UsageError
 from gptoss_cli.terminal import slash
 from gptoss_cli.terminal.cells import in_two_columns
 from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
-from gptoss_cli.terminal.prompt import ChatPrompt, open_history, temporary_history
+from gptoss_cli.terminal.prompt import ChatPrompt, Entered, open_history, temporary_history
 
 # For annotations alone: they import the database, which a new conversation does not need before its prompt.
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class ChatStart:
     plain: bool = False
     vi: bool = False
     given: frozenset[str] = frozenset()
+    template: TemplateOptions | None = None
 
 
 def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -> None:
@@ -55,9 +59,13 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
     console = environment.console
     if not console.reads_terminal:
         raise UsageError("gptoss chat needs a terminal on stdin. For pipes and files use: gptoss ask")
+    first = Entered(valid_text(" ".join(start.words)))
+    template = find_template(start.template, console)
+    if template is not None and (first.text.strip() or not template.takes_input):
+        first, template = Entered(template.filled(first.text), pasted=True), None
     resumed = _resumed(start, console)
     chat = Chat(
-        replace(chat_request(options, console), is_private=not start.history.save),
+        replace(chat_request(options, console, start.given), is_private=not start.history.save),
         environment,
         plain=start.plain,
         vi=start.vi,
@@ -69,7 +77,7 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
     for file in start.files:
         chat.state.attached.append(attachment(file, console))
     try:
-        chat.run(valid_text(" ".join(start.words)))
+        chat.run(first, template)
     finally:
         chat.close()
 
@@ -100,6 +108,11 @@ def _resumed(start: ChatStart, console: Console) -> Resumed | None:
     return resumed
 
 
+def _shown_model(request: ChatRequest) -> str:
+    """Return what the toolbar shows before the model is loaded."""
+    return request.server.address if request.server is not None else request.model or ""
+
+
 def _quietly(text: Callable[_Arguments, str]) -> Callable[_Arguments, str]:
     """Return a function that returns "" if `text` raises: the toolbar must not end the prompt."""
 
@@ -126,8 +139,8 @@ class TurnRunner(Protocol):
     def next_effort(self) -> None:
         """Change to the next effort."""
 
-    def status(self) -> list[str]:
-        """Return the parts of the toolbar after the name of the model."""
+    def status(self) -> ChatStatus:
+        """Return what the toolbar shows."""
 
     def report(self) -> None:
         """Show what happened to the saved conversation meanwhile."""
@@ -154,11 +167,12 @@ class Chat:
         self._request = resumed.request(request) if resumed else request
         self._history = history
         self._resumed = resumed
+        self._template: Template | None = None
         self.state = ChatState(
             console=console,
             screen=None if plain else open_screen(console),
             reasoning=settings.ReasoningDisplay.COLLAPSE,
-            model=self._request.model or "gptoss",
+            model=_shown_model(self._request),
             date=request.date,
         )
         inputs, problem = open_history(settings.state_folder() / "history") if history.save else temporary_history()
@@ -179,17 +193,26 @@ class Chat:
         )
         self._loading: Loading[TurnRunner] = Loading(self._load, self._on_loaded)
 
-    def run(self, text: str | None) -> None:
-        """Talk until the user leaves. `text`, unless it is blank, is sent first. Raises the error of the load."""
+    def run(self, first: Entered, template: Template | None = None) -> None:
+        """Talk until the user leaves. Raises the error of the load.
+
+        `first`, unless it is blank, is sent first. The first message goes into `template`.
+        """
+        self._template = template
+        if template is not None:
+            self._console.notice(f"Your first message goes into the template {template.name}.")
         # A Ctrl-C between the end of an answer and the prompt must not end the chat.
         stray = StrayInterrupts()
-        while text is not None:
-            if text.strip():
-                self.take(text)
+        if first.text.strip():
+            self._show_prompt(first.text)
+        entered: Entered | None = first
+        while entered is not None:
+            if entered.text.strip():
+                self.take(entered.text, pasted=entered.pasted)
             if self.state.is_leaving:
                 return
             draft, self.state.draft = self.state.draft, ""
-            text = self._prompt.read(draft)
+            entered = self._prompt.read(draft)
             stray.forget()
             if self._prompt.was_cleared:
                 self.state.edited_from = None
@@ -199,15 +222,17 @@ class Chat:
         if self._is_ready:
             self._loading.result().close()
 
-    def take(self, text: str) -> None:
+    def take(self, text: str, *, pasted: bool = False) -> None:
         """Run a command or send a message. An error is shown in one line, and the chat goes on.
 
         Raises the error of the load: without a model there is no chat.
         """
         try:
-            command = slash.parse(text)
+            command = slash.parse(text, pasted=pasted)
             if command is None:
-                self._send(slash.message_of(text))
+                if slash.is_like_command(text):
+                    self._console.notice("Sent as a message: a command is typed, and has one line.")
+                self._send(slash.message_of(text, pasted=pasted))
             else:
                 self.state.edited_from = None
                 self._run_command(*command)
@@ -250,6 +275,8 @@ class Chat:
         return self._loading.result()
 
     def _send(self, text: str) -> None:
+        if self._template is not None:
+            text, self._template = self._template.filled(text), None
         loaded = self.loaded()
         if loaded is None:
             self.state.draft = text
@@ -274,10 +301,19 @@ class Chat:
             self._console.err(f"  {name}")
             self._console.err(f"{meaning}\n", Style.DIM)
 
+    def _show_prompt(self, text: str) -> None:
+        """Show a prompt of the command line as if it had been typed."""
+        first, *others = text.split("\n")
+        self._console.err("> ", Style.PROMPT)
+        self._console.err("".join(f"{line}\n" for line in (first, *(f"  {each}" for each in others))))
+
     def _set_reasoning(self, argument: str) -> None:
-        if argument not in list(settings.ReasoningDisplay):
-            current = self.state.reasoning
-            raise UsageError(f"The reasoning display is {current}. To change it: /reasoning show|collapse|hide")
+        modes = list(settings.ReasoningDisplay)
+        if not argument:
+            self._console.err(f"The reasoning display is {self.state.reasoning}. To change it: /reasoning MODE\n")
+            return
+        if argument not in modes:
+            raise UsageError(f"There is no reasoning display {argument!r}. Choose {alternatives(modes)}.")
         self.state.reasoning = settings.ReasoningDisplay(argument)
         self._console.notice(f"The reasoning display is {argument} from now on.")
 
@@ -304,7 +340,7 @@ class Chat:
 
     def _open_other(self, model: str) -> OpenedModel | None:
         """Open another model while the user waits; None if the user does not wait. Raises what opening it raises."""
-        loading = Loading(lambda notice: self._open(replace(self._request, model=model), notice))
+        loading = Loading(lambda notice: self._open(replace(self._request, model=model, server=None), notice))
         self._wait_for(loading)
         if not loading.is_done:
             return None
@@ -346,9 +382,7 @@ class Chat:
     def _is_ready(self) -> bool:
         return self._loading.is_done and self._loading.error is None
 
-    def _toolbar(self) -> str:
-        parts = [self.state.model]
-        parts += self._loading.result().status() if self._is_ready else ["loading"]
-        if self.state.attached and self._is_ready:
-            parts.append(f"{len(self.state.attached)} files go with the message")
-        return " · ".join(parts)
+    def _toolbar(self, columns: int) -> str:
+        if self._is_ready:
+            return toolbar_line(self._loading.result().status(), columns)
+        return toolbar_line(ChatStatus(model=self.state.model, attached=len(self.state.attached)), columns)

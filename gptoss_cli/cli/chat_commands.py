@@ -1,26 +1,30 @@
 """The slash commands of a chat that need the model. A wrong argument is a UsageError and changes nothing."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from gptoss_cli.chat.session import ChatSession
+from gptoss_cli.chat.turn_settings import TurnSettings
+from gptoss_cli.cli.config_file import Entry, as_toml, read_config, set_value
 from gptoss_cli.cli.conversation_commands import CONVERSATION_COMMANDS
 from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import attachment, instructions_text
-from gptoss_cli.errors import UsageError
+from gptoss_cli.cli.refusals import alternatives
+from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.harmony.events import Message, Role, Token
 from gptoss_cli.paths import typed_path
-from gptoss_cli.settings import LARGEST_SEED, ReasoningEffort
+from gptoss_cli.settings import LARGEST_SEED, ReasoningDisplay, ReasoningEffort, config_file
 from gptoss_cli.terminal.architecture_table import show_lines_on_stderr
 from gptoss_cli.terminal.clipboard import copy
 from gptoss_cli.terminal.markdown.extract import code_blocks
-from gptoss_cli.terminal.slash import SETTINGS
+from gptoss_cli.terminal.slash import KEPT_SETTINGS, SETTINGS
 from gptoss_cli.terminal.turn_inspection import expert_lines, token_lines
 from gptoss_cli.terminal.turn_plain import raw_pieces
+from gptoss_cli.units import counted
 
-# Minimum, maximum and type of a setting.
+# Minimum, maximum and type of a setting. 0 is no top-p.
 _BOUNDS: Final[dict[str, tuple[int, int | None, type[float] | type[int]]]] = {
     "temperature": (0, 10, float),
     "top-p": (0, 1, float),
@@ -32,12 +36,22 @@ _BOUNDS: Final[dict[str, tuple[int, int | None, type[float] | type[int]]]] = {
 
 
 def _effort(chat: LoadedChat, argument: str) -> None:
-    if argument not in list(ReasoningEffort):
+    if not argument:
         current = chat.session.conversation.effort
-        raise UsageError(f"The effort is {current}. To change it: /effort none|low|medium|high")
-    effort = ReasoningEffort(argument)
+        chat.console.err(f"The effort is {current}. To change it: /effort {'|'.join(ReasoningEffort)}\n")
+        return
+    _set_effort(chat, _parsed_effort(argument))
+
+
+def _parsed_effort(text: str) -> ReasoningEffort:
+    if text not in list(ReasoningEffort):
+        raise UsageError(f"There is no effort {text!r}. Choose {alternatives(list(ReasoningEffort))}.")
+    return ReasoningEffort(text)
+
+
+def _set_effort(chat: LoadedChat, effort: ReasoningEffort) -> None:
     cost = chat.session.set_effort(effort)
-    note = f" The next turn reads {cost:,} tokens of the conversation again because of it." if cost else ""
+    note = f" The next turn reads {counted(cost, 'token')} of the conversation again because of it." if cost else ""
     chat.console.notice(f"The effort is {effort} from now on.{note}")
 
 
@@ -62,19 +76,25 @@ def _instructions(chat: LoadedChat, argument: str) -> None:
 
 
 def _set(chat: LoadedChat, argument: str) -> None:
-    words = argument.split()
-    if not words:
-        for name in SETTINGS:
-            value = getattr(chat.session.settings, _field(name))
-            chat.console.err(f"  {name:<14}{'off' if value is None else value}\n")
+    name, _, text = argument.partition(" ")
+    if not name:
+        for each in SETTINGS:
+            chat.console.err(f"  {each:<14}{_shown(getattr(chat.session.settings, _field(each)))}\n")
         return
-    if len(words) != 2 or words[0] not in SETTINGS:
-        raise UsageError(f"Name a setting and its value, as in: /set temperature 0.7. Settings: {', '.join(SETTINGS)}")
-    name, text = words
-    change: dict[str, Any] = {_field(name): _value(name, text)}
+    if name not in SETTINGS:
+        raise UsageError(f"There is no setting {name!r}. Choose {alternatives(SETTINGS)}.")
+    if not text:
+        now = _shown(getattr(chat.session.settings, _field(name)))
+        raise UsageError(f"{name} is {now} now. To change it: /set {name} VALUE")
+    value = _value(name, text.strip())
+    change: dict[str, Any] = {_field(name): value}
     chat.session.settings = replace(chat.session.settings, **change)
     chat.session.recorder.record(chat.session.snapshot())
-    chat.console.notice(f"{name} is {text} from now on.")
+    chat.console.notice(f"{name} is {_shown(value)} from now on.")
+
+
+def _shown(value: float | None) -> str:
+    return "off" if value is None else str(value)
 
 
 def _field(setting: str) -> str:
@@ -83,28 +103,89 @@ def _field(setting: str) -> str:
 
 
 def _value(name: str, text: str) -> float | int | None:
-    """Return the value of a setting. Raises UsageError."""
+    """Return the value of a setting, for off the default. Raises UsageError."""
     least, most, kind = _BOUNDS[name]
-    if text == "off" and kind is int:
-        return None
-    bounds = f"from {least} to {most}" if most is not None else f"of at least {least}, or off"
+    if text == "off":
+        default: float | int | None = getattr(TurnSettings(), _field(name))
+        return default
+    noun = "a whole number" if kind is int else "a number"
+    bounds = f", at least {least}" if most is None else f" from {least} to {most}"
+    if name == "top-p":
+        bounds = f" above {least}, at most {most}"
     try:
         number = kind(text)
     except ValueError:
-        raise UsageError(f"{name} cannot be {text}. It is a number {bounds}.") from None
+        raise UsageError(f"{name} is {noun}{bounds}, or off; not {text}.") from None
     # Written so that NaN is refused too.
     if not (least <= number and (most is None or number <= most)) or (name == "top-p" and number == 0):
-        raise UsageError(f"{name} cannot be {text}. It is a number {bounds}.")
+        raise UsageError(f"{name} is {noun}{bounds}, or off; not {text}.")
     return number
 
 
+def _keep(chat: LoadedChat, argument: str) -> None:
+    if argument and argument not in KEPT_SETTINGS:
+        raise UsageError(f"There is no setting {argument!r} to keep. Choose {alternatives(KEPT_SETTINGS)}.")
+    path = config_file()
+    names = [argument] if argument else list(KEPT_SETTINGS)
+    values = {name: value for name in names if (value := _to_keep(chat, name, read_config(path))) is not None}
+    if not values:
+        chat.console.notice(f"{path} says the same already, so it stays as it is.")
+        return
+    for name, value in values.items():
+        set_value(path, name, value)
+    words = (f"{name} = {as_toml(value)}" for name, value in values.items())
+    chat.console.notice(f"New chats begin with {_shortened(', '.join(words))}: written to {path}.")
+    for variable in (f"GPTOSS_{_field(name).upper()}" for name in values):
+        if chat.console.environment.get(variable):
+            chat.console.notice(f"The environment variable {variable} overrides it.")
+
+
+def _to_keep(chat: LoadedChat, name: str, entries: Mapping[str, Entry]) -> float | str | None:
+    """Return the value that config.toml has to get for a setting; None if it needs none. Raises UsageError."""
+    session, entry = chat.session, entries.get(name)
+    value: float | str | None
+    default: float | str | None
+    match name:
+        case "effort":
+            value, default = str(session.conversation.effort), str(ReasoningEffort.MEDIUM)
+        case "reasoning":
+            value, default = str(chat.state.reasoning), str(ReasoningDisplay.COLLAPSE)
+        case "instructions":
+            value, default = session.conversation.instructions, None
+        case _:
+            value, default = getattr(session.settings, _field(name)), getattr(TurnSettings(), _field(name))
+    written = default if entry is None else entry.value
+    if name == "instructions" and entry is not None and value == instructions_text(str(entry.value)):
+        return None
+    if value == written:
+        return None
+    if value is None:
+        assert entry is not None, "a setting that may be off is off by default"
+        raise UsageError(f"{name} is off, but line {entry.line} of {config_file()} sets it", Hint.EDIT_SETTINGS)
+    if name == "instructions" and str(value).startswith("@"):
+        raise UsageError("Instructions that begin with @ cannot be kept: they would be read as the name of a file.")
+    return value
+
+
 def _file(chat: LoadedChat, argument: str) -> None:
+    attached = chat.state.attached
+    if argument == "off":
+        if not attached:
+            raise UsageError("There is no file to drop. To attach one of that name: /file ./off")
+        chat.console.notice(f"Dropped {counted(len(attached), 'file')}: the next message goes without.")
+        chat.state.attached = []
+        return
     if not argument:
-        raise UsageError("Name a file to send along: /file PATH")
-    attached = attachment(typed_path(argument), chat.console)
-    chat.state.attached.append(attached)
-    tokens = _message_tokens(chat.session, attached.text)
-    chat.console.notice(f"{argument} goes along with the next message: about {tokens:,} tokens.")
+        if not attached:
+            raise UsageError("Name a file to send along: /file PATH")
+        names = ", ".join(each.record.path for each in attached)
+        goes, them = ("goes", "it") if len(attached) == 1 else ("go", "them")
+        chat.console.err(f"With the next message {goes} {names}. To drop {them}: /file off\n")
+        return
+    added = attachment(typed_path(argument), chat.console)
+    attached.append(added)
+    tokens = counted(_message_tokens(chat.session, added.text), "token")
+    chat.console.notice(f"{argument} goes along with the next message: about {tokens}. To drop it: /file off")
 
 
 def _message_tokens(session: ChatSession, text: str) -> int:
@@ -118,9 +199,10 @@ def _message_tokens(session: ChatSession, text: str) -> int:
 
 
 def _retry(chat: LoadedChat, argument: str) -> None:
-    if argument:
-        _effort(chat, argument)
+    effort = _parsed_effort(argument) if argument else None
     last = _last_user_message(chat.session, "answer again")
+    if effort is not None:
+        _set_effort(chat, effort)
     chat.keep_messages(last + 1)
     chat.show(chat.session.answer())
 
@@ -136,30 +218,28 @@ def _edit(chat: LoadedChat, argument: str) -> None:
     last = _last_user_message(chat.session, "change")
     chat.state.draft = chat.session.conversation.messages[last].text
     chat.state.edited_from = last
-    chat.console.notice("When you send it, it replaces your last message. Ctrl-C leaves everything as it is.")
+    chat.console.notice("Edit your last message; Enter sends it again, Ctrl-C cancels.")
 
 
 def _copy(chat: LoadedChat, argument: str) -> None:
-    text = _copied(_last_answer(chat.session).text, argument)
-    copy(text, chat.console)
-    chat.console.notice(f"Copied {len(text):,} characters.")
+    kind, _, number = argument.partition(" ")
+    text = _last_answer(chat.session).text
+    if kind == "code":
+        text = _code_block(code_blocks(text), number.strip())
+    elif kind:
+        raise UsageError(f"{kind} cannot be copied. Try: /copy, /copy code, or /copy code 2")
+    chat.console.notice(copy(text, chat.console))
 
 
-def _copied(answer: str, argument: str) -> str:
-    """Return the part of `answer` that `argument` of /copy names: all of it, or a code block. Raises UsageError."""
-    if not argument:
-        return answer
-    what, *number = argument.split()
-    if what != "code" or len(number) > 1 or not all(each.isascii() and each.isdigit() for each in number):
-        raise UsageError(f"{argument} cannot be copied. Try: /copy, or /copy code 2")
-    blocks = code_blocks(answer)
+def _code_block(blocks: Sequence[str], number: str) -> str:
+    """Return the block with this number, which counts from 1; for an empty one the last. Raises UsageError."""
     if not blocks:
         raise UsageError("There is no code in the last answer. /copy takes all of it.")
-    chosen = int(number[0]) if number else len(blocks)
-    if not 1 <= chosen <= len(blocks):
-        count = "1 code block" if len(blocks) == 1 else f"{len(blocks)} code blocks"
-        raise UsageError(f"There is no code block {chosen}: the last answer has {count}.")
-    return blocks[chosen - 1]
+    if not number:
+        return blocks[-1]
+    if not (number.isascii() and number.isdigit() and len(number) < 10 and 1 <= int(number) <= len(blocks)):
+        raise UsageError(f"The last answer has {counted(len(blocks), 'code block')}, and none is number {number}.")
+    return blocks[int(number) - 1]
 
 
 def _tokens(chat: LoadedChat, argument: str) -> None:
@@ -177,7 +257,7 @@ def _tokens(chat: LoadedChat, argument: str) -> None:
         lines += [
             f"  {end.reasoning_tokens:>9,} of the last turn's reasoning, which the next turn does not read",
             f"  {end.answer_tokens:>9,} of the last answer",
-            f"  {end.prefilled_tokens:>9,} were read for it; all others were cached",
+            f"  {end.prefilled_tokens:>9,} had to be read for the last turn; the rest was cached",
         ]
     chat.console.lines("\n".join(lines))
 
@@ -194,13 +274,13 @@ def _experts(chat: LoadedChat, argument: str) -> None:
 def _inspected(chat: LoadedChat) -> list[Token]:
     tokens = chat.inspect_last_turn()
     if not tokens:
-        raise UsageError("There is no turn yet. Send a message first.")
+        raise UsageError("There is no turn to show. Send a message first.")
     return tokens
 
 
 def _raw(chat: LoadedChat, argument: str) -> None:
     if not chat.session.last_raw:
-        raise UsageError("There is no turn yet. Send a message first.")
+        raise UsageError("There is no turn to show. Send a message first.")
     for text, style in raw_pieces(chat.session.last_raw):
         chat.console.err(text, style)
     chat.console.err("\n")
@@ -241,6 +321,7 @@ COMMANDS: Final[dict[str, Callable[[LoadedChat, str], None]]] = {
     "/model": _model,
     "/instructions": _instructions,
     "/set": _set,
+    "/keep": _keep,
     "/file": _file,
     "/retry": _retry,
     "/undo": _undo,

@@ -21,6 +21,7 @@ from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import Role
 from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import ExportFormat
+from gptoss_cli.units import counted
 
 _SHOWN: Final = 10
 
@@ -69,13 +70,13 @@ def _resume(chat: LoadedChat, argument: str) -> None:
     session.restore(stored.current, resumed.written_effort(request.effort), kv_names_of(stored.row.settings))
     session.settings = request.settings
     session.recorder = chat.saving.begin(stored)
-    session.last_end, session.last_raw = None, ""
+    session.forget_last_turn()
     state.last_reasoning, state.attached, state.edited_from = "", [], None
     chat.console.notice(resumed.description())
     for line in (other_model(stored.row, chat.saving.model), call_notice(stored, session.recipients)):
         if line:
             chat.console.notice(line)
-    chat.console.notice(f"The conversation has {session.used_tokens:,} tokens so far.")
+    chat.console.notice(f"The conversation has {counted(session.used_tokens, 'token')} so far.")
 
 
 def _fork(chat: LoadedChat, argument: str) -> None:

@@ -76,7 +76,8 @@ def run_show(name: str, options: ShowOptions, console: Console) -> None:
         stored = archive.load(archive.find(name).id)
     count = len(stored.tips)
     if options.branch > max(1, count):
-        raise UsageError(f"“{title_of(stored.row)}” has {count} branches, not {options.branch}")
+        branches = "1 branch" if count < 2 else f"{count} branches"
+        raise UsageError(f"“{title_of(stored.row)}” has {branches}, not {options.branch}")
     if options.as_json:
         console.out(export([stored], ExportFormat.JSON))
         return

@@ -30,7 +30,7 @@ from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.progress import FileProgress
-from gptoss_cli.units import size_words
+from gptoss_cli.units import counted, size_words
 
 
 def run_download(
@@ -127,7 +127,7 @@ class _Download:
             return
         arrived = plan.manifest.size_bytes - plan.needed_bytes
         rest = f", {size_words(arrived)} of it already here" if arrived else ""
-        self._console.notice(f"{source}: {len(plan.manifest.files)} files, {total}{rest}")
+        self._console.notice(f"{source}: {counted(len(plan.manifest.files), 'file')}, {total}{rest}")
         self._console.notice(f"into {plan.location.folder}, with {size_words(plan.free_bytes)} free")
         self._predict()
 

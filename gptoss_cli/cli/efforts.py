@@ -16,8 +16,9 @@ from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.json_output import cuts_json, write_json
 from gptoss_cli.cli.options import TurnOptions
-from gptoss_cli.cli.prompt_input import attachment, chat_request, prompt_text
+from gptoss_cli.cli.prompt_input import attachment, chat_request
 from gptoss_cli.cli.signals import stopping
+from gptoss_cli.cli.templates import find_template, prompt_of
 from gptoss_cli.errors import ExitStatus, UsageError
 from gptoss_cli.generation import random_seed
 from gptoss_cli.harmony.events import AnswerDelta, ReasoningDelta
@@ -33,8 +34,9 @@ def run_efforts(question: Question, options: TurnOptions, environment: Environme
     check_combination(answer, question.history)
     efforts = parse_efforts(answer.efforts)
     attached = [attachment(file, environment.console) for file in answer.files or ()]
-    text = prompt_text(question.words, environment.console, attached=attached)
-    request = chat_request(options, environment.console)
+    template = find_template(question.template, environment.console)
+    text = prompt_of(template, question.words, environment.console, attached=attached)
+    request = chat_request(options, environment.console, question.given)
     ask_at_efforts(text, efforts, request, environment, as_json=answer.as_json)
 
 

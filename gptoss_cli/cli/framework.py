@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import islice
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 import typer
@@ -24,6 +25,7 @@ from gptoss_cli.errors import ExitStatus, UsageError
 
 _EXTRACT = ("-x", "--extract")
 _RESUME = "--resume"
+_PARAM = "--param"
 _APPEARANCE: dict[str, Any] = {
     "add_completion": False,  # the scripts in completions/ are written by hand and start no Python
     "rich_markup_mode": None,  # plain help imports nothing heavy
@@ -82,11 +84,13 @@ class OptionalValueCommand(PlainCommand):
     """A command with options that may stand without a value, which Typer has not.
 
     The value of `-x` and `--extract` stands in the same word (`-xpython`), that of `--resume` may be the next one.
+    `--param` takes two words.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse `args`; a bare `-x` gets an empty value, and so does `--resume` before an option or at the end."""
         takes_value = {flag for p in self.params if not getattr(p, "is_flag", True) for flag in p.opts}
+        args = _join_parameters(args, takes_value)
         given: list[str] = []
         before = ""
         for i, (word, after) in enumerate(zip(args, [*args[1:], "-"], strict=False)):
@@ -101,6 +105,25 @@ class OptionalValueCommand(PlainCommand):
             given.append(word)
             before = "" if before in takes_value else word
         return super().parse_args(ctx, given)
+
+
+def _join_parameters(args: Sequence[str], takes_value: Collection[str]) -> list[str]:
+    """Return `args` with NAME and VALUE after `--param` in one word, since Typer has no lists of pairs."""
+    joined: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            joined += [word, *words]
+        elif word == _PARAM:
+            pair = list(islice(words, 1))
+            if pair and "=" not in pair[0]:
+                pair += islice(words, 1)
+            joined.append("=".join([word, *pair]) if pair else word)
+        elif word in takes_value and word not in (*_EXTRACT, _RESUME):
+            joined += [word, *islice(words, 1)]
+        else:
+            joined.append(word)
+    return joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +349,7 @@ def _apply(common: CommonOptions, invocation: typer.Context, environment: Enviro
     console = environment.console
     console.quiet |= common.quiet
     console.debug |= common.debug
+    console.verbose |= common.verbose
     source = invocation.get_parameter_source("color")
     # The variable is read for `gptoss` and again for its command: there it must not undo a flag given before.
     if console.color is None or (source is not None and source.name == "COMMANDLINE"):
@@ -334,3 +358,9 @@ def _apply(common: CommonOptions, invocation: typer.Context, environment: Enviro
         level = logging.DEBUG if common.debug else logging.INFO
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("gptoss_cli").setLevel(level)
+
+
+def given_options(invocation: typer.Context) -> frozenset[str]:
+    """Return the names of the parameters that the command line itself sets."""
+    sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")

@@ -12,7 +12,8 @@ from gptoss_cli.errors import Hint
 _MORE_ROOM: Final = (Hint.LARGER_CONTEXT,), (Hint.SHORTER_CONVERSATION, Hint.LARGER_CONTEXT)
 _NOT_FINITE: Final = "The answer ends here: the model computed numbers that are not finite"
 _CUT_SHORT: Final[dict[Problem, tuple[str, str]]] = {
-    Problem.TOKEN_LIMIT: ("--max-tokens is used up.", "max-tokens is used up. /set max-tokens changes it."),
+    # The limit may come from a flag, a variable or the settings.
+    Problem.TOKEN_LIMIT: ("max-tokens is used up.", "max-tokens is used up. /set max-tokens changes it."),
     Problem.REPETITION: ("it repeated itself and was stopped. Ask in another way.",) * 2,
 }
 _FAILED: Final[dict[Problem, tuple[str, str]]] = {

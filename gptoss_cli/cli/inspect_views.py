@@ -15,6 +15,7 @@ from gptoss_cli.harmony.prompt_tokens import PromptToken
 from gptoss_cli.terminal.architecture_table import Diagram, Grid, Layer, bar, fits, grid_lines, sparkline
 from gptoss_cli.terminal.cells import Line, Role, Span, fold, wrap
 from gptoss_cli.terminal.turn_inspection import visible
+from gptoss_cli.units import counted
 
 _BAR_COLUMNS = 10
 _WIDE_COLUMNS = 90
@@ -130,7 +131,7 @@ def sink_mass_lines(measured: Sequence[AttentionMeasurement], tokens: int, colum
     """Return the mean share of the attention that the sinks took: a row per layer, and the heads as a line of marks."""
     masses = [mass for layer in measured for mass in layer.sink_mass]
     words = (
-        f"Attention taken by the sinks over the {tokens} tokens of the prompt: "
+        f"Attention taken by the sinks over the {counted(tokens, 'token')} of the prompt: "
         f"{sum(masses) / len(masses):.1%} on average. Heads from 0% to 100% as ▁ to █."
     )
     lines = wrap([Span(words)], columns)
@@ -148,7 +149,8 @@ def sink_mass_lines(measured: Sequence[AttentionMeasurement], tokens: int, colum
 def key_bias_lines(measured: Sequence[AttentionMeasurement], tokens: int, columns: int) -> list[Line]:
     """Return how far attention moves without the bias of the keys, by layer."""
     words = (
-        f"Attention that moves when the key bias is left out, over {tokens} tokens (total variation distance, 0 to 1). "
+        f"Attention that moves when the key bias is left out, over {counted(tokens, 'token')} "
+        "(total variation distance, 0 to 1). "
         "Softmax cancels what all keys share, so the bias is redundant without RoPE and sinks. RoPE turns it."
     )
     rows = [
@@ -195,7 +197,7 @@ def prompt_lines(tokens: Sequence[PromptToken], columns: int) -> list[Line]:
     grid = Grid(header, rows, frozenset({2, 3, 4}))
     if not fits(grid, columns):
         grid = Grid(header[1:], [row[1:] for row in rows], frozenset({1, 2, 3}))
-    return [*grid_lines(grid, columns), [], [Span(f"{len(tokens)} tokens")]]
+    return [*grid_lines(grid, columns), [], [Span(counted(len(tokens), "token"))]]
 
 
 def diagram_of(model: Architecture) -> Diagram:

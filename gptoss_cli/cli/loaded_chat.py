@@ -15,12 +15,13 @@ from gptoss_cli.cli.hints import with_hints
 from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.saving import Saving
 from gptoss_cli.cli.signals import stopping
-from gptoss_cli.errors import Hint, ResourceError
+from gptoss_cli.cli.toolbar import ChatStatus
+from gptoss_cli.errors import Hint, NetworkError, ResourceError
 from gptoss_cli.harmony.events import Event, Token, TurnEnd
 from gptoss_cli.settings import TRAINED_EFFORTS
 from gptoss_cli.terminal.prompt import ChatPrompt
 from gptoss_cli.terminal.turn_live import TurnView
-from gptoss_cli.terminal.turn_plain import show_turn
+from gptoss_cli.terminal.turn_plain import show_turn, statistics_line
 from gptoss_cli.terminal.typeahead import TypeAhead
 
 _NEARLY_FULL = 0.8
@@ -48,7 +49,9 @@ class LoadedChat:
         saving: Saving,
     ) -> None:
         self.session: ChatSession = opened.session
+        self._info = opened.info
         self.state = state
+        state.model = opened.info.model
         self.console = state.console
         self.saving = saving
         self._commands = commands
@@ -70,11 +73,12 @@ class LoadedChat:
         try:
             message = "\n\n".join([*(each.text for each in state.attached), text])
             self.show(session.turn(message, [each.record for each in state.attached]))
-        except ResourceError as exc:
+        except (NetworkError, ResourceError) as exc:
             if len(session.conversation.messages) > before:
                 raise
             state.draft = text
-            raise ResourceError(f"The message was not sent. {exc}", *exc.hints, subject=exc.subject) from exc
+            kind = NetworkError if isinstance(exc, NetworkError) else ResourceError
+            raise kind(f"The message was not sent. {exc}", *exc.hints, subject=exc.subject) from exc
         state.attached = []
 
     def show(self, turn: Generator[Event]) -> None:
@@ -94,6 +98,8 @@ class LoadedChat:
         incomplete = incompleteness(end)
         if incomplete is not None:
             self.console.notice(incomplete_words(incomplete, in_chat=True))
+        if self.console.verbose:
+            self.console.notice(statistics_line(end))
         self._warn_of_context()
         self.console.err("\n")
 
@@ -115,7 +121,7 @@ class LoadedChat:
         if len(tokens) == len(turn.ids):
             self._inspected = turn, tokens
         else:
-            self.console.notice(f"Stopped. These are the first {len(tokens):,} of {len(turn.ids):,} tokens.")
+            self.console.notice(f"Stopped. This is the beginning, {len(tokens):,} of {len(turn.ids):,} tokens.")
         return tokens
 
     def _stop_idling(self) -> None:
@@ -141,8 +147,8 @@ class LoadedChat:
         opened.session.recorder = self.session.recorder
         opened.session.kv_names = self.session.kv_names
         self.saving.change_model(opened.info)
-        self.session = opened.session
-        self.state.model = name
+        self.session, self._info = opened.session, opened.info
+        self.state.model = opened.info.model
         return True
 
     def report(self) -> None:
@@ -160,18 +166,19 @@ class LoadedChat:
         efforts, effort = list(TRAINED_EFFORTS), self.session.conversation.effort
         self.session.set_effort(efforts[(efforts.index(effort) + 1) % len(efforts) if effort in efforts else 0])
 
-    def status(self) -> list[str]:
-        """Return the parts of the toolbar after the name of the model."""
-        session, end = self.session, self.session.last_end
-        parts = [
-            f"effort {session.conversation.effort}",
-            f"{session.used_tokens:,} of {session.context_tokens:,} tokens",
-        ]
-        if end is not None and end.decode_rate is not None:
-            parts.append(f"{end.decode_rate:.1f} tokens/s")
-        if end is not None and end.expert_hit_rate is not None:
-            parts.append(f"{end.expert_hit_rate:.0%} of the experts on the GPU")
-        return parts
+    def status(self) -> ChatStatus:
+        """Return what the toolbar shows."""
+        session, info, end = self.session, self._info, self.session.last_end
+        return ChatStatus(
+            model=self.state.model,
+            execution=info.execution if info.server is None else f"{info.execution}, {info.device}",
+            effort=session.conversation.effort,
+            used_tokens=session.used_tokens,
+            context_tokens=session.context_tokens,
+            decode_rate=None if end is None else end.decode_rate,
+            expert_hit_rate=None if end is None else end.expert_hit_rate,
+            attached=len(self.state.attached),
+        )
 
     def _follow(self, events: Generator[Event], typed: TypeAhead) -> TurnEnd:
         state = self.state

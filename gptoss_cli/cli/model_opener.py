@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gptoss_cli.cli.hints import sentence
-from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
+from gptoss_cli.errors import Hint, IntegrityError, ResourceError, UsageError, first_line
 from gptoss_cli.terminal.console import Console
 
 # For annotations alone: help and most commands open no model.
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
     """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
 
-    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.
+    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared. A model on a
+    server does not need it.
     """
+    if request.server is not None:
+        from gptoss_cli.chat.remote_opening import open_remote
+
+        return open_remote(request, progress=progress, notice=notice)
     with torch_errors():
         from gptoss_cli.chat.opening import open_model
     return open_model(request, progress=progress, notice=notice)
@@ -33,6 +38,8 @@ def opener(console: Console) -> OpenModel:
         return console.last_line(sentence(error))
 
     def open_guarded(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+        if request.server is not None:
+            return open_model(request, progress=progress, notice=notice)
         with torch_errors():
             from gptoss_cli.chat.opening import end_at_lost_page
         end_at_lost_page(line, console.modes)
@@ -52,3 +59,14 @@ def torch_errors() -> Iterator[None]:
         if "failed to map" in str(exc) or "Cannot allocate" in str(exc):  # the words of the C library's loader
             raise ResourceError("There is not enough memory to load the engine", Hint.FREE_MEMORY) from exc
         raise ResourceError(f"The engine cannot be loaded: {first_line(exc)}", Hint.INSTALL_TORCH) from exc
+
+
+@contextmanager
+def serve_errors() -> Iterator[None]:
+    """Raise UsageError if a module of the extra `serve` is missing within the block."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        raise UsageError("The server needs starlette and uvicorn, which are not installed", Hint.INSTALL_SERVE) from exc

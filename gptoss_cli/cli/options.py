@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gptoss_cli import __version__
+from gptoss_cli.cli.server_options import KeyFileOption, ServerApiOption, ServerModelOption, ServerOption
 from gptoss_cli.paths import typed_output, typed_path
 from gptoss_cli.settings import (
     LARGEST_SEED,
@@ -247,8 +248,26 @@ class TurnOptions:
         typer.Option("--no-prefix-cache", help="Do not reuse cached work for the system message and instructions."),
     ] = False
     kv_limit: KvLimitOption = None
+    server: ServerOption = None
+    server_model: ServerModelOption = None
+    server_api: ServerApiOption = None
+    api_key_file: KeyFileOption = None
     reasoning: Annotated[
         ReasoningDisplay | None, _setting("GPTOSS_REASONING", help="Show, collapse or hide the reasoning.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class TemplateOptions:
+    """The options of `ask` and `chat` about prompt templates. A parameter is NAME=VALUE here."""
+
+    template: Annotated[
+        str | None,
+        typer.Option("--template", metavar="NAME", help="Put the prompt into a text of the settings folder."),
+    ] = None
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--param", metavar="NAME VALUE", help="With --template: the value of $NAME; repeatable."),
     ] = None
 
 

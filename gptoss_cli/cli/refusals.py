@@ -38,7 +38,7 @@ def refusal(exc: typer.BadParameter, name: str, value: object = None, *, verb: s
         own_name = option_name(exc.param).removeprefix("--")
         origin = "" if name in (option_name(exc.param), own_name) else f"{name}: "
         noun = _NOUNS.get(own_name, own_name)
-        return f"{origin}There is no {noun} {value!r}. Choose {_alternatives([str(c) for c in descriptor.choices])}"
+        return f"{origin}There is no {noun} {value!r}. Choose {alternatives([str(c) for c in descriptor.choices])}"
     return f"{name} {verb} {_number(descriptor)}, not {_shown(value)}"
 
 
@@ -62,6 +62,7 @@ def _shown(value: object) -> str:
     return value if re.fullmatch(r"[\w.+-]+", value) else repr(value)
 
 
-def _alternatives(choices: Sequence[str]) -> str:
+def alternatives(choices: Sequence[str]) -> str:
+    """Return the choices as words: low, medium or high."""
     *others, last = choices
     return f"{', '.join(others)} or {last}"

@@ -17,7 +17,7 @@ from gptoss_cli.checkpoint import catalog
 from gptoss_cli.errors import Hint, NotInstalledError, UsageError
 from gptoss_cli.harmony.events import Message, Role
 from gptoss_cli.settings import ReasoningEffort
-from gptoss_cli.units import age_words
+from gptoss_cli.units import age_words, counted
 
 # Smallest and largest value of the settings that a conversation keeps; None may stand for no limit.
 _KEPT: Final[dict[str, tuple[type[Any], float, float]]] = {
@@ -58,7 +58,7 @@ class Resumed:
         try:
             opened = open_model(request)
         except (NotInstalledError, UsageError) as exc:
-            if "model" in self.given or not _is_missing(self.model, exc):
+            if "model" in self.given or request.server is not None or not _is_missing(self.model, exc):
                 raise
             known = catalog.find_model(self.model)
             hints = (Hint.DOWNLOAD, Hint.ANOTHER_MODEL) if known else (Hint.ANOTHER_MODEL,)
@@ -73,7 +73,8 @@ class Resumed:
         """Return lines about the conversation that only its model can count, or that depend on the model."""
         session = opened.session
         model, calls = other_model(self.stored.row, opened.info.model), call_notice(self.stored, session.recipients)
-        return [each for each in (model, calls, f"The conversation has {session.used_tokens:,} tokens so far.") if each]
+        tokens = f"The conversation has {counted(session.used_tokens, 'token')} so far."
+        return [each for each in (model, calls, tokens) if each]
 
     def written_effort(self, effort: ReasoningEffort) -> ReasoningEffort | None:
         """Return the effort that the system message names if it is not `effort`."""
@@ -85,7 +86,7 @@ class Resumed:
         """Return a line that names the conversation."""
         row, count = self.stored.row, count_messages(self.stored)
         age = age_words(time.time() - row.updated)
-        return f"Continuing “{title_of(row)}” ({count} messages, {row.model}, {age})."
+        return f"Continuing “{title_of(row)}” ({counted(count, 'message')}, {row.model}, {age})."
 
 
 def archive_path() -> Path:

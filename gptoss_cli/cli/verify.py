@@ -22,6 +22,7 @@ from gptoss_cli.placement.model_config import load_config
 from gptoss_cli.placement.tensor_specs import Layout, expected_tensors
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.progress import FileProgress
+from gptoss_cli.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class _Report:
     def line(self, *, quick: bool) -> str:
         shapes = f"names and shapes of {self.tensors} tensors are right"
         if self.verified_files:
-            words = f"{self.verified_files} files have the right digest; {shapes}"
+            have = "has" if self.verified_files == 1 else "have"
+            words = f"{counted(self.verified_files, 'file')} {have} the right digest; {shapes}"
         else:
             words = f"{shapes}; their digests {'were not checked' if quick else 'are not known'}"
         return f"{self.checkpoint.name}: {words}. {self.checkpoint.folder}\n"

@@ -1,17 +1,19 @@
 """A conversation as messages, and its prompt. Reasoning of finished turns is kept but is not part of the prompt."""
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
 import openai_harmony
-from openai_harmony import Author, DeveloperContent, SystemContent
+from openai_harmony import Author, DeveloperContent, RenderOptions, SystemContent, ToolNamespaceConfig
 from openai_harmony import ReasoningEffort as HarmonyEffort
 
 from gptoss_cli.harmony.encoding import render
-from gptoss_cli.harmony.events import Message, Role
-from gptoss_cli.harmony.vocabulary import ANSWER_HEADER
+from gptoss_cli.harmony.events import Channel, Message, Role
+from gptoss_cli.harmony.functions import Functions
+from gptoss_cli.harmony.grammar import Grammar
+from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding, without_surrogates
 from gptoss_cli.settings import ReasoningEffort
 
 _NOT_RUN: Final = "interrupted, not run"
@@ -20,14 +22,22 @@ _NOT_RUN: Final = "interrupted, not run"
 class Conversation:
     """The messages of a conversation in order, rendered to a prompt.
 
-    The system and developer messages are made of `instructions`, `date` and `effort`; they are not in `messages`.
+    The system and developer messages are made of `instructions`, `date`, `effort` and `functions`; they are not in
+    `messages`.
 
     The date is fixed, since another one would change the system message and invalidate every cached token after it.
     A change of `effort` between turns does that. NONE is the exception: the model was not trained on that word, so
     the system message keeps the previous effort, or medium: `written_effort`.
     """
 
-    def __init__(self, instructions: str | None, date: datetime.date, effort: ReasoningEffort) -> None:
+    def __init__(
+        self,
+        instructions: str | None,
+        date: datetime.date,
+        effort: ReasoningEffort,
+        functions: Functions | None = None,
+    ) -> None:
+        self.functions = functions or Functions()
         self.instructions = instructions
         self.date = date
         self._effort = effort
@@ -56,9 +66,24 @@ class Conversation:
         """Append a message, with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
         self._messages.append(_clean(message))
 
+    def add_result(self, recipient: str, text: str) -> None:
+        """Append the result of a call to `recipient`. Text that looks like a special token stays text."""
+        self.add(Message(Role.TOOL, text, channel=Channel.COMMENTARY, recipient=Role.ASSISTANT, name=recipient))
+
     def add_user(self, text: str) -> None:
         """Append a message of the user. Text that looks like a special token stays text."""
         self.add(Message(Role.USER, text))
+
+    @property
+    def starts_with_answer(self) -> bool:
+        """True if the prompt ends with the header of the answer: without reasoning, unless a function can be called."""
+        return self.effort is ReasoningEffort.NONE and not self.functions.recipients
+
+    def grammar(self, recipients: Iterable[str] = ()) -> Grammar:
+        """Return the grammar of the next turn; `recipients` may be called beside the functions."""
+        functions = self.functions
+        reasons = self.effort is not ReasoningEffort.NONE or not functions.recipients
+        return Grammar((*recipients, *functions.recipients), must_call=functions.must_call, reasoning=reasons)
 
     def answer_interrupted_call(self) -> None:
         """If the last message is a call, append the output that says it was not run.
@@ -77,8 +102,8 @@ class Conversation:
     def render(self) -> list[int]:
         """Return the ids of the prompt for the next assistant message, which end with `<|start|>assistant`.
 
-        With effort NONE the header of the answer follows, so that the model starts with its content. Otherwise the
-        prompt equals openai_harmony's `render_conversation_for_completion` of the messages that `prompted` yields.
+        If it `starts_with_answer`, the header of the answer follows, so that the model starts with its content. The
+        prompt else equals openai_harmony's `render_conversation_for_completion` of the messages of `prompted`.
 
         A turn that was cut off during its reasoning leaves no message, so two messages of the user follow each other:
         an empty answer would be an example to the model. Each message is encoded once.
@@ -88,8 +113,7 @@ class Conversation:
             if message not in self._rendered:
                 self._rendered[message] = _rendered(message)
             ids.extend(self._rendered[message])
-        no_reasoning = self.effort is ReasoningEffort.NONE
-        ids.extend(ANSWER_HEADER if no_reasoning else ANSWER_HEADER[:2])
+        ids.extend(ANSWER_HEADER if self.starts_with_answer else ANSWER_HEADER[:2])
         return ids
 
     def prompted(self) -> Iterator[Message]:
@@ -107,18 +131,15 @@ class Conversation:
     def _preface(self) -> list[int]:
         system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self.written_effort.name])
         system = system.with_conversation_start_date(self.date.isoformat())
-        ids = render(lambda _: _from_content(Role.SYSTEM, system), "")
+        declaration = self.functions.declaration
+        # With it the system message names the channel of the calls.
+        options = RenderOptions(conversation_has_function_tools=declaration is not None)
+        ids = load_encoding().render(_from_content(Role.SYSTEM, system), options)
         # openai_harmony would render an empty developer message, which the model was not trained on.
-        if self.instructions and self.instructions.strip():
-            ids += render(_developer_message, without_surrogates(self.instructions))
+        instructions = self.instructions if self.instructions and self.instructions.strip() else ""
+        if instructions or declaration is not None:
+            ids += render(lambda text: _developer_message(text, declaration), without_surrogates(instructions))
         return ids
-
-
-def without_surrogates(text: str) -> str:
-    """Return `text` with surrogate pairs joined and lone surrogates replaced by U+FFFD, as openai_harmony requires."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _ends_reasoning(message: Message) -> bool:
@@ -136,8 +157,11 @@ def _rendered(message: Message) -> list[int]:
     return render(lambda text: _to_library(replace(message, text=text)), message.text)
 
 
-def _developer_message(instructions: str) -> openai_harmony.Message:
-    return _from_content(Role.DEVELOPER, DeveloperContent.new().with_instructions(instructions))
+def _developer_message(instructions: str, declaration: ToolNamespaceConfig | None) -> openai_harmony.Message:
+    content = DeveloperContent.new()
+    if instructions:
+        content = content.with_instructions(instructions)
+    return _from_content(Role.DEVELOPER, content if declaration is None else content.with_tools(declaration))
 
 
 def _from_content(role: Role, content: SystemContent | DeveloperContent) -> openai_harmony.Message:

@@ -8,7 +8,6 @@ from gptoss_cli.harmony.events import Channel
 from gptoss_cli.harmony.vocabulary import (
     ANALYSIS,
     ANSWER_HEADER,
-    ANSWER_NOW,
     ASSISTANT,
     CALL,
     CHANNEL,
@@ -26,6 +25,7 @@ from gptoss_cli.harmony.vocabulary import (
 _CHANNEL_IDS: Final = {Channel.ANALYSIS: ANALYSIS, Channel.COMMENTARY: COMMENTARY, Channel.FINAL: FINAL}
 _HEADER_TOKENS: Final = frozenset({START, CHANNEL, MESSAGE, CONSTRAIN})
 _END_TOKENS: Final = frozenset({END, RETURN, CALL, END_OF_TEXT})
+_TO: Final = " to"
 _FUNCTION_PREFIX: Final = "functions."
 
 
@@ -66,23 +66,31 @@ class Grammar:
     - A call: a recipient in the role part or in the channel part, then a content type, with or without
       `<|constrain|>`, or none. `functions.*` are called on commentary, built-in tools on analysis too.
 
+    With `must_call` there is no answer: a call follows the first message of reasoning, and `to_answer` leads to it.
+    A model that wants to answer would else reason again and again. Without `reasoning` there is none.
+
     A message ends with `<|end|>`. An answer ends with `<|return|>` and a call with `<|call|>`, which end the turn; if
     the model ends one of them with `<|end|>`, the token that ends the turn is forced next.
     """
 
-    def __init__(self, recipients: Iterable[str] = ()) -> None:
+    def __init__(self, recipients: Iterable[str] = (), *, must_call: bool = False, reasoning: bool = True) -> None:
+        assert not must_call or recipients, "a call needs a recipient"
+        self._must_call = must_call
+        goal = (*ANSWER_HEADER[:2], _encode(_TO)[0]) if must_call else ANSWER_HEADER
         self._malformed = State(to_answer=None)
-        self._started = State(fallback=self._malformed, to_answer=ANSWER_HEADER[1:])
-        self._between_messages = State(fallback=self._malformed, to_answer=ANSWER_HEADER)
-        self.start = State(fallback=self._malformed, to_answer=ANSWER_HEADER[2:])
+        self._started = State(fallback=self._malformed, to_answer=goal[1:])
+        self._between_messages = State(fallback=self._malformed, to_answer=goal)
+        self.start = State(fallback=self._malformed, to_answer=goal[2:])
+        # The header of every message but the first.
+        self._later = State(fallback=self._malformed, to_answer=goal[2:]) if must_call else self.start
         self.answer = self._content(self._ended(RETURN), banned=_END_TOKENS - {END, RETURN, END_OF_TEXT})
-        self._reasoning = self._content(self._between_messages, banned=_END_TOKENS - {END}, to_answer=ANSWER_NOW)
+        self._reasoning = self._content(self._between_messages, banned=_END_TOKENS - {END}, to_answer=(END, *goal))
         self._preamble = self._content(self._between_messages, banned=_END_TOKENS - {END})
         self._call = self._content(self._ended(CALL), banned=_END_TOKENS - {END, CALL})
         self._malformed.next = {START: self._started} | dict.fromkeys(_END_TOKENS, self._between_messages)
         self._add_edge(self._between_messages, START, self._started)
-        self._add_edge(self._started, ASSISTANT, self.start)
-        self._add_messages()
+        self._add_edge(self._started, ASSISTANT, self._later)
+        self._add_messages(reasoning=reasoning)
         for recipient in recipients:
             self._add_calls(recipient)
 
@@ -103,21 +111,21 @@ class Grammar:
         state.next[token] = to
         state.allowed = (state.allowed or frozenset()) | {token}
 
-    def _add_messages(self) -> None:
-        contents = {
-            Channel.ANALYSIS: self._reasoning,
-            Channel.COMMENTARY: self._preamble,
-            Channel.FINAL: self.answer,
-        }
+    def _add_messages(self, *, reasoning: bool) -> None:
+        contents = {} if self._must_call else {Channel.COMMENTARY: self._preamble, Channel.FINAL: self.answer}
+        if reasoning:
+            contents[Channel.ANALYSIS] = self._reasoning
         for channel, content in contents.items():
-            self._add_header((CHANNEL, *_CHANNEL_IDS[channel]), content)
+            self._add_header(self.start, (CHANNEL, *_CHANNEL_IDS[channel]), content)
+        if self._must_call:
+            return
         state = self.start
         for i, token in enumerate(ANSWER_HEADER[2:-1], start=3):
             state = state.next[token]
             state.to_answer = ANSWER_HEADER[i:]
 
     def _add_calls(self, recipient: str) -> None:
-        to = _encode(f" to={recipient}")
+        to = _encode(f"{_TO}={recipient}")
         json, code = _encode("json"), _encode(" code")
         types = ((), _encode(" json"), (*_encode(" "), CONSTRAIN, *json), (CONSTRAIN, *json), code)
         channels = [Channel.COMMENTARY]
@@ -126,12 +134,12 @@ class Grammar:
         for channel in channels:
             name = (CHANNEL, *_CHANNEL_IDS[channel])
             for content_type in types:
-                self._add_header((*to, *name, *content_type), self._call)
-                self._add_header((*name, *to, *content_type), self._call)
+                for state in {self.start, self._later}:
+                    self._add_header(state, (*to, *name, *content_type), self._call)
+                    self._add_header(state, (*name, *to, *content_type), self._call)
 
-    def _add_header(self, header: Iterable[int], content: State) -> None:
-        """Allow `header` after `<|start|>assistant`."""
-        state = self.start
+    def _add_header(self, state: State, header: Iterable[int], content: State) -> None:
+        """Allow `header` after `<|start|>assistant`, where `state` is."""
         for token in header:
             if token not in state.next:
                 self._add_edge(state, token, State(fallback=self._malformed))

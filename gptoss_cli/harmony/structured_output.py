@@ -4,8 +4,10 @@ The masks are computed by llguidance, which the extra `structured` installs.
 """
 
 import base64
+import importlib.util
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from typing import Any, Final, Protocol, Self
@@ -17,6 +19,11 @@ from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, RETURN, VOCABULARY_S
 
 # One spelling of each value: if whitespace were free, a model at a high temperature might write nothing else.
 _JSON_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# The model was trained to call functions with both spellings.
+_ARGUMENTS_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+# Keywords by which other parts of a schema may name properties too.
+_COMPOSED: Final = frozenset({"$ref", "allOf", "anyOf", "oneOf", "patternProperties", "if", "dependentSchemas"})
+_LOGGER: Final = logging.getLogger(__name__)
 _UNKNOWN_FORMAT: Final = "Unknown format: "
 _DIGITS: Final = b"0123456789"
 _MOST_DIGITS: Final = 15
@@ -73,23 +80,28 @@ class DigitLimit:
 
 
 class OutputMatcher:
-    """The state of one answer that must match an OutputFormat."""
+    """The state of one answer, or of the arguments of one call, that must match an OutputFormat.
 
-    def __init__(self, matcher: LibraryMatcher, digits: DigitLimit | None = None) -> None:
+    `end` is the id that ends it: `<|return|>` or `<|call|>`.
+    """
+
+    def __init__(self, matcher: LibraryMatcher, digits: DigitLimit | None = None, *, end: int = RETURN) -> None:
         self._matcher = matcher
+        self._end = end
         self._digits = digits
 
     def mask(self) -> bytes | None:
         """Return one bit per id, lowest first, set for the ids that may come next.
 
-        They include `<|return|>` if the answer may end here. None if the answer no longer matches.
+        They include the end if the text may end here. None if the text no longer matches.
         """
         if self._matcher.is_error():
             return None
         if self._matcher.is_stopped():
-            return _only(RETURN)
+            return _only(self._end)
         mask = self._matcher.compute_bitmask()
-        return mask if self._digits is None else self._digits.limited(mask)
+        mask = mask if self._digits is None else self._digits.limited(mask)
+        return mask if self._end == RETURN else _moved(mask, RETURN, self._end)
 
     def feed(self, *ids: int) -> None:
         """Take the next ids of the answer."""
@@ -134,12 +146,35 @@ class OutputFormat:
         schema = checked_schema(schema)
         # Harmony guide, structured output.
         description = f"# Response Formats\n\n## answer\n\n{json.dumps(schema, ensure_ascii=False)}"
+        return cls._of_json(schema, description, _JSON_STYLE)
+
+    @classmethod
+    def of_arguments(cls, schema: dict[str, Any]) -> Self:
+        """Return the format of the arguments of a function, a JSON object that is valid under `schema`.
+
+        Properties that the schema does not name are left out: a function would reject them. `oneOf` is taken for
+        `anyOf`. Of a schema that llguidance does not support, the parts that it supports are kept; if there are none,
+        the arguments are any object. A line in the log says so.
+        """
+        wanted = {**schema, "type": "object"}
+        if "properties" in schema and not _COMPOSED & schema.keys():
+            wanted.setdefault("additionalProperties", False)
+        for lenient in (False, True):
+            try:
+                style = {**_ARGUMENTS_STYLE, "coerce_one_of": True, "lenient": lenient}
+                return cls._of_json(checked_schema(wanted), "", style)
+            except UsageError as exc:
+                _LOGGER.warning("the arguments of a function are not held to its whole schema: %s", exc)
+        return cls._of_json({"type": "object"}, "", _ARGUMENTS_STYLE)
+
+    @classmethod
+    def _of_json(cls, schema: dict[str, Any], description: str, style: Mapping[str, object]) -> Self:
         ignored: list[str] = []
         while True:
             try:
                 # json.dumps escapes lone surrogates, which JSON may contain and UTF-8 may not.
                 text = json.dumps(schema)
-                grammar = _library().LLMatcher.grammar_from_json_schema(text, overrides=_JSON_STYLE)
+                grammar = _library().LLMatcher.grammar_from_json_schema(text, overrides=style)
                 made = cls(grammar, description, limits_digits=True)
             except _GrammarError as exc:
                 name = exc.reason.removeprefix(_UNKNOWN_FORMAT)
@@ -153,9 +188,9 @@ class OutputFormat:
                 made.ignored_formats = tuple(ignored)
                 return made
 
-    def begin(self) -> OutputMatcher:
-        """Return a matcher for one answer."""
-        return OutputMatcher(self._matcher(), DigitLimit() if self._limits_digits else None)
+    def begin(self, end: int = RETURN) -> OutputMatcher:
+        """Return a matcher for one answer, or for the text of a message that ends with `end`."""
+        return OutputMatcher(self._matcher(), DigitLimit() if self._limits_digits else None, end=end)
 
     def accepts(self, text: str) -> bool:
         """Return True if `text` is a complete answer of this format."""
@@ -180,6 +215,21 @@ def _only(token: int) -> bytes:
     mask = bytearray(-(-VOCABULARY_SIZE // 8))
     mask[token // 8] = 1 << token % 8
     return bytes(mask)
+
+
+def _moved(mask: bytes, bit: int, to: int) -> bytes:
+    """Return `mask` with the value of `bit` moved to the bit `to`."""
+    if not mask[bit // 8] >> bit % 8 & 1:
+        return mask
+    moved = bytearray(mask)
+    moved[bit // 8] &= ~(1 << bit % 8)
+    moved[to // 8] |= 1 << to % 8
+    return bytes(moved)
+
+
+def is_available() -> bool:
+    """Return True if llguidance is installed."""
+    return importlib.util.find_spec("llguidance") is not None
 
 
 def _library() -> Any:
@@ -228,3 +278,9 @@ def _tokenizer() -> Any:
     library = _library()
     wrapped = library.TokenizerWrapper(_vocabulary())
     return library.LLTokenizer(wrapped, n_vocab=VOCABULARY_SIZE, eos_token=RETURN)
+
+
+def warm_up() -> None:
+    """Build what the first constrained message would wait for, which takes a second; nothing without llguidance."""
+    if is_available():
+        _tokenizer()

@@ -1,11 +1,13 @@
 """The Harmony vocabulary: shipped with the package, unpacked once, verified at every use; no network access."""
 
 import base64
+import binascii
 import hashlib
 import lzma
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
 from importlib import resources
@@ -50,9 +52,13 @@ _FORMAT_IDS: Final = frozenset({END_OF_TEXT, RETURN, CONSTRAIN, CHANNEL, START, 
 RESERVED_IDS: Final = frozenset(range(FIRST_SPECIAL_ID, VOCABULARY_SIZE)) - _FORMAT_IDS
 
 _FILE_NAME: Final = "o200k_base.tiktoken"
+_SHIPPED_NAME: Final = "o200k_base.tokens.xz"  # the same tokens in a quarter of the bytes
 _FILE_BYTES: Final = 3_613_922
 _FILE_SHA256: Final = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 _BASE_VARIABLE: Final = "TIKTOKEN_ENCODINGS_BASE"
+# More would have thousands of spellings.
+_LONGEST_SPELLED_BYTES: Final = 16
+_MOST_SPELLED_IDS: Final = 6
 _LOAD_LOCK = threading.Lock()
 
 
@@ -97,6 +103,13 @@ def read_vocabulary(temporary: ExitStack) -> bytes:
     return read_regular(vocabulary_folder(temporary) / _FILE_NAME)
 
 
+def without_surrogates(text: str) -> str:
+    """Return `text` with surrogate pairs joined and lone surrogates replaced by U+FFFD, as openai_harmony requires."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def token_text(token: int) -> TokenText:
     """Return the text and the bytes of an id. An id outside the vocabulary is shown as the first one after it."""
     token = token if 0 <= token < VOCABULARY_SIZE else VOCABULARY_SIZE
@@ -104,6 +117,44 @@ def token_text(token: int) -> TokenText:
     # openai_harmony returns text alone, so the bytes of an incomplete character are read from the vocabulary.
     data = text.encode() if "\ufffd" not in text else base64.b64decode(_vocabulary_lines()[token].split()[0])
     return TokenText(token, text, data)
+
+
+def spellings(text: str, count: int) -> list[tuple[int, ...]]:
+    """Return every sequence of `count` ordinary ids whose bytes are those of `text`; none for long ones.
+
+    There are many more of them than the one that the encoding makes of it.
+    """
+    data = text.encode("utf-8", "replace")
+    if not 0 < count <= _MOST_SPELLED_IDS or len(data) > _LONGEST_SPELLED_BYTES:
+        return []
+    ids = _ids_of_bytes()
+    found: list[list[tuple[int, ...]]] = [[] for _ in range(len(data) + 1)]  # of each first part of the bytes
+    found[0].append(())
+    for end in range(1, len(data) + 1):
+        for start in range(end):
+            token = ids.get(data[start:end])
+            if token is not None:
+                found[end] += [(*spelled, token) for spelled in found[start] if len(spelled) < count]
+    return [spelled for spelled in found[len(data)] if len(spelled) == count]
+
+
+@cache
+def partial_ids() -> frozenset[int]:
+    """Return the ordinary ids whose bytes end within a character."""
+    return frozenset(token for data, token in _ids_of_bytes().items() if ends_within_character(data))
+
+
+def ends_within_character(data: bytes) -> bool:
+    """Return True if the last character of UTF-8 bytes has begun and lacks bytes."""
+    for back, byte in enumerate(reversed(data[-3:]), start=1):
+        if byte >= 0b1100_0000:
+            return back < (2 if byte < 0b1110_0000 else 3 if byte < 0b1111_0000 else 4)
+    return False
+
+
+@cache
+def _ids_of_bytes() -> dict[bytes, int]:
+    return {base64.b64decode(line.split()[0]): token for token, line in enumerate(_vocabulary_lines())}
 
 
 @cache
@@ -122,14 +173,23 @@ def _is_intact(path: Path) -> bool:
 
 
 def _unpack() -> bytes:
-    shipped = resources.files("gptoss_cli.harmony") / "data" / f"{_FILE_NAME}.xz"
+    shipped = resources.files("gptoss_cli.harmony") / "data" / _SHIPPED_NAME
     try:
-        content = lzma.decompress(shipped.read_bytes())
+        content = b"".join(_lines_of(lzma.decompress(shipped.read_bytes())))
     except (OSError, lzma.LZMAError) as exc:
         raise IntegrityError(f"The vocabulary in the package cannot be read ({exc})", Hint.REINSTALL) from exc
     if hashlib.sha256(content).hexdigest() != _FILE_SHA256:
         raise IntegrityError("The vocabulary in the package is damaged", Hint.REINSTALL)
     return content
+
+
+def _lines_of(packed: bytes) -> Iterator[bytes]:
+    """Yield the lines of tiktoken's format from tokens in the order of their ids, each after its length in a byte."""
+    start, id_ = 0, 0
+    while start < len(packed):
+        end = start + 1 + packed[start]
+        yield b"%b %d\n" % (binascii.b2a_base64(packed[start + 1 : end], newline=False), id_)
+        start, id_ = end, id_ + 1
 
 
 def _write_privately(content: bytes, temporary: ExitStack, folder: Path, cache_error: OSError) -> Path:

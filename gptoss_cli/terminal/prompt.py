@@ -1,7 +1,9 @@
 """The input line of a chat, and its history."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -9,12 +11,16 @@ from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition, vi_insert_mode
+from prompt_toolkit.filters import Condition, is_searching, vi_insert_mode
+from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.typeahead import store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
+from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.output import ColorDepth, Output, create_output
+from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.renderer import CPR_Support, Renderer
 from prompt_toolkit.styles import Style
 
 from gptoss_cli.files import replace_file
@@ -25,21 +31,31 @@ _KEPT_HISTORY_BYTES = 1 << 20
 _STYLE = Style.from_dict({"prompt": "ansigreen bold", "bottom-toolbar": "noreverse ansibrightblack"})
 
 
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A message as it was entered. `pasted`: it begins with pasted text, so it is no command and no block."""
+
+    text: str
+    pasted: bool = False
+
+
 class ChatPrompt:
     """An input field of several lines on the terminal.
 
-    Enter sends. Alt-Enter, Ctrl-J and Enter after a backslash insert a newline, and so does Enter within three double
-    quotes. Ctrl-C clears the input; Ctrl-D leaves if it is empty. Pasted text keeps its newlines and is not sent.
+    Enter sends. Alt-Enter, Ctrl-J and Enter after a typed backslash insert a newline. A typed message that begins with
+    three double quotes is a block: Enter inserts a newline until three more end it. Ctrl-C clears the input; Ctrl-D
+    leaves if it is empty. Pasted text keeps every character and is not sent.
 
-    `toolbar` returns the text of the line below. `shortcuts` are called for their keys, and the input stays open.
-    `on_shown` is called each time the prompt has been drawn. `was_cleared`: Ctrl-C was pressed in the last `read`.
+    `toolbar` returns the text of the line below for a width in columns. `shortcuts` are called for their keys, and the
+    input stays open. `on_shown` is called each time the prompt has been drawn. `was_cleared`: Ctrl-C was pressed in the
+    last `read`.
     """
 
     def __init__(
         self,
         history: History,
         *,
-        toolbar: Callable[[], str] | None = None,
+        toolbar: Callable[[int], str] | None = None,
         shortcuts: dict[str, Callable[[], None]] | None = None,
         completer: Completer | None = None,
         on_shown: Callable[[], None] | None = None,
@@ -49,15 +65,19 @@ class ChatPrompt:
         output: Output | None = None,
     ) -> None:
         self.was_cleared = False
+        self._pasted = ""  # the beginning of the input if that was pasted
+        self._just_pasted: str | None = None  # the input as it was after the last paste
+        self._toolbar = toolbar
+        output = output or _terminal_output()
         self._session: PromptSession[str] = PromptSession(
             [("class:prompt", "> ")],
-            prompt_continuation="  ",
+            prompt_continuation=self._continuation,
             multiline=True,
             history=history,
             auto_suggest=AutoSuggestFromHistory(),
             completer=completer,
             # Commands are completed while typing; file names in the middle of a sentence are not.
-            complete_while_typing=Condition(lambda: self._document.text.startswith("/")),
+            complete_while_typing=Condition(lambda: self._document.text.startswith("/") and not self._is_pasted),
             reserve_space_for_menu=6,
             enable_suspend=True,
             enable_open_in_editor=True,
@@ -65,22 +85,33 @@ class ChatPrompt:
             vi_mode=vi,
             style=_STYLE,
             color_depth=None if colored else ColorDepth.DEPTH_1_BIT,
-            bottom_toolbar=toolbar,
+            bottom_toolbar=self._status,
+            input_processors=[TabsProcessor(char1=" ", char2=" ")],
             key_bindings=self._keys(shortcuts or {}),
             input=input,
-            # Not stdout, which may be redirected to a file.
-            output=output or create_output(always_prefer_tty=True),
+            output=output,
         )
+        self._session.default_buffer.on_text_changed += lambda buffer: self._forget_paste(buffer.text)
+        renderer = self._session.app.renderer
+        renderer.cpr_not_supported_callback = self._session.app.invalidate  # by itself it would print a warning
+        if isinstance(output, _TerminalOutput):
+            output.renderer = renderer
         if on_shown is not None:
             self._session.app.after_render += lambda app: on_shown()
 
-    def read(self, draft: str = "") -> str | None:
-        """Read a message, with `draft` as the initial input. Never empty; None if the user leaves."""
+    def read(self, draft: str = "") -> Entered | None:
+        """Read a message, with `draft` as the initial input. Never empty; None if the user leaves.
+
+        A draft is text that was sent before: like pasted text, it is no command.
+        """
         self.was_cleared = False
+        self._pasted, self._just_pasted = draft, None
         try:
-            return without_block(self._session.prompt(default=draft))
+            text = self._session.prompt(default=draft)
         except EOFError:
             return None
+        pasted = self._begins_as_pasted(text)
+        return Entered(text if pasted else without_block(text), pasted)
 
     def type_ahead(self, keys: Sequence[KeyPress]) -> None:
         """Use `keys`, typed before the prompt appeared, as the first input of the next `read`."""
@@ -101,16 +132,29 @@ class ChatPrompt:
     def _keys(self, shortcuts: dict[str, Callable[[], None]]) -> KeyBindings:
         keys = KeyBindings()
 
-        @keys.add("enter")
+        @keys.add("enter", filter=~is_searching)
         def send(event: KeyPressEvent) -> None:
             buffer = event.current_buffer
-            if buffer.text.count(_BLOCK) % 2:
+            if self._in_block:
                 buffer.insert_text("\n")
-            elif buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\"):
+            elif (
+                buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\") and buffer.text != self._just_pasted
+            ):
                 buffer.delete_before_cursor()
                 buffer.insert_text("\n")
             elif buffer.text.strip():
-                buffer.validate_and_handle()
+                self._send(event)
+
+        @keys.add("<bracketed-paste>")
+        def paste(event: KeyPressEvent) -> None:
+            buffer = event.current_buffer
+            text = event.data.replace("\r\n", "\n").replace("\r", "\n")
+            is_message = buffer is self._session.default_buffer  # and not what is searched for
+            if is_message and not buffer.document.text_before_cursor.strip():
+                self._pasted = text
+            buffer.insert_text(text)
+            if is_message:
+                self._just_pasted = buffer.text
 
         @keys.add("escape", "enter", filter=~vi_insert_mode)
         @keys.add("c-j")
@@ -122,6 +166,7 @@ class ChatPrompt:
         def clear(event: KeyPressEvent) -> None:
             self.was_cleared = True
             event.current_buffer.reset()
+            self._forget_paste("")
 
         def bind(key: str, act: Callable[[], None]) -> None:
             @keys.add(key)
@@ -133,9 +178,64 @@ class ChatPrompt:
             bind(key, act)
         return keys
 
+    def _send(self, event: KeyPressEvent) -> None:
+        """End the input, and keep in the history what would have to be typed for the same message."""
+        buffer = event.current_buffer
+        entry = as_typed(buffer.text) if self._is_pasted else buffer.text
+        if entry not in buffer.history.get_strings()[-1:]:
+            buffer.history.append_string(entry)
+        event.app.exit(result=buffer.text)
+
+    def _forget_paste(self, text: str) -> None:
+        if not text.strip():
+            self._pasted, self._just_pasted = "", None
+
+    def _begins_as_pasted(self, text: str) -> bool:
+        # Two characters tell: later ones may be edited, and another entry of the history may be shown.
+        pasted = self._pasted.lstrip()[:2]
+        return bool(pasted) and text.lstrip().startswith(pasted)
+
+    def _continuation(self, width: int, line_number: int, wrap_count: int) -> AnyFormattedText:
+        return [("class:prompt", ". ")] if self._in_block and not wrap_count else "  "
+
+    def _status(self) -> AnyFormattedText:
+        columns = self._session.app.output.get_size().columns
+        if self._in_block:
+            words = 'A block is open. To send it, end it with """ and press Enter. Ctrl-C clears it.'
+            return words if len(words) <= columns else 'Block: """ Enter sends, Ctrl-C clears'
+        return self._toolbar(columns) if self._toolbar is not None else ""
+
+    @property
+    def _in_block(self) -> bool:
+        return not self._is_pasted and is_open_block(self._document.text)
+
+    @property
+    def _is_pasted(self) -> bool:
+        return self._begins_as_pasted(self._document.text)
+
     @property
     def _document(self) -> Document:
         return self._session.default_buffer.document
+
+
+class _TerminalOutput(Vt100_Output):
+    """A terminal that may send no reports of the cursor's position, without which the toolbar would not be drawn."""
+
+    renderer: Renderer | None = None
+
+    def get_rows_below_cursor_position(self) -> int:
+        """Return 1, which is always there, if the terminal does not answer. Raises NotImplementedError if it may."""
+        if self.renderer is not None and self.renderer.cpr_support is CPR_Support.NOT_SUPPORTED:
+            return 1
+        raise NotImplementedError
+
+
+def _terminal_output() -> Output:
+    """Return the terminal, which stdout is not if it is redirected to a file."""
+    stream = next((each for each in (sys.stdout, sys.stderr) if each is not None and each.isatty()), None)
+    if stream is None or sys.platform == "win32":
+        return create_output(always_prefer_tty=True)
+    return _TerminalOutput.from_pty(stream, term=os.environ.get("TERM"), default_color_depth=ColorDepth.from_env())
 
 
 def open_history(file: Path) -> tuple[History, str | None]:
@@ -162,12 +262,34 @@ def temporary_history() -> tuple[History, None]:
     return InMemoryHistory(), None
 
 
+def is_open_block(text: str) -> bool:
+    """Return True if `text` begins with three double quotes and the block is not closed yet.
+
+    Its first line opens no block if it has three more: that is a message about quotes, or a block in one line.
+    """
+    inner = text.strip()
+    first, *others = inner.removeprefix(_BLOCK).split("\n")
+    if not inner.startswith(_BLOCK) or _BLOCK in first:
+        return False
+    # A line with two pairs is one of the text, such as a docstring.
+    return not (others and others[-1].endswith(_BLOCK) and others[-1].count(_BLOCK) % 2)
+
+
 def without_block(text: str) -> str:
-    """Return the text within three double quotes, or `text` if it is not in quotes."""
+    """Return the text within three double quotes, or `text` if it does not begin and end with them."""
     inner = text.strip()
     if len(inner) >= 2 * len(_BLOCK) and inner.startswith(_BLOCK) and inner.endswith(_BLOCK):
         return inner[len(_BLOCK) : -len(_BLOCK)].strip("\n") or text
     return text
+
+
+def as_typed(text: str) -> str:
+    """Return what a user types to send exactly `text`, which may begin like a command or a block."""
+    start = text.lstrip()
+    if start.startswith(_BLOCK):
+        return f"{_BLOCK}\n{text}\n{_BLOCK}"
+    is_one_line = "\n" not in text.strip()
+    return f"/{start}" if start.startswith("/") and is_one_line else text
 
 
 def _shorten(file: Path) -> None:

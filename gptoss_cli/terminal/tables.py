@@ -14,6 +14,7 @@ from gptoss_cli.harmony.events import TurnEnd
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.sanitize import neutralize
+from gptoss_cli.units import counted
 
 # Distinguishable without colour; the last one is for what is free.
 _FILLS = "█▓▒▚·"
@@ -87,8 +88,8 @@ def _cell(text: str) -> Text:
 def _cost(answer: EffortAnswer) -> str:
     end = answer.end
     lines = [
-        f"{end.reasoning_tokens:,} tokens of reasoning",
-        f"{end.answer_tokens:,} tokens of answer",
+        f"{counted(end.reasoning_tokens, 'token')} of reasoning",
+        f"{counted(end.answer_tokens, 'token')} of answer",
         f"{end.total_seconds:.1f} s",
     ]
     return "\n".join([*lines, answer.note] if answer.note else lines)

@@ -10,6 +10,7 @@ from typing import Final
 from gptoss_cli.generation import LayerExperts
 from gptoss_cli.harmony.events import Token
 from gptoss_cli.terminal.cells import Line, Role, Span, cells, fold, wrap
+from gptoss_cli.units import counted
 
 # The least probability of each step, its style, and its mark below the text where there is no colour.
 _STEPS: Final = ((0.5, "", " "), (0.1, "33", "▁"), (0.01, "31", "▄"), (0.0, "1;31", "█"))
@@ -66,11 +67,11 @@ def _pieces(tokens: Sequence[Token]) -> Iterator[_Piece]:
             hidden += 1
             continue
         if hidden:
-            yield _Piece(f" {hidden:,} tokens of reasoning ", Role.DIM, " ")
+            yield _Piece(f" {counted(hidden, 'token')} of reasoning ", Role.DIM, " ")
             hidden = 0
         yield _piece(token)
     if hidden:
-        yield _Piece(f" {hidden:,} tokens of reasoning ", Role.DIM, " ")
+        yield _Piece(f" {counted(hidden, 'token')} of reasoning ", Role.DIM, " ")
 
 
 def _piece(token: Token) -> _Piece:
@@ -165,7 +166,7 @@ def expert_lines(tokens: Sequence[tuple[LayerExperts, ...]], experts: int, colum
         lines.append([Span(f"{shown}  {use.busiest:>9.0%}  {use.entropy:>7.2f}  {use.switches:>8.2f}")])
     switches, reads = sum(use.switches for use in uses), active * len(uses)
     words = (
-        f"{len(tokens):,} tokens, {active} of {experts} experts per layer"
+        f"{counted(len(tokens), 'token')}, {active} of {experts} experts per layer"
         + (f", {group} experts per cell" if group > 1 else "")
         + f". Entropy is in bits, at most {math.log2(experts):.2f}. "
         f"A token changes {switches:.1f} of {reads} active experts ({switches / reads:.0%}): "

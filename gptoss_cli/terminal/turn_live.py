@@ -23,6 +23,7 @@ from gptoss_cli.terminal.live_region import LiveRegion
 from gptoss_cli.terminal.markdown.stream import MarkdownStream
 from gptoss_cli.terminal.sanitize import neutralize
 from gptoss_cli.terminal.turn_plain import NOTICES
+from gptoss_cli.units import counted
 
 _FRAME_SECONDS = 1 / 12
 # Drawing takes at most one part in so many of the time.
@@ -96,7 +97,7 @@ class _Clock:
 
     @property
     def count(self) -> str:
-        return "1 token" if self.tokens == 1 else f"{self.tokens:,} tokens"
+        return counted(self.tokens, "token")
 
 
 class TurnView:

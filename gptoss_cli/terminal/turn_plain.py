@@ -49,6 +49,18 @@ def show_turn(events: Iterable[Event], console: Console, *, reasoning: Reasoning
     return event
 
 
+def statistics_line(end: TurnEnd) -> str:
+    """Return the tokens and the speed of a turn in one line."""
+    cached = end.prompt_tokens - end.prefilled_tokens
+    tokens = f"{end.prompt_tokens:,} prompt ({cached:,} cached), {end.reasoning_tokens:,} reasoning"
+    parts = [f"Tokens: {tokens}, {end.answer_tokens:,} answer"]
+    if end.first_token_seconds is not None:
+        parts.append(f"{end.first_token_seconds:.2f} s to the first")
+    if end.decode_rate is not None:
+        parts.append(f"{end.decode_rate:.1f} tokens/s")
+    return "; ".join([*parts, f"seed {end.seed}"])
+
+
 def raw_pieces(raw: str) -> Iterator[tuple[str, Style]]:
     """Split a turn as the model generated it into pieces with a style for each: markup, reasoning, calls, the rest."""
     header, style = "", Style.PLAIN

@@ -104,7 +104,7 @@ def test_conversation_can_be_cut_after_any_message_of_the_user(number: int, kept
 @pytest.mark.parametrize("number", [-1, 2])
 def test_message_that_is_not_there_is_named(number: int, tmp_path: Path) -> None:
     archive = open_archive(tmp_path)
-    with pytest.raises(UsageError, match=rf"“a” has 1 messages of the user, not {number}"):
+    with pytest.raises(UsageError, match=rf"“a” has 1 message of the user, not {number}"):
         archive.load(save(archive, "a", "b")).tip_after(number)
 
 

@@ -22,7 +22,10 @@ _PATIENCE_SECONDS = 30.0
 
 
 class Terminal:
-    """A terminal of `columns` by `rows` with one program on it. `before` is a command that starts the program."""
+    """A terminal of `columns` by `rows` with one program on it. It `answers` where the cursor is, or never does.
+
+    `before` is a command that starts the program.
+    """
 
     def __init__(
         self,
@@ -32,7 +35,9 @@ class Terminal:
         rows: int = 40,
         cwd: Path | None = None,
         before: Sequence[str] = (),
+        answers: bool = True,
     ) -> None:
+        self._answers = answers
         self.screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
         self.raw = b""
         self._stream = pyte.ByteStream(self.screen)
@@ -149,7 +154,7 @@ class Terminal:
             data = os.read(self._master, 65_536)
             self.raw += data
             self._stream.feed(data)
-            if b"\x1b[6n" in data:  # the program asks where the cursor is
+            if self._answers and b"\x1b[6n" in data:  # the program asks where the cursor is
                 self.type(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
 
 

@@ -1,6 +1,7 @@
 """`gptoss ask`: what it makes of words and pipes, and what it leaves on its streams."""
 
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -116,11 +117,20 @@ def test_bytes_that_are_no_text_in_the_prompt_are_no_error(script: Script) -> No
     assert (done.returncode, done.stdout) == (0, b"Fine.\n")
 
 
+def test_verbose_adds_one_line_about_the_turn(script: Script) -> None:
+    done = ask_here(script(turn("Blue.", reasoning="Hm.")), "-v", "--seed", "7", "Sky?")
+    assert (done.returncode, done.stdout) == (0, "Blue.\n")
+    assert re.fullmatch(
+        r"Hm.\nTokens: \d+ prompt \(0 cached\), \d reasoning, \d answer; [\d.]+ s to the first; .+ tokens/s; seed 7\n",
+        done.stderr,
+    )
+
+
 def test_an_answer_cut_by_max_tokens_exits_7_and_is_kept(script: Script) -> None:
     done = ask_here(script(turn("one two three four five six")), "--max-tokens", "6", "x")
     assert done.returncode == 7
     assert done.stdout == "one two three\n"
-    assert done.stderr == "gptoss: The answer is cut short: --max-tokens is used up.\n"
+    assert done.stderr == "gptoss: The answer is cut short: max-tokens is used up.\n"
 
 
 def test_a_turn_without_an_answer_exits_1_and_leaves_stdout_empty(script: Script) -> None:
@@ -163,7 +173,7 @@ def test_an_empty_answer_is_none(script: Script) -> None:
 def test_a_limit_that_falls_into_the_reasoning_leaves_no_answer(script: Script) -> None:
     done = ask_here(script([_SQUARES]), "--max-tokens", "20", "x")
     assert (done.returncode, done.stdout) == (7, "")
-    assert done.stderr.endswith("gptoss: No answer: --max-tokens is used up.\n")
+    assert done.stderr.endswith("gptoss: No answer: max-tokens is used up.\n")
 
 
 def test_headers_that_are_free_may_be_malformed_and_the_answer_comes(script: Script) -> None:

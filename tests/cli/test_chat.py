@@ -76,7 +76,7 @@ def test_the_effort_can_be_changed_and_its_cost_is_told(script: Script) -> None:
         terminal.type("Evening?\r")
         terminal.wait_for("Evening?\nRed.\n")
         terminal.type("/effort hgh\r")
-        terminal.wait_for("The effort is none. To change it:")
+        terminal.wait_for("There is no effort 'hgh'. Choose none, low, medium or high.")
 
 
 def test_the_reasoning_can_be_given_a_budget(script: Script) -> None:
@@ -86,7 +86,7 @@ def test_the_reasoning_can_be_given_a_budget(script: Script) -> None:
         terminal.type("/set think-budget 20\r")
         terminal.wait_for("think-budget is 20 from now on.")
         terminal.type("/set think-budget x\r")
-        terminal.wait_for("think-budget cannot be x.")
+        terminal.wait_for("think-budget is a whole number, at least 0, or off; not x.")
         terminal.type("Count\r")
         terminal.wait_for("The reasoning has used up its budget")
 
@@ -132,7 +132,28 @@ def test_what_is_typed_ahead_is_sent_next_and_not_echoed_into_the_answer(script:
         terminal.wait_for("one")
         terminal.type("early\r")
         terminal.wait_for("Heard.\n\n>")
-        assert terminal.text.startswith("one two\n\n> early\nHeard.")
+        assert terminal.text.startswith("> Count\none two\n\n> early\nHeard.")
+
+
+def test_pasted_code_is_sent_with_every_character(script: Script) -> None:
+    with _chat(script(turn("One."), turn("Two."))) as terminal:
+        terminal.wait_for(">")
+        terminal.type("\x1b[200~// not a command\x1b[201~\r")
+        terminal.wait_for("> // not a command\nOne.\n\n>")
+        terminal.type("\x1b[200~/*\ta */\r/undo\x1b[201~\r")
+        terminal.wait_for("> /*  a */\n  /undo\nTwo.\n\n>")
+        terminal.type("\x1b[A\x1b[A\x1b[A\r")
+        terminal.wait_for("> /// not a command\n")
+
+
+def test_the_first_prompt_is_shown_with_all_its_lines(script: Script) -> None:
+    with _chat(script(turn("Blue.")), "Sky?\nHere?") as terminal:
+        terminal.wait_for("> Sky?\n  Here?\nBlue.\n\n>")
+
+
+def test_verbose_shows_the_tokens_of_each_turn(script: Script) -> None:
+    with _chat(script(turn("Blue.")), "-v", "Sky?") as terminal:
+        terminal.wait_for("Blue.\nTokens: ")
 
 
 def test_two_slashes_send_a_line_that_begins_with_one(script: Script) -> None:
@@ -238,7 +259,7 @@ def test_after_a_stop_by_the_shell_what_is_typed_is_still_not_echoed(script: Scr
         terminal.suspend()
         terminal.type("early\r")
         terminal.wait_for("Heard.\n\n>")
-        assert terminal.text.startswith("one two\n\n> early\nHeard.")
+        assert terminal.text.startswith("> Count\none two\n\n> early\nHeard.")
 
 
 def test_three_quotes_and_a_backslash_make_lines(script: Script) -> None:

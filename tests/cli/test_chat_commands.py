@@ -123,6 +123,9 @@ def test_new_forgets_the_conversation() -> None:
         ("/set top-p 0.9", "top_p", 0.9),
         ("/set top-k 40", "top_k", 40),
         ("/set top-k off", "top_k", None),
+        ("/set temperature off", "temperature", 1.0),
+        ("/set top-p off", "top_p", 1.0),
+        ("/set seed off", "seed", None),
         ("/set seed 7", "seed", 7),
         ("/set max-tokens 100", "max_tokens", 100),
         ("/set think-budget 0", "think_budget", 0),
@@ -137,18 +140,23 @@ def test_set_changes_how_it_answers(line: str, name: str, value: object) -> None
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("/set temperature x", "temperature cannot be x. It is a number from 0 to 10."),
-        ("/set temperature nan", "temperature cannot be nan."),
-        ("/set temperature -1", "temperature cannot be -1."),
-        ("/set temperature off", "temperature cannot be off."),
-        ("/set top-p 0", "top-p cannot be 0."),
-        ("/set top-k 0", "top-k cannot be 0."),
-        ("/set seed 99999999999", "seed cannot be 99999999999."),
-        ("/set heat 1", "Name a setting and its value, as in: /set temperature 0.7"),
-        ("/set temperature", "Name a setting and its value"),
-        ("/effort hgh", "The effort is medium. To change it: /effort none|low|medium|high"),
-        ("/reasoning loud", "To change it: /reasoning show|collapse|hide"),
-        ("/copy answer", "Try: /copy, or /copy code"),
+        ("/set temperature x", "temperature is a number from 0 to 10, or off; not x."),
+        ("/set temperature nan", "temperature is a number from 0 to 10, or off; not nan."),
+        ("/set temperature -1", "temperature is a number from 0 to 10, or off; not -1."),
+        ("/set top-p 0", "top-p is a number above 0, at most 1, or off; not 0."),
+        ("/set top-k 0", "top-k is a whole number, at least 1, or off; not 0."),
+        ("/set top-k 1.5", "top-k is a whole number, at least 1, or off; not 1.5."),
+        ("/set seed 99999999999", "seed is a whole number from 0 to 4294967295, or off; not 99999999999."),
+        (
+            "/set heat 1",
+            "There is no setting 'heat'. Choose temperature, top-p, top-k, seed, max-tokens or think-budget.",
+        ),
+        ("/set temperature", "temperature is 1.0 now. To change it: /set temperature VALUE"),
+        ("/effort hgh", "There is no effort 'hgh'. Choose none, low, medium or high."),
+        ("/retry hgh", "There is no effort 'hgh'. Choose none, low, medium or high."),
+        ("/reasoning loud", "There is no reasoning display 'loud'. Choose show, collapse or hide."),
+        ("/keep heat", "There is no setting 'heat' to keep. Choose effort, instructions, reasoning, temperature,"),
+        ("/copy answer", "Try: /copy, /copy code, or /copy code 2"),
         ("/copy", "There is no clipboard here"),
         ("/copy code", "There is no code in the last answer."),
         ("/resume", "Name a conversation: /resume ID"),
@@ -322,7 +330,7 @@ def test_experts_shows_each_layer_and_the_switches() -> None:
 
 @pytest.mark.parametrize("command", ["/tokens last", "/experts"])
 def test_a_turn_that_is_not_there_cannot_be_inspected(command: str) -> None:
-    assert "There is no turn yet." in begin("Blue.").say(command)
+    assert "There is no turn to show." in begin("Blue.").say(command)
 
 
 def test_a_turn_after_an_inspection_is_read_from_the_same_prefix() -> None:
@@ -395,5 +403,6 @@ def test_a_code_block_is_copied_by_its_number(line: str, copied: str | None, mon
     talk.say(line)
     assert taken == [answer if copied is None else copied]
     for wrong in ("/copy code 3", "/copy code 0"):
-        assert "the last answer has 2 code blocks" in talk.say(wrong)
-    assert "cannot be copied" in talk.say("/copy code x")
+        assert "The last answer has 2 code blocks, and none is number" in talk.say(wrong)
+    assert "none is number x" in talk.say("/copy code x")
+    assert "cannot be copied" in talk.say("/copy all")

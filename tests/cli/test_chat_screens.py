@@ -39,7 +39,7 @@ Use `sorted` for a **new** list and `list.sort` to change the one you have. Both
 def test_a_conversation_looks_as_it_did(script: Script, columns: int, rows: int) -> None:
     played = script(turn(_ANSWER, reasoning="The user wants to sort."), turn("You are welcome."))
     with Terminal([str(SCRIPTED_PROGRAM), played, "chat", "-m", "demo"], columns=columns, rows=rows) as terminal:
-        terminal.wait_for(" of 1")
+        terminal.wait_for("131,072")
         terminal.type("How do I sort?\r")
         terminal.wait_for("Timsort")
         terminal.wait_for_prompt()

@@ -75,10 +75,10 @@ def test_benchmarks_have_a_source_and_a_date(run: Run) -> None:
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
 @pytest.mark.parametrize("options", [{}, {"benchmarks": True}, {"explain": "kv"}])
-def test_no_line_is_wider_than_the_terminal(columns: int, options: dict[str, Any]) -> None:
+def test_no_line_but_an_address_is_wider_than_the_terminal(columns: int, options: dict[str, Any]) -> None:
     terminal = _screen(columns=columns, environment={"NO_COLOR": "1"}, **options)
-    # A line that the terminal wraps makes two rows.
-    assert terminal.rows == [line.rstrip() for line in terminal.getvalue().rstrip("\n").split("\n")]
+    for line in terminal.getvalue().split("\n"):
+        assert len(line.rstrip()) <= columns or line.strip().startswith("https://"), line
 
 
 @pytest.mark.parametrize(("columns", "header"), [(120, _NAMES), (80, _NAMES[:1]), (40, _NAMES[:1])])

@@ -56,7 +56,7 @@ def test_show_prints_the_messages_and_names_the_branches(run: Run) -> None:
     assert shown.endswith("\n\nYou\n\nSky?\n\ngpt-oss\n\nBlue.\n")
     assert run("conversations", "show", name[:5])[1] == shown
     status, _, asides = run("conversations", "show", name, "--branch", "2")
-    assert (status, "has 1 branches, not 2" in asides) == (2, True)
+    assert (status, "has 1 branch, not 2" in asides) == (2, True)
 
 
 def test_show_raw_is_the_next_prompt(run: Run) -> None:

@@ -220,7 +220,7 @@ def stuck(ended: threading.Event) -> Iterator[Event]:
 def test_a_time_limit_that_is_not_reached_changes_nothing() -> None:
     status, out, err, _ = ask_slowly("none", "--timeout", "60", "--max-tokens", "20")
     assert (status, out.split()[:2]) == (7, ["0", "1"])
-    assert err == "gptoss: The answer is cut short: --max-tokens is used up.\n"
+    assert err == "gptoss: The answer is cut short: max-tokens is used up.\n"
 
 
 def test_a_pipe_that_nobody_closes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

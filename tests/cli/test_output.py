@@ -62,7 +62,7 @@ def test_an_answer_cut_short_is_told_in_json_and_exits_7(script: Script) -> None
     done = _ask(script(turn("one two three four five six")), "--json", "--max-tokens", "6")
     assert done.returncode == 7
     assert json.loads(done.stdout)["ended"] == "token limit"
-    assert done.stderr == "gptoss: The answer is cut short: --max-tokens is used up.\n"
+    assert done.stderr == "gptoss: The answer is cut short: max-tokens is used up.\n"
 
 
 @pytest.mark.parametrize("arguments", [["--json"], ["--no-stream"], ["-x"]])

@@ -202,15 +202,6 @@ def test_wrong_dimensions_are_refused_before_memory_is_allocated(tmp_path: Path)
     assert "should be BF16 [4000000, 65536]" in refusal(tmp_path)
 
 
-def test_a_checkpoint_saved_again_in_bf16_is_refused_by_name(tmp_path: Path) -> None:
-    tensors = random_tensors(SHAPE, 0)
-    for part in ("blocks", "scales"):
-        del tensors[f"model.layers.0.mlp.experts.gate_up_proj_{part}"]
-    tensors["model.layers.0.mlp.experts.gate_up_proj"] = np.zeros((6, 96, 320), np.uint16)
-    line = refusal(write(tmp_path, tensors))
-    assert "gate_up_proj is BF16 [6, 96, 320], not MXFP4" in line
-
-
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, SHAPE, shards=2)
     write_safetensors(tmp_path / "model-00001-of-00001.safetensors", random_tensors(SHAPE, 0))

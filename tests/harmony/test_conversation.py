@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai_harmony import ReasoningEffort as LibraryEffort
 
-from gptoss_cli.harmony.conversation import Conversation, without_surrogates
+from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import Message, Role
-from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding
+from gptoss_cli.harmony.vocabulary import ANSWER_HEADER, load_encoding, without_surrogates
 from gptoss_cli.settings import TRAINED_EFFORTS, ReasoningEffort
 
 DATE = datetime.date(2025, 8, 5)

@@ -20,7 +20,12 @@ def _offered(text: str) -> list[str]:
     [
         ("/help", ("/help", "")),
         ("  /effort   high ", ("/effort", "high")),
-        ("/instructions a\nb", ("/instructions", "a\nb")),
+        ("/instructions a  b\n", ("/instructions", "a  b")),
+        ("/instructions a\nb", None),
+        ("/?", ("/help", "")),
+        ("/bye", ("/exit", "")),
+        ("/quit", ("/exit", "")),
+        ("/clear", ("/new", "")),
         ("hello /help", None),
         ("//etc", None),
         ("", None),

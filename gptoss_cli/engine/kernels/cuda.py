@@ -19,6 +19,8 @@ from gptoss_cli.engine.kv_cache import LayerCache
 from gptoss_cli.engine.weights import AttentionWeights, LayerWeights, MlpWeights, Rows
 from gptoss_cli.placement.model_config import SWIGLU_ALPHA, ModelConfig
 
+_SMALL_KEYS = 256  # experts whose numbers fit in a byte
+
 
 class CudaKernels:
     """See Kernels. Experts must be PlacedExperts. On the CPU the kernels run in Triton's interpreter."""
@@ -195,8 +197,10 @@ def _tile_tokens(tuning: PrefillTuning, mean: float) -> int:
 
 def _grouped(experts: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sort slots by their `experts` [slots] -> order [slots], and the end of each expert's rows and tiles [E] int32."""
-    ordered, order = experts.sort(stable=True)
-    row_ends = torch.searchsorted(ordered, torch.arange(count, device=experts.device), right=True)
+    # A radix sort takes a pass for each byte of its keys.
+    keys = torch.uint8 if count <= _SMALL_KEYS else torch.int16
+    ordered, order = experts.to(keys).sort(stable=True)
+    row_ends = torch.searchsorted(ordered, torch.arange(count, device=experts.device).to(keys), right=True)
     rows = row_ends.diff(prepend=row_ends.new_zeros(1))
     return order, row_ends.int(), (-(-rows // size)).cumsum(0).int()
 

@@ -288,6 +288,40 @@ def _combine(
 
 
 @triton.jit
+def _attend_keys(
+    query, cached_keys, cached_values, head, begin, end,
+    KV_HEADS: tl.constexpr, D: tl.constexpr, D_WIDTH: tl.constexpr, KEYS: tl.constexpr, UPCAST: tl.constexpr,
+):
+    """Attend with `_in_two_parts` of a group's queries to positions begin to end.
+
+    Returns the largest scores [GROUP_WIDTH], sums of exponentials, and weighted sums of values [GROUP_WIDTH, D_WIDTH].
+    """
+    two_parts: tl.constexpr = cached_keys.dtype.element_ty == tl.bfloat16
+    group_width: tl.constexpr = query.shape[0] // 2
+    d = tl.arange(0, D_WIDTH)
+    max_score = tl.full((group_width,), -1.0e30, tl.float32)
+    sum_exp = tl.zeros((group_width,), tl.float32)
+    weighted_sum = tl.zeros((group_width, D_WIDTH), tl.float32)
+    for start in range(begin, end, KEYS):
+        own = start + tl.arange(0, KEYS)
+        in_split = own < end
+        kv_offset = (own.to(tl.int64) * KV_HEADS + head)[:, None] * D + d[None, :]
+        kv_mask = in_split[:, None] & (d < D)[None, :]
+        key = tl.load(cached_keys + kv_offset, mask=kv_mask, other=0.0)
+        value = tl.load(cached_values + kv_offset, mask=kv_mask, other=0.0)
+        scores = _dot_of_parts(query, tl.trans(key), UPCAST)
+        scores = tl.where(in_split[None, :], scores, -1.0e30)
+        new_max = tl.maximum(max_score, tl.max(scores, axis=1))
+        rescale = tl.exp2(max_score - new_max)
+        # A tile begins with a key of the split, so that this is 0 for those that are not.
+        probs = tl.exp2(scores - new_max[:, None])
+        sum_exp = sum_exp * rescale + tl.sum(probs, axis=1)
+        weighted_sum = weighted_sum * rescale[:, None] + _dot_of_parts(_in_two_parts(probs, two_parts), value, UPCAST)
+        max_score = new_max
+    return max_score, sum_exp, weighted_sum
+
+
+@triton.jit
 def attend_kernel(
     queries, keys, values, cos, sin, sinks, position, cached_keys, cached_values, partial, maxima, sums, arrived,
     attended, factor,
@@ -325,25 +359,9 @@ def attend_kernel(
     group_head = head * GROUP + tl.minimum(g, GROUP - 1)
     query = _rotated(queries, cos, sin, group_head[:, None] * D, d[None, :], D) * factor
     query = _in_two_parts(query, two_parts)
-    max_score = tl.full((GROUP_WIDTH,), -1.0e30, tl.float32)
-    sum_exp = tl.zeros((GROUP_WIDTH,), tl.float32)
-    weighted_sum = tl.zeros((GROUP_WIDTH, D_WIDTH), tl.float32)
-    for start in range(begin, end, KEYS):
-        own = start + tl.arange(0, KEYS)
-        in_split = own < end
-        kv_offset = (own.to(tl.int64) * KV_HEADS + head)[:, None] * D + d[None, :]
-        kv_mask = in_split[:, None] & (d < D)[None, :]
-        key = tl.load(cached_keys + kv_offset, mask=kv_mask, other=0.0)
-        value = tl.load(cached_values + kv_offset, mask=kv_mask, other=0.0)
-        scores = _dot_of_parts(query, tl.trans(key), UPCAST)
-        scores = tl.where(in_split[None, :], scores, -1.0e30)
-        new_max = tl.maximum(max_score, tl.max(scores, axis=1))
-        rescale = tl.exp2(max_score - new_max)
-        # A tile begins with a key of the split, so that this is 0 for those that are not.
-        probs = tl.exp2(scores - new_max[:, None])
-        sum_exp = sum_exp * rescale + tl.sum(probs, axis=1)
-        weighted_sum = weighted_sum * rescale[:, None] + _dot_of_parts(_in_two_parts(probs, two_parts), value, UPCAST)
-        max_score = new_max
+    max_score, sum_exp, weighted_sum = _attend_keys(
+        query, cached_keys, cached_values, head, begin, end, KV_HEADS, D, D_WIDTH, KEYS, UPCAST
+    )
     sink = tl.load(sinks + group_head).to(tl.float32) * _LOG2_E
     attended_offset = (head * GROUP + g)[:, None] * D + d[None, :]
     attended_mask = (g < GROUP)[:, None] & (d < D)[None, :]

@@ -1,6 +1,16 @@
-"""Block sizes and warps of the GPU's kernels for each architecture."""
+"""Block sizes and warps of the GPU's kernels for each architecture, and the variable that overrides them."""
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import torch
+
+from gptoss_cli.errors import UsageError
+
+# Such as "packed_rows=8, prefill.warps=4, prefill.tokens=16/64".
+VARIABLE: Final = "GPTOSS_GPU_TUNING"
+_LARGEST = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,8 @@ _TUNINGS = {
     (7, 5): replace(TUNING, prefill=UPCAST),
     (9, 0): replace(TUNING, prefill=PrefillTuning(warps=4)),
 }
+# AMD's consumer GPUs spill with larger blocks: each of their lanes has 256 registers.
+_RDNA = Tuning(packed_rows=2, keys=16, prefill=PrefillTuning(queries=32, keys=32, rows=32, tokens=(16, 64)))
 # In Triton's interpreter each program is expensive, and its width costs little.
 _INTERPRETED = Tuning(
     rows=64, router_rows=64, packed_rows=64, keys=16, splits=4,
@@ -63,3 +75,45 @@ def tuning_for(capability: tuple[int, int] | None) -> Tuning:
     if capability is None:
         return _INTERPRETED
     return replace(_TUNINGS.get(capability, TUNING), pdl=int(capability >= (9, 0)))
+
+
+def tuning_for_amd(architecture: str) -> Tuning:
+    """Return the tuning for an architecture of AMD, such as gfx942 (64 lanes in a warp) or gfx1100 (32 lanes)."""
+    return TUNING if architecture.startswith("gfx9") else _RDNA
+
+
+def tuning_of(device: torch.device | str) -> Tuning:
+    """Return the tuning for a device, with what the environment overrides. Raises UsageError if that is not valid."""
+    if torch.device(device).type == "cpu":
+        tuning = tuning_for(None)
+    elif torch.version.hip:
+        tuning = tuning_for_amd(torch.cuda.get_device_properties(device).gcnArchName)
+    else:
+        tuning = tuning_for(torch.cuda.get_device_capability(device))
+    return overridden(tuning, os.environ.get(VARIABLE, ""))
+
+
+def overridden(tuning: Tuning, text: str) -> Tuning:
+    """Return `tuning` with the values of "NAME=NUMBER, prefill.NAME=NUMBER". Raises UsageError."""
+    own, prefill = dict[str, Any](), dict[str, Any]()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        inner = name.removeprefix("prefill.")
+        known = PrefillTuning if inner != name else Tuning
+        names = [field.name for field in fields(known) if field.name not in ("prefill", "upcast")]
+        if not equals or inner not in names:
+            listed = ", ".join(f"prefill.{each}" if known is PrefillTuning else each for each in names)
+            raise UsageError(f"{VARIABLE} has {part!r}. It needs NAME=NUMBER, with one of {listed}")
+        (prefill if known is PrefillTuning else own)[inner] = _value(inner, value)
+    return replace(tuning, **own, prefill=replace(tuning.prefill, **prefill))
+
+
+def _value(name: str, text: str) -> int | tuple[int, ...]:
+    """Return a power of two, as Triton's blocks need, 0 or 1 for `pdl`, or for `tokens` several in ascending order."""
+    least = {"tokens": 16, "keys": 16, "queries": 16, "pdl": 0}.get(name, 1)
+    numbers = tuple(int(word) if word.strip().isdecimal() else -1 for word in text.split("/"))
+    fits = all(least <= number <= _LARGEST and number & (number - 1) == 0 for number in numbers)
+    if not fits or list(numbers) != sorted(numbers) or (name != "tokens" and len(numbers) > 1):
+        example = "16/64/128" if name == "tokens" else "a power of two"
+        raise UsageError(f"{VARIABLE} has {name}={text}. It should be {example}, at least {least}")
+    return numbers if name == "tokens" else numbers[0]

@@ -1,7 +1,7 @@
 """Compile the GPU kernels for one architecture, without a GPU, and print their registers and instructions as JSON.
 
-`python compile_kernels.py CAPABILITY [KERNEL ...]`. The shapes are those of gpt-oss-20b. Counts are given for the whole
-kernel and for each loop over weights.
+`python compile_kernels.py CAPABILITY|GFX [KERNEL ...]`, for example 90 or gfx942. The shapes are those of gpt-oss-20b.
+Counts are given for the whole kernel and for each loop over weights; for GPUs of AMD only registers and spills.
 """
 
 import json
@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_prefill, triton_sampling
-from gptoss_cli.engine.kernels.tuning import UPCAST, PrefillTuning, Tuning, tuning_for
+from gptoss_cli.engine.kernels.tuning import UPCAST, PrefillTuning, Tuning, tuning_for, tuning_for_amd
 
 _FLOATS = {"eps", "factor", "limit", "alpha", "hidden_factor", "temperature"}
 _KINDS = {
@@ -45,9 +45,8 @@ _OF_ONE = (triton_decode, triton_experts, triton_sampling)
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
-def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
+def constants(tuning: Tuning) -> dict[str, dict[str, Any]]:
     """Return the compile-time constants of each kernel for one token."""
-    tuning = tuning_for(capability)
     dense = {"ROWS": tuning.rows, "WIDTH": 1024}
     choice = {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4}
     packed = {"WORDS": 360, "WIDTH": 128, "PAIRS": True, "PTX": True}
@@ -108,13 +107,14 @@ def kind(name: str, known: dict[str, str]) -> str:
 
 
 def main() -> None:
-    number, names = int(sys.argv[1]), sys.argv[2:]
-    capability = divmod(number, 10)
-    tuning, compiled = tuning_for(capability), {}
-    for name, values in constants(capability).items():
+    names, compiled = sys.argv[2:], {}
+    target, tuning = target_of(sys.argv[1])
+    for name, values in constants(tuning).items():
         if not names or name in names:
+            if "PTX" in values:
+                values["PTX"] = target.backend == "cuda"
             kernel = next(found for module in _OF_ONE if (found := getattr(module, name, None)))
-            compiled[name] = _compiled(kernel, kinds(name), values, number, warps(name, tuning))
+            compiled[name] = _compiled(kernel, kinds(name), values, target, warps(name, tuning))
     for prefill in {tuning.prefill, UPCAST}:
         for size in prefill.tokens:
             for name, values in prefill_constants(prefill, size).items():
@@ -122,20 +122,30 @@ def main() -> None:
                 key = f"{called} of {size}" if "TOKENS" in values else called
                 if (not names or name in names or key in names) and key not in compiled:
                     kernel, count = getattr(triton_prefill, name), prefill_warps(name, prefill)
-                    compiled[key] = _compiled(kernel, kinds(prefill=prefill), values, number, count)
+                    compiled[key] = _compiled(kernel, kinds(prefill=prefill), values, target, count)
     print(json.dumps(compiled))
 
 
+def target_of(name: str) -> tuple[GPUTarget, Tuning]:
+    """Return the target and the tuning for a capability such as 90, or for an architecture of AMD."""
+    if name.startswith("gfx"):
+        return GPUTarget("hip", name, 64 if name.startswith("gfx9") else 32), tuning_for_amd(name)
+    return GPUTarget("cuda", int(name), 32), tuning_for(divmod(int(name), 10))
+
+
 def _compiled(
-    kernel: Any, known: dict[str, str], values: dict[str, Any], capability: int, warps: int
+    kernel: Any, known: dict[str, str], values: dict[str, Any], target: GPUTarget, warps: int
 ) -> dict[str, Any]:
     names = kernel.arg_names
     signature = {name: "constexpr" if name in values else kind(name, known) for name in names}
     given = {(index,): values[name] for index, name in enumerate(names) if name in values}
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name][0] == "*"}
-    target = GPUTarget("cuda", capability, 32)
     source = ASTSource(kernel, signature, given, aligned)
-    options = {"num_warps": warps, "launch_pdl": values.get("PDL", False), **_OPTIONS}
+    options = {"num_warps": warps, **_OPTIONS}
+    if target.backend == "hip":
+        built = triton.compile(source, target=target, options=options)
+        return _used_on_amd(built.asm["amdgcn"]) | {"shared": built.metadata.shared, "warps": warps}
+    options["launch_pdl"] = values.get("PDL", False)
     built = triton.compile(source, target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
@@ -154,6 +164,14 @@ def _compiled(
         "before_wait": None if wait is None else _counted(listing[:wait]),
         "loops": [_counted(body) for body in _weight_loops(listing)],
     }
+
+
+def _used_on_amd(assembly: str) -> dict[str, int]:
+    """Return the registers of a kernel, and the bytes of each lane that do not fit in them."""
+    found = {
+        key: int(value) for key, value in re.findall(r"\.(vgpr_count|private_segment_fixed_size):\s+(\d+)", assembly)
+    }
+    return {"registers": found["vgpr_count"], "spilled": found["private_segment_fixed_size"]}
 
 
 def _listing(code: str) -> list[str]:

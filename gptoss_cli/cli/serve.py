@@ -1,0 +1,113 @@
+"""`gptoss serve`: OpenAI's API over a model on this machine, until Ctrl-C or SIGTERM."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from gptoss_cli.chat.request import ChatRequest, OpenedModel
+from gptoss_cli.cli.environment import Environment
+from gptoss_cli.cli.prompt_input import server_of
+from gptoss_cli.cli.serve_options import ServeOptions
+from gptoss_cli.cli.server_options import ServerOptions
+from gptoss_cli.errors import UsageError
+from gptoss_cli.placement.request import PlacementRequest
+from gptoss_cli.server.access import Access, is_loopback
+from gptoss_cli.server.app import ServerSettings, create_app
+from gptoss_cli.server.listener import Listener, listen
+from gptoss_cli.server.models import model_id
+from gptoss_cli.server.worker import Worker
+
+_KEY_VARIABLE: Final = "GPTOSS_API_KEY"
+_LONGEST_KEY_BYTES: Final = 4096
+
+
+def run_serve(options: ServeOptions, environment: Environment, given: Collection[str] = ()) -> None:
+    """Serve a model until a signal. Raises UsageError before anything is loaded if nothing could be served.
+
+    `given` are the names of the options on the command line itself.
+    """
+    access = Access(options.host, _api_key(options.api_key_file), frozenset(options.allow_origin or ()))
+    if access.key is None and not is_loopback(options.host):
+        raise UsageError(
+            f"{options.host} can be reached from other machines, so clients must send a key. Set {_KEY_VARIABLE} or use"
+            " --api-key-file"
+        )
+    listener = listen(options.host, options.port)
+    port = listener.getsockname()[1]
+    failures: list[BaseException] = []
+
+    def fail(exc: BaseException) -> None:
+        failures.append(exc)
+        server.stop()
+
+    def announce(opened: OpenedModel) -> None:
+        _announce(opened, f"http://{_url_host(options.host)}:{port}", environment)
+
+    request = _chat_request(options, given)
+    worker = Worker(lambda: environment.open(request), queue_limit=options.queue, loaded=announce, failed=fail)
+    settings = ServerSettings(access=access, effort=options.effort, reasoning=options.reasoning_field)
+    server = Listener(create_app(worker, settings), worker)
+    worker.start()
+    try:
+        server.run(listener)
+    finally:
+        listener.close()
+    if failures:
+        raise failures[0]
+
+
+def _chat_request(options: ServeOptions, given: Collection[str]) -> ChatRequest:
+    return ChatRequest(
+        model=options.model,
+        placement=PlacementRequest(
+            execution=options.execution,
+            device=options.device,
+            gpu_memory_bytes=options.gpu_memory,
+            context_tokens=options.context,
+            dense=options.dense,
+            activations=options.activations,
+            threads=options.threads,
+        ),
+        effort=options.effort,
+        kv_limit_bytes=0,
+        server=server_of(
+            ServerOptions(
+                server=options.server,
+                server_model=options.server_model,
+                server_api=options.server_api,
+                api_key_file=options.server_key_file,
+            ),
+            given,
+        ),
+    )
+
+
+def _announce(opened: OpenedModel, url: str, environment: Environment) -> None:
+    """Say where the server is, and how clients find it."""
+    info = opened.info
+    name = model_id(info.model)
+    context = f"{opened.session.context_tokens:,} tokens of context"
+    for line in (
+        f"Serving {name} on {url} ({info.execution} on {info.device}, {context}). Ctrl-C ends it.",
+        f"Clients of OpenAI's API: OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none",
+        f'Codex, in config.toml: model = "{name}", and a model provider with base_url = "{url}/v1"',
+    ):
+        environment.console.notice(line)
+
+
+def _api_key(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get(_KEY_VARIABLE) or None
+    try:
+        with file.open("rb") as opened:
+            key = opened.read(_LONGEST_KEY_BYTES).decode("ascii").strip()
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"{file}: the key cannot be read ({exc})") from exc
+    if not key:
+        raise UsageError(f"{file} has no key")
+    return key
+
+
+def _url_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,148 @@
+"""Many clients at once, some of which go away, read slowly or send rubbish: nothing fails, leaks or is mixed up."""
+
+import json
+import random
+import re
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+
+from collections.abc import Collection, Iterator
+
+from gptoss_cli.chat.request import ChatRequest
+from gptoss_cli.generation import Observer, Sampling, TokenConstraint
+from gptoss_cli.harmony.vocabulary import load_encoding
+from tests.cli.scripted_program import opened_with
+from tests.scripted_generator import ScriptedGenerator
+from tests.server.running import Running
+from tests.server.turns import ids_of
+
+_MOST_GROWTH: Final = 1.05
+_STATUS_OF_MEMORY: Final = Path("/proc/self/status")
+
+
+class EchoGenerator(ScriptedGenerator):
+    """Answers every prompt with the number of its last message, many times."""
+
+    def __init__(self) -> None:
+        super().__init__([], context_tokens=8192)
+
+    def decode(
+        self,
+        sampling: Sampling,
+        *,
+        stop_ids: Collection[int],
+        banned_ids: Collection[int],
+        max_tokens: int | None,
+        constraint: TokenConstraint | None = None,
+        observer: Observer | None = None,
+        top: int = 5,
+    ) -> Iterator[int]:
+        """See TokenGenerator.decode."""
+        number = re.findall(r"number (\d+)", load_encoding().decode(self.sequence))[-1]
+        for token in ids_of(f"<|channel|>final<|message|>{f'{number} ' * 40}<|return|>"):
+            time.sleep(0.0005)
+            yield token
+
+
+def _memory_bytes() -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", _STATUS_OF_MEMORY.read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+class _Client:
+    """A client that does one thing after another until the end, and keeps what went wrong."""
+
+    def __init__(self, running: Running, number: int, end: float) -> None:
+        self.problems: list[str] = []
+        self.answers = 0
+        self._running = running
+        self._number = number
+        self._random = random.Random(number)
+        self._end = end
+
+    def run(self) -> None:
+        """Act until the end."""
+        while time.monotonic() < self._end:
+            act = self._random.choice((self._ask, self._ask, self._stream, self._leave, self._read_slowly, self._rave))
+            try:
+                act()
+            except Exception as exc:  # noqa: BLE001  a thread of a test must not lose it
+                self.problems.append(f"{act.__name__}: {exc!r}")
+
+    def _body(self, **more: object) -> dict[str, object]:
+        self._number += 100
+        return {"messages": [{"role": "user", "content": f"This is number {self._number}"}], **more}
+
+    def _check(self, text: str) -> None:
+        self.answers += 1
+        if set(text.split()) != {str(self._number)}:
+            self.problems.append(f"{self._number} got {text[:40]!r}")
+
+    def _ask(self) -> None:
+        status, _, content = self._running.request("/v1/chat/completions", self._body())
+        if status == 200:
+            self._check(json.loads(content)["choices"][0]["message"]["content"])
+        elif status != 429:
+            self.problems.append(f"status {status}: {content!r}")
+
+    def _stream(self) -> None:
+        _, _, content = self._running.request("/v1/chat/completions", self._body(stream=True))
+        chunks = [json.loads(line[6:]) for line in content.splitlines() if line.startswith(b"data: {")]
+        if chunks and "error" not in chunks[0]:
+            self._check("".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks))
+
+    def _leave(self) -> None:
+        connection = self._running.send("/v1/responses", {"input": "number 1", "stream": self._random.random() < 0.5})
+        time.sleep(self._random.random() / 10)
+        connection.close()
+
+    def _read_slowly(self) -> None:
+        with self._running.send("/v1/chat/completions", self._body(stream=True)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            for _ in range(5):
+                time.sleep(0.05)
+                connection.recv(64)
+
+    def _rave(self) -> None:
+        rubbish = self._random.choice((b"{", b"[" * 10_000, b'{"messages":[{"role":7}]}', b" " * (17 << 20)))
+        status, _, _ = self._running.request("/v1/chat/completions", rubbish)
+        if status not in (400, 413):
+            self.problems.append(f"rubbish got {status}")
+
+
+def check_load(seconds: float) -> None:
+    with Running(lambda: opened_with(EchoGenerator(), ChatRequest()), queue_limit=16) as running:
+        _act(running, seconds / 4)
+        before = _memory_bytes()
+        answers = _act(running, seconds)
+        assert answers > seconds
+        assert _memory_bytes() < before * _MOST_GROWTH
+        assert running.request("/health")[0] == 200
+        assert running.worker.queue_length == 0
+
+
+def _act(running: Running, seconds: float) -> int:
+    """Let eight clients act; return the number of answers."""
+    clients = [_Client(running, number, time.monotonic() + seconds) for number in range(8)]
+    threads = [threading.Thread(target=client.run) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [problem for client in clients for problem in client.problems] == []
+    return sum(client.answers for client in clients)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _STATUS_OF_MEMORY.exists(), reason="the memory of a process is read from /proc")
+def test_eight_clients_of_every_kind_are_served() -> None:
+    check_load(60)
