@@ -55,8 +55,8 @@ SPARE_TOKENS = 16
 # Lines of a step that the table shows at most; failures come first, and all of them.
 MOST_LINES = {"kernels": 24, "tunings": 20}
 TUNINGS = (
-    "rows=8", "width=1024", "rows=2, width=1024, warps=4", "warps=8, width=1024", "warps=1", "packed_rows=2",
-    "packed_rows=8", "packed_rows=8, packed_warps=2", "packed_warps=2", "keys=16", "splits=64",
+    "rows=8", "rows=2", "rows=8, warps=8", "rows=2, warps=2", "router_rows=2", "packed_rows=2", "packed_rows=8",
+    "keys=32", "splits=16", "splits=64", "pdl=0",
 )  # fmt: skip
 BYTES = 1 << 20 if REHEARSES else 2 << 30
 _STEP = sys.argv[1] if len(sys.argv) > 1 else ""
