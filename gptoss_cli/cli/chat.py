@@ -183,6 +183,7 @@ class Chat:
             completer=slash.SlashCompleter(lambda: [model.short_name for model in catalog.MODELS]),
             # Not before: the imports of the load would delay the prompt.
             on_shown=lambda: self._loading.start(),
+            on_error=self._show_error,
             vi=vi,
             colored=console.colors,
         )
@@ -226,7 +227,7 @@ class Chat:
             command = slash.parse(text, pasted=pasted)
             if command is None:
                 if slash.is_like_command(text):
-                    self._console.notice("Sent as a message: a command is typed, and has one line.")
+                    self._console.notice("Sent as a message, not run: a command has to be typed, in one line.")
                 self._send(slash.message_of(text, pasted=pasted))
             else:
                 self.state.edited_from = None
@@ -305,7 +306,9 @@ class Chat:
     def _set_reasoning(self, argument: str) -> None:
         modes = list(settings.ReasoningDisplay)
         if not argument:
-            self._console.err(f"The reasoning display is {self.state.reasoning}. To change it: /reasoning MODE\n")
+            self._console.err(
+                f"The reasoning display is {self.state.reasoning}. To change it: /reasoning {'|'.join(modes)}\n"
+            )
             return
         if argument not in modes:
             raise UsageError(f"There is no reasoning display {argument!r}. Choose {alternatives(modes)}.")

@@ -11,7 +11,7 @@ from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition, is_searching, vi_insert_mode
+from prompt_toolkit.filters import Condition, is_searching, vi_insert_mode, vi_navigation_mode
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input
@@ -24,6 +24,7 @@ from prompt_toolkit.renderer import CPR_Support, Renderer
 from prompt_toolkit.styles import Style
 
 from gptoss_cli.files import replace_file
+from gptoss_cli.terminal.editor import edited
 
 _BLOCK = '"""'
 _LARGEST_HISTORY_BYTES = 4 << 20
@@ -44,11 +45,12 @@ class ChatPrompt:
 
     Enter sends. Alt-Enter, Ctrl-J and Enter after a typed backslash insert a newline. A typed message that begins with
     three double quotes is a block: Enter inserts a newline until three more end it. Ctrl-C clears the input; Ctrl-D
-    leaves if it is empty. Pasted text keeps every character and is not sent.
+    leaves if it is empty. Pasted text keeps every character and is not sent. Ctrl-X Ctrl-E opens an editor, and what
+    is saved there comes back as the input.
 
     `toolbar` returns the text of the line below for a width in columns. `shortcuts` are called for their keys, and the
-    input stays open. `on_shown` is called each time the prompt has been drawn. `was_cleared`: Ctrl-C was pressed in the
-    last `read`.
+    input stays open. `on_shown` is called each time the prompt has been drawn. `on_error` shows why the editor failed,
+    above the prompt. `was_cleared`: Ctrl-C was pressed in the last `read`.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class ChatPrompt:
         shortcuts: dict[str, Callable[[], None]] | None = None,
         completer: Completer | None = None,
         on_shown: Callable[[], None] | None = None,
+        on_error: Callable[[Exception], None] | None = None,
         vi: bool = False,
         colored: bool = True,
         input: Input | None = None,
@@ -68,6 +71,8 @@ class ChatPrompt:
         self._pasted = ""  # the beginning of the input if that was pasted
         self._just_pasted: str | None = None  # the input as it was after the last paste
         self._toolbar = toolbar
+        self._on_error = on_error or (lambda exc: None)
+        self._on_shown = on_shown or (lambda: None)
         output = output or _terminal_output()
         self._session: PromptSession[str] = PromptSession(
             [("class:prompt", "> ")],
@@ -80,8 +85,6 @@ class ChatPrompt:
             complete_while_typing=Condition(lambda: self._document.text.startswith("/") and not self._is_pasted),
             reserve_space_for_menu=6,
             enable_suspend=True,
-            enable_open_in_editor=True,
-            tempfile_suffix=".md",
             vi_mode=vi,
             style=_STYLE,
             color_depth=None if colored else ColorDepth.DEPTH_1_BIT,
@@ -96,8 +99,7 @@ class ChatPrompt:
         renderer.cpr_not_supported_callback = self._session.app.invalidate  # by itself it would print a warning
         if isinstance(output, _TerminalOutput):
             output.renderer = renderer
-        if on_shown is not None:
-            self._session.app.after_render += lambda app: on_shown()
+        self._session.app.after_render += lambda app: self._on_shown()
 
     def read(self, draft: str = "") -> Entered | None:
         """Read a message, with `draft` as the initial input. Never empty; None if the user leaves.
@@ -168,6 +170,11 @@ class ChatPrompt:
             event.current_buffer.reset()
             self._forget_paste("")
 
+        @keys.add("c-x", "c-e", filter=~is_searching)
+        @keys.add("v", filter=vi_navigation_mode)
+        def edit(event: KeyPressEvent) -> None:
+            event.app.create_background_task(self._edit())
+
         def bind(key: str, act: Callable[[], None]) -> None:
             @keys.add(key)
             def shortcut(event: KeyPressEvent) -> None:
@@ -185,6 +192,20 @@ class ChatPrompt:
         if entry not in buffer.history.get_strings()[-1:]:
             buffer.history.append_string(entry)
         event.app.exit(result=buffer.text)
+
+    async def _edit(self) -> None:
+        """Replace the input by what the user makes of it in an editor. Several lines are a message, as if pasted."""
+        buffer = self._session.default_buffer
+        before = buffer.text
+        try:
+            text = await run_in_terminal(lambda: edited(before, os.environ), in_executor=True)
+        except Exception as exc:  # noqa: BLE001  it would end the prompt
+            error = exc
+            await run_in_terminal(lambda: self._on_error(error))
+            return
+        buffer.document = Document(text, len(text))
+        if "\n" in text.strip():
+            self._pasted = self._just_pasted = text
 
     def _forget_paste(self, text: str) -> None:
         if not text.strip():

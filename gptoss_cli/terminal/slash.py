@@ -86,7 +86,7 @@ KEYS = {
     "Ctrl-N": "while the model reasons: answer now",
     "Shift-Tab": "switch to the next reasoning effort",
     "Ctrl-R, Up": "search the history; recall the previous message",
-    "Ctrl-X Ctrl-E": "edit the message in $EDITOR",
+    "Ctrl-X Ctrl-E": "edit the message in $EDITOR; Enter then sends it",
     "Ctrl-D": "leave the chat",
     "//...": "send a typed line that begins with a slash",
 }

@@ -216,7 +216,7 @@ def test_pasted_text_and_several_lines_are_messages() -> None:
     talk.chat.take("//one\n//two")
     talk.chat.take("/new", pasted=True)
     assert talk.said[::2] == ["// a comment", "/* a\n * comment */", "//one\n//two", "/new"]
-    assert "Sent as a message: a command is typed, and has one line.\n" in talk.streams.err
+    assert "Sent as a message, not run: a command has to be typed, in one line.\n" in talk.streams.err
     assert talk.streams.err.count("Sent as") == 1
 
 

@@ -16,6 +16,7 @@ from tests.cli.terminal_driver import Terminal
 
 _GOLDEN = Path(__file__).parents[1] / "golden"
 _SIZES = ((80, 24), (160, 50))
+_ALL_SIZES = ((40, 20), *_SIZES)
 _ANSWER = """\
 Use `sort_unstable` unless equal elements must keep their order:
 
@@ -51,7 +52,7 @@ def _conversations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def _compare(text: str, name: str) -> None:
     """Compare a screen with its file; ids are made equal."""
     shown = re.sub(r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "I" * 26, text)
-    shown = re.sub(r"(?m)^01[0-9A-HJKMNP-TV-Z]{4}(?= )", "01ABCD", shown)
+    shown = re.sub(r"(?m)^01[0-9A-HJKMNP-TV-Z]{6}(?= )", "01ABCDEF", shown)
     file = _GOLDEN / name
     if os.environ.get("GOLDEN") == "write":
         file.write_text(f"{shown}\n", "utf-8")
@@ -64,7 +65,7 @@ def _shown(*arguments: str, columns: int, rows: int) -> str:
         return terminal.everything
 
 
-@pytest.mark.parametrize(("columns", "rows"), _SIZES)
+@pytest.mark.parametrize(("columns", "rows"), _ALL_SIZES)
 def test_list(columns: int, rows: int) -> None:
     shown = _shown("list", columns=columns, rows=rows)
     assert max(map(len, shown.splitlines())) < columns
@@ -85,7 +86,7 @@ def test_show_on_a_terminal_has_the_colours_of_a_chat() -> None:
             assert (b"\x1b[1;32mYou\x1b[0m" in terminal.raw) is coloured
 
 
-@pytest.mark.parametrize(("columns", "rows"), _SIZES)
+@pytest.mark.parametrize(("columns", "rows"), _ALL_SIZES)
 def test_search(columns: int, rows: int) -> None:
     _compare(_shown("search", "sort", columns=columns, rows=rows), f"conversations-search-{columns}x{rows}.txt")
 
