@@ -62,6 +62,9 @@ def _conversations(chat: LoadedChat, argument: str) -> None:
     summaries = archive.summaries(_SHOWN)
     if summaries:
         console.err(listing(summaries, archive, time.time(), columns=console.stderr.columns))
+        count = len(archive.ids())
+        if count > len(summaries):
+            console.notice(f"These are the last {_SHOWN} of {count:,}. To search them: /conversations WORDS")
     else:
         console.notice("There are no saved conversations yet.")
 

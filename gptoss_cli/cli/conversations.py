@@ -57,7 +57,7 @@ def open_archive(console: Console) -> "closing[Archive]":
 
 
 def run_list(console: Console, *, limit: int | None, as_json: bool) -> None:
-    """Run `gptoss conversations list`."""
+    """Run `gptoss conversations list`. `limit` None lists all."""
     with open_archive(console) as archive:
         summaries = archive.summaries(limit)
         if as_json:
@@ -68,6 +68,9 @@ def run_list(console: Console, *, limit: int | None, as_json: bool) -> None:
             console.notice("There are no conversations yet. gptoss chat saves them.")
         else:
             console.out(listing(summaries, archive, time.time(), columns=_columns(console)))
+            count = len(archive.ids())
+            if count > len(summaries):
+                console.notice(f"These are the last {len(summaries):,} of {count:,}. To list all: --all")
 
 
 def run_show(name: str, options: ShowOptions, console: Console) -> None:

@@ -22,6 +22,7 @@ from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.renderer import CPR_Support, Renderer
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
 
 from gptoss_cli.files import replace_file
 from gptoss_cli.terminal.editor import edited
@@ -73,7 +74,10 @@ class ChatPrompt:
         self._toolbar = toolbar
         self._on_error = on_error or (lambda exc: None)
         self._on_shown = on_shown or (lambda: None)
-        output = output or _terminal_output()
+        # prompt_toolkit draws nothing on such a terminal, if it may choose the output.
+        self._is_dumb = output is None and is_dumb_terminal()
+        if not self._is_dumb:
+            output = output or _terminal_output()
         self._session: PromptSession[str] = PromptSession(
             [("class:prompt", "> ")],
             prompt_continuation=self._continuation,
@@ -109,11 +113,23 @@ class ChatPrompt:
         self.was_cleared = False
         self._pasted, self._just_pasted = draft, None
         try:
-            text = self._session.prompt(default=draft)
+            text = self._prompted(draft)
         except EOFError:
             return None
         pasted = self._begins_as_pasted(text)
         return Entered(text if pasted else without_block(text), pasted)
+
+    def _prompted(self, draft: str) -> str:
+        """Return what prompt_toolkit reads. Raises EOFError if the user leaves."""
+        if not self._is_dumb:
+            return self._session.prompt(default=draft)
+        self._on_shown()
+        while True:
+            try:
+                return self._session.prompt(default=draft)
+            except KeyboardInterrupt:  # there prompt_toolkit's own meaning of Ctrl-C comes before ours
+                self.was_cleared, draft = True, ""
+                self._forget_paste("")
 
     def type_ahead(self, keys: Sequence[KeyPress]) -> None:
         """Use `keys`, typed before the prompt appeared, as the first input of the next `read`."""
@@ -159,7 +175,8 @@ class ChatPrompt:
                 self._just_pasted = buffer.text
 
         @keys.add("escape", "enter", filter=~vi_insert_mode)
-        @keys.add("c-j")
+        # A dumb terminal ends a line with it, as the shell of Emacs does.
+        @keys.add("c-j", filter=Condition(lambda: not self._is_dumb))
         def newline(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
 

@@ -99,6 +99,6 @@ class TypeAhead:
 
 
 def _write_to_terminal(code: str) -> None:
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         sys.stdout.write(code)
         sys.stdout.flush()

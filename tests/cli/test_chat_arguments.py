@@ -171,7 +171,7 @@ def test_keep_writes_what_differs_and_leaves_the_rest_of_the_file() -> None:
         "instructions": "Be\tbrief",
     }
     assert config_file().read_text().startswith("# mine\nseed = 8  # lucky\n")
-    assert "stays as it is" in talk.say("/keep")
+    assert "There is nothing to keep: new chats begin like this already." in talk.say("/keep")
 
 
 @pytest.mark.usefixtures("_home")
