@@ -43,6 +43,7 @@ _HEAVY = (
     "llguidance",
     "numpy",
     "openai_harmony",
+    "pydantic",
     "prompt_toolkit",
     "rich.live",
     "rich.markdown",

@@ -180,7 +180,7 @@ class ChatPrompt:
         def newline(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
 
-        @keys.add("c-c")
+        @keys.add("c-c", filter=~is_searching)  # there it ends the search
         @keys.add("<sigint>")
         def clear(event: KeyPressEvent) -> None:
             self.was_cleared = True
@@ -190,7 +190,7 @@ class ChatPrompt:
         @keys.add("c-x", "c-e", filter=~is_searching)
         @keys.add("v", filter=vi_navigation_mode)
         def edit(event: KeyPressEvent) -> None:
-            event.app.create_background_task(self._edit())
+            self._edit()
 
         def bind(key: str, act: Callable[[], None]) -> None:
             @keys.add(key)
@@ -210,19 +210,26 @@ class ChatPrompt:
             buffer.history.append_string(entry)
         event.app.exit(result=buffer.text)
 
-    async def _edit(self) -> None:
+    def _edit(self) -> None:
         """Replace the input by what the user makes of it in an editor. Several lines are a message, as if pasted."""
-        buffer = self._session.default_buffer
+        buffer, loop = self._session.default_buffer, self._session.app.loop
+        assert loop is not None, "the prompt is being read"
         before = buffer.text
-        try:
-            text = await run_in_terminal(lambda: edited(before, os.environ), in_executor=True)
-        except Exception as exc:  # noqa: BLE001  it would end the prompt
-            error = exc
-            await run_in_terminal(lambda: self._on_error(error))
-            return
-        buffer.document = Document(text, len(text))
-        if "\n" in text.strip():
-            self._pasted = self._just_pasted = text
+
+        def edit() -> None:
+            try:
+                text = edited(before, os.environ)
+            except Exception as exc:  # noqa: BLE001  it would end the prompt
+                self._on_error(exc)
+            else:
+                loop.call_soon_threadsafe(use, text)
+
+        def use(text: str) -> None:
+            buffer.document = Document(text, len(text))
+            if "\n" in text.strip():
+                self._pasted = self._just_pasted = text
+
+        run_in_terminal(edit, in_executor=True)
 
     def _forget_paste(self, text: str) -> None:
         if not text.strip():

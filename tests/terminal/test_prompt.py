@@ -260,3 +260,8 @@ def test_a_dumb_terminal_gets_plain_text_and_sends_a_line_that_ends_with_a_newli
         assert terminal.raw.count(b"LOADING") == 2
         assert b"TOOLBAR" not in terminal.raw
         assert set(re.findall(rb"\x1b[^a-zA-Z]*[a-zA-Z]", terminal.raw)) <= {b"\x1b[?12l", b"\x1b[?25h"}
+
+
+def test_ctrl_c_in_a_search_of_the_history_ends_the_search() -> None:
+    history = InMemoryHistory(["old message"])
+    assert _read(f"new\x12old{_CTRL_C}!{_ENTER}", history) == "new!"
