@@ -188,7 +188,7 @@ def _file(chat: LoadedChat, argument: str) -> None:
             raise UsageError("Name a file to send along: /file PATH")
         names = ", ".join(each.record.path for each in attached)
         goes, them = ("goes", "it") if len(attached) == 1 else ("go", "them")
-        chat.console.err(f"With the next message {goes} {names}. To drop {them}: /file off\n")
+        chat.console.lines(f"With the next message {goes} {names}. To drop {them}: /file off")
         return
     added = attachment(typed_path(argument), chat.console)
     attached.append(added)

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -52,8 +53,10 @@ def _run_first(commands: Sequence[Sequence[str]], file: str) -> None:
             continue
         except OSError as exc:
             raise UsageError(f"The editor {command[0]} cannot be started: {exc.strerror}. Set EDITOR") from exc
+        if status < 0:
+            raise UsageError(f"The editor {command[0]} was ended by {signal.Signals(-status).name}.")
         if status:
-            raise UsageError(f"The editor {command[0]} failed with exit status {status}. The message is as it was.")
+            raise UsageError(f"The editor {command[0]} failed with exit status {status}.")
         return
     tried = " or ".join(command[0] for command in commands)
     raise UsageError(f"There is no editor {tried}. Set EDITOR")

@@ -44,7 +44,8 @@ def test_what_is_saved_in_the_editor_comes_back(
 @pytest.mark.parametrize(
     ("editor", "problem"),
     [
-        ("false", "The editor false failed with exit status 1. The message is as it was."),
+        ("false", "The editor false failed with exit status 1."),
+        ("sh -c 'kill -INT $$'", "The editor sh was ended by SIGINT."),
         ("/nowhere/vi -n", "There is no editor /nowhere/vi. Set EDITOR"),
         ("/", "The editor / cannot be started: Permission denied. Set EDITOR"),
         ("'vi", "EDITOR is not a command: 'vi"),
