@@ -35,8 +35,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'remove' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--partial', '-y', '--yes') + $common
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
             '--activations', '--json') + $common
-        'doctor' = @('--json') + $common
-        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
+        'doctor' = @('--gpu', '--json') + $common
+        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
         'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--reasoning-field',
             '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
