@@ -28,7 +28,7 @@ from gptoss_cli.terminal.cells import in_two_columns
 from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
 from gptoss_cli.terminal.prompt import ChatPrompt, Entered, open_history, temporary_history
-from gptoss_cli.terminal.typeahead import TypeAhead
+from gptoss_cli.terminal.typeahead import keys_kept
 
 # For annotations alone: they import the database, which a new conversation does not need before its prompt.
 if TYPE_CHECKING:
@@ -205,7 +205,8 @@ class Chat:
         entered: Entered | None = first
         while entered is not None:
             if entered.text.strip():
-                self.take(entered.text, pasted=entered.pasted)
+                with keys_kept():
+                    self.take(entered.text, pasted=entered.pasted)
             if self.state.is_leaving:
                 return
             draft, self.state.draft = self.state.draft, ""
@@ -352,14 +353,11 @@ class Chat:
         loading.start()
         if loading.is_done:
             return
-        interrupted, typed = threading.Event(), TypeAhead({})
-        try:
-            with self._console.activity() as activity, stopping(interrupted.set), typed.reading():
-                activity.say("Loading the model. Ctrl-C goes back to the prompt.")
-                while not interrupted.is_set() and not loading.wait(0.05):
-                    pass
-        finally:
-            self._prompt.type_ahead(typed.keys)
+        interrupted = threading.Event()
+        with self._console.activity() as activity, stopping(interrupted.set):
+            activity.say("Loading the model. Ctrl-C goes back to the prompt.")
+            while not interrupted.is_set() and not loading.wait(0.05):
+                pass
 
     def _on_loaded(self) -> None:
         if self._loading.error is not None:

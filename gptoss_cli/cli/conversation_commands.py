@@ -14,6 +14,7 @@ from gptoss_cli.archive.rows import ConversationRow, MessageRow, Status
 from gptoss_cli.archive.search import search
 from gptoss_cli.archive.titles import title_line
 from gptoss_cli.chat.request import ChatRequest
+from gptoss_cli.cli.conversation_picker import choose_conversation
 from gptoss_cli.cli.conversation_views import hit_text, listing
 from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import printable_path
@@ -70,10 +71,13 @@ def _conversations(chat: LoadedChat, argument: str) -> None:
 
 
 def _resume(chat: LoadedChat, argument: str) -> None:
-    if not argument:
+    archive, console = chat.saving.archive, chat.console
+    if not argument and not (console.reads_terminal and console.draws):
         raise UsageError("Name a conversation: /resume ID. To list them: /conversations")
-    archive = chat.saving.archive
-    stored = archive.load(archive.find(argument).id)
+    name = archive.find(argument).id if argument else choose_conversation(archive, console)
+    if name is None:
+        return
+    stored = archive.load(name)
     resumed = Resumed(stored, ("model",))
     session, state = chat.session, chat.state
     request = resumed.request(ChatRequest(settings=session.settings))

@@ -48,7 +48,7 @@ COMMANDS = {
         SlashCommand("/save", "[TITLE]", "keep this conversation, under a title", _ANY),
         SlashCommand("/export", "[FILE]", "write this conversation to a new .md or .json file", _ANY, takes_file=True),
         SlashCommand("/conversations", "[WORDS]", "list saved conversations, or search them", _ANY),
-        SlashCommand("/resume", "ID", "continue a saved conversation", _ANY),
+        SlashCommand("/resume", "[ID]", "continue a saved conversation; alone, choose one", _ANY),
         SlashCommand("/fork", "", "continue as a copy, and leave the original as it is"),
         SlashCommand("/tokens", "[last]", "show context usage; last: the last answer's tokens *", 1, ("last",)),
         SlashCommand("/experts", "", "show which experts computed the last turn *"),

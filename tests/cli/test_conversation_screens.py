@@ -12,7 +12,8 @@ from gptoss_cli.archive.archive import Archive, Stored
 from gptoss_cli.archive.saving import Origin
 from gptoss_cli.cli.resuming import archive_path
 from tests.archive.conversations import complain, save
-from tests.cli.terminal_driver import Terminal
+from tests.cli.conftest import Script, turn
+from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
 
 _GOLDEN = Path(__file__).parents[1] / "golden"
 _SIZES = ((80, 24), (160, 50))
@@ -113,6 +114,25 @@ def test_a_choice_in_the_picker_is_continued() -> None:
         terminal.wait_for("Esc leaves")
         terminal.type("sky\r")
         terminal.wait_for("Continuing “Why is the sky blue?” (2 messages, gpt-oss-20b")
+        terminal.wait_for_prompt()
+        terminal.type("/exit\r")
+        assert terminal.wait() == 0
+
+
+def test_in_a_chat_resume_alone_shows_the_picker(script: Script) -> None:
+    with Terminal([str(SCRIPTED_PROGRAM), script(turn("Red.")), "chat"]) as terminal:
+        terminal.wait_for_prompt()
+        terminal.type("/resume\r")
+        terminal.wait_for("Esc leaves")
+        terminal.type("\x1b")
+        terminal.wait_for_prompt()
+        terminal.type("/resume\r")
+        terminal.wait_for("Esc leaves")
+        terminal.type("sky\r")
+        terminal.wait_for("Continuing “Why is the sky blue?” (2 messages, gpt-oss-20b")
+        terminal.wait_for_prompt()
+        terminal.type("Evening?\r")
+        terminal.wait_for("Red.")
         terminal.wait_for_prompt()
         terminal.type("/exit\r")
         assert terminal.wait() == 0
