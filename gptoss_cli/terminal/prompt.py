@@ -2,6 +2,7 @@
 
 import os
 import sys
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,7 @@ class ChatPrompt:
         @keys.add("c-x", "c-e", filter=~is_searching)
         @keys.add("v", filter=vi_navigation_mode)
         def edit(event: KeyPressEvent) -> None:
-            self._edit()
+            self._edit(event.app.loop)
 
         def bind(key: str, act: Callable[[], None]) -> None:
             @keys.add(key)
@@ -210,10 +211,10 @@ class ChatPrompt:
             buffer.history.append_string(entry)
         event.app.exit(result=buffer.text)
 
-    def _edit(self) -> None:
+    def _edit(self, loop: AbstractEventLoop | None) -> None:
         """Replace the input by what the user makes of it in an editor. Several lines are a message, as if pasted."""
-        buffer, loop = self._session.default_buffer, self._session.app.loop
         assert loop is not None, "the prompt is being read"
+        buffer = self._session.default_buffer
         before = buffer.text
 
         def edit() -> None:
