@@ -134,7 +134,7 @@ def ask_slowly(stage: str, timeout: float, *arguments: str, told: str = "") -> E
     def let_time_pass() -> None:
         while told not in streams[2].written.decode():
             time.sleep(0.005)
-        clock.spend(timeout + 0.01)
+        clock.spend(timeout + 0.4)
 
     clock, streams = Clock(), (KeptStream(), KeptStream(), KeptStream())
     reading, writing = os.pipe()
