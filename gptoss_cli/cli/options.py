@@ -12,6 +12,7 @@ import typer
 from gptoss_cli import __version__
 from gptoss_cli.paths import typed_output, typed_path
 from gptoss_cli.settings import (
+    DEVICE_PATTERN,
     LARGEST_SEED,
     Activations,
     ColorChoice,
@@ -77,6 +78,13 @@ def parse_date(text: str) -> datetime.date:
         raise typer.BadParameter(f"{text!r} is not a date. Write one like 2025-08-05") from exc
 
 
+def parse_device(text: str) -> str:
+    """Return the name of a device. Raises typer.BadParameter."""
+    if not re.fullmatch(DEVICE_PATTERN, text):
+        raise typer.BadParameter(f"{text!r} is not a device. Choose auto, cpu, cuda, cuda:N or mps")
+    return text
+
+
 def _print_version(invocation: typer.Context, wanted: bool) -> None:
     if wanted:
         invocation.obj.console.out(f"gptoss {__version__}\n")
@@ -105,7 +113,13 @@ ExecutionOption = Annotated[
     _setting("GPTOSS_EXECUTION", help="All weights on the GPU (mxfp4), experts in host memory (offload), or the CPU."),
 ]
 DeviceOption = Annotated[
-    str, _setting("GPTOSS_DEVICE", metavar="auto|cpu|cuda[:N]|mps", help="Device that computes; auto chooses.")
+    str,
+    _setting(
+        "GPTOSS_DEVICE",
+        metavar="auto|cpu|cuda[:N]|mps",
+        parser=parse_device,
+        help="Device that computes; auto chooses.",
+    ),
 ]
 GpuMemoryOption = Annotated[
     int | None,
