@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 # The ids of the vocabulary. A checkpoint may have more rows, as padding: their ids mean nothing and are never drawn.
 VOCABULARY_SIZE: Final = 201_088
@@ -189,3 +189,11 @@ class TokenGenerator(Protocol):
         Ends after a stop id, after `max_tokens`, or when the context is full; forced ids count. Raises NumericalError
         on NaN or infinite logits. Closing the iterator stops the decode; every yielded id belongs to the sequence.
         """
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A TokenGenerator that may wait for something, such as a server, without a next token or chunk."""
+
+    def interrupt(self) -> None:
+        """End the running prefill or decode soon. Any thread may call it; the next prefill runs again."""

@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Final
 
 from gptoss_cli import settings
+from gptoss_cli.chat.beginning import begin_session
 from gptoss_cli.chat.request import ChatRequest, ModelInfo, Notify, OpenedModel, Say
-from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.checkpoint.manifest import is_commit
@@ -17,12 +16,11 @@ from gptoss_cli.checkpoint.store import locations
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.engine import loader
 from gptoss_cli.errors import Hint
-from gptoss_cli.generation import TokenGenerator
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
 from gptoss_cli.placement.fitting import Fit, fit
 from gptoss_cli.placement.hardware import Hardware
-from gptoss_cli.placement.model_config import load_config, published_config
+from gptoss_cli.placement.model_config import ModelConfig, load_config, published_config
 from gptoss_cli.placement.placement import Placement
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import Execution
@@ -51,7 +49,7 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     placement = choose_placement(name, folder, request.placement, notice, every_reason=request.every_reason)
     progress(f"Loading {name}")
     generator = loader.load(folder, placement, progress=progress, notice=notice, kv_limit_bytes=request.kv_limit_bytes)
-    session = _begin(generator, request)
+    session = begin_session(generator, request)
     if request.kv_limit_bytes and not (request.is_private and request.instructions):
         generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
@@ -109,27 +107,22 @@ def choose_placement(
     A notice gives the warnings of the placement, with `every_reason` all of its reasons; none for the demo.
     Raises what `choose` raises, and NotInstalledError or IntegrityError for the config of the checkpoint.
     """
+    return place_config(name, load_config(weights_folder(folder) / "config.json"), request, notice, every_reason)
+
+
+def place_config(
+    name: str, config: ModelConfig, request: PlacementRequest, notice: Notify, every_reason: bool
+) -> Placement:
+    """Choose how a model with `config` runs on this machine. See choose_placement."""
     is_demo = name == catalog.DEMO.name
     if is_demo and request.device == "auto" and request.execution is Execution.AUTO:
         # The demo is so small that it has answered before a GPU is ready.
         request = replace(request, device="cpu")
-    config = load_config(weights_folder(folder) / "config.json")
     placement = choose(config, hardware.detect(settings.data_folder()), request)
     reasons = placement.reasons if every_reason else placement.warnings
     if reasons and not is_demo:
         notice(" ".join((f"{name} runs {placement.summary}.", *(reason.text for reason in reasons))))
     return placement
-
-
-def _begin(generator: TokenGenerator, request: ChatRequest) -> ChatSession:
-    """Return an empty conversation with a loaded model."""
-    return ChatSession(
-        generator,
-        instructions=request.instructions,
-        effort=request.effort,
-        date=request.date or date.today(),
-        settings=request.settings,
-    )
 
 
 def revision_of(folder: Path) -> str | None:

@@ -8,11 +8,17 @@ from typing import Any
 from gptoss_cli import __version__, settings
 from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.cli.damaged_copies import notice_damaged_copies
+from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
+from gptoss_cli.cli.server import found_server, required_server
+from gptoss_cli.cli.server_options import ServerOptions
+from gptoss_cli.errors import GptossError
 from gptoss_cli.placement import hardware
-from gptoss_cli.placement.hardware import Cuda, Hardware
+from gptoss_cli.placement.gpus import Cuda
+from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.reasons import gib
+from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.terminal.console import Console
 
 _DRIVER_ADVICE = "Update the NVIDIA driver, or install the build of torch that goes with it."
@@ -27,14 +33,16 @@ class _Check:
     advice: str = ""
 
 
-def run_doctor(console: Console, *, as_json: bool) -> None:
-    """Run `gptoss doctor`."""
+def run_doctor(console: Console, servers: ServerOptions | None = None, *, as_json: bool) -> None:
+    """Run `gptoss doctor`. It also looks at the server, if one is set. Raises UsageError for its address."""
     notice_damaged_copies(console)
     machine = hardware.detect(settings.data_folder())
     folders = {name: str(folder) for name, folder in store.installed().items()}
     # The classifiers run like the models that they were made from.
     shown = {model.name for model in catalog.MODELS if not model.is_classifier or model.name in folders}
     checks, models = list(_checks(machine)), [each for each in published_plans(machine) if each.name in shown]
+    if servers is not None and servers.server:
+        checks.append(_server_check(required_server(servers, ())))
     if as_json:
         write_json(_to_json(machine, checks, models, folders), console)
     else:
@@ -57,6 +65,14 @@ def _checks(machine: Hardware) -> Iterator[_Check]:
         yield _Check(name, str(folder))
 
 
+def _server_check(request: ServerRequest) -> _Check:
+    try:
+        server = found_server(request)
+    except GptossError as exc:
+        return _Check("server", request.url, sentence(exc))
+    return _Check("server", f"{server.summary} serves {server.model}, {server.context_tokens:,} tokens of context")
+
+
 def _cores(cores: int, usable: int, quota: float | None) -> str:
     if usable >= cores:
         return f"{cores} core{'' if cores == 1 else 's'}"
@@ -69,7 +85,9 @@ def _cores(cores: int, usable: int, quota: float | None) -> str:
 def _gpu_checks(machine: Hardware) -> Iterator[_Check]:
     for number, gpu in enumerate(machine.gpus):
         capability = "" if gpu.capability is None else f", compute capability {gpu.capability[0]}.{gpu.capability[1]}"
-        found = f"{gpu.name}, {gib(gpu.free_bytes)} of {gib(gpu.total_bytes)} free{capability}"
+        kind = f", {gpu.architecture}" if gpu.architecture else capability
+        shared = ", shared with the host" if gpu.shares_memory else ""
+        found = f"{gpu.name}, {gib(gpu.free_bytes)} of {gib(gpu.total_bytes)} free{shared}{kind}"
         yield _Check(f"GPU {number}", found)
     if (apple := machine.apple_gpu) is not None:
         yield _Check("GPU", f"{apple.name}, {gib(apple.free_bytes)} of {gib(apple.total_bytes)} available")
@@ -83,9 +101,12 @@ def _gpu_checks(machine: Hardware) -> Iterator[_Check]:
         Cuda.FAILS: _DRIVER_ADVICE,
     }
     found = f"{machine.cuda}{', driver ' + machine.driver if machine.driver else ''}"
-    yield _Check(
-        "CUDA", f"{found}{': ' + machine.cuda_problem if machine.cuda_problem else ''}", advice.get(machine.cuda, "")
-    )
+    problem = f": {machine.cuda_problem}" if machine.cuda_problem else ""
+    if machine.rocm is None:
+        yield _Check("CUDA", f"{found}{problem}", advice.get(machine.cuda, ""))
+    else:
+        failing = "Update AMD's driver, or install the build of torch that goes with it."
+        yield _Check("ROCm", f"{machine.rocm}, untested, {found}{problem}", failing if problem else "")
     yield _present("Triton", machine.triton, "Install it: pip install triton")
     advice_text = "Install gcc and Python's development files; Triton builds its kernels with them."
     yield _present("C compiler and Python headers", machine.compiler, advice_text)
@@ -98,9 +119,6 @@ def _memory_checks(machine: Hardware) -> Iterator[_Check]:
         yield _Check("memory", f"{gib(machine.available_bytes)} of {gib(machine.memory_bytes)} available")
     if machine.group_limit_bytes is not None:
         yield _Check("control group", f"memory is limited to {gib(machine.group_limit_bytes)}")
-    if machine.gpus:
-        limit = machine.lockable_bytes
-        yield _Check("lockable memory", "unlimited" if limit is None else gib(limit))
 
 
 def _present(name: str, present: bool, advice: str) -> _Check:
