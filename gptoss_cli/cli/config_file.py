@@ -348,8 +348,9 @@ def _toml_problem(message: str, text: str) -> str:
         reason = f"{key[1]} is set twice"
     elif reason == "Invalid value" and key:
         reason = f"{key[1]} has no valid value. Text needs quotes"
-    elif twice := re.match(r"Cannot (?:declare|overwrite) \(([^)]*)\)", reason):
-        reason = f"[{'.'.join(re.findall(r"'([^']*)'", twice[1]))}] stands in the file twice"
+    elif reason.startswith("Cannot declare "):
+        name = ".".join(re.findall(r"'([^']*)'", reason))
+        reason = f"[{name}] stands in the file twice"
     return f"line {line}: {reason}"
 
 

@@ -263,6 +263,19 @@ def stuck(ended: threading.Event) -> Iterator[Event]:
     assert ended.wait(30)
 
 
+def test_the_time_counts_from_the_start_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    def open_never(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+        pytest.fail("the time was over before")
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        arguments = ["ask", "--timeout", "50", "hi"]
+        assert main.run(arguments, open_model=open_never, began=time.monotonic() - 60) == 7
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert capsys.readouterr().err == "gptoss: No answer: the 50 seconds of --timeout ran out.\n"
+
+
 def test_a_time_limit_that_is_not_reached_changes_nothing() -> None:
     ended = ask_slowly("none", 60, "--max-tokens", "20")
     assert (ended.status, ended.out.split()[:2]) == (7, ["0", "1"])
