@@ -72,7 +72,9 @@ def _lines(table: Sequence[tuple[str, ...]], columns: int | None) -> Iterator[st
         if columns is None or sum(widths) + 2 * (count - 1) <= columns:
             for row in table:
                 yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
-                yield from (f"  {cell}" for cell in row[count:] if cell and row is not table[0])
+                for name, cell in zip(_HEADINGS[count:], row[count:], strict=True):
+                    if cell and row is not table[0]:
+                        yield f"  verified {cell}" if name == "VERIFIED" else f"  {cell}"
             return
     for row in table[1:]:
         yield row[0]
