@@ -215,14 +215,12 @@ class Console:
 
     def lines(self, text: str, style: Style = Style.PLAIN) -> None:
         """Write whole lines of text to stderr. A terminal gets whole words."""
-        self.err(
-            f"{_wrapped(neutralize(text).expandtabs(4), self.stderr) if self.stderr.is_terminal else text}\n", style
-        )
+        self.err(f"{self.wrapped(neutralize(text).expandtabs(4)) if self.stderr.is_terminal else text}\n", style)
 
     def notice(self, text: str) -> None:
         """Write a line of information to stderr unless the console is quiet. A terminal gets whole words."""
         if not self.quiet:
-            self.err(f"{_wrapped(one_line(text), self.stderr)}\n", Style.DIM)
+            self.err(f"{self.wrapped(one_line(text))}\n", Style.DIM)
 
     def interrupting_notice(self, text: str) -> None:
         """Write a notice on a line of its own in the middle of an answer."""
@@ -234,7 +232,11 @@ class Console:
     def error(self, text: str) -> None:
         """Write an error as one line to stderr. A terminal gets whole words."""
         self.err(_ERROR, Style.ERROR)
-        self.err(f"{_wrapped(_ERROR + one_line(text), self.stderr)[len(_ERROR) :]}\n")
+        self.err(f"{self.wrapped(_ERROR + one_line(text))[len(_ERROR) :]}\n")
+
+    def wrapped(self, text: str) -> str:
+        """Return neutralised text in lines that fit a terminal on stderr, or unchanged if stderr is none."""
+        return _wrapped(text, self.stderr)
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:
