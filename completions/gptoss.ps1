@@ -33,13 +33,13 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'verify' = $models + @('--quick', '--json') + $common
         'list' = @('--json') + $common
         'remove' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--partial', '-y', '--yes') + $common
-        'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
-            '--activations', '--json') + $common
+        'plan' = $models + @('--gpu-memory', '--ram', '--context', '--conversations', '--execution', '--device',
+            '--dense', '--activations', '--json') + $common
         'doctor' = @('--json') + $common
         'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
-        'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--reasoning-field',
-            '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
+        'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--conversations',
+            '--batch', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
             '--threads') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import Hint
-from gptoss_cli.generation import AttentionMeasurement
+from gptoss_cli.generation import AttentionMeasurement, BranchingGenerator
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import ReasoningEffort
 
@@ -54,13 +54,17 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The model that answers, and how it is computed. `revision` is the commit of its checkpoint, None if unknown."""
+    """The model that answers, and how it is computed. `revision` is the commit of its checkpoint, None if unknown.
+
+    `cache_bytes` is the size of its KV caches when they are full.
+    """
 
     model: str
     revision: str | None = None
     execution: str = "cpu"
     device: str = "cpu"
     dtype: str | None = None
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,13 @@ class OpenedModel:
     """A conversation that can begin, and the model that answers in it.
 
     `measure_attention` reads the ids of a prompt and yields a measurement for each layer; None if the model cannot.
+    `branching` is the generator of the session if the placement has several sequences, else None.
     """
 
     session: ChatSession
     info: ModelInfo
     measure_attention: Callable[[Sequence[int]], Iterator[AttentionMeasurement]] | None = None
+    branching: BranchingGenerator | None = None
 
 
 class OpenModel(Protocol):

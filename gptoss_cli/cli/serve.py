@@ -8,6 +8,7 @@ from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.serve_options import ServeOptions
 from gptoss_cli.errors import UsageError
+from gptoss_cli.placement.reasons import gib
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.server.access import Access, is_loopback
 from gptoss_cli.server.app import ServerSettings, create_app
@@ -36,10 +37,17 @@ def run_serve(options: ServeOptions, environment: Environment) -> None:
         server.stop()
 
     def announce(opened: OpenedModel) -> None:
-        _announce(opened, f"http://{_url_host(options.host)}:{port}", environment)
+        _announce(opened, f"http://{_url_host(options.host)}:{port}", options.conversations, environment)
 
     request = _chat_request(options)
-    worker = Worker(lambda: environment.open(request), queue_limit=options.queue, loaded=announce, failed=fail)
+    worker = Worker(
+        lambda: environment.open(request),
+        queue_limit=options.queue,
+        conversations=options.conversations,
+        batch=options.batch,
+        loaded=announce,
+        failed=fail,
+    )
     settings = ServerSettings(access=access, effort=options.effort, reasoning=options.reasoning_field)
     server = Listener(create_app(worker, settings), worker)
     worker.start()
@@ -62,19 +70,22 @@ def _chat_request(options: ServeOptions) -> ChatRequest:
             dense=options.dense,
             activations=options.activations,
             threads=options.threads,
+            sequences=options.conversations + 1,
         ),
         effort=options.effort,
         kv_limit_bytes=0,
     )
 
 
-def _announce(opened: OpenedModel, url: str, environment: Environment) -> None:
-    """Say where the server is, and how clients find it."""
+def _announce(opened: OpenedModel, url: str, conversations: int, environment: Environment) -> None:
+    """Say where the server is, how clients find it, and the memory of the conversations that it keeps."""
     info = opened.info
     name = model_id(info.model)
     context = f"{opened.session.context_tokens:,} tokens of context"
+    kept = "1 conversation" if opened.branching is None or conversations == 1 else f"{conversations} conversations"
     for line in (
         f"Serving {name} on {url} ({info.execution} on {info.device}, {context}). Ctrl-C ends it.",
+        f"It keeps {kept} in KV caches of up to {gib(info.cache_bytes)}.",
         f"Clients of OpenAI's API: OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none",
         f'Codex, in config.toml: model = "{name}", and a model provider with base_url = "{url}/v1"',
     ):
