@@ -92,7 +92,7 @@ _gptoss_candidates() {
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local convert="--exact --dry-run --json"
     local plan="--gpu-memory --ram --context --conversations --execution --device --dense --activations --json"
-    local bench="--context --prompt --generate --repeat --kernels --execution --device --gpu-memory --dense --activations --threads --json"
+    local bench="--context --prompt --generate --repeat --kernels --random-weights --execution --device --gpu-memory --dense --activations --threads --json"
     local serve="-m --model --host --port --api-key-file -e --effort --queue --conversations --batch --reasoning-field --allow-origin
         --context --execution --device --gpu-memory --dense --activations --threads"
     local compare="--by --context --benchmarks --explain --json"
@@ -158,6 +158,7 @@ _gptoss_candidates() {
         --reasoning-field) _gptoss_words "reasoning reasoning_content none" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
+        --random-weights) _gptoss_words "20b 120b" ;;
         --template) _gptoss_templates ;;
         -f | --file | -o | --output | --schema | --api-key-file) _gptoss_files ;;
         -s | --instructions)
@@ -205,7 +206,8 @@ _gptoss_candidates() {
                         _gptoss_files
                     fi
                     ;;
-                list | doctor) _gptoss_words "--json $common" ;;
+                list) _gptoss_words "--json $common" ;;
+                doctor) _gptoss_words "--gpu --json $common" ;;
                 cache) _gptoss_arguments "list clear" "--json -y --yes --kv-limit $common" ;;
                 config) _gptoss_arguments "show path edit set" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;

@@ -158,6 +158,8 @@ complete -c gptoss -n $bench -l prompt -x -d 'Tokens to prefill'
 complete -c gptoss -n $bench -l generate -x -d 'Tokens to decode'
 complete -c gptoss -n $bench -l repeat -x -d 'Repetitions after one to warm up'
 complete -c gptoss -n $bench -l kernels -d 'Also time each operation of a token'
+complete -c gptoss -n $bench -l random-weights -r -a '20b 120b' -d 'Measure random weights of this shape'
+complete -c gptoss -n '__fish_seen_subcommand_from doctor' -l gpu -d 'Check every kernel of the GPU'
 
 set -l serve '__fish_seen_subcommand_from serve'
 complete -c gptoss -n $serve -s m -l model -x -a '20b 120b demo (__gptoss_models)' -d 'Model to serve'

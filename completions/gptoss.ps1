@@ -35,12 +35,12 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'remove' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--partial', '-y', '--yes') + $common
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--conversations', '--execution', '--device',
             '--dense', '--activations', '--json') + $common
-        'doctor' = @('--json') + $common
-        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--execution', '--device', '--gpu-memory',
+        'doctor' = @('--gpu', '--json') + $common
+        'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $common
         'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--conversations',
-            '--batch', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
-            '--threads') + $common
+            '--batch', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device', '--gpu-memory',
+            '--dense', '--activations', '--threads') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
         'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common

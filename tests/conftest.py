@@ -9,8 +9,10 @@ import pytest
 
 # Tests run on all cores already: a thread for each core in every one of them would wait for the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Triton reads this when it is imported, and without a driver there is nothing but its interpreter to run kernels.
-if not Path("/proc/driver/nvidia").exists():
+# Triton reads this when it is imported, and without a driver there is nothing but its interpreter to run kernels. The
+# drivers of NVIDIA, of NVIDIA within WSL2, and of AMD:
+_DRIVERS = ("/proc/driver/nvidia", "/usr/lib/wsl/lib/libcuda.so.1", "/dev/kfd")
+if not any(Path(driver).exists() for driver in _DRIVERS):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The tests start the program hundreds of times: it need not be compiled every time.

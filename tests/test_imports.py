@@ -30,7 +30,7 @@ _LATE_IMPORTS = {
     "cli.plan": "only the demo needs numpy, which takes longer to import than a plan to make",
     "engine.loader": "Triton exists on Linux only",
     "harmony.structured_output": "llguidance is optional",
-    "placement.hardware": "torch is asked only if there is a GPU",
+    "placement.gpus": "torch is asked only if there is a GPU",
     "settings": "help asks for no folder",
     "terminal.console": "most messages fit their line, and the program starts without rich",
     "terminal.typeahead": "termios does not exist on Windows",

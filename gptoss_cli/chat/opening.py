@@ -22,7 +22,7 @@ from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
 from gptoss_cli.placement.fitting import Fit, fit
 from gptoss_cli.placement.hardware import Hardware
-from gptoss_cli.placement.model_config import load_config, published_config
+from gptoss_cli.placement.model_config import ModelConfig, load_config, published_config
 from gptoss_cli.placement.placement import Placement
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.settings import Execution
@@ -112,11 +112,17 @@ def choose_placement(
     A notice gives the warnings of the placement, with `every_reason` all of its reasons; none for the demo.
     Raises what `choose` raises, and NotInstalledError or IntegrityError for the config of the checkpoint.
     """
+    return place_config(name, load_config(weights_folder(folder) / "config.json"), request, notice, every_reason)
+
+
+def place_config(
+    name: str, config: ModelConfig, request: PlacementRequest, notice: Notify, every_reason: bool
+) -> Placement:
+    """Choose how a model with `config` runs on this machine. See choose_placement."""
     is_demo = name == catalog.DEMO.name
     if is_demo and request.device == "auto" and request.execution is Execution.AUTO:
         # The demo is so small that it has answered before a GPU is ready.
         request = replace(request, device="cpu")
-    config = load_config(weights_folder(folder) / "config.json")
     placement = choose(config, hardware.detect(settings.data_folder()), request)
     reasons = placement.reasons if every_reason else placement.warnings
     if reasons and not is_demo:

@@ -1,15 +1,23 @@
 """`gptoss bench`: the speed of a model on this machine, and what limits it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
-from gptoss_cli.chat.opening import choose_checkpoint, choose_placement
+from gptoss_cli.chat.opening import choose_checkpoint, choose_placement, place_config
+from gptoss_cli.checkpoint import store
 from gptoss_cli.cli.hints import notifier
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import BenchOptions
+from gptoss_cli.cli.plan import planned_config
 from gptoss_cli.engine import loader
 from gptoss_cli.engine.benchmark import Benchmark, Spread, Work, measure
+from gptoss_cli.engine.generator import Generator
+from gptoss_cli.errors import UsageError
 from gptoss_cli.generation import Numerics
+from gptoss_cli.placement.model_config import ModelConfig, load_config
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.terminal.tables import show_table
@@ -31,13 +39,11 @@ def run_bench(model: str | None, options: BenchOptions, console: Console) -> Non
         activations=options.activations,
         threads=options.threads,
     )
-    notice = notifier(console)
-    name, folder = choose_checkpoint(model, notice)
-    placement = choose_placement(name, folder, request, notice, every_reason=console.reads_terminal)
+    name, load = _choose_model(model, options.random_weights, request, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")
         began = time.perf_counter()
-        generator = loader.load(folder, placement, progress=activity.say, notice=notice)
+        generator = load(progress=activity.say)
         load_seconds = time.perf_counter() - began
         measured = measure(
             generator,
@@ -53,10 +59,43 @@ def run_bench(model: str | None, options: BenchOptions, console: Console) -> Non
     numerics = generator.numerics
     assert numerics is not None, "every engine knows its numerics"
     if options.as_json or not console.stdout.is_terminal:
-        values = {"model": name, "numerics": asdict(numerics), "load_seconds": load_seconds, **asdict(measured)}
+        values = {
+            "model": name,
+            "random_weights": options.random_weights is not None,
+            "numerics": asdict(numerics),
+            "load_seconds": load_seconds,
+            **asdict(measured),
+        }
         write_json(values, console)
     else:
         show_table(_rows(name, load_seconds, measured, numerics), _limit(measured, numerics), console)
+
+
+def _choose_model(
+    model: str | None, random_weights: str | None, request: PlacementRequest, console: Console
+) -> tuple[str, Callable[..., Generator]]:
+    """Return the name of the model to measure, and the function that loads it."""
+    notice = notifier(console)
+    if random_weights is None:
+        name, folder = choose_checkpoint(model, notice)
+        placement = choose_placement(name, folder, request, notice, every_reason=console.reads_terminal)
+        return name, partial(loader.load, folder, placement, notice=notice)
+    if model is not None:
+        raise UsageError("Random weights take the place of a model: give one of the two")
+    name, config = _shape(random_weights)
+    placement = place_config(name, config, request, notice, console.reads_terminal)
+    return f"{name} with random weights", partial(loader.load_random, config, placement)
+
+
+def _shape(wanted: str) -> tuple[str, ModelConfig]:
+    """Return the name and the config of a model of which no more than the config need be there."""
+    folder = Path(wanted).expanduser()
+    files = folder / "config.json", folder / "original" / "config.json"
+    found = next((file for file in files if file.is_file()), None)
+    if found is not None and store.known_model(wanted) is None:
+        return wanted, load_config(found)
+    name, config, _ = planned_config(wanted)
+    return name, config
 
 
 def _rows(name: str, load_seconds: float, measured: Benchmark, numerics: Numerics) -> dict[str, str]:

@@ -207,11 +207,22 @@ def plan(
 
 
 @_COMMANDS.command("doctor", epilog=_SETTINGS)
-def doctor(*, as_json: JsonOption = False, environment: Environment) -> None:
+def doctor(
+    *,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Check every kernel of the GPU; takes about a minute.")] = False,
+    as_json: JsonOption = False,
+    environment: Environment,
+) -> None:
     """Check this machine and advise on each problem.
 
     Looks at GPU, memory, disk, torch, Triton and models.
     """
+    if gpu:
+        with torch_errors():
+            from gptoss_cli.cli.gpu_check import run_gpu_check
+
+        run_gpu_check(environment.console, as_json=as_json)
+        return
     from gptoss_cli.cli.doctor import run_doctor
 
     run_doctor(environment.console, as_json=as_json)

@@ -11,7 +11,8 @@ from gptoss_cli.cli.damaged_copies import notice_damaged_copies
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
 from gptoss_cli.placement import hardware
-from gptoss_cli.placement.hardware import Cuda, Hardware
+from gptoss_cli.placement.gpus import Cuda
+from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.reasons import gib
 from gptoss_cli.terminal.console import Console
 
@@ -69,7 +70,9 @@ def _cores(cores: int, usable: int, quota: float | None) -> str:
 def _gpu_checks(machine: Hardware) -> Iterator[_Check]:
     for number, gpu in enumerate(machine.gpus):
         capability = "" if gpu.capability is None else f", compute capability {gpu.capability[0]}.{gpu.capability[1]}"
-        found = f"{gpu.name}, {gib(gpu.free_bytes)} of {gib(gpu.total_bytes)} free{capability}"
+        kind = f", {gpu.architecture}" if gpu.architecture else capability
+        shared = ", shared with the host" if gpu.shares_memory else ""
+        found = f"{gpu.name}, {gib(gpu.free_bytes)} of {gib(gpu.total_bytes)} free{shared}{kind}"
         yield _Check(f"GPU {number}", found)
     if (apple := machine.apple_gpu) is not None:
         yield _Check("GPU", f"{apple.name}, {gib(apple.free_bytes)} of {gib(apple.total_bytes)} available")
@@ -83,9 +86,12 @@ def _gpu_checks(machine: Hardware) -> Iterator[_Check]:
         Cuda.FAILS: _DRIVER_ADVICE,
     }
     found = f"{machine.cuda}{', driver ' + machine.driver if machine.driver else ''}"
-    yield _Check(
-        "CUDA", f"{found}{': ' + machine.cuda_problem if machine.cuda_problem else ''}", advice.get(machine.cuda, "")
-    )
+    problem = f": {machine.cuda_problem}" if machine.cuda_problem else ""
+    if machine.rocm is None:
+        yield _Check("CUDA", f"{found}{problem}", advice.get(machine.cuda, ""))
+    else:
+        failing = "Update AMD's driver, or install the build of torch that goes with it."
+        yield _Check("ROCm", f"{machine.rocm}, untested, {found}{problem}", failing if problem else "")
     yield _present("Triton", machine.triton, "Install it: pip install triton")
     advice_text = "Install gcc and Python's development files; Triton builds its kernels with them."
     yield _present("C compiler and Python headers", machine.compiler, advice_text)
@@ -98,9 +104,6 @@ def _memory_checks(machine: Hardware) -> Iterator[_Check]:
         yield _Check("memory", f"{gib(machine.available_bytes)} of {gib(machine.memory_bytes)} available")
     if machine.group_limit_bytes is not None:
         yield _Check("control group", f"memory is limited to {gib(machine.group_limit_bytes)}")
-    if machine.gpus:
-        limit = machine.lockable_bytes
-        yield _Check("lockable memory", "unlimited" if limit is None else gib(limit))
 
 
 def _present(name: str, present: bool, advice: str) -> _Check:

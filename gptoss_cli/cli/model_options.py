@@ -66,6 +66,12 @@ class BenchOptions:
     generate: Annotated[int, typer.Option("--generate", metavar="N", min=2, help="Tokens to decode.")] = 64
     repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Repetitions after one to warm up.")] = 5
     kernels: Annotated[bool, typer.Option("--kernels", help="Also time each operation of a token.")] = False
+    random_weights: Annotated[
+        str | None,
+        typer.Option(
+            "--random-weights", metavar="20b|120b|PATH", help="Measure random weights of this shape; no download."
+        ),
+    ] = None
     as_json: JsonOption = False
     execution: ExecutionOption = Execution.AUTO
     device: DeviceOption = "auto"

@@ -15,7 +15,8 @@ from gptoss_cli.cli.model_options import PlanOptions
 from gptoss_cli.errors import GptossError
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
-from gptoss_cli.placement.hardware import Cuda, Gpu, Hardware
+from gptoss_cli.placement.gpus import Cuda, Gpu
+from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.model_config import ModelConfig, load_config, published_config
 from gptoss_cli.placement.placement import MemoryUse, Placement
 from gptoss_cli.placement.reasons import Code, gib
@@ -128,9 +129,7 @@ def described_machine(
     if machine.cuda is Cuda.USABLE and max(gpu.free_bytes for gpu in machine.gpus) >= gpu_bytes:
         return machine, replace(request, gpu_memory_bytes=gpu_bytes)
     gpu = Gpu(name="as described", total_bytes=gpu_bytes, free_bytes=gpu_bytes)
-    imagined = replace(
-        machine, gpus=(gpu,), apple_gpu=None, cuda=Cuda.USABLE, triton=True, compiler=True, lockable_bytes=None
-    )
+    imagined = replace(machine, gpus=(gpu,), apple_gpu=None, cuda=Cuda.USABLE, rocm=None, triton=True, compiler=True)
     return imagined, request
 
 

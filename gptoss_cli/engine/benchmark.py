@@ -14,6 +14,7 @@ from typing import Self
 
 import torch
 
+from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.native_library import TimedNative
@@ -23,7 +24,9 @@ from gptoss_cli.engine.profiling import OperationTime, calls_for_token, kv_bytes
 from gptoss_cli.generation import Sampling
 
 _BUFFER_BYTES = 512 * 2**20  # larger than any processor's cache
+_MAX_GPU_BUFFER_BYTES = 2 * 2**30
 _READS = 3
+_READS_BETWEEN_EVENTS = 8
 _WARM_UP_TOKENS = 8
 _FILL_TOKENS = 4096
 _GREEDY = Sampling(seed=0, temperature=0)
@@ -91,15 +94,23 @@ class Work:
 
 
 def measure(generator: Generator, work: Work, *, progress: Callable[[str], None]) -> Benchmark:
-    """Measure `generator`. `progress` is called with each step. Raises ResourceError if the context is too short."""
+    """Measure `generator`. `progress` is called with each step.
+
+    Raises ResourceError if the context is too short, or if the device has too little memory or fails.
+    """
+    with device_errors():
+        return _measure(generator, work, progress)
+
+
+def _measure(generator: Generator, work: Work, progress: Callable[[str], None]) -> Benchmark:
     prompt_tokens, generated_tokens = work.prompt_tokens, work.generated_tokens
     progress("Reading a first prompt")
     _decode_seconds(generator, _prompt(generator, 10, 0), 1)
     age = _process_age_seconds()
-    context = _fill(generator, work.context_tokens)
+    context = fill(generator, work.context_tokens)
     _decode_seconds(generator, context + _prompt(generator, prompt_tokens, 1), _WARM_UP_TOKENS)
     memory = _anonymous_bytes()
-    buffer = torch.ones(_BUFFER_BYTES // 8, dtype=torch.int64, device=generator.model.device)
+    gpu_bytes, buffer = _gpu_bytes(generator.model.device), _buffer(generator.model.device)
     prefill, decode, bandwidth = [], [], []
     load = OtherLoad()
     for number in range(work.repetitions):
@@ -126,26 +137,26 @@ def measure(generator: Generator, work: Work, *, progress: Callable[[str], None]
         outside_share=_outside_share(generator, generated_tokens),
         process_age_seconds=age,
         anonymous_bytes=memory,
-        gpu_bytes=_gpu_bytes(generator.model.device),
+        gpu_bytes=gpu_bytes,
         expert_hit_rate=generator.expert_hit_rate,
         other_cores=other_cores,
         operations=_operations(generator, len(context) + prompt_tokens) if work.operations else None,
     )
 
 
-def _fill(generator: Generator, tokens: int) -> list[int]:
+def fill(generator: Generator, tokens: int) -> list[int]:
     """Fill the empty KV cache of `generator` with random keys and values of `tokens` tokens -> their ids."""
     if not tokens:
         return []
     ids, sequence, config = _prompt(generator, tokens, 1), generator.sequence, generator.config
     generator.stepper.settle()
     sequence.clear()
-    _fill_cache(sequence.cache, tokens)
+    fill_cache(sequence.cache, tokens)
     sequence.restore(ids, torch.ones(1, config.hidden_size, dtype=torch.float32, device=generator.model.device))
     return ids
 
 
-def _fill_cache(cache: KVCache, tokens: int) -> None:
+def fill_cache(cache: KVCache, tokens: int) -> None:
     """Draw the keys and values of the first `tokens` positions of an empty cache, a part of them at a time."""
     torch.manual_seed(0)
     for layer in cache.layers:
@@ -177,9 +188,20 @@ def _decode_seconds(generator: Generator, ids: list[int], tokens: int) -> tuple[
     return prefilled - start, time.perf_counter() - first
 
 
+def _buffer(device: torch.device) -> torch.Tensor:
+    """Return a buffer to read, on a GPU half of what is free, because a model may have filled it to plan."""
+    size = _BUFFER_BYTES
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        size = min(_MAX_GPU_BUFFER_BYTES, torch.cuda.mem_get_info(device)[0] // 2)
+    return torch.ones(size // 8, dtype=torch.int64, device=device)
+
+
 def _bandwidth(generator: Generator, buffer: torch.Tensor) -> float:
     """Return the bytes per second of the fastest of a few reads of `buffer`."""
     kernels = generator.model.kernels
+    if buffer.device.type == "cuda":
+        return buffer.nbytes / min(_gpu_read_seconds(buffer) for _ in range(_READS))
 
     def read() -> None:
         if isinstance(kernels, CpuKernels):
@@ -193,6 +215,19 @@ def _bandwidth(generator: Generator, buffer: torch.Tensor) -> float:
         read()
         seconds.append(time.perf_counter() - start)
     return buffer.nbytes / min(seconds)
+
+
+def _gpu_read_seconds(buffer: torch.Tensor) -> float:
+    """Return the time of one of several reads in a row, by the GPU's own clock, because a launch takes long."""
+    values = buffer.view(torch.float32)
+    with torch.cuda.device(buffer.device):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        for _ in range(_READS_BETWEEN_EVENTS):
+            values.sum()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000 / _READS_BETWEEN_EVENTS
 
 
 def _outside_share(generator: Generator, tokens: int) -> float | None:
@@ -220,7 +255,7 @@ def _operations(generator: Generator, tokens: int) -> list[OperationTime]:
     """Time the operations of the token after `tokens` others."""
     model = generator.model
     cache = model.new_cache(tokens + 1)
-    _fill_cache(cache, tokens)
+    fill_cache(cache, tokens)
     calls = calls_for_token(model, _prompt(generator, 1, 1)[0], cache)
     if not isinstance(model.kernels, CpuKernels):
         return time_operations(calls, model.device)
@@ -248,4 +283,4 @@ def _anonymous_bytes() -> int | None:
 
 
 def _gpu_bytes(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) - _BUFFER_BYTES if device.type == "cuda" else None
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -4,7 +4,9 @@ Decode launches several hundred small kernels for each token. The host needs lon
 GPU needs to run them; a graph is a single launch.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -27,7 +29,7 @@ class CudaGraph(Generic[Result]):
             compute(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with _capturing(self._graph):
             self._output = compute(*self._inputs)
 
     def replay(self, inputs: Sequence[Tensor]) -> Result:
@@ -36,6 +38,22 @@ class CudaGraph(Generic[Result]):
             own.copy_(given)
         self._graph.replay()
         return self._output
+
+
+@contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    """Capture what this thread launches. Other threads may go on using CUDA.
+
+    A garbage collection could free pinned memory, which is a call that ends the capture with an error.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class OneTokenGraph:

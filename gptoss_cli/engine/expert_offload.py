@@ -11,6 +11,7 @@ Kernels read experts in host memory over PCIe. `ExpertCache` moves the experts t
 Kernels find either half through a table of offsets from the start of the GPU's half.
 """
 
+import contextlib
 import ctypes
 import sys
 import weakref
@@ -25,6 +26,7 @@ from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.placement.model_config import BLOCK_BYTES
 
 _PORTABLE_AND_MAPPED = 1 | 2  # flags of cudaHostRegister
+_MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
 # An expert on the host must be used this many times as often as one on the GPU to replace it.
 _MIN_GAIN = 2
 
@@ -140,18 +142,30 @@ def packed_only(experts: PackedExperts | PlacedExperts) -> PackedExperts:
 
 def _pinned(part: Tensor, device: torch.device) -> Tensor:
     """Return a copy of `part` that a GPU can read in place. pin_memory() would round its size up to a power of two."""
-    copied = torch.empty_like(part).copy_(part)
+    copied = torch.empty_like(part, device="cpu").copy_(part)
     if device.type != "cuda" or not copied.nbytes:
         return copied
     runtime, address = torch.cuda.cudart(), copied.data_ptr()  # type: ignore[no-untyped-call]
     with torch.cuda.device(device):
         failure = int(runtime.cudaHostRegister(address, copied.nbytes, _PORTABLE_AND_MAPPED))
+        if failure:
+            _forget_last_error(device)
     if failure:
+        cause = "there is not enough memory" if failure == _MEMORY_ALLOCATION else f"CUDA error {failure}"
         raise ResourceError(
-            f"Pinning {copied.nbytes / 2**30:.1f} GiB of host memory failed (CUDA error {failure})", Hint.CPU
+            f"Pinning {copied.nbytes / 2**30:.1f} GiB of host memory failed: {cause}", Hint.FREE_MEMORY, Hint.CPU
         )
     weakref.finalize(copied, runtime.cudaHostUnregister, address)
     return copied
+
+
+def _forget_last_error(device: torch.device) -> None:
+    """Let an operation of torch report the last error of the CUDA runtime, which clears it.
+
+    Otherwise the next kernel would be blamed for it.
+    """
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device=device)
 
 
 def _device_address(pinned: Tensor, device: torch.device) -> int:

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from gptoss_cli.cache_files import PointKind
 from gptoss_cli.engine.batching import DecodeBatcher
+from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.experiments import measure_attention
 from gptoss_cli.engine.expert_offload import ExpertCache
 from gptoss_cli.engine.model import Routing, Transformer
 from gptoss_cli.engine.observation import token_info
 from gptoss_cli.engine.prefix_cache import PrefixCache, StoredSequence
 from gptoss_cli.engine.sampler import Sampler
-from gptoss_cli.engine.sequence import Sequence, device_errors
+from gptoss_cli.engine.sequence import Sequence
 from gptoss_cli.engine.steppers import BatchedStepper, OverlappedStepper, PlainStepper, Stepper
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError
 from gptoss_cli.generation import AttentionMeasurement, Forced, Numerics, Observer, Sampling, TokenConstraint

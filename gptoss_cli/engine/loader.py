@@ -10,19 +10,22 @@ import torch
 from gptoss_cli import __version__
 from gptoss_cli.cache_files import KV_LIMIT_BYTES, int8_folder, kv_folder
 from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
+from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels, default_threads, find_kernels
 from gptoss_cli.engine.kernels.native_library import MappedFile, Native, find_library
 from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kernels.tuning import tuning_of
 from gptoss_cli.engine.model import Transformer
 from gptoss_cli.engine.prefix_cache import PrefixCache
 from gptoss_cli.engine.quantize import int8_weights
+from gptoss_cli.engine.random_weights import random_weights
 from gptoss_cli.engine.selfcheck import check_device, check_kernels, check_overlapped
-from gptoss_cli.engine.weights import load_weights
+from gptoss_cli.engine.weights import ModelWeights, load_weights
 from gptoss_cli.errors import Hint, IntegrityError, UsageError
 from gptoss_cli.generation import Numerics
-from gptoss_cli.placement.model_config import load_config
+from gptoss_cli.placement.model_config import ModelConfig, load_config
 from gptoss_cli.placement.placement import KernelSet, Placement
 from gptoss_cli.settings import Dense, Dtype, Execution
 from gptoss_cli.terminal_modes import TerminalModes
@@ -52,30 +55,65 @@ def load(
     """
     home = weights_folder(folder)
     config = load_config(home / "config.json")
+    _check_context(config, placement)
+    weights, identity = load_weights(home, config, placement), fingerprint(home)
+    kernels, numerics = choose_kernels(placement)
+    if placement.dense is Dense.INT8:
+        weights = int8_weights(weights, int8_folder(), identity, notice=notice)
+    model = _model(config, weights, kernels, placement)
+    if placement.kernels is KernelSet.REFERENCE and placement.device != "cpu":
+        check_device(model, Transformer(config, load_weights(home, config), reference, model.dtype))
+    stored = _prefix_cache(identity, placement, numerics, kv_limit_bytes, notice)
+    return _generator(model, placement, numerics, progress, chunk_tokens=chunk_tokens, prefix_cache=stored)
+
+
+def load_random(
+    config: ModelConfig, placement: Placement, *, progress: Callable[[str], None] | None = None
+) -> Generator:
+    """Make random weights for `config` and place them as `placement` says. No file is read or written.
+
+    Raises ResourceError if something is wrong with the device, or if there is too little memory, and UsageError if the
+    context is larger than the model's.
+    """
+    _check_context(config, placement)
+    with device_errors():
+        weights = random_weights(config, placement)
+    kernels, numerics = choose_kernels(placement)
+    return _generator(_model(config, weights, kernels, placement), placement, numerics, progress)
+
+
+def _check_context(config: ModelConfig, placement: Placement) -> None:
     if not 2 <= placement.context_tokens <= config.max_context_tokens:
         raise UsageError(
             f"The context must be 2 to {config.max_context_tokens} tokens, not {placement.context_tokens}",
             Hint.VALID_CONTEXT,
         )
-    weights, identity = load_weights(home, config, placement), fingerprint(home)
-    kernels, numerics = _choose_kernels(placement)
-    if placement.dense is Dense.INT8:
-        weights = int8_weights(weights, int8_folder(), identity, notice=notice)
-    dtype, on_cpu = _TORCH_DTYPES[placement.dtype], placement.device == "cpu"
-    use_cuda_graph = placement.kernels is KernelSet.TRITON and not on_cpu
-    model = Transformer(config, weights, kernels, dtype, use_cuda_graph=use_cuda_graph)
-    overlapped = use_cuda_graph and _is_wholly_on_device(model)
+
+
+def _model(config: ModelConfig, weights: ModelWeights, kernels: Kernels, placement: Placement) -> Transformer:
+    graph = placement.kernels is KernelSet.TRITON and placement.device != "cpu"
+    return Transformer(config, weights, kernels, _TORCH_DTYPES[placement.dtype], use_cuda_graph=graph)
+
+
+def _generator(
+    model: Transformer,
+    placement: Placement,
+    numerics: Numerics,
+    progress: Callable[[str], None] | None,
+    *,
+    chunk_tokens: int | None = None,
+    prefix_cache: PrefixCache | None = None,
+) -> Generator:
+    overlapped = model.use_cuda_graph and _is_wholly_on_device(model)
     if placement.kernels is KernelSet.TRITON:
         _check_triton(model, overlapped, progress)
-    elif not on_cpu:
-        check_device(model, Transformer(config, load_weights(home, config), reference, dtype))
     return Generator(
         model,
         context_tokens=placement.context_tokens,
-        chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if on_cpu else _GPU_CHUNK_TOKENS),
+        chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if placement.device == "cpu" else _GPU_CHUNK_TOKENS),
         overlapped=overlapped,
         numerics=numerics,
-        prefix_cache=_prefix_cache(identity, placement, numerics, kv_limit_bytes, notice),
+        prefix_cache=prefix_cache,
     )
 
 
@@ -130,7 +168,7 @@ def _prefix_cache(
     return PrefixCache(kv_folder(), key, limit_bytes=limit_bytes, notice=notice)
 
 
-def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
+def choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
     """Return the kernels of a placement, and the numerics to report. Sets torch's number of threads."""
     found = find_kernels(placement.activations, placement.threads) if placement.kernels is KernelSet.NATIVE else None
     if isinstance(found, CpuKernels):
@@ -142,8 +180,7 @@ def _choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
     numerics = Numerics(placement.kernels, placement.dtype, placement.dense, torch.get_num_threads())
     if placement.kernels is KernelSet.TRITON:
         # Imported here because triton is an optional package: it is only installed for NVIDIA GPUs.
-        from gptoss_cli.engine.kernels.cuda import CudaKernels, tuning_for
+        from gptoss_cli.engine.kernels.cuda import CudaKernels
 
-        capability = None if placement.device == "cpu" else torch.cuda.get_device_capability(placement.device)
-        return CudaKernels(tuning_for(capability)), replace(numerics, dense=Dense.BF16)
+        return CudaKernels(tuning_of(placement.device)), replace(numerics, dense=Dense.BF16)
     return reference, replace(numerics, kernels="reference", shortcoming=found)

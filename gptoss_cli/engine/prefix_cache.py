@@ -40,8 +40,9 @@ from gptoss_cli.cache_files import (
     read_file,
     remove_oldest,
 )
+from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.kv_cache import KVCache
-from gptoss_cli.engine.sequence import Mark, Sequence, device_errors
+from gptoss_cli.engine.sequence import Mark, Sequence
 from gptoss_cli.files import replacing
 
 _log = logging.getLogger(__name__)

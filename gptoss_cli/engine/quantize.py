@@ -54,8 +54,22 @@ def int8_weights(
     if mapped is None:
         raise ResourceError(f"{path} cannot be read back after it was written", Hint.BF16_DENSE)
     mark_used([path])
-    layers = tuple(_layer(mapped, index, layer) for index, layer in enumerate(weights.layers))
-    return replace(weights, layers=layers, unembedding=mapped["unembedding"])
+    return _replaced(weights, mapped)
+
+
+def int8_in_memory(weights: ModelWeights) -> ModelWeights:
+    """Return `weights` with 8-bit dense matrices, without a file."""
+    converted = {}
+    for name, matrix in _matrices(weights):
+        parts = [quantize(matrix[start : start + _CHUNK_ROWS]) for start in range(0, len(matrix), _CHUNK_ROWS)]
+        values, scales = (torch.cat(each) for each in zip(*parts, strict=True))
+        converted[name] = Int8Matrix(values, scales)
+    return _replaced(weights, converted)
+
+
+def _replaced(weights: ModelWeights, matrices: dict[str, Int8Matrix]) -> ModelWeights:
+    layers = tuple(_layer(matrices, index, layer) for index, layer in enumerate(weights.layers))
+    return replace(weights, layers=layers, unembedding=matrices["unembedding"])
 
 
 def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,8 +72,9 @@ class Sampler:
         """Return an index [1] into logits [N]."""
         if self._sampling.temperature == 0:
             return logits.argmax(0, keepdim=True)
-        # Subtract the largest first: divided by a tiny temperature, it would be infinite.
-        logits = (logits - logits.max()) / self._sampling.temperature
+        if self._sampling.temperature != 1:
+            # Subtract the largest first, as softmax does: divided by a tiny temperature, it would be infinite.
+            logits = (logits - logits.max()) / self._sampling.temperature
         ids: Tensor | None = None
         if self._sampling.top_k is not None and self._sampling.top_k < len(logits):
             logits, ids = logits.topk(self._sampling.top_k)
@@ -118,8 +119,9 @@ def _check_settings(sampling: Sampling) -> None:
 
 
 def _minus_one_if_not_finite(logits: Tensor, chosen: Tensor) -> Tensor:
-    # One pass: a sum in float64 is finite if and only if every float32 summand is.
-    return chosen.where(logits.sum(dtype=torch.float64).isfinite(), -1)
+    # One pass: a sum in float64 is finite if and only if every float32 summand is. `isfinite` would be four kernels.
+    total = logits.sum(dtype=torch.float64)
+    return chosen.where(total - total == 0, -1)
 
 
 def _largest(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:

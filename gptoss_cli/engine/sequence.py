@@ -17,13 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
-import torch
 from torch import Tensor
 
+from gptoss_cli.engine.device_errors import device_errors, has_failed
 from gptoss_cli.engine.kv_cache import CacheMark
 from gptoss_cli.engine.model import Routing, Transformer
-from gptoss_cli.engine.weights import is_out_of_memory
-from gptoss_cli.errors import Hint, ResourceError, first_line
 from gptoss_cli.generation import common_prefix
 
 _MAX_MARKS = 8  # each of them holds a copy of the rings
@@ -77,7 +75,7 @@ class Sequence:
             self.cached += chunk
         except BaseException as exc:
             # Nothing can be restored on a device that has failed.
-            if not isinstance(exc.__cause__, torch.AcceleratorError):
+            if not has_failed(exc.__cause__):
                 self._recover()
             raise
 
@@ -233,7 +231,7 @@ def read_together(model: Transformer, sequences: list[Sequence]) -> Tensor:
         with device_errors():
             hidden = model.forward_each(ids, [sequence.cache for sequence in sequences])
     except BaseException as exc:
-        if not isinstance(exc.__cause__, torch.AcceleratorError):
+        if not has_failed(exc.__cause__):
             for sequence in sequences:
                 sequence._recover()
         raise
@@ -253,17 +251,3 @@ def _thinned(marks: list[Mark]) -> list[Mark]:
     lengths = [0, *(mark.cache.length for mark in marks)]
     least = min(range(len(marks) - 1), key=lambda index: lengths[index + 1] - lengths[index])
     return [*marks[:least], *marks[least + 1 :]]
-
-
-@contextmanager
-def device_errors() -> Iterator[None]:
-    """Translate the errors of a device that has failed or is full into ResourceError."""
-    try:
-        yield
-    except torch.AcceleratorError as exc:
-        raise ResourceError(f"The GPU failed: {first_line(exc)}", Hint.START_AGAIN, Hint.CPU) from exc
-    except RuntimeError as exc:
-        if not is_out_of_memory(exc):
-            raise
-        hints = Hint.SMALLER_CONTEXT, Hint.OFFLOAD, Hint.CPU
-        raise ResourceError("The device is out of memory", *hints) from exc

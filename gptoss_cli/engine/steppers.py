@@ -20,11 +20,12 @@ from torch import Tensor
 
 from gptoss_cli.engine.batching import DecodeBatcher
 from gptoss_cli.engine.cuda_graph import CudaGraph
+from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.expert_offload import ExpertCache
 from gptoss_cli.engine.kv_cache import KVCache
 from gptoss_cli.engine.model import Routing, Transformer
 from gptoss_cli.engine.sampler import Sampler, checked_id
-from gptoss_cli.engine.sequence import Sequence, device_errors
+from gptoss_cli.engine.sequence import Sequence
 from gptoss_cli.generation import Restriction
 
 _TOKENS_BETWEEN_PROMOTIONS, _MAX_PROMOTED = 16, 4

@@ -26,9 +26,11 @@ GPU_WORK_BYTES = 768 << 20
 STAGING_BYTES = 256 << 20
 # Python and torch, the attention scores and the dequantized experts of a prefill chunk.
 _HOST_WORK_BYTES = 1 << 30
-# Assumed bandwidth for GPUs of up to so many GiB. Apple: the plain chips, Pro and Max.
+# Assumed bandwidth for GPUs of up to so many GiB, where the driver does not tell. Apple: the plain chips, Pro and Max.
+# Others: RTX 2080; 4080; 4090; 5090; the A100 and H100 of 80 GiB; H200.
 _APPLE_BYTES_PER_SECOND = ((20, 120e9), (40, 270e9), (1 << 20, 400e9))
-_GPU_BYTES_PER_SECOND = ((10, 250e9), (20, 450e9), (64, 900e9), (1 << 20, 2000e9))
+_SHARED_BYTES_PER_SECOND = 256e9  # eight channels of LPDDR5X-8000, 32 bits each
+_GPU_BYTES_PER_SECOND = ((10, 450e9), (20, 720e9), (26, 1000e9), (36, 1800e9), (100, 3350e9), (1 << 20, 4800e9))
 
 
 def choose(config: ModelConfig, hardware: Hardware, request: PlacementRequest | None = None) -> Placement:
@@ -173,16 +175,17 @@ def _with_all_experts(
         work_bytes=GPU_WORK_BYTES,
         room_bytes=budget,
     )
-    host_use = MemoryUse(work_bytes=_HOST_WORK_BYTES, room_bytes=hardware.available_bytes)
-    reasons = [Reason(Code.FITS_GPU, f"All experts fit on {gpu.device}.")]
-    missing = _HOST_WORK_BYTES - hardware.available_bytes if hardware.available_bytes is not None else 0
-    if missing > 0:
-        text = f"Host memory lacks {gib(missing)} for the program itself, which the system may end."
-        reasons.append(Reason(Code.HOST_TOO_SMALL, text, missing))
     embedding_fits = gpu_use.used_bytes + memory.embedding_bytes <= budget
     if embedding_fits:
         gpu_use = replace(gpu_use, dense_bytes=gpu_use.dense_bytes + memory.embedding_bytes)
-    else:
+    available = _host_room(gpu, gpu_use, hardware)
+    host_use = MemoryUse(work_bytes=_HOST_WORK_BYTES, room_bytes=available)
+    reasons = [Reason(Code.FITS_GPU, f"All experts fit on {gpu.device}.")]
+    missing = _HOST_WORK_BYTES - available if available is not None else 0
+    if missing > 0:
+        text = f"Host memory lacks {gib(missing)} for the program itself, which the system may end."
+        reasons.append(Reason(Code.HOST_TOO_SMALL, text, missing))
+    if not embedding_fits:
         host_use = replace(host_use, dense_bytes=memory.embedding_bytes)
         text = "The embedding stays in host memory: a token reads one row of it."
         reasons.append(Reason(Code.EMBEDDING_ON_HOST, text))
@@ -220,7 +223,7 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
         work_bytes=GPU_WORK_BYTES + STAGING_BYTES,
         room_bytes=budget,
     )
-    pinned_bytes, available = memory.experts_bytes - gpu_use.experts_bytes, hardware.available_bytes
+    pinned_bytes, available = memory.experts_bytes - gpu_use.experts_bytes, _host_room(gpu, gpu_use, hardware)
     if available is not None and pinned_bytes + _HOST_WORK_BYTES > available:
         missing = pinned_bytes + _HOST_WORK_BYTES - available
         text = f"Host memory lacks {gib(missing)} for the experts that do not fit on {gpu.device}."
@@ -245,23 +248,19 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
             link_bytes=link_bytes,
             gpu_bytes_per_second=_assumed_bandwidth(gpu),
         ),
-        reasons=(*_offload_reasons(memory, gpu, gpu_experts, hardware), *needs.shortened(context)),
+        reasons=(_offload_reason(memory, gpu, gpu_experts), *needs.shortened(context)),
         weights=WeightPlacement(gpu_experts=gpu_experts, embedding_on_gpu=False),
         kernels=KernelSet.TRITON,
     )
 
 
-def _offload_reasons(memory: ModelMemory, gpu: ChosenGpu, gpu_experts: int, hardware: Hardware) -> Iterator[Reason]:
+def _offload_reason(memory: ModelMemory, gpu: ChosenGpu, gpu_experts: int) -> Reason:
     pinned_bytes = (memory.experts - gpu_experts) * memory.expert_bytes
     text = (
         f"{gpu_experts:,} of {memory.experts:,} experts fit on {gpu.device}; "
         f"the others, {gib(pinned_bytes)}, stay in host memory."
     )
-    yield Reason(Code.EXPERTS_ON_HOST, text)
-    lockable = hardware.lockable_bytes
-    if lockable is not None and lockable < pinned_bytes:
-        text = f"The limit of locked memory is {gib(lockable)}, so pinning experts may fail. Raise it with ulimit -l."
-        yield Reason(Code.LOCKED_MEMORY, text, pinned_bytes - lockable)
+    return Reason(Code.EXPERTS_ON_HOST, text)
 
 
 def _on_cpu(needs: _Requirements, hardware: Hardware, why: tuple[Reason, ...]) -> Placement:
@@ -329,6 +328,17 @@ def _gpu_too_small(gpu: ChosenGpu, part: str, missing: int) -> Reason:
     return Reason(Code.GPU_TOO_SMALL, text, missing)
 
 
+def _host_room(gpu: ChosenGpu, gpu_use: MemoryUse, hardware: Hardware) -> int | None:
+    """Return the host memory that is available beside `gpu_use`, which is a part of it on some machines."""
+    if hardware.available_bytes is None or not gpu.shares_memory:
+        return hardware.available_bytes
+    return max(0, hardware.available_bytes - gpu_use.used_bytes)
+
+
 def _assumed_bandwidth(gpu: ChosenGpu) -> float:
+    if gpu.bytes_per_second is not None:
+        return gpu.bytes_per_second
+    if gpu.shares_memory:
+        return _SHARED_BYTES_PER_SECOND
     table = _APPLE_BYTES_PER_SECOND if gpu.device == "mps" else _GPU_BYTES_PER_SECOND
     return next(bytes_per_second for gibibytes, bytes_per_second in table if gpu.total_bytes <= gibibytes << 30)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 
 from gptoss_cli.errors import Hint, ResourceError
-from gptoss_cli.placement.hardware import Cuda, Gpu, Hardware
+from gptoss_cli.placement.gpus import Cuda, Gpu
+from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.reasons import Code, Reason, gib
 from gptoss_cli.placement.request import PlacementRequest
 
@@ -17,12 +18,15 @@ class ChosenGpu:
     """A GPU that torch can use, and the part of its memory that a model may use.
 
     `fallback` is the reason for which the reference kernels run on it, None if the Triton kernels do. `reasons` has
-    everything else.
+    everything else. `bytes_per_second` is the bandwidth of its memory, None if it is unknown. `shares_memory` is true
+    if its memory is a part of the host's.
     """
 
     device: str
     total_bytes: int
     budget_bytes: int
+    bytes_per_second: float | None
+    shares_memory: bool
     fallback: Reason | None
     reasons: tuple[Reason, ...]
 
@@ -43,6 +47,9 @@ def choose_gpu(hardware: Hardware, request: PlacementRequest) -> ChosenGpu | Rea
     number = _choose_number(hardware.gpus, request)
     gpu, device = hardware.gpus[number], f"cuda:{number}"
     chosen = _chosen(gpu, device, request, called=device, fallback=_why_reference_kernels(hardware, gpu))
+    if hardware.rocm is not None:
+        text = f"{gpu.name} runs through ROCm {hardware.rocm}, untested: gptoss has never run on an AMD GPU."
+        chosen = replace(chosen, reasons=(*chosen.reasons, Reason(Code.ROCM_UNTESTED, text)))
     if len(hardware.gpus) == 1 or request.gpu_number is not None:
         return chosen
     text = f"Of {len(hardware.gpus)} GPUs {device} has the most free memory; a model uses one at most."
@@ -65,13 +72,15 @@ def _chosen(gpu: Gpu, device: str, request: PlacementRequest, *, called: str, fa
         device=device,
         total_bytes=gpu.total_bytes,
         budget_bytes=_budget_bytes(gpu, called, request),
+        bytes_per_second=gpu.bytes_per_second,
+        shares_memory=gpu.shares_memory,
         fallback=fallback,
         reasons=() if busy is None else (busy,),
     )
 
 
 def _why_unusable(hardware: Hardware) -> Reason | None:
-    """Return the reason for which no NVIDIA GPU can be used, None if one can."""
+    """Return the reason for which no GPU of NVIDIA or AMD can be used, None if one can."""
     match hardware.cuda:
         case Cuda.USABLE if hardware.gpus:
             return None
@@ -81,6 +90,9 @@ def _why_unusable(hardware: Hardware) -> Reason | None:
             return Reason(Code.TORCH_WITHOUT_CUDA, text)
         case Cuda.FAILS:
             cause = hardware.cuda_problem or "unknown cause"
+            if hardware.rocm is not None:
+                text = f"torch for ROCm cannot use the AMD GPU ({cause}). Update the driver, or torch."
+                return Reason(Code.CUDA_FAILS, text)
             text = f"torch cannot use the NVIDIA GPU ({cause}). Update the NVIDIA driver, or torch."
             return Reason(Code.CUDA_FAILS, text)
         case Cuda.HIDDEN:
@@ -110,7 +122,7 @@ def _budget_bytes(gpu: Gpu, called: str, request: PlacementRequest) -> int:
 
 def _busy(gpu: Gpu, called: str, request: PlacementRequest) -> Reason | None:
     """Return a reason if other programs use much of the GPU, unless the request limits its memory anyway."""
-    if gpu.free_bytes >= _BUSY_FRACTION * gpu.total_bytes or request.gpu_memory_bytes is not None:
+    if gpu.shares_memory or gpu.free_bytes >= _BUSY_FRACTION * gpu.total_bytes or request.gpu_memory_bytes is not None:
         return None
     used = gib(gpu.total_bytes - gpu.free_bytes)
     text = f"Other programs use {used} of the {gib(gpu.total_bytes)} of {called}. End them to free it."

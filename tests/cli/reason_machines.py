@@ -3,7 +3,8 @@
 import pytest
 
 from gptoss_cli.placement.choose import choose
-from gptoss_cli.placement.hardware import Cuda, Hardware
+from gptoss_cli.placement.gpus import Cuda
+from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.model_config import ModelConfig
 from gptoss_cli.placement.reasons import Code
 from gptoss_cli.placement.request import PlacementRequest
@@ -20,6 +21,7 @@ MACHINES: dict[Code, tuple[str, Hardware]] = {
     Code.NO_COMPILER: ("20b", machine(gpu(8), compiler=False)),
     Code.OLD_GPU: ("20b", machine(gpu(8, capability=(6, 1), name="Tesla P4"))),
     Code.APPLE_GPU: ("20b", mac(32)),
+    Code.ROCM_UNTESTED: ("20b", machine(gpu(24, name="AMD Radeon RX 7900 XTX"), rocm="7.1")),
     Code.ROOMIEST_GPU: ("20b", machine(gpu(2), gpu(3))),
     Code.GPU_BUSY: ("20b", machine(gpu(24, 2))),
     Code.FITS_GPU: ("20b", machine(gpu(24))),
@@ -27,7 +29,6 @@ MACHINES: dict[Code, tuple[str, Hardware]] = {
     Code.EXPERTS_ON_HOST: ("120b", machine(gpu(24))),
     Code.GPU_TOO_SMALL: ("20b", machine(gpu(3))),
     Code.HOST_TOO_SMALL: ("120b", machine(gpu(24), ram=32)),
-    Code.LOCKED_MEMORY: ("20b", machine(gpu(8), lockable_bytes=8 << 20)),
     Code.SHORTER_CONTEXT: ("20b", machine(ram=16)),
     Code.FROM_DISK: ("120b", machine(ram=32)),
     Code.GROUP_LIMIT: ("20b", machine(available=20, group_limit_bytes=gib(21))),

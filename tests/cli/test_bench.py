@@ -12,6 +12,7 @@ from gptoss_cli.engine.profiling import OperationTime
 from gptoss_cli.generation import Numerics
 from tests.cli.conftest import Run
 from tests.engine.checkpoints import Shape, write_checkpoint
+from tests.placement.machines import machine
 
 SMALL = ("--prompt", "20", "--generate", "3", "--repeat", "2", "--threads", "1")
 
@@ -64,6 +65,30 @@ def test_a_context_is_in_the_cache_and_counted_but_not_read(run: Run, folder: Pa
     assert found["token_bytes"] - found["weight_bytes"] == seen * 2 * 2 * shape.kv_heads * shape.head_dim
     assert found["context_tokens"] == 100
     assert {operation["name"]: operation["bytes"] for operation in found["operations"]}["attention"] > 0
+
+
+def test_random_weights_of_a_shape_are_measured_without_a_checkpoint(run: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    status, out, _ = run("bench", "--random-weights", str(tmp_path), *SMALL, "--context", "40", "--kernels")
+    found, real = json.loads(out), json.loads(run("bench", str(folder), *SMALL)[1])
+    assert (status, found["random_weights"], real["random_weights"]) == (0, True, False)
+    assert found["model"] == f"{tmp_path} with random weights"
+    assert found["weight_bytes"] == real["weight_bytes"]
+    assert len(found["operations"]) == 6
+    assert list(tmp_path.iterdir()) == [tmp_path / "config.json"]
+
+
+def test_a_model_and_random_weights_contradict_each_other(run: Run, folder: Path) -> None:
+    status, out, error = run("bench", str(folder), "--random-weights", "20b")
+    assert (status, out) == (2, "")
+    assert "give one of the two" in error
+
+
+def test_random_weights_that_do_not_fit_in_memory_exit_6(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptoss_cli.placement.hardware.detect", lambda data_folder: machine(ram=8, available=6))
+    status, out, error = run("bench", "--random-weights", "120b", "--prompt", "16", "--generate", "2", "--repeat", "1")
+    assert (status, out) == (6, "")
+    assert "Random weights of this shape need" in error
 
 
 def test_without_the_option_no_operation_is_timed(run: Run, folder: Path) -> None:

@@ -19,8 +19,8 @@ Recipe = Callable[[str, str], str]
 def _recipes() -> dict[str, str]:
     """First line, a comment -> the recipe."""
     section = _README.read_text("utf-8").split("\n## In scripts\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"```sh\n(# (.+)\n(?:.+\n)+?)```", section)
-    return {title: block for block, title in blocks}
+    (block,) = re.findall(r"```sh\n(.+?)```", section, flags=re.DOTALL)
+    return {recipe.split("\n")[0][2:]: recipe for recipe in re.split(r"^(?=# )", block, flags=re.MULTILINE) if recipe}
 
 
 @pytest.fixture
@@ -76,7 +76,8 @@ def test_a_log_is_explained(recipe: Recipe, tmp_path: Path) -> None:
     assert recipe("log", "The disk is full.") == "The disk is full.\n"
 
 
-def test_a_file_is_translated(recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "letter.txt").write_text("Good morning.")
-    assert recipe("translate", "Bonjour.") == ""
-    assert (tmp_path / "lettre.txt").read_text() == "Bonjour.\n"
+def test_a_text_is_judged_by_a_policy(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "policy.md").write_text("Spam is bad.")
+    (tmp_path / "verdict.json").write_text('{"type": "object", "properties": {"bad": {"type": "boolean"}}}')
+    (tmp_path / "post.txt").write_text("Buy now.")
+    assert recipe("verdict", '{"bad": true}') == '{"bad": true}\n'

@@ -63,6 +63,7 @@ class FakeCuda:
     replays: int = 0
     reads: Counter[str] = field(default_factory=Counter)  # of the GPU's memory by the host
     capturing: bool = False
+    capture_modes: set[str] = field(default_factory=set)
     counted: int = 0  # the elements of the last tensor that was counted
 
     def host_waits(self, name: str) -> None:
@@ -250,10 +251,14 @@ class _Driver:
 class _Waits:
     """A stream or an event. Nothing takes time here."""
 
+    def __init__(self, *, enable_timing: bool = False) -> None: ...
     def wait_stream(self, other: object) -> None: ...
     def wait_event(self, other: object) -> None: ...
     def record(self, stream: object = None) -> None: ...
     def synchronize(self) -> None: ...
+    def elapsed_time(self, other: object) -> float:
+        return 1.0
+
     def record_event(self) -> "_Waits":
         return _Waits()
 
@@ -270,8 +275,9 @@ def _patch_torch(patch: pytest.MonkeyPatch, gpu: FakeCuda, capability: tuple[int
             gpu.replays += 1
 
     @contextmanager
-    def capture(graph: Graph) -> Iterator[None]:
+    def capture(graph: Graph, *, capture_error_mode: str = "global") -> Iterator[None]:
         assert not gpu.capturing
+        gpu.capture_modes.add(capture_error_mode)
         gpu.capturing = True
         try:
             yield
@@ -292,6 +298,9 @@ def _patch_torch(patch: pytest.MonkeyPatch, gpu: FakeCuda, capability: tuple[int
         "get_device_capability": lambda *args: capability,
         "synchronize": wait,
         "cudart": _Runtime,
+        "empty_cache": lambda: None,
+        "mem_get_info": lambda *args: (8 << 30, 16 << 30),
+        "max_memory_allocated": lambda *args: 1 << 30,
     }
     for name, stand_in in stand_ins.items():
         patch.setattr(torch.cuda, name, stand_in)

@@ -1,5 +1,6 @@
 """Start-up, prefill, decode and promotions of a GPU, on fake CUDA tensors that refuse what a GPU would refuse."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,16 +9,21 @@ import torch
 
 pytest.importorskip("triton")
 
-from gptoss_cli.engine import expert_offload
+from gptoss_cli.engine import benchmark, expert_offload
+from gptoss_cli.engine.benchmark import Work, measure
+from gptoss_cli.engine.cuda_graph import CudaGraph
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import triton_decode
-from gptoss_cli.engine.kernels.cuda import tuning_for
+from gptoss_cli.engine.kernels.cuda import CudaKernels
+from gptoss_cli.engine.kernels.tuning import tuning_for
 from gptoss_cli.engine.steppers import OverlappedStepper
+from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.generation import Allowed, Banned, Forced, Restriction, Sampling, TokenConstraint
 from gptoss_cli.settings import Dtype
+from tests.engine import fake_cuda as fake_cuda_module
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 from tests.engine.fake_cuda import HOST_OFFSET, CaptureError, FakeCuda, fake_cuda
-from tests.engine.kernels import compile_kernels
+from tests.engine.kernels import compile_kernels, test_cuda
 from tests.engine.open_generator import on_gpu, open_generator
 
 SHAPE = Shape(layer_types=(SLIDING, FULL))
@@ -149,6 +155,62 @@ def test_start_up_compiles_everything_that_prompts_need(folder: Path, gpu: FakeC
     assert sizes == (set(tuning_for((9, 0)).prefill.tokens) if experts == EXPERTS else set())
 
 
+def test_a_benchmark_measures_the_gpu_by_its_own_clock(folder: Path, gpu: FakeCuda) -> None:
+    generator = _open(folder)
+    work = Work(context_tokens=40, prompt_tokens=16, generated_tokens=4, repetitions=2, operations=True)
+    measured = measure(generator, work, progress=lambda line: None)
+    # Half of what is free, at most 2 GiB, in an eighth of the millisecond between two events.
+    assert measured.bandwidth.median == pytest.approx((2 << 30) * 8 / 1e-3)
+    assert measured.gpu_bytes == 1 << 30
+    assert measured.operations is not None
+    assert {operation.seconds for operation in measured.operations} == {1e-3}
+
+
+def test_a_gpu_filled_to_plan_fails_a_benchmark_in_one_line(
+    folder: Path, gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    generator = _open(folder)
+    monkeypatch.setattr(benchmark, "_buffer", full)
+    work = Work(prompt_tokens=16, generated_tokens=4, repetitions=2, operations=False)
+    with pytest.raises(ResourceError, match="out of memory"):
+        measure(generator, work, progress=lambda line: None)
+
+
+def test_a_capture_minds_neither_other_threads_nor_garbage(gpu: FakeCuda) -> None:
+    seen = []
+
+    def compute(x: torch.Tensor) -> torch.Tensor:
+        seen.append((gpu.capturing, gc.isenabled()))
+        return x
+
+    CudaGraph(compute, [torch.zeros(1, device="cuda:0")])
+    assert seen == [(False, True), (True, False)]
+    assert gc.isenabled()
+    assert gpu.capture_modes == {"thread_local"}
+
+
+def test_a_failed_pinning_says_what_to_change_and_leaves_no_error_behind(
+    gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[torch.device] = []
+    monkeypatch.setattr(fake_cuda_module._Runtime, "cudaHostRegister", staticmethod(lambda *arguments: 2))
+    monkeypatch.setattr(expert_offload, "_forget_last_error", forgotten.append)
+    with pytest.raises(ResourceError, match=r"Pinning 0\.0 GiB of host memory failed: there is not enough") as raised:
+        expert_offload._pinned(torch.zeros(3, dtype=torch.uint8), torch.device("cuda:0"))
+    assert raised.value.hints == (Hint.FREE_MEMORY, Hint.CPU)
+    assert forgotten == [torch.device("cuda:0")]
+
+
+def test_query_key_and_value_lie_together_on_the_gpu(folder: Path, gpu: FakeCuda) -> None:
+    for layer in _open(folder).model.weights.layers:
+        joined, attention = layer.attention.joined_qkv, layer.attention
+        assert joined is not None
+        assert len(joined.bias) == len(attention.query.bias) + 2 * len(attention.key.bias)
+
+
 def test_all_experts_are_copied_on_one_stream(folder: Path, gpu: FakeCuda) -> None:
     generator = _open(folder, 0)
     before = gpu.streams
@@ -161,7 +223,7 @@ def test_kernels_are_launched_as_the_machine_code_test_compiles_them(folder: Pat
     generator = _open(folder)
     _prefill(generator, 150)
     tuning = tuning_for((9, 0))
-    of_one, of_prefill = compile_kernels.constants((9, 0)), compile_kernels.prefill_constants(tuning.prefill, 16)
+    of_one, of_prefill = compile_kernels.constants(tuning), compile_kernels.prefill_constants(tuning.prefill, 16)
     seen = set()
     for launch in gpu.launches:
         seen.add(launch.name)
@@ -222,3 +284,14 @@ def test_nothing_waits_for_the_host_in_a_capture(gpu: FakeCuda, wait: Callable[[
     x = torch.zeros(4, device="cuda:0")
     with torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(CaptureError):
         wait(x)
+
+
+def test_the_kernel_tests_put_everything_on_the_gpu(gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_cuda, "DEVICE", torch.device("cuda:0"))
+    monkeypatch.setattr(test_cuda, "assert_close", lambda got, expected, tolerance: got - expected)
+    kernels = CudaKernels(test_cuda.SMALL)
+    test_cuda.test_dense_products_equal_the_reference(kernels, 36)
+    for kind in ("full", "sliding"):
+        test_cuda.test_attention_of_one_token_equals_the_reference(kernels, kind, torch.bfloat16, 5)
+    test_cuda.test_experts_of_one_token_equal_the_reference(kernels, 5, 3, 96, 64, 0.5)
+    assert {launch.name for launch in gpu.launches} >= {"qkv_kernel", "attend_kernel", "down_kernel"}

@@ -7,17 +7,17 @@ import torch
 
 pytest.importorskip("triton")
 
-from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts, packed_only
+from gptoss_cli.engine.expert_offload import PlacedExperts, packed_only
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kv_cache import FullLayer, SlidingLayer
 from gptoss_cli.engine.steppers import OverlappedStepper
-from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights
+from gptoss_cli.engine.weights import MlpWeights
 from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.generation import Allowed, Forced, Sampling, TokenConstraint, TokenInfo
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
-from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
+from tests.engine.kernels.random_weights import assert_close, on_device, random_attention, random_mlp, random_of
 from tests.engine.open_generator import on_gpu, open_generator
 
 pytestmark = [
@@ -54,32 +54,11 @@ def _decoded(generator: Generator, tokens: int, constraint: TokenConstraint | No
     return list(new)
 
 
-def _on_gpu(linear: Linear) -> Linear:
-    assert isinstance(linear.weight, torch.Tensor)
-    return Linear(linear.weight.cuda(), linear.bias.cuda())
-
-
-def _attention_on_gpu(weights: AttentionWeights) -> AttentionWeights:
-    return AttentionWeights(
-        norm=weights.norm.cuda(),
-        query=_on_gpu(weights.query),
-        key=_on_gpu(weights.key),
-        value=_on_gpu(weights.value),
-        output=_on_gpu(weights.output),
-        sinks=weights.sinks.cuda(),
-    )
-
-
-def _packed_on_gpu(packed: PackedExperts) -> PackedExperts:
-    return PackedExperts(packed.blocks.cuda(), packed.scales.cuda(), packed.bias.cuda())
-
-
 def _both_ways(weights: MlpWeights, resident: int) -> tuple[MlpWeights, MlpWeights]:
     """The weights on the GPU for the reference, and for the kernels with so many experts there."""
     parts, device = [packed_only(part) for part in (weights.gate_up, weights.down)], torch.device("cuda")
-    norm, router = weights.norm.cuda(), _on_gpu(weights.router)
-    plain = MlpWeights(norm, router, *(_packed_on_gpu(part) for part in parts))
-    return plain, MlpWeights(norm, router, *(PlacedExperts(part, device, resident) for part in parts))
+    plain = on_device(weights, device)
+    return plain, MlpWeights(plain.norm, plain.router, *(PlacedExperts(part, device, resident) for part in parts))
 
 
 @pytest.mark.parametrize("resident", [0, 3, 6])
@@ -105,7 +84,7 @@ def test_grouped_experts_of_the_real_shape_equal_the_reference(dtype: torch.dtyp
 
 
 def test_dense_products_of_the_real_shape_equal_the_reference() -> None:
-    weights, kernels = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels()
+    weights, kernels = on_device(random_attention(2_880, 64, 8, 64), "cuda"), CudaKernels()
     x, attended = random_of(1, 2_880, seed=5).cuda(), random_of(1, 4_096, seed=7).cuda()
     expected = reference.project_qkv(x, weights, eps=1e-5, dtype=torch.float32)
     for got, right in zip(kernels.project_qkv(x, weights, eps=1e-5, dtype=torch.float32), expected, strict=True):
@@ -131,7 +110,7 @@ def test_the_router_of_the_real_shape_chooses_like_the_reference(experts: int) -
 @pytest.mark.parametrize("window", [None, 128])
 @pytest.mark.parametrize("known", [0, 500, 5_000])
 def test_attention_of_several_tokens_of_the_real_shape_equals_the_reference(window: int | None, known: int) -> None:
-    weights, kernels, tokens = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels(), 300
+    weights, kernels, tokens = on_device(random_attention(2_880, 64, 8, 64), "cuda"), CudaKernels(), 300
     position = torch.zeros(1, dtype=torch.int32, device="cuda")
     angles = torch.arange(known, known + tokens, device="cuda").unsqueeze(1) * torch.linspace(1, 1e-5, 32).cuda()
     before = [torch.randn(known, 8, 64, device="cuda").bfloat16() for _ in range(2)]
@@ -151,7 +130,7 @@ def test_attention_of_several_tokens_of_the_real_shape_equals_the_reference(wind
 
 
 def test_attention_of_the_real_shape_equals_the_reference() -> None:
-    weights, kernels = _attention_on_gpu(random_attention(2_880, 64, 8, 64)), CudaKernels()
+    weights, kernels = on_device(random_attention(2_880, 64, 8, 64), "cuda"), CudaKernels()
     position = torch.zeros(1, dtype=torch.int32, device="cuda")
     for window in (None, 128):
         layers = [

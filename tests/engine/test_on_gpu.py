@@ -3,6 +3,7 @@
 The interpreter takes a tenth of a second for every kernel launch.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from gptoss_cli.engine import loader
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import triton_decode
 from gptoss_cli.engine.kernels.cuda import CudaKernels
+from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.selfcheck import check_kernels
+from gptoss_cli.engine.weights import Linear
 from gptoss_cli.errors import ResourceError
 from gptoss_cli.generation import Sampling
 from gptoss_cli.settings import Dtype
@@ -78,6 +82,22 @@ def test_greedy_ids_are_the_same_and_again_after_a_rewind(folder: Path) -> None:
     assert _continued(placed) == right
     hot = _continued(placed, seed=5, temperature=1.0)
     assert _continued(placed, seed=5, temperature=1.0) == hot
+
+
+@pytest.mark.slow
+def test_a_checkpoint_whose_experts_tie_is_accepted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one token and for several, ties go to different experts."""
+    monkeypatch.setattr(loader, "check_kernels", lambda model: None)
+    model = open_generator(folder, context_tokens=64, **on_gpu(DEVICE, EXPERTS)).model
+    layers = []
+    for layer in model.weights.layers:
+        router = Linear(torch.zeros_like(torch.as_tensor(layer.mlp.router.weight)), layer.mlp.router.bias * 0)
+        layers.append(replace(layer, mlp=replace(layer.mlp, router=router)))
+    weights, x = replace(model.weights, layers=tuple(layers)), torch.ones(2, SHAPE.hidden, device=DEVICE)
+    tied = Transformer(model.config, weights, model.kernels, model.dtype)
+    chosen = [tied.kernels.route(part, layers[0].mlp, active=SHAPE.active, eps=1e-5)[1][0] for part in (x, x[:1])]
+    assert set(chosen[0].tolist()) != set(chosen[1].tolist())
+    check_kernels(tied)
 
 
 def test_kernels_that_compute_something_else_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

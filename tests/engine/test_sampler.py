@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.errors import NumericalError, UsageError
@@ -158,3 +159,31 @@ def test_rows_after_the_vocabulary_are_never_drawn(restriction: Restriction | No
     sampler = Sampler(Sampling(seed=3, temperature=temperature), banned_ids={0}, vocabulary_size=len(logits))
     assert all(sampler.draw(logits, restriction) < VOCABULARY_SIZE for _ in range(20))
     assert int(sampler.draw_on_device(logits, torch.tensor([0.5], dtype=torch.float64))) < VOCABULARY_SIZE
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations of torch; on a GPU each is at least one kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_draw_with_the_default_settings_takes_few_operations() -> None:
+    sampler = Sampler(Sampling(seed=7), banned_ids=(1,), vocabulary_size=len(LOGITS))
+    uniform = torch.tensor([0.5], dtype=torch.float64)
+    with _Operations() as seen:
+        sampler.draw_on_device(LOGITS, uniform)
+    assert 0 < seen.count <= 12
+
+
+def test_at_temperature_1_the_probabilities_are_those_of_a_softmax_to_the_last_bit() -> None:
+    logits = torch.randn(201_088, generator=torch.Generator().manual_seed(5)) * 20
+    shifted = (logits - logits.max()) / 1.0
+    assert torch.equal(logits.softmax(0), shifted.softmax(0))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gptoss_cli.engine.model import Transformer
-from gptoss_cli.engine.sequence import Sequence, device_errors, read_together
+from gptoss_cli.engine.sequence import Sequence, read_together
 from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
@@ -174,12 +174,3 @@ def test_a_failed_device_is_not_touched_again(sequence: Sequence, monkeypatch: p
     with pytest.raises(ResourceError, match="The GPU failed: CUDA error: an illegal memory access") as raised:
         sequence.read([1])
     assert raised.value.hints == (Hint.START_AGAIN, Hint.CPU)
-
-
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("full"), RuntimeError("MPS backend out of memory (MPS allocated: 12.00 GB).")]
-)
-def test_a_full_device_is_a_resource_error(error: RuntimeError) -> None:
-    with pytest.raises(ResourceError, match="out of memory") as raised, device_errors():
-        raise error
-    assert raised.value.hints == (Hint.SMALLER_CONTEXT, Hint.OFFLOAD, Hint.CPU)

@@ -134,7 +134,7 @@ def test_a_damaged_package_has_a_hint_to_reinstall(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "o200k_base.tiktoken.xz").write_bytes(b"\xfd7zXZ\x00 and then nothing")
+    (tmp_path / "data" / "o200k_base.tokens.xz").write_bytes(b"\xfd7zXZ\x00 and then nothing")
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     with ExitStack() as temporary, pytest.raises(IntegrityError, match="vocabulary in the package") as caught:
         vocabulary_folder(temporary)

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from gptoss_cli.placement.hardware import Cuda, Gpu, Hardware
+from gptoss_cli.placement.gpus import Cuda, Gpu
+from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.model_config import published_config
 
 GIB = 1 << 30

@@ -6,7 +6,8 @@ import pytest
 
 from gptoss_cli.errors import Hint, ResourceError, UsageError
 from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, choose
-from gptoss_cli.placement.hardware import Cuda, Hardware
+from gptoss_cli.placement.gpus import Cuda
+from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.memory import model_memory
 from gptoss_cli.placement.model_config import ModelConfig
 from gptoss_cli.placement.placement import KernelSet, Placement
@@ -130,12 +131,6 @@ _CASES = {
         _USUAL,
         (Code.GROUP_LIMIT, Code.HOST_TOO_SMALL),
     ),
-    "20b, 8 GiB, 8 MiB lockable": _Case(
-        machine(gpu(8), lockable_bytes=8 << 20), _20B, _OFFLOAD, _USUAL, (Code.LOCKED_MEMORY, *_SPLIT)
-    ),
-    "20b, 24 GiB, 8 MiB lockable": _Case(
-        machine(gpu(24), lockable_bytes=8 << 20), _20B, _MXFP4, _FULL, _FITS, (Code.LOCKED_MEMORY,)
-    ),
     # A GPU that torch or Triton cannot use.
     "20b, torch for the CPU": _Case(
         machine(gpu(24), cuda=Cuda.NOT_BUILT), _20B, _CPU, _FULL, (Code.TORCH_WITHOUT_CUDA,), (Code.NO_GPU,)
@@ -158,6 +153,7 @@ _CASES = {
     "20b, 8 GiB of 2016": _Case(
         machine(gpu(8, capability=(6, 1))), _20B, _CPU, _FULL, (Code.OLD_GPU, Code.GPU_TOO_SMALL)
     ),
+    "20b, 24 GiB of AMD": _Case(machine(gpu(24), rocm="7.1"), _20B, _MXFP4, _FULL, (Code.ROCM_UNTESTED, *_FITS)),
     # Apple's GPUs, which have no memory of their own.
     "20b, Mac of 8 GiB": _Case(mac(8), _20B, _CPU, _USUAL, (Code.APPLE_GPU, Code.GPU_TOO_SMALL, *_SLOW_DISK)),
     "20b, Mac of 16 GiB": _Case(mac(16), _20B, _CPU, 72_448, (Code.APPLE_GPU, Code.GPU_TOO_SMALL), (Code.FROM_DISK,)),
@@ -439,3 +435,34 @@ def test_missing_bytes_are_in_the_json() -> None:
     needed = model_memory(_20B).dense_bytes + model_memory(_20B).cache_bytes(4_096) + GPU_WORK_BYTES + STAGING_BYTES
     assert small["missing_bytes"] == needed - gib(3)
     assert values["execution"] == "cpu"
+
+
+def test_memory_that_gpu_and_host_share_counts_once() -> None:
+    shared = replace(gpu(60, 45), shares_memory=True)
+    described = machine(shared, ram=64, available=45)
+    placement = choose(GPT_OSS_20B, described)
+    assert placement.execution is Execution.MXFP4
+    assert placement.gpu is not None
+    assert placement.host.room_bytes is not None
+    assert placement.gpu.used_bytes + placement.host.room_bytes == gib(45)
+    # What does not fit as the GPU's does not fit beside it as the host's either.
+    small = machine(replace(gpu(60, 30), shares_memory=True), ram=64, available=30)
+    assert choose(GPT_OSS_120B, small).execution is Execution.CPU
+    assert choose(GPT_OSS_120B, machine(gpu(30), ram=64, available=60)).execution is Execution.OFFLOAD
+
+
+def test_the_bandwidth_that_the_driver_reports_is_assumed() -> None:
+    known = machine(replace(gpu(24), bytes_per_second=936e9))
+    assert choose(GPT_OSS_20B, known).bound.gpu_bytes_per_second == 936e9
+    shared = machine(replace(gpu(60), shares_memory=True))
+    assert choose(GPT_OSS_20B, shared).bound.gpu_bytes_per_second == 256e9
+    assert choose(GPT_OSS_20B, machine(gpu(141))).bound.gpu_bytes_per_second == 4_800e9
+
+
+def test_an_amd_gpu_is_used_and_said_to_be_untested() -> None:
+    described = machine(replace(gpu(24), capability=None, architecture="gfx1100"), rocm="7.1")
+    placement = choose(GPT_OSS_20B, described)
+    assert (placement.execution, placement.kernels) == (Execution.MXFP4, KernelSet.TRITON)
+    (reason,) = placement.warnings
+    assert reason.code is Code.ROCM_UNTESTED
+    assert "untested" in reason.text

@@ -1,7 +1,8 @@
 """The choice of a GPU, of its memory, and of its kernels."""
 
 from gptoss_cli.placement.devices import ChosenGpu, choose_gpu
-from gptoss_cli.placement.hardware import Cuda, Hardware
+from gptoss_cli.placement.gpus import Cuda
+from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.reasons import Code, Reason
 from gptoss_cli.placement.request import PlacementRequest
 from tests.placement.machines import gib, gpu, mac, machine

@@ -1,25 +1,12 @@
 """Detecting hardware from files and programs."""
 
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
-import torch
 
 import gptoss_cli
-from gptoss_cli.placement import hardware
-from gptoss_cli.placement.hardware import (
-    Cuda,
-    Gpu,
-    apple_gpu,
-    cpu_quota,
-    cuda_gpus,
-    detect,
-    host_memory,
-    parse_smi,
-    usable_cores,
-)
+from gptoss_cli.placement.gpus import Cuda
+from gptoss_cli.placement.hardware import cpu_quota, detect, host_memory, usable_cores
 
 _MEMINFO = "MemTotal:       33554432 kB\nMemFree:  1048576 kB\nMemAvailable:   16777216 kB\nHugePages_Total: 0\n"
 _GIB = 1 << 30
@@ -94,130 +81,12 @@ def test_a_limit_above_the_available_memory_changes_only_the_limit(tmp_path: Pat
     assert host_memory(root) == (32 * _GIB, 16 * _GIB, 24 * _GIB)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("8388608", 8 << 20), ("unlimited", None)])
-def test_the_limit_of_locked_memory_is_read(text: str, expected: int | None, tmp_path: Path) -> None:
-    limits = f"Limit  Soft Limit  Hard Limit  Units\nMax locked memory         {text}              {text}    bytes\n"
-    root = _write(tmp_path, {"proc/meminfo": _MEMINFO, "proc/self/limits": limits})
-    assert detect(tmp_path, root=root).lockable_bytes == expected
-
-
 def test_without_an_nvidia_driver_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = detect(tmp_path / "not" / "there", root=_write(tmp_path, {"proc/meminfo": _MEMINFO}))
     assert (found.gpus, found.cuda, found.compiler) == ((), Cuda.ABSENT, False)
     assert found.disk_bytes is not None
     assert found.torch is not None
-
-
-def test_gpus_whose_memory_nvidia_smi_does_not_know_are_left_out() -> None:
-    text = (
-        "NVIDIA GeForce RTX 3060, 12288, 11000, 8.6, 570.86.10\n"
-        "NVIDIA H100, slice 1, [N/A], [N/A], 9.0, 570.86.10\n"
-        "Tesla M40, 11448, 11448, [N/A], 570.86.10\n"
-        "NVIDIA H100 MIG, [N/A], [N/A], 9.0, 570.86.10\nsome warning\n"
-    )
-    gpus, driver = parse_smi(text)
-    assert gpus == (
-        Gpu(name="NVIDIA GeForce RTX 3060", total_bytes=12_288 << 20, free_bytes=11_000 << 20, capability=(8, 6)),
-        Gpu(name="Tesla M40", total_bytes=11_448 << 20, free_bytes=11_448 << 20),
-    )
-    assert driver == "570.86.10"
-
-
-class _Card:
-    """torch.cuda on a machine with two GPUs, or with a driver that it cannot use."""
-
-    def __init__(self, *, problem: str = "", failure: str = "") -> None:
-        self._problem, self._failure = problem, failure
-
-    def is_available(self) -> bool:
-        if self._problem:
-            warnings.warn(self._problem, stacklevel=1)
-        return not self._problem
-
-    def device_count(self) -> int:
-        return 2
-
-    def get_device_name(self, device: int) -> str:
-        return ("NVIDIA A100", "NVIDIA T4")[device]
-
-    def get_device_capability(self, device: int) -> tuple[int, int]:
-        return ((8, 0), (7, 5))[device]
-
-    def mem_get_info(self, device: int) -> tuple[int, int]:
-        if self._failure:
-            raise RuntimeError(self._failure)
-        return ((30 * _GIB, 40 * _GIB), (15 * _GIB, 16 * _GIB))[device]
-
-
-def test_free_memory_of_each_gpu_comes_from_torch() -> None:
-    assert cuda_gpus(_Card()) == (
-        Gpu(name="NVIDIA A100", total_bytes=40 * _GIB, free_bytes=30 * _GIB, capability=(8, 0)),
-        Gpu(name="NVIDIA T4", total_bytes=16 * _GIB, free_bytes=15 * _GIB, capability=(7, 5)),
-    )
-
-
-def test_a_warning_of_torch_is_reported_as_the_problem() -> None:
-    card = _Card(problem="CUDA initialization: The NVIDIA driver on your system is too old\nPlease update")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        gpus, problem = hardware._ask_torch(card)
-    assert (gpus, problem) == ((), "CUDA initialization: The NVIDIA driver on your system is too old")
-    assert hardware._ask_torch(_Card(failure="CUDA error: out of memory")) == ((), "CUDA error: out of memory")
-
-
-class _Metal:
-    """torch.mps, where 2 GiB are already in use."""
-
-    def __init__(self, *, available: bool = True) -> None:
-        self._available = available
-
-    def is_available(self) -> bool:
-        return self._available
-
-    def recommended_max_memory(self) -> int:
-        return 12 * _GIB
-
-    def driver_allocated_memory(self) -> int:
-        return 2 * _GIB
-
-
-@pytest.mark.parametrize(("available", "free"), [(None, 10), (11, 10), (7, 7)])
-def test_the_free_memory_of_apples_gpu_is_at_most_that_of_the_host(available: int | None, free: int) -> None:
-    found = apple_gpu(_Metal(), None if available is None else available * _GIB)
-    assert found == Gpu(name="Apple GPU", total_bytes=12 * _GIB, free_bytes=free * _GIB)
-
-
-def test_an_apple_gpu_that_torch_cannot_use_is_none() -> None:
-    assert apple_gpu(_Metal(available=False), 16 * _GIB) is None
-
-
-def _driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine on which nvidia-smi is found."""
-    program = tmp_path / "bin" / "nvidia-smi"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho 'NVIDIA A10, 23028, 22500, 8.6, 570.86.10'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    return _write(tmp_path, {"proc/meminfo": _MEMINFO})
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the driver's program is a shell script here")
-@pytest.mark.parametrize("hiding", ["", "-1"])
-def test_hidden_gpus_are_reported_without_torch(hiding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hiding)
-    found = detect(tmp_path, root=_driver(tmp_path, monkeypatch))
-    assert (found.cuda, found.driver) == (Cuda.HIDDEN, "570.86.10")
-    assert [gpu.name for gpu in found.gpus] == ["NVIDIA A10"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the driver's program is a shell script here")
-def test_torch_without_cuda_is_reported_if_there_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(torch.version, "cuda", None)
-    found = detect(tmp_path, root=_driver(tmp_path, monkeypatch))
-    assert found.cuda is Cuda.NOT_BUILT
-    assert found.gpus == (Gpu(name="NVIDIA A10", total_bytes=23_028 << 20, free_bytes=22_500 << 20, capability=(8, 6)),)
 
 
 @pytest.mark.parametrize(

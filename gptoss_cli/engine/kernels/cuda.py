@@ -6,7 +6,6 @@ that they can be captured in a CUDA graph; see cuda_graph.py.
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -14,76 +13,15 @@ from torch import Tensor
 
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
 from gptoss_cli.engine.kernels import reference, triton_decode, triton_prefill
+from gptoss_cli.engine.kernels.tuning import TUNING, UPCAST, PrefillTuning, Tuning
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache
 from gptoss_cli.engine.weights import AttentionWeights, MlpWeights, Rows
 from gptoss_cli.placement.model_config import SWIGLU_ALPHA
 
+_SMALL_KEYS = 256  # experts whose numbers fit in a byte
 _SHORT_WINDOW = 256  # up to this many keys are not worth splitting
 # Triton 3.9 warns that 3.10 changes the default. Without fusion kernels are slower and sums differ.
 _OPTIONS = {"enable_fp_fusion": True}
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillTuning:
-    """Block sizes and warps of the kernels for several tokens.
-
-    A program of attention has `queries` queries and takes `keys` keys at once. A program of experts has `rows` rows and
-    takes `width` bytes of each at once. Its number of tokens is the smallest of `tokens` that is at least the mean per
-    expert. With `upcast` products are of float32.
-    """
-
-    queries: int = 64
-    keys: int = 64
-    attention_warps: int = 4
-    rows: int = 64
-    width: int = 32
-    tokens: tuple[int, ...] = (16, 64, 128)
-    warps: int = 8
-    upcast: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """Block sizes and warps of the kernels for one token, and the number of splits of a long attention.
-
-    A program takes `rows` rows and `width` columns at once. For packed weights the widths are in words of 8 elements:
-    `packed_width` for gate_up, `down_width` for down.
-    """
-
-    rows: int = 4
-    width: int = 512
-    packed_rows: int = 4
-    packed_width: int = 128
-    down_width: int = 128
-    packed_warps: int = 1
-    warps: int = 4
-    keys: int = 32
-    splits: int = 32
-    prefill: PrefillTuning = PrefillTuning()
-
-
-# With 64 keys attention spills. Packed products of one warp have no barriers. 8 rows take 3 % fewer instructions per
-# weight than 4, but half as many programs are too few for the multiprocessors.
-TUNING = Tuning()
-# Without tensor cores the sums are in registers, and 32 bytes of a row spill with Triton 3.6.
-UPCAST = PrefillTuning(queries=16, keys=32, rows=32, width=16, tokens=(16, 32), upcast=True)
-# On 9.0 one warpgroup multiplies 64 rows. With two warpgroups the sums go through shared memory in every round, with 73
-# barriers instead of 9. On 8.x and 12.0 four warps spill with 128 tokens. On 10.0 they need all 255 registers with
-# Triton 3.6.
-_TUNINGS = {
-    (7, 5): replace(TUNING, prefill=UPCAST),
-    (9, 0): replace(TUNING, prefill=PrefillTuning(warps=4)),
-}
-# In Triton's interpreter each program is expensive, and its width costs little.
-_INTERPRETED = Tuning(
-    rows=64, width=64, packed_rows=64, packed_width=16, down_width=16, keys=16, splits=4,
-    prefill=PrefillTuning(queries=64, keys=64, rows=128, width=64, tokens=(64,), upcast=True),
-)  # fmt: skip
-
-
-def tuning_for(capability: tuple[int, int] | None) -> Tuning:
-    """Return the tuning for a compute capability. None is Triton's interpreter."""
-    return _INTERPRETED if capability is None else _TUNINGS.get(capability, TUNING)
 
 
 class CudaKernels:
@@ -316,8 +254,10 @@ def _tile_tokens(tuning: PrefillTuning, mean: float) -> int:
 
 def _grouped(experts: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sort slots by their `experts` [slots] -> order [slots], and the end of each expert's rows and tiles [E] int32."""
-    ordered, order = experts.sort(stable=True)
-    row_ends = torch.searchsorted(ordered, torch.arange(count, device=experts.device), right=True)
+    # A radix sort takes a pass for each byte of its keys.
+    keys = torch.uint8 if count <= _SMALL_KEYS else torch.int16
+    ordered, order = experts.to(keys).sort(stable=True)
+    row_ends = torch.searchsorted(ordered, torch.arange(count, device=experts.device).to(keys), right=True)
     rows = row_ends.diff(prepend=row_ends.new_zeros(1))
     return order, row_ends.int(), (-(-rows // size)).cumsum(0).int()
 

@@ -30,7 +30,11 @@ def project_qkv(
     x: Tensor, weights: AttentionWeights, *, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See Kernels.project_qkv."""
-    normed = _rms_norm(x, weights.norm, eps).to(dtype)
+    normed, joined = _rms_norm(x, weights.norm, eps).to(dtype), weights.joined_qkv
+    if joined is not None and len(x) > 1:
+        sizes = [len(part.bias) for part in (weights.query, weights.key, weights.value)]
+        query, key, value = torch.split(_linear(normed, joined), sizes, dim=1)
+        return query.contiguous(), key.contiguous(), value.contiguous()
     return _linear(normed, weights.query), _linear(normed, weights.key), _linear(normed, weights.value)
 
 

@@ -1,7 +1,7 @@
 """Compile the GPU kernels for one architecture, without a GPU, and print their registers and instructions as JSON.
 
-`python compile_kernels.py CAPABILITY [KERNEL ...]`. The shapes are those of gpt-oss-20b. Counts are given for the whole
-kernel and for each loop over weights.
+`python compile_kernels.py CAPABILITY|GFX [KERNEL ...]`, for example 90 or gfx942. The shapes are those of gpt-oss-20b.
+Counts are given for the whole kernel and for each loop over weights; for GPUs of AMD only registers and spills.
 """
 
 import json
@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from gptoss_cli.engine.kernels import triton_decode, triton_prefill
-from gptoss_cli.engine.kernels.cuda import UPCAST, PrefillTuning, Tuning, tuning_for
+from gptoss_cli.engine.kernels.tuning import UPCAST, PrefillTuning, Tuning, tuning_for, tuning_for_amd
 
 _FLOATS = {"eps", "factor", "limit", "alpha"}
 _KINDS = {
@@ -36,9 +36,8 @@ _OPTIONS = {"enable_fp_fusion": True}
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
-def constants(capability: tuple[int, int]) -> dict[str, dict[str, Any]]:
+def constants(tuning: Tuning) -> dict[str, dict[str, Any]]:
     """Return the compile-time constants of each kernel for one token."""
-    tuning = tuning_for(capability)
     dense = {"ROWS": tuning.rows, "WIDTH": tuning.width, "ROUND": True}
     packed = {"ROWS": tuning.packed_rows, "WORDS": 360}
     attention = {"KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 16, "D_WIDTH": 64, "KEYS": tuning.keys}
@@ -95,12 +94,11 @@ def kind(name: str, known: dict[str, str]) -> str:
 
 
 def main() -> None:
-    number, names = int(sys.argv[1]), sys.argv[2:]
-    capability = divmod(number, 10)
-    tuning, compiled = tuning_for(capability), {}
-    for name, values in constants(capability).items():
+    names, compiled = sys.argv[2:], {}
+    target, tuning = target_of(sys.argv[1])
+    for name, values in constants(tuning).items():
         if not names or name in names:
-            compiled[name] = _compiled(getattr(triton_decode, name), kinds(), values, number, warps(name, tuning))
+            compiled[name] = _compiled(getattr(triton_decode, name), kinds(), values, target, warps(name, tuning))
     for prefill in {tuning.prefill, UPCAST}:
         for size in prefill.tokens:
             for name, values in prefill_constants(prefill, size).items():
@@ -108,20 +106,28 @@ def main() -> None:
                 key = f"{called} of {size}" if "TOKENS" in values else called
                 if (not names or name in names or key in names) and key not in compiled:
                     kernel, count = getattr(triton_prefill, name), prefill_warps(name, prefill)
-                    compiled[key] = _compiled(kernel, kinds(prefill=prefill), values, number, count)
+                    compiled[key] = _compiled(kernel, kinds(prefill=prefill), values, target, count)
     print(json.dumps(compiled))
 
 
+def target_of(name: str) -> tuple[GPUTarget, Tuning]:
+    """Return the target and the tuning for a capability such as 90, or for an architecture of AMD."""
+    if name.startswith("gfx"):
+        return GPUTarget("hip", name, 64 if name.startswith("gfx9") else 32), tuning_for_amd(name)
+    return GPUTarget("cuda", int(name), 32), tuning_for(divmod(int(name), 10))
+
+
 def _compiled(
-    kernel: Any, known: dict[str, str], values: dict[str, Any], capability: int, warps: int
+    kernel: Any, known: dict[str, str], values: dict[str, Any], target: GPUTarget, warps: int
 ) -> dict[str, Any]:
     names = kernel.arg_names
     signature = {name: "constexpr" if name in values else kind(name, known) for name in names}
     given = {(index,): values[name] for index, name in enumerate(names) if name in values}
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name][0] == "*"}
-    target = GPUTarget("cuda", capability, 32)
     source = ASTSource(kernel, signature, given, aligned)
     built = triton.compile(source, target=target, options={"num_warps": warps, **_OPTIONS})
+    if target.backend == "hip":
+        return _used_on_amd(built.asm["amdgcn"]) | {"shared": built.metadata.shared, "warps": warps}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(built.asm["cubin"])
@@ -137,6 +143,14 @@ def _compiled(
         **_counted([line for line in listing if not line.startswith(".L")]),
         "loops": [_counted(body) for body in _weight_loops(listing)],
     }
+
+
+def _used_on_amd(assembly: str) -> dict[str, int]:
+    """Return the registers of a kernel, and the bytes of each lane that do not fit in them."""
+    found = {
+        key: int(value) for key, value in re.findall(r"\.(vgpr_count|private_segment_fixed_size):\s+(\d+)", assembly)
+    }
+    return {"registers": found["vgpr_count"], "spilled": found["private_segment_fixed_size"]}
 
 
 def _listing(code: str) -> list[str]:

@@ -197,6 +197,20 @@ static void check_tile_float(const IsaKernels *use, int64_t columns, int64_t sta
     free(rows), free(x), free(sums[0]), free(sums[1]);
 }
 
+/* Ordinary pairs, and some that the limit cuts, that overflow, or that are no numbers. */
+static void check_swiglu(const IsaKernels *use, int64_t n) {
+    const float hard[] = {0, -0.0f, 7, -7, 7.5f, 100, -100, 87, -88, 1e30f, -1e30f, INFINITY, -INFINITY, NAN, 1e-40f};
+    enum { HARD = sizeof hard / sizeof *hard };
+    float *pairs = floats(2 * n), *got = malloc((size_t)n * sizeof *got), *expected = malloc((size_t)n * sizeof *got);
+    for (int64_t i = 0; i < 2 * n; i++) pairs[i] = next_random() % 4 ? 10 * pairs[i] : hard[next_random() % HARD];
+    use->swiglu(got, pairs, n, 7), gptoss_scalar.swiglu(expected, pairs, n, 7);
+    for (int64_t i = 0; i < n; i++) {
+        compare("swiglu", n, got[i], expected[i], fabsf(expected[i]));
+        if (isnan(got[i]) != isnan(expected[i])) puts("swiglu loses a NaN"), failures++;
+    }
+    free(pairs), free(got), free(expected);
+}
+
 /* The last rows of a mapping: the page after it cannot be read. */
 static void check_mapping(const IsaKernels *use, int64_t n, int64_t rows) {
 #if defined(__unix__) || defined(__APPLE__)
@@ -248,6 +262,7 @@ static void check(const IsaKernels *use) {
     for (int64_t tokens = 1; tokens <= DENSE_TOKENS; tokens += 5)
         check_tile_float(use, 320, 96, 224, tokens), check_tile_float(use, 1000, 512, 512, tokens);
     check_tile_float(use, 30, 0, 32, DENSE_TOKENS);
+    for (int64_t n = 1; n <= 70; n++) check_swiglu(use, n);
     failures += check_attention(use);
     printf("%s checked against scalar\n", use->name);
 }

@@ -1,11 +1,26 @@
 """Random weights of any shape for the tests of kernels, and a comparison of results."""
 
+from dataclasses import fields
+from typing import Any, TypeVar, cast
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from gptoss_cli.engine.expert_offload import PackedExperts
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights
+
+Weights = TypeVar("Weights")
+
+
+def on_device(weights: Weights, device: torch.device | str) -> Weights:
+    """Return a copy of a tensor, or of a dataclass of tensors and of such classes, on `device`."""
+    part: Any = weights
+    if isinstance(part, Tensor):
+        moved: Any = part.to(device)
+    else:
+        moved = type(part)(*(on_device(getattr(part, field.name), device) for field in fields(part)))
+    return cast(Weights, moved)
 
 
 def random_of(*size: int, seed: int = 0, std: float = 1.0) -> Tensor:

@@ -10,20 +10,35 @@ pytest.importorskip("triton")
 
 from gptoss_cli.engine.expert_offload import ExpertCache, PackedExperts, PlacedExperts, packed_only
 from gptoss_cli.engine.kernels import reference
-from gptoss_cli.engine.kernels.cuda import TUNING, CudaKernels, PrefillTuning, Tuning
+from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kernels.protocol import Kernels
+from gptoss_cli.engine.kernels.tuning import TUNING, PrefillTuning, Tuning
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache, SlidingLayer
-from gptoss_cli.engine.weights import MlpWeights
-from tests.engine.kernels.random_weights import assert_close, random_attention, random_mlp, random_of
+from gptoss_cli.engine.weights import AttentionWeights, MlpWeights
+from tests.engine.kernels import random_weights
+from tests.engine.kernels.random_weights import assert_close, on_device
 
-EXACT = 3e-6  # of the largest value
-BF16 = 2e-2
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Of the largest value. On a GPU the reference's sums have another order.
+EXACT = 3e-6 if DEVICE.type == "cpu" else 2e-5
+BF16 = 2e-2
 # Small enough that every loop has several rounds.
 SMALL = Tuning(
     rows=32, width=32, packed_rows=32, packed_width=8, down_width=8, keys=16, splits=4,
     prefill=PrefillTuning(queries=16, keys=16, rows=32, width=16, tokens=(16, 32), upcast=True),
 )  # fmt: skip
+
+
+def random_of(*size: int, seed: int = 0) -> Tensor:
+    return random_weights.random_of(*size, seed=seed).to(DEVICE)
+
+
+def random_attention(hidden: int, heads: int, kv_heads: int, head_dim: int) -> AttentionWeights:
+    return on_device(random_weights.random_attention(hidden, heads, kv_heads, head_dim), DEVICE)
+
+
+def random_mlp(hidden: int, intermediate: int, experts: int = 3) -> MlpWeights:
+    return on_device(random_weights.random_mlp(hidden, intermediate, experts), DEVICE)
 
 
 @pytest.fixture
@@ -61,12 +76,13 @@ def test_dense_products_equal_the_reference(kernels: Kernels, hidden: int) -> No
 
 
 def _rotation(position: int, tokens: int, half: int) -> tuple[Tensor, Tensor]:
-    angles = torch.arange(position, position + tokens).unsqueeze(1) * torch.arange(1, half + 1) * 0.1
+    positions = torch.arange(position, position + tokens, device=DEVICE)
+    angles = positions.unsqueeze(1) * torch.arange(1, half + 1, device=DEVICE) * 0.1
     return angles.cos() * 1.2, angles.sin() * 1.2
 
 
 def _layer(kind: str, dtype: torch.dtype) -> LayerCache:
-    position = torch.zeros(1, dtype=torch.int32)
+    position = torch.zeros(1, dtype=torch.int32, device=DEVICE)
     if kind == "full":
         return FullLayer(2, 10, context_tokens=200, dtype=dtype, position=position)
     return SlidingLayer(2, 10, window=11, dtype=dtype, position=position)
@@ -170,9 +186,9 @@ def test_experts_of_several_tokens_equal_the_reference(
 
 def test_an_expert_chosen_by_all_tokens_equals_the_reference(kernels: Kernels) -> None:
     weights, x = random_mlp(32, 64, 5), random_of(75, 32, seed=5)
-    expert_weights = torch.ones(75, 1)
+    expert_weights = torch.ones(75, 1, device=DEVICE)
     for expert in (0, 2, 4):
-        routed = x, torch.full((75, 1), expert), expert_weights
+        routed = x, torch.full((75, 1), expert, device=DEVICE), expert_weights
         right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
         assert_close(kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32), right, EXACT)
 
@@ -209,7 +225,8 @@ def test_every_scale_equals_the_reference(kernels: Kernels, scale: int, tokens: 
     right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
     got = kernels.mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32)
     # At 254 sums are infinite, and SwiGLU makes NaN of some.
-    assert torch.allclose(got, right, rtol=1e-5, atol=1e-5, equal_nan=True)
+    tolerance = 1e-5 if DEVICE.type == "cpu" else 1e-3
+    assert torch.allclose(got, right, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def test_scale_255_is_nan() -> None:
@@ -234,7 +251,7 @@ def test_swapped_experts_are_read_from_their_new_memory(kernels: Kernels) -> Non
         assert gate_up.resident[incoming]
         assert not gate_up.resident[outgoing]
         assert sum(gate_up.resident) == 2
-        routed = x, torch.arange(6).unsqueeze(0), torch.rand(1, 6)
+        routed = x, torch.arange(6, device=DEVICE).unsqueeze(0), torch.rand(1, 6, device=DEVICE)
         right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
         assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.float32), right, EXACT)
 

@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 import triton
 
 import gptoss_cli
-from gptoss_cli.engine.kernels.cuda import UPCAST, tuning_for
+from gptoss_cli.engine.kernels.tuning import UPCAST, tuning_for
 
 _ROOT = str(Path(gptoss_cli.__file__).parents[1])
 COMPILER = Path(__file__).with_name("compile_kernels.py")
@@ -33,10 +33,10 @@ PACKED, DENSE = {"gate_up_kernel": 2, "down_kernel": 1}, {"qkv_kernel": 3, "unem
 Compiled = dict[str, dict[str, Any]]
 
 
-def _compiled(capability: int, *kernels: str) -> Compiled:
+def _compiled(target: int | str, *kernels: str) -> Compiled:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, str(COMPILER), str(capability), *kernels]
+    command = [sys.executable, str(COMPILER), str(target), *kernels]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     compiled: Compiled = json.loads(done.stdout)
@@ -110,3 +110,24 @@ def test_every_kernel_compiles_to_good_code_for_every_architecture(capability: i
     compiled = _compiled(capability)
     assert len(compiled) == (16 if capability == 75 else 23)
     _check(capability, compiled)
+
+
+# A multiprocessor's memory that its programs share.
+AMD_SHARED_BYTES = 64 << 10
+ARCHITECTURES = ["gfx942", "gfx1100", "gfx1151", "gfx1201"]
+
+
+def _check_amd(compiled: Compiled) -> None:
+    for name, used in compiled.items():
+        assert used["shared"] <= AMD_SHARED_BYTES, (name, used)
+        if name in PACKED or name in DENSE:
+            assert used["spilled"] == 0, (name, used)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not NEWEST, reason="the backend of older versions needs AMD's tools")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_compiles_for_amd(architecture: str) -> None:
+    compiled = _compiled(architecture)
+    assert len(compiled) == (23 if architecture == "gfx942" else 21)
+    _check_amd(compiled)

@@ -8,8 +8,9 @@ from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.kv_cache import FullLayer
-from gptoss_cli.engine.weights import Linear, MlpWeights
+from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights
 from tests.engine.checkpoints import Array
+from tests.engine.kernels.random_weights import assert_close, random_attention, random_of
 
 E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
 
@@ -117,3 +118,24 @@ def test_attention_in_slices_equals_attention_at_once(monkeypatch: pytest.Monkey
     whole = attended()
     monkeypatch.setattr(reference, "_MAX_SCORES", 6 * 9 * 2)
     assert torch.allclose(attended(), whole, atol=1e-6)
+
+
+def test_query_key_and_value_that_lie_together_are_one_product() -> None:
+    apart = random_attention(96, 6, 2, 10)
+    weight = torch.cat([torch.as_tensor(part.weight) for part in (apart.query, apart.key, apart.value)])
+    bias = torch.cat([part.bias for part in (apart.query, apart.key, apart.value)])
+    bounds = ((0, 60), (60, 80), (80, 100))
+    query, key, value = (Linear(weight[start:end], bias[start:end]) for start, end in bounds)
+    together = AttentionWeights(apart.norm, query, key, value, apart.output, apart.sinks)
+    joined = together.joined_qkv
+    assert joined is not None
+    assert torch.equal(torch.as_tensor(joined.weight), weight)
+    assert torch.equal(joined.bias, bias)
+    for wrong in (apart, AttentionWeights(apart.norm, query, value, key, apart.output, apart.sinks)):
+        assert wrong.joined_qkv is None
+    for tokens in (1, 9):
+        x = random_of(tokens, 96, seed=3)
+        results = [reference.project_qkv(x, each, eps=1e-5, dtype=torch.float32) for each in (together, apart)]
+        for got, right in zip(*results, strict=True):
+            assert got.is_contiguous()
+            assert_close(got, right, 1e-6)

@@ -55,12 +55,6 @@ static void dots(float *sums, const Experts *m, int64_t expert, int64_t row, int
     add_bias(sums, m->bias + 2 * index, count, tokens);
 }
 
-static float swiglu(float gate, float up, float limit) {
-    gate = gate > limit ? limit : gate; /* comparisons that let a NaN through */
-    up = up > limit ? limit : up < -limit ? -limit : up;
-    return (up + 1.0f) * gate / (1.0f + expf(-1.702f * gate));
-}
-
 /* One call of gptoss_mix_one, or what gptoss_mix_many does for one expert. */
 typedef struct {
     const Experts *gate_up, *down;
@@ -91,7 +85,7 @@ static void hidden_chunk(void *context, int64_t piece, int thread) {
     float sums[CHUNK_ROWS], *hidden = floats_of(&m->hidden, i) + start / 2;
     (void)thread;
     dots(sums, m->gate_up, m->experts[i], start, count, &m->in, 0, 1);
-    for (int64_t j = 0; j < count / 2; j++) hidden[j] = swiglu(sums[2 * j], sums[2 * j + 1], m->limit);
+    gptoss_kernels()->swiglu(hidden, sums, count / 2, m->limit);
 }
 
 static void pack_hidden(void *context, int64_t i, int thread) {
@@ -197,11 +191,10 @@ static void hidden_tile(void *context, int64_t piece, int thread) {
     int64_t start = piece * m->tile_rows;
     float *sums = m->sums + thread * m->count * m->tile_rows;
     tile(m, sums, m->gate_up, start, &m->in);
-    for (int64_t t = 0; t < m->count; t++)
-        for (int64_t i = 0; i < m->tile_rows / 2; i++) {
-            const float *pair = sums + t * m->tile_rows + 2 * i;
-            floats_of(&m->hidden, t)[start / 2 + i] = swiglu(pair[0], pair[1], m->limit);
-        }
+    for (int64_t t = 0; t < m->count; t++) {
+        float *hidden = floats_of(&m->hidden, t) + start / 2;
+        gptoss_kernels()->swiglu(hidden, sums + t * m->tile_rows, m->tile_rows / 2, m->limit);
+    }
 }
 
 static void down_tile(void *context, int64_t piece, int thread) {

@@ -91,6 +91,8 @@ typedef struct {
     void (*tile_float)(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start, int64_t n,
                        int64_t tokens);
     const AttentionKernels *attention;
+    /* hidden [n] of pairs [n, 2], gate and up: gate * sigmoid(1.702 gate) * (up + 1), limited as in the model. */
+    void (*swiglu)(float *hidden, const float *pairs, int64_t n, float limit);
 } IsaKernels;
 
 extern const IsaKernels gptoss_scalar;

@@ -143,6 +143,16 @@ static void tile_float(float *sums, const float *rows, const float *packed, int6
     }
 }
 
+static float swiglu_of(float gate, float up, float limit) {
+    gate = gate > limit ? limit : gate; /* comparisons that let a NaN through */
+    up = up > limit ? limit : up < -limit ? -limit : up;
+    return (up + 1.0f) * gate / (1.0f + expf(-1.702f * gate));
+}
+
+static void swiglu(float *hidden, const float *pairs, int64_t n, float limit) {
+    for (int64_t i = 0; i < n; i++) hidden[i] = swiglu_of(pairs[2 * i], pairs[2 * i + 1], limit);
+}
+
 /* Obvious rather than small: 8-bit activations are held in 16 bits. */
 static const Mxfp4Kernels int16 = {sizeof(Block), TILE_ROWS, pack_int16, dots, pack_tile_int16, tile};
 static const Mxfp4Kernels int8 = {sizeof(Block), TILE_ROWS, pack_int8, dots, pack_tile_int8, tile};
@@ -164,4 +174,5 @@ const IsaKernels gptoss_scalar = {
     .pack_float = pack_float,
     .tile_float = tile_float,
     .attention = &gptoss_scalar_attention,
+    .swiglu = swiglu,
 };

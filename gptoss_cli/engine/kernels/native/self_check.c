@@ -129,6 +129,16 @@ static int tile_float_is_right(Room *r, const IsaKernels *use) {
     return right;
 }
 
+static int swiglu_is_right(Room *r, const IsaKernels *use) {
+    enum { PAIRS = 37 };
+    float got[PAIRS], expected[PAIRS];
+    fill(r, ORDINARY);
+    use->swiglu(got, r->x, PAIRS, 0.5f), gptoss_scalar.swiglu(expected, r->x, PAIRS, 0.5f);
+    for (int i = 0; i < PAIRS; i++)
+        if (!is_near(got[i], expected[i], 1)) return 0;
+    return 1;
+}
+
 /* One token after 70 keys, of which the last chunk is not full. Selects the kernels of that name. */
 static int attention_is_right(Room *r, const char *name) {
     enum { HEADS = 16, KV_HEADS = 2, DIM = 64, KEYS = 71, CELLS = HEADS * DIM };
@@ -159,7 +169,7 @@ int gptoss_is_right(const IsaKernels *use) {
     r->packed = r->memory + LINE - (uintptr_t)r->memory % LINE;
     int right = mxfp4_is_right(r, use->int16, oracle->int16) && mxfp4_is_right(r, use->int8, oracle->int8) &&
                 mxfp4_is_right(r, use->float32, oracle->float32) && dense_is_right(r, use) &&
-                tile_float_is_right(r, use) && attention_is_right(r, use->name);
+                tile_float_is_right(r, use) && swiglu_is_right(r, use) && attention_is_right(r, use->name);
     free(r);
     return right;
 }

@@ -1,5 +1,5 @@
-/* Products of MXFP4 rows with activations of one or two planes. The file that includes this defines FUNCTION, INLINE and
-   `dot`, which adds the products of 16 bytes to 4 sums. neon.h says what packed activations look like. */
+/* Products of MXFP4 rows with activations of one or two planes. The file that includes this defines FUNCTION, INLINE
+   and `dot`, which adds the products of 16 bytes to 4 sums. neon.h says what packed activations look like. */
 
 /* The doubled products of a block, 4 sums. They stay below 2^24 together, so the float32 of their sum is exact. */
 INLINE int32x4_t multiply_block(Weights w, const int8_t *x, const int planes) {

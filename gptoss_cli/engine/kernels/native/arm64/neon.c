@@ -3,11 +3,13 @@
 
 #ifdef HAS_NEON
 
-#define SHARED                                                                                                         \
-    .float32 = &gptoss_neon_float32, .bf16_bytes = sizeof(float), .int8_bytes = BLOCK * sizeof(int16_t) + sizeof(float), \
-    .pack_bf16 = gptoss_neon_pack_bf16, .dot_bf16 = gptoss_neon_dot_bf16, .pack_int8 = gptoss_neon_pack_int8,          \
-    .dot_int8 = gptoss_neon_dot_int8, .widen_bf16 = gptoss_neon_widen_bf16, .widen_int8 = gptoss_neon_widen_int8,      \
-    .pack_float = gptoss_neon_pack_float, .tile_float = gptoss_neon_tile_float, .attention = &gptoss_neon_attention
+#define SHARED                                                                                                 \
+    .float32 = &gptoss_neon_float32, .bf16_bytes = sizeof(float),                                              \
+    .int8_bytes = BLOCK * sizeof(int16_t) + sizeof(float), .pack_bf16 = gptoss_neon_pack_bf16,                 \
+    .dot_bf16 = gptoss_neon_dot_bf16, .pack_int8 = gptoss_neon_pack_int8, .dot_int8 = gptoss_neon_dot_int8,    \
+    .widen_bf16 = gptoss_neon_widen_bf16, .widen_int8 = gptoss_neon_widen_int8,                                \
+    .pack_float = gptoss_neon_pack_float, .tile_float = gptoss_neon_tile_float,                                \
+    .attention = &gptoss_neon_attention, .swiglu = gptoss_neon_swiglu
 
 const IsaKernels gptoss_neon = {.name = "neon", .int16 = &gptoss_neon_int16, .int8 = &gptoss_neon_int8, SHARED};
 #ifdef HAS_DOTPROD

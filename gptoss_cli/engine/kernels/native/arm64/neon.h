@@ -70,6 +70,7 @@ void gptoss_neon_widen_int8(float *out, const int8_t *weights, const uint8_t *fa
 void gptoss_neon_pack_float(float *packed, const float *x, int64_t columns, int64_t padded, int64_t tokens);
 void gptoss_neon_tile_float(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start,
                             int64_t n, int64_t tokens);
+void gptoss_neon_swiglu(float *hidden, const float *pairs, int64_t n, float limit);
 
 /* A block of a token as int8, or as two planes of int8: x = 256 * high + low. Each plane is 16 even elements and then
    16 odd ones. In dots the factors, halved because weights are doubled, lie behind all blocks of a token. */

@@ -19,6 +19,7 @@ const IsaKernels gptoss_avx2 = {
     .pack_float = gptoss_avx2_pack_float,
     .tile_float = gptoss_avx2_tile_float,
     .attention = &gptoss_avx2_attention,
+    .swiglu = gptoss_avx2_swiglu,
 };
 
 #else

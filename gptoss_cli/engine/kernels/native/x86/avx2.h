@@ -77,6 +77,7 @@ void gptoss_avx2_tile_float(float *sums, const float *rows, const float *packed,
 void gptoss_avx2_pack_tile(void *packed, const float *x, int64_t blocks, int64_t token, int64_t tokens);
 void gptoss_avx2_tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
                       int64_t tokens);
+void gptoss_avx2_swiglu(float *hidden, const float *pairs, int64_t n, float limit);
 
 extern const Mxfp4Kernels gptoss_avx2_int16, gptoss_avx2_int8, gptoss_avx2_float32;
 extern const AttentionKernels gptoss_avx2_attention;

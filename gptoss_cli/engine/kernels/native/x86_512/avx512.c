@@ -43,6 +43,7 @@ const IsaKernels gptoss_avx512 = {
     .pack_float = gptoss_avx512_pack_float,
     .tile_float = gptoss_avx512_tile_float,
     .attention = &gptoss_avx512_attention,
+    .swiglu = gptoss_avx512_swiglu,
 };
 
 const IsaKernels gptoss_avx512_bf16 = {
@@ -63,6 +64,7 @@ const IsaKernels gptoss_avx512_bf16 = {
     .pack_float = gptoss_avx512_pack_float,
     .tile_float = gptoss_avx512_tile_float,
     .attention = &gptoss_avx512_attention,
+    .swiglu = gptoss_avx512_swiglu,
 };
 
 #else

@@ -126,6 +126,7 @@ void gptoss_avx512_tile_int16(float *sums, const uint8_t *blocks, const uint8_t 
 void gptoss_avx512_tile_int8(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t n, const void *packed,
                              int64_t tokens);
 
+void gptoss_avx512_swiglu(float *hidden, const float *pairs, int64_t n, float limit);
 extern const AttentionKernels gptoss_avx512_attention;
 
 #endif

@@ -1,4 +1,4 @@
-/* The attention kernels in AVX2 and FMA: 8 keys or dimensions at once. */
+/* Attention and SwiGLU in AVX2 and FMA: 8 floats at once. */
 #include "avx2.h"
 
 #ifdef HAS_AVX2
@@ -82,12 +82,26 @@ INLINE Vector exponential(Vector x) {
     return _mm256_blendv_ps(result, x, nan);
 }
 
+INLINE Vector smaller(Vector a, Vector b) { return _mm256_min_ps(a, b); }
+INLINE Vector divide(Vector a, Vector b) { return _mm256_div_ps(a, b); }
+INLINE Vector select_negative(Vector x, Vector a, Vector b) { return _mm256_blendv_ps(b, a, x); }
+
+/* 2 * LANES floats -> the even ones and the odd ones. */
+INLINE void deinterleave(Vector *evens, Vector *odds, const float *from) {
+    Vector first = load_floats(from), second = load_floats(from + LANES);
+    Vector low = _mm256_permute2f128_ps(first, second, 0x20), high = _mm256_permute2f128_ps(first, second, 0x31);
+    *evens = _mm256_shuffle_ps(low, high, 0x88), *odds = _mm256_shuffle_ps(low, high, 0xDD);
+}
+
 #include "../attention_lanes.h"
+#include "../swiglu_lanes.h"
 
 const AttentionKernels gptoss_avx2_attention = {transpose_keys, attend_chunk};
 
+void gptoss_avx2_swiglu(float *hidden, const float *pairs, int64_t n, float limit) { swiglu(hidden, pairs, n, limit); }
+
 #else
 
-typedef int gptoss_no_avx2_attention;
+typedef int gptoss_no_avx2_vectors;
 
 #endif

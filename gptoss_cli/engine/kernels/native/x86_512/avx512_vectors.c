@@ -1,4 +1,4 @@
-/* The attention kernels in AVX-512: 16 keys or dimensions at once. */
+/* Attention and SwiGLU in AVX-512: 16 floats at once. */
 #include "avx512.h"
 
 #ifdef HAS_AVX512
@@ -77,12 +77,32 @@ INLINE Vector exponential(Vector x) {
     return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, broadcast(-87.0f), _CMP_NLT_UQ), sum, n);
 }
 
+INLINE Vector smaller(Vector a, Vector b) { return _mm512_min_ps(a, b); }
+INLINE Vector divide(Vector a, Vector b) { return _mm512_div_ps(a, b); }
+
+INLINE Vector select_negative(Vector x, Vector a, Vector b) {
+    return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), b, a);
+}
+
+/* 2 * LANES floats -> the even ones and the odd ones. */
+INLINE void deinterleave(Vector *evens, Vector *odds, const float *from) {
+    const Integers even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    Vector first = load_floats(from), second = load_floats(from + LANES);
+    *evens = _mm512_permutex2var_ps(first, even, second);
+    *odds = _mm512_permutex2var_ps(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second);
+}
+
 #include "../attention_lanes.h"
+#include "../swiglu_lanes.h"
 
 const AttentionKernels gptoss_avx512_attention = {transpose_keys, attend_chunk};
 
+void gptoss_avx512_swiglu(float *hidden, const float *pairs, int64_t n, float limit) {
+    swiglu(hidden, pairs, n, limit);
+}
+
 #else
 
-typedef int gptoss_no_avx512_attention;
+typedef int gptoss_no_avx512_vectors;
 
 #endif

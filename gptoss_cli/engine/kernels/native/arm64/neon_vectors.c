@@ -1,4 +1,4 @@
-/* The attention kernels in NEON: 8 keys or dimensions at once, as two vectors. */
+/* Attention and SwiGLU in NEON: 8 floats at once, as two vectors. */
 #include "neon.h"
 
 #ifdef HAS_NEON
@@ -105,12 +105,32 @@ INLINE float32x4_t exponential_of_four(float32x4_t x) {
 
 INLINE Vector exponential(Vector x) { return (Vector){exponential_of_four(x.low), exponential_of_four(x.high)}; }
 
+INLINE Vector smaller(Vector a, Vector b) { return (Vector){vminq_f32(a.low, b.low), vminq_f32(a.high, b.high)}; }
+INLINE Vector divide(Vector a, Vector b) { return (Vector){vdivq_f32(a.low, b.low), vdivq_f32(a.high, b.high)}; }
+
+INLINE float32x4_t select_four(float32x4_t x, float32x4_t a, float32x4_t b) {
+    return vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(x)), a, b);
+}
+
+INLINE Vector select_negative(Vector x, Vector a, Vector b) {
+    return (Vector){select_four(x.low, a.low, b.low), select_four(x.high, a.high, b.high)};
+}
+
+/* 2 * LANES floats -> the even ones and the odd ones. */
+INLINE void deinterleave(Vector *evens, Vector *odds, const float *from) {
+    float32x4x2_t first = vld2q_f32(from), second = vld2q_f32(from + LANES);
+    *evens = (Vector){first.val[0], second.val[0]}, *odds = (Vector){first.val[1], second.val[1]};
+}
+
 #include "../attention_lanes.h"
+#include "../swiglu_lanes.h"
 
 const AttentionKernels gptoss_neon_attention = {transpose_keys, attend_chunk};
 
+void gptoss_neon_swiglu(float *hidden, const float *pairs, int64_t n, float limit) { swiglu(hidden, pairs, n, limit); }
+
 #else
 
-typedef int gptoss_no_neon_attention;
+typedef int gptoss_no_neon_vectors;
 
 #endif
