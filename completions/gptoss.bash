@@ -84,17 +84,18 @@ _gptoss_candidates() {
     local common="-v --verbose -q --quiet --color --debug -V --version -h --help"
     local turn="-m --model -e --effort -s --instructions -t --temperature --top-p --top-k --date --seed --max-tokens
         --think-budget --free-headers --context --execution --device --gpu-memory --dtype --dense --activations --threads
-        --no-prefix-cache --kv-limit --reasoning"
+        --no-prefix-cache --kv-limit --reasoning --server --server-model --server-api --api-key-file"
+    local server="--server --server-model --server-api --api-key-file"
     local ask="-f --file --template --param --json --stream-json --no-stream -x --extract -o --output --timeout --stop --schema --choice
         --efforts --logprobs -c --continue --resume --save --no-save --title --save-reasoning --no-save-reasoning"
     local chat="-f --file --template --param --plain --vi -c --continue --resume --at --fork --save --no-save
         --save-reasoning --no-save-reasoning"
     local download="--revision --dry-run --json -y --yes" verify="--quick --json" remove="--partial -y --yes"
     local convert="--exact --dry-run --json"
-    local plan="--gpu-memory --ram --context --conversations --execution --device --dense --activations --json"
-    local bench="--context --prompt --generate --repeat --kernels --random-weights --execution --device --gpu-memory --dense --activations --threads --json"
+    local plan="--gpu-memory --ram --context --conversations --execution --device --dense --activations --json $server"
+    local bench="--context --prompt --generate --repeat --kernels --random-weights --execution --device --gpu-memory --dense --activations --threads --json $server"
     local serve="-m --model --host --port --api-key-file -e --effort --queue --conversations --batch --reasoning-field --allow-origin
-        --context --execution --device --gpu-memory --dense --activations --threads"
+        --context --execution --device --gpu-memory --dense --activations --threads --server --server-model --server-api --server-key-file"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
@@ -103,7 +104,8 @@ _gptoss_candidates() {
     local conversations_search="-n --latest --reasoning --json" conversations_rm="--all -y --yes"
     local conversations_export="--all -f --format -o --output --reasoning --force"
     local settings="color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k date seed
-        max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout"
+        max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout
+        server.url server.model server.api server.key-file"
     local command="" inner="" word index
 
     for ((index = 1; index < last; index++)); do
@@ -155,12 +157,13 @@ _gptoss_candidates() {
         --dense) _gptoss_words "bf16 int8" ;;
         --activations) _gptoss_words "int16 int8" ;;
         --reasoning) _gptoss_words "show collapse hide" ;;
+        --server-api) _gptoss_words "vllm sglang llama" ;;
         --reasoning-field) _gptoss_words "reasoning reasoning_content none" ;;
         --by) _gptoss_words "depth experts size memory compute" ;;
         --experiment) _gptoss_words "k-bias" ;;
         --random-weights) _gptoss_words "20b 120b" ;;
         --template) _gptoss_templates ;;
-        -f | --file | -o | --output | --schema | --api-key-file) _gptoss_files ;;
+        -f | --file | -o | --output | --schema | --api-key-file | --server-key-file) _gptoss_files ;;
         -s | --instructions)
             if [[ $current == @* ]]; then
                 _gptoss_texts
@@ -168,7 +171,7 @@ _gptoss_candidates() {
             ;;
         -t | --temperature | --top-p | --top-k | --date | --seed | --max-tokens | --think-budget | --context | --efforts | --logprobs) ;;
         --threads | --timeout | --stop | --choice | --revision | --gpu-memory | --kv-limit | --ram | --prompt | --generate | --repeat | --explain) ;;
-        --resume | --title | --at | --branch | -n | --param | --host | --port | --queue | --allow-origin) ;;
+        --server | --server-model | --resume | --title | --at | --branch | -n | --param | --host | --port | --queue | --allow-origin) ;;
         *)
             case $command in
                 ask) [[ $current == -* ]] && _gptoss_words "$ask $turn $common" ;;
@@ -207,7 +210,7 @@ _gptoss_candidates() {
                     fi
                     ;;
                 list) _gptoss_words "--json $common" ;;
-                doctor) _gptoss_words "--gpu --json $common" ;;
+                doctor) _gptoss_words "--gpu --json $server $common" ;;
                 cache) _gptoss_arguments "list clear" "--json -y --yes --kv-limit $common" ;;
                 config) _gptoss_arguments "show path edit set" "--json $common" ;;
                 completions) _gptoss_arguments "bash zsh fish powershell" "$common" ;;

@@ -4,10 +4,12 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)
 
     $common = '-v', '--verbose', '-q', '--quiet', '--color', '--debug', '-V', '--version', '-h', '--help'
+    $server = '--server', '--server-model', '--server-api', '--api-key-file'
     $turn = '-m', '--model', '-e', '--effort', '-s', '--instructions', '-t', '--temperature', '--top-p', '--top-k',
         '--date', '--seed', '--max-tokens', '--think-budget', '--free-headers', '--context', '--execution', '--device',
         '--gpu-memory', '--dtype', '--dense', '--activations', '--threads', '--no-prefix-cache', '--kv-limit', '--reasoning'
     $template = '--template', '--param'
+    $turn += $server
     $ask = '-f', '--file', '--json', '--stream-json', '--no-stream', '-x', '--extract', '-o', '--output', '--timeout',
         '--stop', '--schema', '--choice', '--efforts', '--logprobs', '--title'
     $history = '-c', '--continue', '--resume', '--save', '--no-save', '--save-reasoning', '--no-save-reasoning'
@@ -34,13 +36,13 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'list' = @('--json') + $common
         'remove' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--partial', '-y', '--yes') + $common
         'plan' = $models + @('--gpu-memory', '--ram', '--context', '--conversations', '--execution', '--device',
-            '--dense', '--activations', '--json') + $common
-        'doctor' = @('--gpu', '--json') + $common
+            '--dense', '--activations', '--json') + $server + $common
+        'doctor' = @('--gpu', '--json') + $server + $common
         'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
-            '--dense', '--activations', '--threads', '--json') + $common
+            '--dense', '--activations', '--threads', '--json') + $server + $common
         'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--conversations',
-            '--batch', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device', '--gpu-memory',
-            '--dense', '--activations', '--threads') + $common
+            '--batch', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
+            '--threads', '--server', '--server-model', '--server-api', '--server-key-file') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
         'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
@@ -67,6 +69,9 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--format' = 'md', 'json', 'jsonl', 'chatgpt'
         '--template' = $templates
         '--param' = @()
+        '--server-api' = 'vllm', 'sglang', 'llama'
+        '--server' = @()
+        '--server-model' = @()
         '--resume' = @()
         '--title' = @()
         '--at' = @()
@@ -100,7 +105,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         '--allow-origin' = @()
     }
     # Options that take a file have no candidates here, so that PowerShell offers files.
-    foreach ($option in '--file', '--output', '--schema', '--api-key-file') { $values[$option] = @() }
+    foreach ($option in '--file', '--output', '--schema', '--api-key-file', '--server-key-file') { $values[$option] = @() }
     $longForms = @{
         '-m' = '--model'; '-e' = '--effort'; '-s' = '--instructions'; '-t' = '--temperature'
         '-f' = '--file'; '-o' = '--output'
@@ -116,7 +121,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
 
     $settings = 'color', 'history.save', 'history.reasoning', 'history.kv-limit', 'history.ask', 'model', 'effort', 'instructions',
         'temperature', 'top-p', 'top-k', 'date', 'seed', 'max-tokens', 'think-budget', 'context', 'execution',
-        'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout'
+        'device', 'gpu-memory', 'dtype', 'dense', 'activations', 'threads', 'reasoning', 'timeout',
+        'server.url', 'server.model', 'server.api', 'server.key-file'
     $candidates = if ($command -eq 'config' -and $previous -eq 'set') { $settings }
         elseif ($values.ContainsKey($previous)) { $values[$previous] }
         elseif ($command) { $options[$command] }

@@ -68,6 +68,11 @@ class Hint(Enum):
     START_AGAIN = auto()
     LIST_CONVERSATIONS = auto()
     ANOTHER_MODEL = auto()
+    CHECK_SERVER = auto()  # its address, and that it runs
+    SERVER_KEY = auto()
+    SERVER_MODEL = auto()  # one of those that the server has
+    SERVER_API = auto()
+    TOKEN_SERVER = auto()  # one that continues token ids
     CONVERT = auto()  # `subject` is the path of a checkpoint
     CONVERT_AGAIN = auto()  # `subject` is the name of a checkpoint that was converted
     ALLOW_ROUNDING = auto()  # not only a conversion without loss

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, runtime_checkable
 
 # The ids of the vocabulary. A checkpoint may have more rows, as padding: their ids mean nothing and are never drawn.
 VOCABULARY_SIZE: Final = 201_088
@@ -212,3 +212,11 @@ class BranchingGenerator(TokenGenerator, Protocol):
 
     def copy_prefix(self, other: Self, ids: Sequence[int]) -> None:
         """Take from `other`, one of the generators of `several`, the longest prefix of `ids` that it has kept."""
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A TokenGenerator that may wait for something, such as a server, without a next token or chunk."""
+
+    def interrupt(self) -> None:
+        """End the running prefill or decode soon. Any thread may call it; the next prefill runs again."""

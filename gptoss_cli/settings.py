@@ -79,6 +79,14 @@ class ColorChoice(StrEnum):
     NEVER = "never"
 
 
+class ServerApi(StrEnum):
+    """The kinds of server that continue token ids, and the API of each."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    LLAMA = "llama"
+
+
 class ExportFormat(StrEnum):
     """Formats of an export. `json` alone keeps every branch with all that is known of it; `chatgpt` every branch."""
 

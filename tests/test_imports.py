@@ -23,6 +23,7 @@ _LATE_IMPORTS = {
     "cli.conversations": "only `show --raw` needs the vocabulary",
     "cli.definition_conversations": "each command imports only what it needs",
     "cli.definition_convert": "each command imports only what it needs",
+    "cli.definition_serve": "each command imports only what it needs",
     "cli.model_opener": "torch is imported when a model is opened",
     "cli.definition": "each command imports only what it needs",
     "cli.main": "--version does not wait for Typer",

@@ -37,7 +37,8 @@ class TitledBy(StrEnum):
 class ConversationRow:
     """A conversation without its messages.
 
-    `identity` is the checkpoint's digest. `date` and `instructions` stand in the first messages of its prompts.
+    `identity` is the checkpoint's digest, or the address of the server that has the model. `date` and `instructions`
+    stand in the first messages of its prompts.
     `tip` is the last message of the current path, None before the first.
     """
 

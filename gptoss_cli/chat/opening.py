@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Final
 
 from gptoss_cli import settings
+from gptoss_cli.chat.beginning import begin_session
 from gptoss_cli.chat.request import ChatRequest, ModelInfo, Notify, OpenedModel, Say
-from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.checkpoint.folder import weights_folder
 from gptoss_cli.checkpoint.manifest import is_commit
@@ -17,7 +16,6 @@ from gptoss_cli.checkpoint.store import locations
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.engine import loader
 from gptoss_cli.errors import Hint
-from gptoss_cli.generation import TokenGenerator
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
 from gptoss_cli.placement.fitting import Fit, fit
@@ -51,7 +49,7 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
     placement = choose_placement(name, folder, request.placement, notice, every_reason=request.every_reason)
     progress(f"Loading {name}")
     generator = loader.load(folder, placement, progress=progress, notice=notice, kv_limit_bytes=request.kv_limit_bytes)
-    session = _begin(generator, request)
+    session = begin_session(generator, request)
     if request.kv_limit_bytes and not (request.is_private and request.instructions):
         generator.keep_prefix(session.prefix())
     if generator.numerics is not None and generator.numerics.shortcoming is not None:
@@ -128,17 +126,6 @@ def place_config(
     if reasons and not is_demo:
         notice(" ".join((f"{name} runs {placement.summary}.", *(reason.text for reason in reasons))))
     return placement
-
-
-def _begin(generator: TokenGenerator, request: ChatRequest) -> ChatSession:
-    """Return an empty conversation with a loaded model."""
-    return ChatSession(
-        generator,
-        instructions=request.instructions,
-        effort=request.effort,
-        date=request.date or date.today(),
-        settings=request.settings,
-    )
 
 
 def revision_of(folder: Path) -> str | None:

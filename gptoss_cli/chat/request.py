@@ -15,6 +15,7 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import Hint
 from gptoss_cli.generation import AttentionMeasurement, BranchingGenerator
 from gptoss_cli.placement.request import PlacementRequest
+from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.settings import ReasoningEffort
 
 # For an annotation alone: it imports openai_harmony, which takes longer than the prompt of a chat may.
@@ -37,6 +38,7 @@ class ChatRequest:
 
     `model` None is the first published one that is installed, else the demo. `instructions` is the text itself.
     `date` None is today. KV caches on disk take at most `kv_limit_bytes`; 0 keeps none.
+    `server` answers instead of a model on this machine: then `model` and `placement` count for nothing but the context.
     If it `is_private`, none is kept of `instructions`: the text could be reconstructed from it.
     With `every_reason` the notices explain the whole placement, otherwise they are its warnings alone.
     """
@@ -50,13 +52,15 @@ class ChatRequest:
     kv_limit_bytes: int = KV_LIMIT_BYTES
     is_private: bool = False
     every_reason: bool = False
+    server: ServerRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """The model that answers, and how it is computed. `revision` is the commit of its checkpoint, None if unknown.
 
-    `cache_bytes` is the size of its KV caches when they are full.
+    `server` is the address of the server that computes it, None for this machine. `cache_bytes` is the size of its KV
+    caches when they are full, 0 if they are elsewhere.
     """
 
     model: str
@@ -65,6 +69,7 @@ class ModelInfo:
     device: str = "cpu"
     dtype: str | None = None
     cache_bytes: int = 0
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

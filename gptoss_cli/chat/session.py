@@ -13,6 +13,7 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import GptossError, NumericalError
 from gptoss_cli.generation import (
     Forced,
+    Interruptible,
     Restriction,
     Sampling,
     TokenGenerator,
@@ -184,6 +185,8 @@ class ChatSession:
         Only sets a flag, so a signal handler or another thread may call it.
         """
         self._stopping = True
+        if isinstance(self._generator, Interruptible):
+            self._generator.interrupt()
 
     def answer_now(self) -> None:
         """Make the running turn stop reasoning and answer from its next token on. No effect on a turn that answers.
@@ -390,5 +393,7 @@ class ChatSession:
             if turn.constraint.is_repeating:
                 turn.reason = EndReason.LOOP
                 return
+        if self._stopping:
+            return
         out_of_tokens = settings.max_tokens is not None and turn.tokens >= settings.max_tokens
         turn.reason = EndReason.TOKEN_LIMIT if out_of_tokens else EndReason.CONTEXT_FULL

@@ -61,7 +61,9 @@ def run_ask(question: Question, options: TurnOptions, environment: Environment) 
         template = find_template(question.template, console)
         text = prompt_of(template, question.words, console, attached=attached)
         output = output_format(answer.schema, answer.choice, console)
-        request = replace(chat_request(options, console), is_private=question.history.no_save)
+        request = replace(chat_request(options, console, question.given), is_private=question.history.no_save)
+        if request.server is not None and answer.logprobs is not None:
+            raise UsageError("--logprobs and --server do not go together: a server does not show the probabilities.")
         resumed = _resumed(question, console)
         turn.resumed = resumed
         turn.attachments = [each.record for each in attached]

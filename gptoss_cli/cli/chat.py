@@ -65,7 +65,7 @@ def run_chat(start: ChatStart, options: TurnOptions, environment: Environment) -
         first, template = Entered(template.filled(first.text), pasted=True), None
     resumed = _resumed(start, console)
     chat = Chat(
-        replace(chat_request(options, console), is_private=not start.history.save),
+        replace(chat_request(options, console, start.given), is_private=not start.history.save),
         environment,
         plain=start.plain,
         vi=start.vi,
@@ -106,6 +106,11 @@ def _resumed(start: ChatStart, console: Console) -> Resumed | None:
     resumed = Resumed(stored, start.given)
     console.notice(resumed.description())
     return resumed
+
+
+def _shown_model(request: ChatRequest) -> str:
+    """Return what the toolbar shows before the model is loaded."""
+    return request.server.address if request.server is not None else request.model or ""
 
 
 def _quietly(text: Callable[_Arguments, str]) -> Callable[_Arguments, str]:
@@ -167,7 +172,7 @@ class Chat:
             console=console,
             screen=None if plain else open_screen(console),
             reasoning=settings.ReasoningDisplay.COLLAPSE,
-            model=self._request.model or "",
+            model=_shown_model(self._request),
             date=request.date,
         )
         inputs, problem = open_history(settings.state_folder() / "history") if history.save else temporary_history()
@@ -335,7 +340,7 @@ class Chat:
 
     def _open_other(self, model: str) -> OpenedModel | None:
         """Open another model while the user waits; None if the user does not wait. Raises what opening it raises."""
-        loading = Loading(lambda notice: self._open(replace(self._request, model=model), notice))
+        loading = Loading(lambda notice: self._open(replace(self._request, model=model, server=None), notice))
         self._wait_for(loading)
         if not loading.is_done:
             return None

@@ -26,7 +26,7 @@ _LARGEST_FILE_BYTES = 1 << 20
 _WITHOUT_CONFIG = {"config", "completions"}
 Value = str | bool | int | float
 # Settings that stand in a table of config.toml: their variables begin with its name.
-_TABLES = ("history",)
+_TABLES = ("history", "server")
 
 
 @dataclass(frozen=True, slots=True)

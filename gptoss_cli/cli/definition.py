@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from gptoss_cli.cli.definition_convert import convert
+from gptoss_cli.cli.definition_serve import serve
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, show_help
-from gptoss_cli.cli.model_opener import serve_errors, torch_errors
+from gptoss_cli.cli.framework import Commands, OptionalValueCommand, build_program, given_options, show_help
+from gptoss_cli.cli.model_opener import torch_errors
 from gptoss_cli.cli.model_options import BenchOptions, CompareOptions, EvaluateOptions, InspectOptions, PlanOptions
 from gptoss_cli.cli.options import (
     AnswerOptions,
@@ -27,7 +28,7 @@ from gptoss_cli.cli.options import (
     TurnOptions,
     YesOption,
 )
-from gptoss_cli.cli.serve_options import ServeOptions
+from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.paths import typed_path
 
 _SETTINGS = (
@@ -76,7 +77,7 @@ def chat(
     from gptoss_cli.cli.chat import ChatStart, run_chat
 
     start = ChatStart(
-        words or [], files or [], history, plain=plain, vi=vi, given=_given(invocation), template=template
+        words or [], files or [], history, plain=plain, vi=vi, given=given_options(invocation), template=template
     )
     run_chat(start, options, environment)
 
@@ -101,7 +102,7 @@ def ask(
     """
     from gptoss_cli.cli.ask import Question, run_ask
 
-    question = Question(words or [], answer, history, _given(invocation), template)
+    question = Question(words or [], answer, history, given_options(invocation), template)
     if answer.efforts is not None and not answer.stream_json:  # together they are an error, which JSON lines report
         from gptoss_cli.cli.efforts import run_efforts
 
@@ -194,6 +195,8 @@ def plan(
     ] = None,
     *,
     options: PlanOptions,
+    servers: ServerOptions,
+    invocation: typer.Context,
     environment: Environment,
 ) -> None:
     """Show how a model would run, here or on another machine.
@@ -201,6 +204,11 @@ def plan(
     Shows where its weights go, the longest context that fits, the highest speed, and why. Nothing has to be downloaded.
     --gpu-memory 24GiB --ram 64GiB describes another machine.
     """
+    if servers.are_meant(given := given_options(invocation)):
+        from gptoss_cli.cli.server import run_plan_of_server
+
+        run_plan_of_server(servers, given, environment.console, as_json=options.as_json)
+        return
     from gptoss_cli.cli.plan import run_plan
 
     run_plan(model, options, environment.console)
@@ -211,11 +219,12 @@ def doctor(
     *,
     gpu: Annotated[bool, typer.Option("--gpu", help="Check every kernel of the GPU; takes about a minute.")] = False,
     as_json: JsonOption = False,
+    servers: ServerOptions,
     environment: Environment,
 ) -> None:
     """Check this machine and advise on each problem.
 
-    Looks at GPU, memory, disk, torch, Triton and models.
+    Looks at GPU, memory, disk, torch, Triton, models and the server, if one is set.
     """
     if gpu:
         with torch_errors():
@@ -225,7 +234,7 @@ def doctor(
         return
     from gptoss_cli.cli.doctor import run_doctor
 
-    run_doctor(environment.console, as_json=as_json)
+    run_doctor(environment.console, servers, as_json=as_json)
 
 
 @_COMMANDS.command("bench", epilog=_SETTINGS)
@@ -235,30 +244,27 @@ def bench(
     ] = None,
     *,
     options: BenchOptions,
+    servers: ServerOptions,
+    invocation: typer.Context,
     environment: Environment,
 ) -> None:
     """Measure the speed of a model on this machine.
 
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
-    End other programs first: they slow it down.
+    End other programs first: they slow it down. With --server it measures that one as its user sees it.
     """
+    if servers.are_meant(given := given_options(invocation)):
+        from gptoss_cli.cli.bench_server import run_bench_of_server
+
+        run_bench_of_server(servers, given, options, environment.console)
+        return
     with torch_errors():
         from gptoss_cli.cli.bench import run_bench
 
     run_bench(model, options, environment.console)
 
 
-@_COMMANDS.command("serve", epilog=_SETTINGS)
-def serve(*, options: ServeOptions, environment: Environment) -> None:
-    """Serve OpenAI's API from this machine.
-
-    /v1/chat/completions, /v1/responses, /v1/completions, /v1/models, /health and /metrics, for Codex, Open WebUI and
-    the SDKs. Other machines can connect only with --host and a key. Prompts are never logged.
-    """
-    with serve_errors():
-        from gptoss_cli.cli.serve import run_serve
-
-    run_serve(options, environment)
+_COMMANDS.command("serve", epilog=_SETTINGS)(serve)
 
 
 @_COMMANDS.command("compare")
@@ -385,9 +391,3 @@ def _load_conversations() -> tuple[Callable[..., None], Commands]:
 
 _COMMANDS.add_group("conversations", "List, search, export and remove saved conversations.", _load_conversations)
 PROGRAM = build_program(gptoss, _COMMANDS)
-
-
-def _given(invocation: typer.Context) -> frozenset[str]:
-    """Return the names of the parameters that the command line itself sets."""
-    sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
-    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")

@@ -8,12 +8,17 @@ from typing import Any
 from gptoss_cli import __version__, settings
 from gptoss_cli.checkpoint import catalog, store
 from gptoss_cli.cli.damaged_copies import notice_damaged_copies
+from gptoss_cli.cli.hints import sentence
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
+from gptoss_cli.cli.server import found_server, required_server
+from gptoss_cli.cli.server_options import ServerOptions
+from gptoss_cli.errors import GptossError
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.gpus import Cuda
 from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.reasons import gib
+from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.terminal.console import Console
 
 _DRIVER_ADVICE = "Update the NVIDIA driver, or install the build of torch that goes with it."
@@ -28,14 +33,16 @@ class _Check:
     advice: str = ""
 
 
-def run_doctor(console: Console, *, as_json: bool) -> None:
-    """Run `gptoss doctor`."""
+def run_doctor(console: Console, servers: ServerOptions | None = None, *, as_json: bool) -> None:
+    """Run `gptoss doctor`. It also looks at the server, if one is set. Raises UsageError for its address."""
     notice_damaged_copies(console)
     machine = hardware.detect(settings.data_folder())
     folders = {name: str(folder) for name, folder in store.installed().items()}
     # The classifiers run like the models that they were made from.
     shown = {model.name for model in catalog.MODELS if not model.is_classifier or model.name in folders}
     checks, models = list(_checks(machine)), [each for each in published_plans(machine) if each.name in shown]
+    if servers is not None and servers.server:
+        checks.append(_server_check(required_server(servers, ())))
     if as_json:
         write_json(_to_json(machine, checks, models, folders), console)
     else:
@@ -56,6 +63,14 @@ def _checks(machine: Hardware) -> Iterator[_Check]:
     yield _Check("disk", f"{disk} for {settings.data_folder()}")
     for name, folder in (("settings", settings.config_folder()), ("cache", settings.cache_folder())):
         yield _Check(name, str(folder))
+
+
+def _server_check(request: ServerRequest) -> _Check:
+    try:
+        server = found_server(request)
+    except GptossError as exc:
+        return _Check("server", request.url, sentence(exc))
+    return _Check("server", f"{server.summary} serves {server.model}, {server.context_tokens:,} tokens of context")
 
 
 def _cores(cores: int, usable: int, quota: float | None) -> str:

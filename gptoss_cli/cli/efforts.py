@@ -36,7 +36,7 @@ def run_efforts(question: Question, options: TurnOptions, environment: Environme
     attached = [attachment(file, environment.console) for file in answer.files or ()]
     template = find_template(question.template, environment.console)
     text = prompt_of(template, question.words, environment.console, attached=attached)
-    request = chat_request(options, environment.console)
+    request = chat_request(options, environment.console, question.given)
     ask_at_efforts(text, efforts, request, environment, as_json=answer.as_json)
 
 

@@ -32,7 +32,7 @@ class Environment:
             if begun:
                 late.append(line)
             else:
-                self.console.notice(line)
+                self.console.interrupting_notice(line)
 
         def progress(text: str) -> None:
             nonlocal begun

@@ -86,7 +86,8 @@ class _Evaluation:
         self._repeat = repeat
         self._opened: OpenedModel | None = None
         # The model that is chosen without a name may be another one next time.
-        self._model = request.model or self._open().info.model
+        own = request.model if request.server is None else None
+        self._model = own or self._open().info.model
 
     def ask_missing(self, questions: Sequence[Question], efforts: Sequence[ReasoningEffort]) -> bool:
         """Ask for what is missing; return False if the user stopped it. Raises what a turn raises."""

@@ -358,3 +358,9 @@ def _apply(common: CommonOptions, invocation: typer.Context, environment: Enviro
         level = logging.DEBUG if common.debug else logging.INFO
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("gptoss_cli").setLevel(level)
+
+
+def given_options(invocation: typer.Context) -> frozenset[str]:
+    """Return the names of the parameters that the command line itself sets."""
+    sources = {name: invocation.get_parameter_source(name) for name in invocation.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")

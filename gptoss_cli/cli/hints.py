@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _Words = tuple[str, str]
 # A shorter part of a password says nothing about it, and may be a part of any word.
 _SHORTEST_SECRET: Final = 3
+_SECRET_VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GPTOSS_SERVER_KEY")
 _START: Final = "start gptoss chat with"
 
 
@@ -67,6 +68,17 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
     Hint.START_AGAIN: _same("start", "gptoss again"),
     Hint.LIST_CONVERSATIONS: (("run:", "gptoss conversations list"), ("use", "/conversations")),
     Hint.ANOTHER_MODEL: (("continue with", "another model: -m MODEL"), (_START, "another model: -m MODEL")),
+    Hint.CHECK_SERVER: _same("check", "the address, and that the server is running"),
+    Hint.SERVER_KEY: (
+        ("use", "--api-key-file FILE, or set GPTOSS_SERVER_KEY"),
+        (_START, "--api-key-file FILE, or set GPTOSS_SERVER_KEY"),
+    ),
+    Hint.SERVER_MODEL: (("use", "--server-model NAME"), (_START, "--server-model NAME")),
+    Hint.SERVER_API: (
+        ("use", "--server-api vllm, sglang or llama if it is one of these"),
+        (_START, "--server-api vllm, sglang or llama if it is one of these"),
+    ),
+    Hint.TOKEN_SERVER: _same("use", "vLLM, SGLang or llama-server"),
     Hint.CONVERT: _same("run:", "gptoss convert {quoted} NAME"),
     Hint.CONVERT_AGAIN: _same("convert it again:", "gptoss remove {subject}, then gptoss convert SOURCE {subject}"),
     Hint.ALLOW_ROUNDING: _same("leave out", "--exact"),
@@ -98,11 +110,11 @@ def unexpected(error: BaseException) -> str:
 
 
 def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Return `text` without the passwords of proxies and the token of the Hub, which other libraries may quote.
+    """Return `text` without passwords of proxies, the token of the Hub and keys, which other libraries may quote.
 
     A library that cannot parse the URL of a proxy may quote any part of it.
     """
-    secrets = {environment.get("HF_TOKEN", ""), environment.get("HUGGING_FACE_HUB_TOKEN", "")}
+    secrets = {environment.get(name, "") for name in _SECRET_VARIABLES}
     for name, value in environment.items():
         if name.lower().endswith("_proxy") and "@" in value:
             _, _, password = value.rpartition("@")[0].partition("://")[2].partition(":")

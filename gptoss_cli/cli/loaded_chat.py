@@ -16,7 +16,7 @@ from gptoss_cli.cli.incomplete import incomplete_words
 from gptoss_cli.cli.saving import Saving
 from gptoss_cli.cli.signals import stopping
 from gptoss_cli.cli.toolbar import ChatStatus
-from gptoss_cli.errors import Hint, ResourceError
+from gptoss_cli.errors import Hint, NetworkError, ResourceError
 from gptoss_cli.harmony.events import Event, Token, TurnEnd
 from gptoss_cli.settings import TRAINED_EFFORTS
 from gptoss_cli.terminal.prompt import ChatPrompt
@@ -73,11 +73,12 @@ class LoadedChat:
         try:
             message = "\n\n".join([*(each.text for each in state.attached), text])
             self.show(session.turn(message, [each.record for each in state.attached]))
-        except ResourceError as exc:
+        except (NetworkError, ResourceError) as exc:
             if len(session.conversation.messages) > before:
                 raise
             state.draft = text
-            raise ResourceError(f"The message was not sent. {exc}", *exc.hints, subject=exc.subject) from exc
+            kind = NetworkError if isinstance(exc, NetworkError) else ResourceError
+            raise kind(f"The message was not sent. {exc}", *exc.hints, subject=exc.subject) from exc
         state.attached = []
 
     def show(self, turn: Generator[Event]) -> None:
@@ -167,10 +168,10 @@ class LoadedChat:
 
     def status(self) -> ChatStatus:
         """Return what the toolbar shows."""
-        session, end = self.session, self.session.last_end
+        session, info, end = self.session, self._info, self.session.last_end
         return ChatStatus(
             model=self.state.model,
-            execution=self._info.execution,
+            execution=info.execution if info.server is None else f"{info.execution}, {info.device}",
             effort=session.conversation.effort,
             used_tokens=session.used_tokens,
             context_tokens=session.context_tokens,

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
     """Open a model with the engine of this program. Raises ResourceError if torch cannot be imported.
 
-    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared.
+    torch is imported now and not earlier: a chat calls this in a thread, after its prompt has appeared. A model on a
+    server does not need it.
     """
+    if request.server is not None:
+        from gptoss_cli.chat.remote_opening import open_remote
+
+        return open_remote(request, progress=progress, notice=notice)
     with torch_errors():
         from gptoss_cli.chat.opening import open_model
     return open_model(request, progress=progress, notice=notice)
@@ -33,6 +38,8 @@ def opener(console: Console) -> OpenModel:
         return console.last_line(sentence(error))
 
     def open_guarded(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+        if request.server is not None:
+            return open_model(request, progress=progress, notice=notice)
         with torch_errors():
             from gptoss_cli.chat.opening import end_at_lost_page
         end_at_lost_page(line, console.modes)

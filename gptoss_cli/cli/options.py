@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gptoss_cli import __version__
+from gptoss_cli.cli.server_options import KeyFileOption, ServerApiOption, ServerModelOption, ServerOption
 from gptoss_cli.paths import typed_output, typed_path
 from gptoss_cli.settings import (
     LARGEST_SEED,
@@ -247,6 +248,10 @@ class TurnOptions:
         typer.Option("--no-prefix-cache", help="Do not reuse cached work for the system message and instructions."),
     ] = False
     kv_limit: KvLimitOption = None
+    server: ServerOption = None
+    server_model: ServerModelOption = None
+    server_api: ServerApiOption = None
+    api_key_file: KeyFileOption = None
     reasoning: Annotated[
         ReasoningDisplay | None, _setting("GPTOSS_REASONING", help="Show, collapse or hide the reasoning.")
     ] = None

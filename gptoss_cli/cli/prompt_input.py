@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,12 @@ from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.request import ChatRequest
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.options import LONGEST_CONTEXT_TOKENS, TurnOptions
+from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.files import READ_FLAGS, open_regular
 from gptoss_cli.paths import shown_path, typed_path
 from gptoss_cli.placement.request import PlacementRequest
+from gptoss_cli.remote.request import ServerRequest, server_request
 from gptoss_cli.terminal.console import Console
 
 # A token has up to 128 bytes, but text averages four per token: more than this fits no context.
@@ -106,8 +108,11 @@ def instructions_text(value: str | None) -> str | None:
     return data.decode("utf-8", "replace")
 
 
-def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
-    """Return the request that the options describe. Raises UsageError for options that contradict each other."""
+def chat_request(options: TurnOptions, console: Console, given: Collection[str] = ()) -> ChatRequest:
+    """Return the request that the options describe. Raises UsageError for options that contradict each other.
+
+    `given` are the names of those on the command line itself: there, a model means one on this machine.
+    """
     return ChatRequest(
         model=options.model,
         placement=PlacementRequest(
@@ -134,6 +139,22 @@ def chat_request(options: TurnOptions, console: Console) -> ChatRequest:
         ),
         kv_limit_bytes=_kv_limit_bytes(options),
         every_reason=console.reads_terminal,
+        server=server_of(options, given),
+    )
+
+
+def server_of(options: TurnOptions | ServerOptions, given: Collection[str]) -> ServerRequest | None:
+    """Return the server that the options describe, None for this machine. See `chat_request`. Raises UsageError."""
+    if not options.server:
+        return None
+    if "model" in given:
+        if "server" in given:
+            raise UsageError(
+                "A model of this machine and --server do not go together. Leave one of them out, or use --server-model."
+            )
+        return None
+    return server_request(
+        options.server, model=options.server_model, api=options.server_api, key_file=options.api_key_file
     )
 
 

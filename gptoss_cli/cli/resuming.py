@@ -58,7 +58,7 @@ class Resumed:
         try:
             opened = open_model(request)
         except (NotInstalledError, UsageError) as exc:
-            if "model" in self.given or not _is_missing(self.model, exc):
+            if "model" in self.given or request.server is not None or not _is_missing(self.model, exc):
                 raise
             known = catalog.find_model(self.model)
             hints = (Hint.DOWNLOAD, Hint.ANOTHER_MODEL) if known else (Hint.ANOTHER_MODEL,)

@@ -81,7 +81,9 @@ class Saving:
         self.archive.close()
 
     def _origin(self, title: str | None) -> Origin:
-        return Origin(model=self.model, identity=self._info.revision or "", title=title, folder=self._folder)
+        return Origin(
+            model=self.model, identity=self._info.server or self._info.revision or "", title=title, folder=self._folder
+        )
 
 
 def _working_folder() -> str | None:

@@ -1,12 +1,15 @@
 """`gptoss serve`: OpenAI's API over a model on this machine, until Ctrl-C or SIGTERM."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.cli.environment import Environment
+from gptoss_cli.cli.prompt_input import server_of
 from gptoss_cli.cli.serve_options import ServeOptions
+from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.errors import UsageError
 from gptoss_cli.placement.reasons import gib
 from gptoss_cli.placement.request import PlacementRequest
@@ -20,8 +23,11 @@ _KEY_VARIABLE: Final = "GPTOSS_API_KEY"
 _LONGEST_KEY_BYTES: Final = 4096
 
 
-def run_serve(options: ServeOptions, environment: Environment) -> None:
-    """Serve a model until a signal. Raises UsageError before anything is loaded if nothing could be served."""
+def run_serve(options: ServeOptions, environment: Environment, given: Collection[str] = ()) -> None:
+    """Serve a model until a signal. Raises UsageError before anything is loaded if nothing could be served.
+
+    `given` are the names of the options on the command line itself.
+    """
     access = Access(options.host, _api_key(options.api_key_file), frozenset(options.allow_origin or ()))
     if access.key is None and not is_loopback(options.host):
         raise UsageError(
@@ -39,7 +45,7 @@ def run_serve(options: ServeOptions, environment: Environment) -> None:
     def announce(opened: OpenedModel) -> None:
         _announce(opened, f"http://{_url_host(options.host)}:{port}", options.conversations, environment)
 
-    request = _chat_request(options)
+    request = _chat_request(options, given)
     worker = Worker(
         lambda: environment.open(request),
         queue_limit=options.queue,
@@ -59,7 +65,7 @@ def run_serve(options: ServeOptions, environment: Environment) -> None:
         raise failures[0]
 
 
-def _chat_request(options: ServeOptions) -> ChatRequest:
+def _chat_request(options: ServeOptions, given: Collection[str]) -> ChatRequest:
     return ChatRequest(
         model=options.model,
         placement=PlacementRequest(
@@ -74,6 +80,15 @@ def _chat_request(options: ServeOptions) -> ChatRequest:
         ),
         effort=options.effort,
         kv_limit_bytes=0,
+        server=server_of(
+            ServerOptions(
+                server=options.server,
+                server_model=options.server_model,
+                server_api=options.server_api,
+                api_key_file=options.server_key_file,
+            ),
+            given,
+        ),
     )
 
 
@@ -83,9 +98,9 @@ def _announce(opened: OpenedModel, url: str, conversations: int, environment: En
     name = model_id(info.model)
     context = f"{opened.session.context_tokens:,} tokens of context"
     kept = "1 conversation" if opened.branching is None or conversations == 1 else f"{conversations} conversations"
+    memory = f" It keeps {kept} in KV caches of up to {gib(info.cache_bytes)}." if info.cache_bytes else ""
     for line in (
-        f"Serving {name} on {url} ({info.execution} on {info.device}, {context}). Ctrl-C ends it.",
-        f"It keeps {kept} in KV caches of up to {gib(info.cache_bytes)}.",
+        f"Serving {name} on {url} ({info.execution} on {info.device}, {context}). Ctrl-C ends it.{memory}",
         f"Clients of OpenAI's API: OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none",
         f'Codex, in config.toml: model = "{name}", and a model provider with base_url = "{url}/v1"',
     ):

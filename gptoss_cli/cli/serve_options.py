@@ -15,6 +15,7 @@ from gptoss_cli.cli.options import (
     GpuMemoryOption,
     ThreadsOption,
 )
+from gptoss_cli.cli.server_options import KEY_FILE_VARIABLE, ServerApiOption, ServerModelOption, ServerOption
 from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import Activations, Dense, Execution, ReasoningEffort, ReasoningField
 
@@ -60,6 +61,19 @@ class ServeOptions:
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(metavar="ORIGIN", help="Web page that may use the server, such as https://a.example; repeatable."),
+    ] = None
+    server: ServerOption = None
+    server_model: ServerModelOption = None
+    server_api: ServerApiOption = None
+    server_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=KEY_FILE_VARIABLE,
+            show_envvar=False,
+            metavar="FILE",
+            parser=typed_path,
+            help="File with the key for --server; else GPTOSS_SERVER_KEY.",
+        ),
     ] = None
     context: ContextOption = None
     execution: ExecutionOption = Execution.AUTO

@@ -56,6 +56,9 @@ _SHIPPED_NAME: Final = "o200k_base.tokens.xz"  # the same tokens in a quarter of
 _FILE_BYTES: Final = 3_613_922
 _FILE_SHA256: Final = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 _BASE_VARIABLE: Final = "TIKTOKEN_ENCODINGS_BASE"
+# More would have thousands of spellings.
+_LONGEST_SPELLED_BYTES: Final = 16
+_MOST_SPELLED_IDS: Final = 6
 _LOAD_LOCK = threading.Lock()
 
 
@@ -114,6 +117,44 @@ def token_text(token: int) -> TokenText:
     # openai_harmony returns text alone, so the bytes of an incomplete character are read from the vocabulary.
     data = text.encode() if "\ufffd" not in text else base64.b64decode(_vocabulary_lines()[token].split()[0])
     return TokenText(token, text, data)
+
+
+def spellings(text: str, count: int) -> list[tuple[int, ...]]:
+    """Return every sequence of `count` ordinary ids whose bytes are those of `text`; none for long ones.
+
+    There are many more of them than the one that the encoding makes of it.
+    """
+    data = text.encode("utf-8", "replace")
+    if not 0 < count <= _MOST_SPELLED_IDS or len(data) > _LONGEST_SPELLED_BYTES:
+        return []
+    ids = _ids_of_bytes()
+    found: list[list[tuple[int, ...]]] = [[] for _ in range(len(data) + 1)]  # of each first part of the bytes
+    found[0].append(())
+    for end in range(1, len(data) + 1):
+        for start in range(end):
+            token = ids.get(data[start:end])
+            if token is not None:
+                found[end] += [(*spelled, token) for spelled in found[start] if len(spelled) < count]
+    return [spelled for spelled in found[len(data)] if len(spelled) == count]
+
+
+@cache
+def partial_ids() -> frozenset[int]:
+    """Return the ordinary ids whose bytes end within a character."""
+    return frozenset(token for data, token in _ids_of_bytes().items() if ends_within_character(data))
+
+
+def ends_within_character(data: bytes) -> bool:
+    """Return True if the last character of UTF-8 bytes has begun and lacks bytes."""
+    for back, byte in enumerate(reversed(data[-3:]), start=1):
+        if byte >= 0b1100_0000:
+            return back < (2 if byte < 0b1110_0000 else 3 if byte < 0b1111_0000 else 4)
+    return False
+
+
+@cache
+def _ids_of_bytes() -> dict[bytes, int]:
+    return {base64.b64decode(line.split()[0]): token for token, line in enumerate(_vocabulary_lines())}
 
 
 @cache

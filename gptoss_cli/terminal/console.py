@@ -36,6 +36,7 @@ class Output:
 
     def __init__(self, stream: TextIO | None) -> None:
         self.is_terminal = stream is not None and stream.isatty()
+        self.is_within_line = False  # something was written on it
         self.stream = stream
         if isinstance(stream, io.TextIOWrapper):
             # A pipe gets the exact text as UTF-8; a terminal gets a question mark for what its encoding lacks.
@@ -48,6 +49,8 @@ class Output:
             raise OSError("it is closed")
         self.stream.write(text)
         self.stream.flush()
+        if text:
+            self.is_within_line = not text.removesuffix("\x1b[0m").endswith(("\n", "\r", "\x1b[K"))
 
     @property
     def columns(self) -> int:
@@ -203,6 +206,13 @@ class Console:
         """Write a line of information to stderr unless the console is quiet. A terminal gets whole words."""
         if not self.quiet:
             self.err(f"{self._wrapped(one_line(text))}\n", Style.DIM)
+
+    def interrupting_notice(self, text: str) -> None:
+        """Write a notice on a line of its own in the middle of an answer."""
+        shares_line = self.stdout.is_terminal and self.stderr.is_terminal and self.stdout.is_within_line
+        if not self.quiet and (self.stderr.is_within_line or shares_line):
+            self.err("\n")
+        self.notice(text)
 
     def error(self, text: str) -> None:
         """Write an error as one line to stderr. A terminal gets whole words."""
