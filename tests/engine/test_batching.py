@@ -10,7 +10,7 @@ import torch
 
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.model import Transformer
-from gptoss_cli.errors import NumericalError
+from gptoss_cli.errors import ResourceError
 from gptoss_cli.generation import Allowed, BranchingGenerator, Forced, Sampling, TokenConstraint
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
@@ -129,25 +129,23 @@ def test_samplers_and_constraints_stay_with_their_sequences(folder: Path, batche
 
 def test_a_failure_of_one_sequence_is_not_that_of_another(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = opened(folder).several(2, threads=2)
-    failed: list[bool] = []
-    grow = second.sequence.cache.full_layers[0].append
+    layer = second.sequence.cache.full_layers[0]
+    grow = layer.slots
 
-    def fail(*arguments: Any) -> Any:
-        if second.sequence.cache.length >= 30:
-            failed.append(True)
-            raise NumericalError("no memory")
-        return grow(*arguments)
+    def fail(tokens: int) -> int:
+        if tokens > 30:
+            raise ResourceError("There is no memory for a KV cache")
+        return grow(tokens)
 
-    monkeypatch.setattr(second.sequence.cache.full_layers[0], "append", fail)
+    monkeypatch.setattr(layer, "slots", fail)
 
     def failing() -> list[int]:
-        with pytest.raises(NumericalError, match="no memory"):
+        with pytest.raises(ResourceError, match="no memory"):
             decode(second, prompt(1), 40)
-        return []
+        return second.sequence.cached
 
     expected = decode(opened(folder), prompt(0), 40)
-    assert at_once(lambda: decode(first, prompt(0), 40), failing) == [expected, []]
-    assert failed
+    assert at_once(lambda: decode(first, prompt(0), 40), failing) == [expected, prompt(1)]
 
 
 def test_a_decode_that_is_closed_is_waited_for_no_more(folder: Path, batches: list[int]) -> None:
