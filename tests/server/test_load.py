@@ -118,8 +118,11 @@ def check_load(seconds: float, *, batch: int) -> None:
     with Running(
         lambda: opened_branching(EchoGenerator()), queue_limit=16, conversations=batch, batch=batch
     ) as running:
-        _act(running, seconds / 4)
-        before = _memory_bytes()
+        # The largest of several: bodies of 17 MB come and go, and the allocator keeps their memory for a while.
+        before = 0
+        for _ in range(4):
+            _act(running, seconds / 16)
+            before = max(before, _memory_bytes())
         answers = _act(running, seconds)
         assert answers > seconds
         assert _memory_bytes() < before * _MOST_GROWTH
