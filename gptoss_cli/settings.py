@@ -11,6 +11,7 @@ from gptoss_cli.errors import UsageError
 from gptoss_cli.paths import expanded
 
 LARGEST_SEED: Final = 2**32 - 1
+DEVICE_PATTERN: Final = r"auto|cpu|mps|cuda(:[0-9]{1,3})?"
 
 
 class ReasoningEffort(StrEnum):

@@ -28,8 +28,8 @@ def duration_words(seconds: float) -> str:
 
 
 def age_words(seconds: float) -> str:
-    """Return the time since something, roughly: just now, 5 minutes ago, 1 day ago."""
-    for unit, step in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+    """Return the time since something, roughly: just now, 5 minutes ago, 1 day ago, 2 years ago."""
+    for unit, step in (("year", 31_557_600), ("month", 2_629_800), ("day", 86_400), ("hour", 3600), ("minute", 60)):
         count = int(seconds // step)
         if count >= 1:
             return f"{counted(count, unit)} ago"

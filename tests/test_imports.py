@@ -44,6 +44,7 @@ _HEAVY = (
     "llguidance",
     "numpy",
     "openai_harmony",
+    "pydantic",
     "prompt_toolkit",
     "rich.live",
     "rich.markdown",

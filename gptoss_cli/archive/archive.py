@@ -33,7 +33,8 @@ from gptoss_cli.harmony.events import Message, Role
 from gptoss_cli.units import counted
 
 _SHORTEST_PREFIX: Final = 4
-_SHORTEST_SHOWN: Final = 6
+# Eight characters of the time are one second: what is shown stays unique when the next conversation begins.
+_SHORTEST_SHOWN: Final = 8
 
 # The messages of the current path that a person reads, for each conversation of the outer query.
 _COUNT: Final = """(
@@ -180,12 +181,12 @@ class Archive:
             return row
         shown = title_line(name)
         if not found:
-            raise UsageError(f"no conversation has the id or the title “{shown}”", Hint.LIST_CONVERSATIONS)
+            raise UsageError(f"There is no conversation with the id or the title “{shown}”", Hint.LIST_CONVERSATIONS)
         several = ", ".join(self.short_id(each) for each in found[:5]) + (", ..." if len(found) > 5 else "")
         raise UsageError(f"“{shown}” is ambiguous: {several}", Hint.LIST_CONVERSATIONS)
 
     def short_id(self, conversation: str) -> str:
-        """Return the shortest beginning of an id, of at least 6 characters, that no other conversation has."""
+        """Return the shortest beginning of an id, of at least 8 characters, that no other conversation has."""
         query = (
             "SELECT (SELECT max(id) FROM conversation WHERE id < ?1), (SELECT min(id) FROM conversation WHERE id > ?1)"
         )
@@ -232,7 +233,7 @@ class Archive:
         """Give a conversation another title, made one clean line, and return that. Raises UsageError."""
         line = title_line(title)
         if not line:
-            raise UsageError("a title needs a visible character")
+            raise UsageError("A title needs a visible character")
         with self.database.transaction() as connection:
             query = "UPDATE conversation SET title = ?, titled_by = ? WHERE id = ?"
             if not connection.execute(query, (line, TitledBy.USER, conversation)).rowcount:

@@ -109,7 +109,7 @@ class Database:
             self.generation += 1
             if self._lost:
                 raise GptossError(f"{self.path.name} was deleted again")
-            self._notice(f"{self.path.name} was deleted or replaced while it was in use; it was opened again")
+            self._notice(f"{self.path.name} was deleted or replaced while it was in use. It was opened again.")
         if self._lost:
             raise GptossError(f"{self.path.name} was deleted again")
         try:
@@ -197,7 +197,7 @@ class Database:
         for suffix in _SUFFIXES:
             with suppress(FileNotFoundError):
                 os.replace(f"{self.path}{suffix}", f"{target}{suffix}")
-        self._notice(f"{self.path.name} is damaged; it was moved to {target.name} and a new one was begun")
+        self._notice(f"{self.path.name} is damaged. It was moved to {target.name}, and a new one was begun.")
 
     @contextmanager
     def _translating(self) -> Iterator[None]:

@@ -60,8 +60,18 @@ def _parsed(document: object, skipped: Counter[str], now: float) -> list[Stored]
         document = [document]
     if not isinstance(document, list):
         raise _Malformed("is neither an export of gptoss nor ChatGPT's conversations.json")
-    found = [_from_chatgpt(_object(each, "a conversation"), skipped, now) for each in document]
-    skipped["conversations without messages"] += sum(not each.messages for each in found)
+    found, malformed = [], None
+    for each in document:
+        counted: Counter[str] = Counter()
+        try:
+            found.append(_from_chatgpt(_object(each, "a conversation"), counted, now))
+        except _Malformed as exc:
+            malformed = exc
+            counted = Counter({"conversation with malformed data": 1})
+        skipped.update(counted)
+    if malformed is not None and not any(each.messages for each in found):
+        raise malformed
+    skipped["conversation without messages"] += sum(not each.messages for each in found)
     return [each for each in found if each.messages]
 
 
@@ -208,16 +218,16 @@ def _chatgpt_message(given: _Object, skipped: Counter[str]) -> Message | None:
     if role not in (Role.USER, Role.ASSISTANT):
         # ChatGPT's own system messages are empty or hidden.
         if role != Role.SYSTEM:
-            skipped["messages of tools"] += 1
+            skipped["message of tools"] += 1
         return None
     if recipient != "all":
-        skipped["messages to tools"] += 1
+        skipped["message to tools"] += 1
         return None
     kind = str(content.get("content_type"))
     text = _chatgpt_text(kind, content, skipped)
     if text is None or not text.strip():
         if text is None:
-            skipped[f"messages of the type {title_line(kind)}"] += 1
+            skipped[f"message of the type {title_line(kind)}"] += 1
         return None
     if role == Role.USER:
         return Message(Role.USER, text)
@@ -233,7 +243,7 @@ def _chatgpt_text(kind: str, content: _Object, skipped: Counter[str]) -> str | N
     match kind:
         case "text" | "multimodal_text":
             parts = _list(content, "parts")
-            skipped["images and other parts"] += sum(not isinstance(part, str) for part in parts)
+            skipped["part other than text"] += sum(not isinstance(part, str) for part in parts)
             return "\n".join(part for part in parts if isinstance(part, str))
         case "code":
             return str(content.get("text") or "")

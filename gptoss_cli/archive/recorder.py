@@ -1,11 +1,15 @@
 """The protocol through which a chat session tells what happens in it. Imports no database."""
 
+from __future__ import annotations
+
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gptoss_cli.harmony.events import Event, Message, TurnEnd
+# For annotations alone: a chat needs an Attachment before its prompt, and none of these.
+if TYPE_CHECKING:
+    from gptoss_cli.harmony.events import Event, Message, TurnEnd
 
 
 @dataclass(frozen=True, slots=True)

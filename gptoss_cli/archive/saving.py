@@ -166,7 +166,7 @@ class ArchiveRecorder:
         else:
             self._failing = False
             if forked:
-                self._notice("another program continues this conversation; this chat is saved as a new one")
+                self._notice("Another program continues this conversation. This chat is saved as a new one.")
         finally:
             self._written_at = self._clock()
 
@@ -295,7 +295,7 @@ class ArchiveRecorder:
         if partial and Hint.RETRY_LATER in exc.hints:
             return
         if not self._failing:
-            self._notice(f"this chat is not saved: {exc}")
+            self._notice(f"This chat is not saved: {exc}.")
         self._failing = True
 
 

@@ -64,7 +64,7 @@ def search(
     """
     terms = storable(words).replace("\0", " ").split()
     if not terms:
-        raise UsageError("a search needs a word")
+        raise UsageError("A search needs a word")
     with archive.database.reading() as connection:
         rows: list[Sequence[object]] = []
         if _is_indexed(terms) and has_index(connection):

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.errors import Hint
-from gptoss_cli.generation import AttentionMeasurement, BranchingGenerator
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.settings import ReasoningEffort
 
-# For an annotation alone: it imports openai_harmony, which takes longer than the prompt of a chat may.
+# For annotations alone: the first imports openai_harmony, which takes longer than the prompt of a chat may.
 if TYPE_CHECKING:
     from gptoss_cli.chat.session import ChatSession
+    from gptoss_cli.generation import AttentionMeasurement, BranchingGenerator
 
 Say = Callable[[str], None]
 

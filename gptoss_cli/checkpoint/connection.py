@@ -1,7 +1,7 @@
 """The environment variables that the HTTP client and huggingface_hub read, checked before these read them.
 
 Their own errors do not name the variable, and some show its value: that of a proxy may hold a password. This module
-imports neither, because huggingface_hub fails to be imported if a timeout is no number.
+imports neither, because huggingface_hub fails to be imported if a timeout is no number or an endpoint no URL.
 """
 
 import os
@@ -48,10 +48,13 @@ class Timeout:
         return cls(float(value), float(value)) if int(value) else cls()
 
 
-def check_timeouts() -> None:
-    """Raise UsageError for a timeout that stops huggingface_hub from being imported."""
+def check_import() -> None:
+    """Raise UsageError for a variable that stops huggingface_hub from being imported."""
     Timeout.for_listing()
     Timeout.for_transfer()
+    endpoint = os.environ.get("HF_ENDPOINT")
+    if endpoint:
+        check_endpoint(endpoint)
 
 
 def check_connection() -> None:

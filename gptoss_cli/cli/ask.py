@@ -1,6 +1,5 @@
 """`gptoss ask`: one turn, from words or a pipe to an answer on stdout."""
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -49,11 +48,10 @@ def run_ask(question: Question, options: TurnOptions, environment: Environment) 
     Everything that is wrong with the input is raised before the model is opened. Raises typer.Exit if the answer is
     incomplete.
     """
-    began = time.monotonic()
     console, answer = environment.console, question.answer
     lines = JsonLines(console, shows_reasoning=_keeps_reasoning(options)) if answer.stream_json else None
     turn = _Turn(options, question, environment, lines)
-    deadline = Deadline(answer.timeout, began=began, give_up=turn.give_up)
+    deadline = Deadline(answer.timeout, began=environment.began, give_up=turn.give_up)
     with nullcontext() if lines is None else lines.closing(), deadline.watched():
         check_combination(answer, question.history)
         check_output(answer.output)

@@ -28,6 +28,7 @@ from gptoss_cli.terminal.cells import in_two_columns
 from gptoss_cli.terminal.console import Console, Style
 from gptoss_cli.terminal.live_region import open_screen
 from gptoss_cli.terminal.prompt import ChatPrompt, Entered, open_history, temporary_history
+from gptoss_cli.terminal.typeahead import keys_kept
 
 # For annotations alone: they import the database, which a new conversation does not need before its prompt.
 if TYPE_CHECKING:
@@ -188,6 +189,7 @@ class Chat:
             completer=slash.SlashCompleter(lambda: [model.short_name for model in catalog.MODELS]),
             # Not before: the imports of the load would delay the prompt.
             on_shown=lambda: self._loading.start(),
+            on_error=self._show_error,
             vi=vi,
             colored=console.colors,
         )
@@ -208,7 +210,8 @@ class Chat:
         entered: Entered | None = first
         while entered is not None:
             if entered.text.strip():
-                self.take(entered.text, pasted=entered.pasted)
+                with keys_kept():
+                    self.take(entered.text, pasted=entered.pasted)
             if self.state.is_leaving:
                 return
             draft, self.state.draft = self.state.draft, ""
@@ -231,7 +234,7 @@ class Chat:
             command = slash.parse(text, pasted=pasted)
             if command is None:
                 if slash.is_like_command(text):
-                    self._console.notice("Sent as a message: a command is typed, and has one line.")
+                    self._console.notice("Sent as a message, not run: a command has to be typed, in one line.")
                 self._send(slash.message_of(text, pasted=pasted))
             else:
                 self.state.edited_from = None
@@ -310,7 +313,9 @@ class Chat:
     def _set_reasoning(self, argument: str) -> None:
         modes = list(settings.ReasoningDisplay)
         if not argument:
-            self._console.err(f"The reasoning display is {self.state.reasoning}. To change it: /reasoning MODE\n")
+            self._console.err(
+                f"The reasoning display is {self.state.reasoning}. To change it: /reasoning {'|'.join(modes)}\n"
+            )
             return
         if argument not in modes:
             raise UsageError(f"There is no reasoning display {argument!r}. Choose {alternatives(modes)}.")

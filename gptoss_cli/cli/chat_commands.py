@@ -17,6 +17,7 @@ from gptoss_cli.harmony.events import Message, Role, Token
 from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import LARGEST_SEED, ReasoningDisplay, ReasoningEffort, config_file
 from gptoss_cli.terminal.architecture_table import show_lines_on_stderr
+from gptoss_cli.terminal.cells import Span, text_of, wrap
 from gptoss_cli.terminal.clipboard import copy
 from gptoss_cli.terminal.markdown.extract import code_blocks
 from gptoss_cli.terminal.slash import KEPT_SETTINGS, SETTINGS
@@ -24,6 +25,8 @@ from gptoss_cli.terminal.turn_inspection import expert_lines, token_lines
 from gptoss_cli.terminal.turn_plain import raw_pieces
 from gptoss_cli.units import counted
 
+# The figures of /tokens, with the blanks around them.
+_FIGURE_COLUMNS: Final = 12
 # Minimum, maximum and type of a setting. 0 is no top-p.
 _BOUNDS: Final[dict[str, tuple[int, int | None, type[float] | type[int]]]] = {
     "temperature": (0, 10, float),
@@ -57,7 +60,10 @@ def _set_effort(chat: LoadedChat, effort: ReasoningEffort) -> None:
 
 def _model(chat: LoadedChat, argument: str) -> None:
     if not argument:
-        raise UsageError("Name a model: /model 20b, /model 120b, /model demo, or the folder of a checkpoint")
+        chat.console.err(
+            f"{chat.state.model} answers. To change it: /model 20b|120b|demo, or the folder of a checkpoint\n"
+        )
+        return
     if chat.change_model(argument):
         chat.console.notice(f"{argument} answers from now on, with the conversation so far.")
     else:
@@ -72,7 +78,9 @@ def _instructions(chat: LoadedChat, argument: str) -> None:
         return
     conversation.instructions = None if argument == "off" else instructions_text(argument)
     chat.session.recorder.record(chat.session.snapshot())
-    chat.console.notice("The instructions apply from the next turn on." if argument != "off" else "No instructions.")
+    is_off = conversation.instructions is None
+    words = "There are no instructions" if is_off else "The instructions apply"
+    chat.console.notice(f"{words} from the next turn on.")
 
 
 def _set(chat: LoadedChat, argument: str) -> None:
@@ -129,7 +137,7 @@ def _keep(chat: LoadedChat, argument: str) -> None:
     names = [argument] if argument else list(KEPT_SETTINGS)
     values = {name: value for name in names if (value := _to_keep(chat, name, read_config(path))) is not None}
     if not values:
-        chat.console.notice(f"{path} says the same already, so it stays as it is.")
+        chat.console.notice("There is nothing to keep: new chats begin like this already.")
         return
     for name, value in values.items():
         set_value(path, name, value)
@@ -180,7 +188,7 @@ def _file(chat: LoadedChat, argument: str) -> None:
             raise UsageError("Name a file to send along: /file PATH")
         names = ", ".join(each.record.path for each in attached)
         goes, them = ("goes", "it") if len(attached) == 1 else ("go", "them")
-        chat.console.err(f"With the next message {goes} {names}. To drop {them}: /file off\n")
+        chat.console.lines(f"With the next message {goes} {names}. To drop {them}: /file off")
         return
     added = attachment(typed_path(argument), chat.console)
     attached.append(added)
@@ -251,15 +259,19 @@ def _tokens(chat: LoadedChat, argument: str) -> None:
     if argument:
         raise UsageError(f"There is no /tokens {argument}. Try: /tokens, or /tokens last")
     used, most = chat.session.used_tokens, chat.session.context_tokens
-    lines = [f"  {used:>9,} of {most:,} tokens: the conversation as the next turn reads it ({used / most:.0%})"]
+    rows = [(used, f"of {most:,} tokens: the conversation as the next turn reads it ({used / most:.0%})")]
     end = chat.session.last_end
     if end is not None:
-        lines += [
-            f"  {end.reasoning_tokens:>9,} of the last turn's reasoning, which the next turn does not read",
-            f"  {end.answer_tokens:>9,} of the last answer",
-            f"  {end.prefilled_tokens:>9,} had to be read for the last turn; the rest was cached",
+        rows += [
+            (end.reasoning_tokens, "of the last turn's reasoning, which the next turn does not read"),
+            (end.answer_tokens, "of the last answer"),
+            (end.prefilled_tokens, "had to be read for the last turn; the rest was cached"),
         ]
-    chat.console.lines("\n".join(lines))
+    columns = chat.console.stderr.columns - _FIGURE_COLUMNS
+    for figure, words in rows:
+        first, *others = (text_of(row) for row in wrap([Span(words)], columns, whole_words=True))
+        chat.console.err(f"{figure:>{_FIGURE_COLUMNS - 1},} {first}\n")
+        chat.console.err("".join(f"{' ' * _FIGURE_COLUMNS}{row}\n" for row in others))
 
 
 def _experts(chat: LoadedChat, argument: str) -> None:

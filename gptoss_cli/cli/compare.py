@@ -16,7 +16,7 @@ from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import CompareOptions
 from gptoss_cli.demo.unpack import demo_checkpoint
 from gptoss_cli.errors import NotInstalledError, UsageError
-from gptoss_cli.paths import typed_path
+from gptoss_cli.paths import shown_path, typed_path
 from gptoss_cli.settings import Group
 from gptoss_cli.terminal.architecture_table import (
     Grid,
@@ -95,7 +95,7 @@ def _config_folder(name: str) -> Path:
     except UsageError:
         known = ", ".join(model.name for model in KNOWN)
         raise UsageError(
-            f"There is no model {name!r}. Known are {known}, demo, and folders with a config.json"
+            f"There is no model {shown_path(name)!r}. Known are {known}, demo, and folders with a config.json"
         ) from None
 
 

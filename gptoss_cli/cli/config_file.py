@@ -308,7 +308,8 @@ def _read_text(file: Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as exc:
-        raise UsageError(f"{file} cannot be read: {exc.strerror or exc}", Hint.EDIT_SETTINGS) from exc
+        # An editor could not read it either.
+        raise UsageError(f"{file} cannot be read: {exc.strerror or exc}") from exc
     if len(data) > _LARGEST_FILE_BYTES:
         raise UsageError(f"{file} is over 1 MiB, too long for settings. Shorten it")
     try:
@@ -345,6 +346,11 @@ def _toml_problem(message: str, text: str) -> str:
     key = re.match(r"""\s*["']?([\w-]+)["']?\s*=""", lines[line - 1] if line <= len(lines) else "")
     if reason == "Cannot overwrite a value" and key:
         reason = f"{key[1]} is set twice"
+    elif reason == "Invalid value" and key:
+        reason = f"{key[1]} has no valid value. Text needs quotes"
+    elif reason.startswith("Cannot declare "):
+        name = ".".join(re.findall(r"'([^']*)'", reason))
+        reason = f"[{name}] stands in the file twice"
     return f"line {line}: {reason}"
 
 

@@ -15,6 +15,6 @@ def confirm(question: str, console: Console, *, yes: bool, needs_yes: bool) -> b
         if needs_yes:
             raise UsageError(f"{question} There is no terminal to ask on. To answer yes, add -y")
         return True
-    console.err(f"{question} [y/N] " if needs_yes else f"{question} [Y/n] ")
+    console.err(f"{console.wrapped(question + (' [y/N]' if needs_yes else ' [Y/n]'))} ")
     answer = console.stdin.readline().strip().lower()
     return answer in ("y", "yes") or (answer == "" and not needs_yes)

@@ -4,6 +4,8 @@ import datetime
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from gptoss_cli.archive.archive import Stored, kv_names_of
@@ -12,11 +14,12 @@ from gptoss_cli.archive.rows import ConversationRow, MessageRow, Status
 from gptoss_cli.archive.search import search
 from gptoss_cli.archive.titles import title_line
 from gptoss_cli.chat.request import ChatRequest
+from gptoss_cli.cli.conversation_picker import choose_conversation
 from gptoss_cli.cli.conversation_views import hit_text, listing
 from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.cli.prompt_input import printable_path
 from gptoss_cli.cli.resuming import Resumed, call_notice, other_model
-from gptoss_cli.errors import UsageError
+from gptoss_cli.errors import GptossError, UsageError
 from gptoss_cli.harmony.conversation import Conversation
 from gptoss_cli.harmony.events import Role
 from gptoss_cli.paths import typed_path
@@ -28,15 +31,20 @@ _SHOWN: Final = 10
 
 def _save(chat: LoadedChat, argument: str) -> None:
     if argument and not title_line(argument):
-        raise UsageError("a title needs a visible character")
+        raise UsageError("A title needs a visible character")
     saving, session = chat.saving, chat.session
     if saving.enable() or (argument and saving.conversation is None):
         session.recorder = saving.begin(title=argument or None)
         session.recorder.record(session.snapshot())
     elif argument and saving.conversation is not None:
         saving.archive.rename(saving.conversation, argument)
+    if saving.conversation is None and session.conversation.messages:
+        session.recorder.record(session.snapshot())  # again: it has failed before
+        if saving.conversation is None:
+            raise GptossError("This chat cannot be saved now. To write it to a file: /export FILE")
     if saving.conversation is None:
-        chat.console.notice("This chat is saved from its first message on.")
+        title = f" as “{title_line(argument)}”" if argument else ""
+        chat.console.notice(f"This chat is saved{title} from its first message on.")
         return
     row = saving.archive.load(saving.conversation).row
     short = saving.archive.short_id(row.id)
@@ -47,21 +55,29 @@ def _conversations(chat: LoadedChat, argument: str) -> None:
     archive, console = chat.saving.archive, chat.console
     if argument:
         hits = search(archive, argument, limit=_SHOWN)
-        shown = "\n".join(hit_text(hit, archive.short_id(hit.conversation), time.time()) for hit in hits)
+        now, columns = time.time(), console.stderr.columns
+        names = [archive.short_id(hit.conversation) for hit in hits]
+        shown = "\n".join(hit_text(hit, name, now, columns=columns) for hit, name in zip(hits, names, strict=True))
         console.err(shown or f"No message has: {title_line(argument)}\n")
         return
     summaries = archive.summaries(_SHOWN)
     if summaries:
         console.err(listing(summaries, archive, time.time(), columns=console.stderr.columns))
+        count = len(archive.ids())
+        if count > len(summaries):
+            console.notice(f"These are the last {_SHOWN} of {count:,}. To search them: /conversations WORDS")
     else:
         console.notice("There are no saved conversations yet.")
 
 
 def _resume(chat: LoadedChat, argument: str) -> None:
-    if not argument:
+    archive, console = chat.saving.archive, chat.console
+    if not argument and not (console.reads_terminal and console.draws):
         raise UsageError("Name a conversation: /resume ID. To list them: /conversations")
-    archive = chat.saving.archive
-    stored = archive.load(archive.find(argument).id)
+    name = archive.find(argument).id if argument else choose_conversation(archive, console)
+    if name is None:
+        return
+    stored = archive.load(name)
     resumed = Resumed(stored, ("model",))
     session, state = chat.session, chat.state
     request = resumed.request(ChatRequest(settings=session.settings))
@@ -81,6 +97,8 @@ def _resume(chat: LoadedChat, argument: str) -> None:
 
 def _fork(chat: LoadedChat, argument: str) -> None:
     saving = chat.saving
+    if not chat.session.conversation.messages:
+        raise UsageError("There is no message to copy yet.")
     if saving.conversation is None:
         raise UsageError("This conversation is not saved. To save it: /save")
     original = saving.archive.load(saving.conversation)
@@ -99,14 +117,24 @@ def _export(chat: LoadedChat, argument: str) -> None:
     text = export([_in_memory(chat)], form)
     name = printable_path(file)
     try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with open(handle, "w", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
+        _write_new(file, text)
     except FileExistsError as exc:
         raise UsageError(f"{name} exists already. Give another name: /export FILE") from exc
     except OSError as exc:
         raise UsageError(f"{name} cannot be written: {exc.strerror}. Give another name: /export FILE") from exc
     chat.console.notice(f"The conversation is in {name}.")
+
+
+def _write_new(file: Path, text: str) -> None:
+    """Write a file that does not exist yet; of one that cannot be written whole nothing stays. Raises OSError."""
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with open(handle, "w", encoding="utf-8", errors="replace") as stream:
+            stream.write(text)
+    except OSError:
+        with suppress(OSError):
+            file.unlink()
+        raise
 
 
 def _in_memory(chat: LoadedChat) -> Stored:

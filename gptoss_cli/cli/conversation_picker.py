@@ -21,13 +21,21 @@ _PREVIEWED_CHARACTERS: Final = 2000
 
 def pick_conversation(archive: Archive, console: Console) -> str:
     """Return the id of the conversation that the user chooses. Raises typer.Exit if the user leaves."""
-    found = Choices(archive.titles(), time.time())
-    if not found:
-        raise UsageError("There is no conversation to continue yet")
-    chosen = Picker(found, lambda each: _preview(archive, each), colored=console.colors).run()
+    chosen = choose_conversation(archive, console)
     if chosen is None:
         raise typer.Exit(ExitStatus.INTERRUPTED)
     return chosen
+
+
+def choose_conversation(archive: Archive, console: Console) -> str | None:
+    """Return the id of the conversation that the user chooses, None if the user leaves.
+
+    Raises UsageError if there is none.
+    """
+    found = Choices(archive.titles(), time.time())
+    if not found:
+        raise UsageError("There is no conversation to continue yet")
+    return Picker(found, lambda each: _preview(archive, each), colored=console.colors).run()
 
 
 class Choices(Sequence[Choice]):

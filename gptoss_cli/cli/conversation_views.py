@@ -1,6 +1,6 @@
 """Conversations as text: a list, the messages of one, and the hits of a search."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from gptoss_cli.archive.archive import Archive, Stored, Summary
 from gptoss_cli.archive.rows import ConversationRow
@@ -8,27 +8,37 @@ from gptoss_cli.archive.search import Hit
 from gptoss_cli.archive.titles import clean, title_line
 from gptoss_cli.cli.resuming import author_of, title_of
 from gptoss_cli.harmony.events import Message
-from gptoss_cli.terminal.cells import Line, Role, Span, fold, wrap
+from gptoss_cli.terminal.cells import Line, Role, Span, fold, text_of, wrap
 from gptoss_cli.terminal.markdown.stream import MarkdownStream
 from gptoss_cli.units import age_words
 
 _HEADINGS = ("ID", "UPDATED", "MODEL", "MESSAGES", "TITLE")
 _MODEL_CELLS = 24
 _LEAST_TITLE_CELLS = 16
+# The columns of a list, by their places in `_HEADINGS`, that a narrow terminal leaves out, the least useful first.
+_LEFT_OUT = (2, 3, 1)
 _INTERRUPTED = "[interrupted]"
 _SPEAKER = "1;32"
 
 
 def listing(summaries: Sequence[Summary], archive: Archive, now: float, *, columns: int | None) -> str:
-    """Return a table of conversations. On a terminal of so many columns each is one line."""
+    """Return a table of conversations. On a terminal of so many columns each is one line, which may lack some cells."""
     table = [_HEADINGS, *(_cells(each, archive, now) for each in summaries)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(_HEADINGS) - 1)]
-    room = None if columns is None else max(_LEAST_TITLE_CELLS, columns - 1 - sum(width + 2 for width in widths))
+    widths = {i: max(len(row[i]) for row in table) for i in range(len(_HEADINGS) - 1)}
+    for i in _LEFT_OUT:
+        if columns is not None and _room(widths, columns) < _LEAST_TITLE_CELLS:
+            del widths[i]
     lines = []
-    for *cells, title in table:
-        before = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        lines.append(f"{before}  {title if room is None else title_line(title, room)}".rstrip() + "\n")
+    for row in table:
+        before = "".join(f"{row[i]:<{width}}  " for i, width in widths.items())
+        title = row[-1] if columns is None else title_line(row[-1], max(1, _room(widths, columns)))
+        lines.append(f"{before}{title}".rstrip() + "\n")
     return "".join(lines)
+
+
+def _room(widths: Mapping[int, int], columns: int) -> int:
+    """Return the cells that the other columns of a list leave for the title."""
+    return columns - 1 - sum(width + 2 for width in widths.values())
 
 
 def transcript(stored: Stored, *, reasoning: bool, branches: int) -> str:
@@ -73,13 +83,26 @@ def _spoken(stored: Stored, *, reasoning: bool) -> Iterator[tuple[str, Message]]
         before = speaker
 
 
-def hit_text(hit: Hit, short_id: str, now: float) -> str:
-    """Return a hit: its conversation, and the line with marks around the words between its neighbors."""
+def hit_text(hit: Hit, short_id: str, now: float, *, columns: int | None) -> str:
+    """Return a hit: its conversation, and the line with marks around the words between its neighbors.
+
+    A terminal of so many columns gets whole words.
+    """
     where = f"message {hit.user_message}" + ("" if hit.is_current else ", on another branch")
     head = f"{short_id}  {hit.title or hit.conversation}  ({where}, {age_words(now - hit.created)})"
-    around = [f"    {line}" if line.strip() else "" for line in (hit.before, hit.after)]
-    lines = [head, around[0], f"  > {_marked(hit)}", around[1]]
-    return "".join(f"{line.rstrip()}\n" for line in lines if line)
+    before, after = (_indented("    ", line, columns) for line in (hit.before, hit.after))
+    lines = [*_indented("", head, columns), *before, *_indented("  > ", _marked(hit), columns), *after]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _indented(start: str, text: str, columns: int | None) -> list[str]:
+    """Return a line that begins with `start`, or for a terminal the lines that it takes there; none for a blank one."""
+    if not text.strip():
+        return []
+    if columns is None:
+        return [start + text]
+    rows = [text_of(row) for row in wrap([Span(text)], columns - len(start))]
+    return [(" " * len(start) if number else start) + row for number, row in enumerate(rows)]
 
 
 def _cells(summary: Summary, archive: Archive, now: float) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def open_archive(console: Console) -> "closing[Archive]":
 
 
 def run_list(console: Console, *, limit: int | None, as_json: bool) -> None:
-    """Run `gptoss conversations list`."""
+    """Run `gptoss conversations list`. `limit` None lists all."""
     with open_archive(console) as archive:
         summaries = archive.summaries(limit)
         if as_json:
@@ -68,6 +68,9 @@ def run_list(console: Console, *, limit: int | None, as_json: bool) -> None:
             console.notice("There are no conversations yet. gptoss chat saves them.")
         else:
             console.out(listing(summaries, archive, time.time(), columns=_columns(console)))
+            count = len(archive.ids())
+            if count > len(summaries):
+                console.notice(f"These are the last {len(summaries):,} of {count:,}. To list all: --all")
 
 
 def run_show(name: str, options: ShowOptions, console: Console) -> None:
@@ -98,7 +101,10 @@ def run_search(words: str, options: SearchOptions, console: Console) -> None:
         if options.as_json:
             write_json({"hits": [asdict(hit) for hit in hits]}, console, indent=2)
         else:
-            console.out("\n".join(hit_text(hit, archive.short_id(hit.conversation), time.time()) for hit in hits))
+            now, columns = time.time(), _columns(console)
+            names = [archive.short_id(hit.conversation) for hit in hits]
+            texts = (hit_text(hit, name, now, columns=columns) for hit, name in zip(hits, names, strict=True))
+            console.out("\n".join(texts))
     if not hits:
         console.notice(f"No message has: {words}")
         raise typer.Exit(ExitStatus.FAILED)
@@ -131,7 +137,7 @@ def run_import(file: Path, console: Console) -> None:
     conversations = _counted(len(done.conversations), "conversation")
     console.notice(f"Imported {conversations} with {_counted(done.messages, 'message')}.")
     for reason, count in done.skipped.items():
-        console.notice(f"Skipped: {count} {reason}.")
+        console.notice(f"Skipped: {_counted_phrase(count, reason)}.")
 
 
 def run_rename(name: str, title: str, console: Console) -> None:
@@ -229,6 +235,12 @@ def _raw(stored: Stored) -> str:
 def _columns(console: Console) -> int | None:
     """Return the width to fit, None for a pipe or a file."""
     return console.stdout.columns if console.stdout.is_terminal else None
+
+
+def _counted_phrase(count: int, phrase: str) -> str:
+    """Return a count with a phrase whose first word is a noun in the singular: 2 messages of tools."""
+    noun, *others = phrase.split(maxsplit=1)
+    return " ".join([_counted(count, noun), *others])
 
 
 def _counted(count: int, noun: str) -> str:

@@ -24,6 +24,8 @@ from gptoss_cli.harmony.events import Event
 
 # The time in which a command ends in order. With what is left of the second, the process has ended within one.
 _GRACE_SECONDS: Final = 0.7
+# An alarm that comes just before a system call does not interrupt it, so alarms are repeated until one is handled.
+_ALARMS: Final = 10
 
 
 class Deadline:
@@ -39,6 +41,7 @@ class Deadline:
         self.at = None if seconds is None else began + seconds
         self._stop: Callable[[], None] | None = None
         self._over = threading.Event()
+        self._is_handled = False
 
     @property
     def has_passed(self) -> bool:
@@ -82,6 +85,7 @@ class Deadline:
         self._over.set()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._is_handled = True
         if self._over.is_set():
             return
         if self._stop is None:
@@ -91,9 +95,12 @@ class Deadline:
     def _watch(self, at: float, main: int) -> None:
         if self._over.wait(at - time.monotonic()):
             return
-        _raise_alarm(main)
-        if not self._over.wait(_GRACE_SECONDS):
-            self._exit()
+        for _ in range(_ALARMS):
+            if not self._is_handled:
+                _raise_alarm(main)
+            if self._over.wait(_GRACE_SECONDS / _ALARMS):
+                return
+        self._exit()
 
     def _exit(self) -> NoReturn:
         try:

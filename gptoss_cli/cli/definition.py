@@ -128,9 +128,9 @@ def download(
     Run it again to continue an interrupted download. Files that are here already are verified and kept; a wrong file
     is downloaded again.
     """
-    from gptoss_cli.checkpoint.connection import check_timeouts
+    from gptoss_cli.checkpoint.connection import check_import
 
-    check_timeouts()  # a wrong one would stop the next import
+    check_import()  # a wrong one would stop the next import
     from gptoss_cli.cli.download import run_download
 
     run_download(model, revision, environment.console, dry_run=dry_run, as_json=as_json, yes=yes)

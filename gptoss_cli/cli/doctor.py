@@ -46,7 +46,7 @@ def run_doctor(console: Console, servers: ServerOptions | None = None, *, as_jso
     if as_json:
         write_json(_to_json(machine, checks, models, folders), console)
     else:
-        console.out(_written(checks, models, folders))
+        console.out_lines(_written(checks, models, folders).removesuffix("\n"))
 
 
 def _checks(machine: Hardware) -> Iterator[_Check]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gptoss_cli.cli.hints import with_hints
@@ -20,6 +21,7 @@ class Environment:
 
     console: Console
     open_model: OpenModel
+    began: float = field(default_factory=time.monotonic)  # when the program was started
 
     def open(self, request: ChatRequest) -> OpenedModel:
         """Open a model and show the progress meanwhile. Raises what `open_model` raises."""

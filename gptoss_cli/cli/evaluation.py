@@ -61,6 +61,8 @@ def read_questions(path: Path) -> list[Question]:
         if line.strip():
             try:
                 questions.append(_question(json.loads(line.decode("utf-8"))))
+            except (json.JSONDecodeError, UnicodeDecodeError) as exc:
+                raise UsageError(f"{printable_path(path)}, line {number}: it is not JSON") from exc
             except (ValueError, OverflowError, RecursionError) as exc:
                 raise UsageError(f"{printable_path(path)}, line {number}: {exc}") from exc
     if not questions:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from gptoss_cli.cli.coercion import lighten, lightened
 from gptoss_cli.cli.config_file import ConfigFile
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.options import CommonOptions
@@ -141,7 +142,7 @@ class _Definition:
     def build(self, name: str) -> Any:
         alone = typer.Typer(**_APPEARANCE)
         alone.command(name, epilog=self.epilog, cls=self.kind)(_with_groups(self.function))
-        return typer.main.get_command(alone)
+        return lightened(typer.main.get_command(alone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +252,7 @@ def _with_console(option: Any) -> Any:
             raise typer.Exit
 
     option.callback = show
+    lighten(option)
     return option
 
 
@@ -267,7 +269,7 @@ def build_program(function: Callable[..., None], commands: Commands) -> Any:
     """Return the Typer group `gptoss`: `function` has its help and runs before every command."""
     app = typer.Typer(cls=_Program, **_APPEARANCE)
     app.callback(invoke_without_command=True)(_with_groups(function))
-    program: Any = typer.main.get_command(app)
+    program: Any = lightened(typer.main.get_command(app))
     program.commands = commands
     return program
 

@@ -1,6 +1,6 @@
 """`gptoss list`: the known and the installed models."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -61,11 +61,24 @@ def run_list(console: Console, *, as_json: bool) -> None:
     if as_json:
         write_json({"models": [asdict(row) for row in rows]}, console, indent=2)
         return
-    table = [_HEADINGS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        console.out(f"{line.rstrip()}\n")
+    columns = console.stdout.columns if console.stdout.is_terminal else None
+    console.out_lines("\n".join(_lines([_HEADINGS, *map(_cells, rows)], columns)))
+
+
+def _lines(table: Sequence[tuple[str, ...]], columns: int | None) -> Iterator[str]:
+    """Yield the lines of a table that fits the terminal; on a narrow one a row has several."""
+    for count in (len(_HEADINGS), _HEADINGS.index("VERIFIED")):
+        widths = [max(map(len, column)) for column in zip(*(row[:count] for row in table), strict=True)]
+        if columns is None or sum(widths) + 2 * (count - 1) <= columns:
+            for row in table:
+                yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+                for name, cell in zip(_HEADINGS[count:], row[count:], strict=True):
+                    if cell and row is not table[0]:
+                        yield f"  verified {cell}" if name == "VERIFIED" else f"  {cell}"
+            return
+    for row in table[1:]:
+        yield row[0]
+        yield from (f"  {name.lower():8}  {cell}" for name, cell in zip(_HEADINGS[1:], row[1:], strict=True) if cell)
 
 
 def held_bytes(folder: Path) -> int:

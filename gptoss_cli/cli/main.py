@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from gptoss_cli.chat.request import OpenModel
 
 
-def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
+def run(argv: Sequence[str], *, open_model: OpenModel | None = None, began: float | None = None) -> int:
     """Run one command line on the streams of this process; return the exit status and raise nothing.
 
-    `open_model` opens the model that answers, by default with the engine.
+    `open_model` opens the model that answers, by default with the engine. `began` is when the program was started, by
+    time.monotonic, by default now.
     """
+    began = time.monotonic() if began is None else began
     console = Console.of_process()
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -32,7 +35,7 @@ def run(argv: Sequence[str], *, open_model: OpenModel | None = None) -> int:
         from gptoss_cli.cli.framework import invoke
         from gptoss_cli.cli.model_opener import opener
 
-        return invoke(definition.PROGRAM, argv, Environment(console, open_model or opener(console)))
+        return invoke(definition.PROGRAM, argv, Environment(console, open_model or opener(console), began))
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else ExitStatus.DONE
     except KeyboardInterrupt:

@@ -16,8 +16,8 @@ from gptoss_cli.cli.options import (
     GpuMemoryOption,
     JsonOption,
     ThreadsOption,
-    parse_size,
 )
+from gptoss_cli.cli.values import parse_size
 from gptoss_cli.paths import typed_output
 from gptoss_cli.settings import Activations, Dense, Execution, Group
 

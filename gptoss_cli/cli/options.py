@@ -1,7 +1,6 @@
 """Options of the commands, each declared once, and the groups of options that a command receives as one value."""
 
 import datetime
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 
 from gptoss_cli import __version__
 from gptoss_cli.cli.server_options import KeyFileOption, ServerApiOption, ServerModelOption, ServerOption
+from gptoss_cli.cli.values import parse_date, parse_device, parse_size
 from gptoss_cli.paths import typed_output, typed_path
 from gptoss_cli.settings import (
     LARGEST_SEED,
@@ -25,13 +25,6 @@ from gptoss_cli.settings import (
 )
 
 LONGEST_CONTEXT_TOKENS = 131_072
-_LARGEST_SIZE_BYTES = 1 << 50
-_UNITS: dict[str, int] = {
-    "b": 1,
-    **{unit + "ib": 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g", 30), ("t", 40))},
-    **{unit + "b": 10**power for unit, power in (("k", 3), ("m", 6), ("g", 9), ("t", 12))},
-    **{unit: 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g", 30), ("t", 40))},
-}
 
 
 class CacheAction(StrEnum):
@@ -57,25 +50,6 @@ class Shell(StrEnum):
     ZSH = "zsh"
     FISH = "fish"
     POWERSHELL = "powershell"
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of 24GiB, 24G (the same), 24GB (10^9) or 0. Raises typer.BadParameter."""
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", text.strip())
-    number, unit = (float(match[1]), match[2].lower()) if match else (0.0, "?")
-    if number == 0 and unit in ("", *_UNITS):
-        return 0
-    if unit not in _UNITS or number * _UNITS[unit] > _LARGEST_SIZE_BYTES:
-        raise typer.BadParameter(f"{text!r} is not a size. Write one like 24GiB, or 0")
-    return round(number * _UNITS[unit])
-
-
-def parse_date(text: str) -> datetime.date:
-    """Return the date that is written as 2025-08-05. Raises typer.BadParameter."""
-    try:
-        return datetime.date.fromisoformat(text.strip())
-    except ValueError as exc:
-        raise typer.BadParameter(f"{text!r} is not a date. Write one like 2025-08-05") from exc
 
 
 def _print_version(invocation: typer.Context, wanted: bool) -> None:
@@ -106,7 +80,13 @@ ExecutionOption = Annotated[
     _setting("GPTOSS_EXECUTION", help="All weights on the GPU (mxfp4), experts in host memory (offload), or the CPU."),
 ]
 DeviceOption = Annotated[
-    str, _setting("GPTOSS_DEVICE", metavar="auto|cpu|cuda[:N]|mps", help="Device that computes; auto chooses.")
+    str,
+    _setting(
+        "GPTOSS_DEVICE",
+        metavar="auto|cpu|cuda[:N]|mps",
+        parser=parse_device,
+        help="Device that computes; auto chooses.",
+    ),
 ]
 GpuMemoryOption = Annotated[
     int | None,

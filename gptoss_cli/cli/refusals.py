@@ -39,7 +39,8 @@ def refusal(exc: typer.BadParameter, name: str, value: object = None, *, verb: s
         origin = "" if name in (option_name(exc.param), own_name) else f"{name}: "
         noun = _NOUNS.get(own_name, own_name)
         return f"{origin}There is no {noun} {value!r}. Choose {alternatives([str(c) for c in descriptor.choices])}"
-    return f"{name} {verb} {_number(descriptor)}, not {_shown(value)}"
+    kind = "true or false" if descriptor.annotation is bool else _number(descriptor)
+    return f"{name} {verb} {kind}, not {_shown(value)}"
 
 
 def _number(descriptor: Any) -> str:

@@ -79,9 +79,7 @@ def _parameters(name: str, text: str, given: Sequence[str]) -> dict[str, str]:
         values[key] = valid_text(value)
     missing = next((each for each in wanted if each not in values), None)
     if missing is not None:
-        raise UsageError(
-            f"The template {name} needs a value: --param {missing} VALUE. For a dollar sign it should have $$"
-        )
+        raise UsageError(f"The template {name} needs a value: --param {missing} VALUE. If it means a dollar sign: $$")
     return values
 
 

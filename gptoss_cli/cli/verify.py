@@ -49,8 +49,8 @@ class _Report:
         return {
             "model": self.checkpoint.name,
             "folder": str(self.checkpoint.folder),
-            "files_proven": self.verified_files,
-            "bytes_proven": sum(file.size_bytes for file in self.checkpoint.files) if self.verified_files else 0,
+            "files_verified": self.verified_files,
+            "bytes_verified": sum(file.size_bytes for file in self.checkpoint.files) if self.verified_files else 0,
             "tensors": self.tensors,
         }
 

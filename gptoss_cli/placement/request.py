@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from gptoss_cli.errors import Hint, UsageError
-from gptoss_cli.settings import Activations, Dense, Dtype, Execution
+from gptoss_cli.settings import DEVICE_PATTERN, Activations, Dense, Dtype, Execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class PlacementRequest:
     sequences: int = 1
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", self.device):
+        if not re.fullmatch(DEVICE_PATTERN, self.device):
             raise UsageError(f"There is no device {self.device!r}. Choose auto, cpu, cuda, cuda:N or mps")
         on_cpu = self.execution is Execution.CPU
         if self.device != "auto" and self.execution is not Execution.AUTO and on_cpu != (self.device == "cpu"):

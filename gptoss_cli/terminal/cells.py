@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -14,10 +15,8 @@ _JOINERS = "\u200d\ufe0f"
 _CJK = "\u1100-\u115f\u2e80-\u3000\u3003-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003fffd"
 _CLOSING = "\u3001\u3002\uff0c\uff0e\uff01\uff1f\uff1a\uff1b\uff09\u300d\u300f\u3011\u3009\u300b"
 _OPENING = "\uff08\u300c\u300e\u3010\u3008\u300a"
-_ATOM = re.compile(rf"\n| +|[{_OPENING}]*[{_CJK}][{_CLOSING}]*|[^ \n{_CJK}]+")
 # Not broken, since a terminal finds an address that it has wrapped itself, and not one with a newline in it.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|\bwww\.|mailto:")
-_CJK_ATOM = re.compile(f"[{_OPENING}]*[{_CJK}]")
 
 _LEAST_TEXT_COLUMNS = 24
 
@@ -182,13 +181,24 @@ class _Wrapper:
         self._line, self._used, self._spaces, self._gap = [], 0, [], 0
 
 
+# Compiled when they are needed: the prompt of a chat, which comes first, wraps nothing.
+@cache
+def _atom() -> re.Pattern[str]:
+    return re.compile(rf"\n| +|[{_OPENING}]*[{_CJK}][{_CLOSING}]*|[^ \n{_CJK}]+")
+
+
+@cache
+def _cjk_atom() -> re.Pattern[str]:
+    return re.compile(f"[{_OPENING}]*[{_CJK}]")
+
+
 def _words(spans: Line) -> Iterator[Line]:
     """Yield words, runs of spaces and newlines, in order. A word may consist of several styles."""
     word: Line = []
     for span in spans:
         is_ascii = span.text.isascii()
-        for atom in _ATOM.findall(span.text):
-            is_whole = atom[0] in " \n" or not (is_ascii or _CJK_ATOM.match(atom) is None)
+        for atom in _atom().findall(span.text):
+            is_whole = atom[0] in " \n" or not (is_ascii or _cjk_atom().match(atom) is None)
             if is_whole and word:
                 yield word
                 word = []

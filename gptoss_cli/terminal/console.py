@@ -127,6 +127,17 @@ def _cut(text: str, columns: int) -> str:
     return cut(text, columns)
 
 
+def _wrapped(text: str, output: Output) -> str:
+    """Return neutralised text in lines that fit a terminal, or unchanged if `output` is none."""
+    columns = output.columns
+    if not output.is_terminal or (text.isascii() and all(len(line) <= columns for line in text.split("\n"))):
+        return text
+    # Only here: rich, which measures text, takes longer to import than the program to start.
+    from gptoss_cli.terminal.cells import Span, text_of, wrap
+
+    return "\n".join(map(text_of, wrap([Span(text)], columns, whole_words=True)))
+
+
 class Console:
     """stdin, stdout and stderr of the process, and the user's options about output."""
 
@@ -190,6 +201,10 @@ class Console:
         except OSError as exc:
             raise GptossError(f"stdout cannot be written: {exc.strerror or exc}; the output is incomplete") from exc
 
+    def out_lines(self, text: str) -> None:
+        """Write whole lines of text to stdout. A terminal gets whole words. Raises as `out`."""
+        self.out(f"{_wrapped(neutralize(text).expandtabs(4), self.stdout) if self.stdout.is_terminal else text}\n")
+
     def err(self, text: str, style: Style = Style.PLAIN) -> None:
         """Write `text` to stderr. Failures are ignored, since the answer does not depend on stderr."""
         shown = neutralize(text) if self.stderr.is_terminal else text
@@ -200,12 +215,12 @@ class Console:
 
     def lines(self, text: str, style: Style = Style.PLAIN) -> None:
         """Write whole lines of text to stderr. A terminal gets whole words."""
-        self.err(f"{self._wrapped(neutralize(text).expandtabs(4)) if self.stderr.is_terminal else text}\n", style)
+        self.err(f"{self.wrapped(neutralize(text).expandtabs(4)) if self.stderr.is_terminal else text}\n", style)
 
     def notice(self, text: str) -> None:
         """Write a line of information to stderr unless the console is quiet. A terminal gets whole words."""
         if not self.quiet:
-            self.err(f"{self._wrapped(one_line(text))}\n", Style.DIM)
+            self.err(f"{self.wrapped(one_line(text))}\n", Style.DIM)
 
     def interrupting_notice(self, text: str) -> None:
         """Write a notice on a line of its own in the middle of an answer."""
@@ -217,17 +232,11 @@ class Console:
     def error(self, text: str) -> None:
         """Write an error as one line to stderr. A terminal gets whole words."""
         self.err(_ERROR, Style.ERROR)
-        self.err(f"{self._wrapped(_ERROR + one_line(text))[len(_ERROR) :]}\n")
+        self.err(f"{self.wrapped(_ERROR + one_line(text))[len(_ERROR) :]}\n")
 
-    def _wrapped(self, text: str) -> str:
-        """Return neutralised text in lines that fit a terminal, or unchanged if stderr is none."""
-        columns = self.stderr.columns
-        if not self.stderr.is_terminal or (text.isascii() and len(text) <= columns):
-            return text
-        # Only here: rich, which measures text, takes longer to import than the program to start.
-        from gptoss_cli.terminal.cells import Span, text_of, wrap
-
-        return "\n".join(map(text_of, wrap([Span(text)], columns, whole_words=True)))
+    def wrapped(self, text: str) -> str:
+        """Return neutralised text in lines that fit a terminal on stderr, or unchanged if stderr is none."""
+        return _wrapped(text, self.stderr)
 
     @contextmanager
     def activity(self) -> Iterator[Activity]:

@@ -63,7 +63,9 @@ class LiveRegion:
             return "".join(f"\n{self._styled(line)}" for line in new[same:])
         same = min(same, len(new) - 1)
         up = sum(self._rows(line, columns) for line in old[same:]) - 1
-        back = "\r" + (f"\x1b[{up}A" if up else "") + "\x1b[J" if self._tail else ""
+        # For one row "\x1b[K" is enough. In the first row of the screen, tmux keeps what "\x1b[J" erases as history.
+        erase = f"\x1b[{up}A\x1b[J" if up else "\x1b[K"
+        back = f"\r{erase}" if self._tail else ""
         return back + "\n".join(map(self._styled, new[same:]))
 
     def _common_rows(self, old: Sequence[Line], new: Sequence[Line], columns: int) -> int:

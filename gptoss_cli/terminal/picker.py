@@ -13,10 +13,15 @@ from prompt_toolkit.layout import FormattedTextControl, Layout, Window
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.styles import Style
 
-from gptoss_cli.terminal.cells import Line, Span, cells, fold, text_of
+from gptoss_cli.terminal.cells import Span, cells, fold, text_of, wrap
 
 _SIDE_BY_SIDE_COLUMNS: Final = 120
-_KEYS: Final = "type to search · ↑ ↓ move · Enter continues it · Esc leaves"
+# The longest of these that fits is shown.
+_KEYS: Final = (
+    "type to search · ↑ ↓ move · Enter continues it · Esc leaves",
+    "type · ↑ ↓ · Enter takes · Esc leaves",
+    "Enter takes · Esc leaves",
+)
 _STYLE: Final = Style.from_dict({"selected": "reverse", "faint": "ansibrightblack", "name": "ansigreen bold"})
 
 
@@ -123,7 +128,8 @@ class Picker:
             body = [*self._list(columns, half), *rule]
             for line in self._preview_lines(columns, rows - 4 - half):
                 body.append(("", f"{line}\n"))
-        return [*head, *rule, *body, ("class:faint", _KEYS[:columns])]
+        keys = next((each for each in _KEYS if cells(each) < columns), _KEYS[-1][:columns])
+        return [*head, *rule, *body, ("class:faint", keys)]
 
     def _beside(self, columns: int, height: int) -> StyleAndTextTuples:
         """Return the list at the left and the preview at the right."""
@@ -159,8 +165,7 @@ class Picker:
             if value not in self._previews:
                 self._previews[value] = self._preview(value)
             for line in self._previews[value].splitlines():
-                folded: list[Line] = fold([Span(line)], columns) or [[]]
-                lines += [text_of(each) for each in folded]
+                lines += [text_of(each) for part in wrap([Span(line)], columns) for each in fold(part, columns)]
                 if len(lines) >= height:
                     break
         return [*lines, *[""] * height][:height]

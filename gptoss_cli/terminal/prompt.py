@@ -2,6 +2,7 @@
 
 import os
 import sys
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition, is_searching, vi_insert_mode
+from prompt_toolkit.filters import Condition, is_searching, vi_insert_mode, vi_navigation_mode
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input
@@ -22,8 +23,10 @@ from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.renderer import CPR_Support, Renderer
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
 
 from gptoss_cli.files import replace_file
+from gptoss_cli.terminal.editor import edited
 
 _BLOCK = '"""'
 _LARGEST_HISTORY_BYTES = 4 << 20
@@ -44,11 +47,12 @@ class ChatPrompt:
 
     Enter sends. Alt-Enter, Ctrl-J and Enter after a typed backslash insert a newline. A typed message that begins with
     three double quotes is a block: Enter inserts a newline until three more end it. Ctrl-C clears the input; Ctrl-D
-    leaves if it is empty. Pasted text keeps every character and is not sent.
+    leaves if it is empty. Pasted text keeps every character and is not sent. Ctrl-X Ctrl-E opens an editor, and what
+    is saved there comes back as the input.
 
     `toolbar` returns the text of the line below for a width in columns. `shortcuts` are called for their keys, and the
-    input stays open. `on_shown` is called each time the prompt has been drawn. `was_cleared`: Ctrl-C was pressed in the
-    last `read`.
+    input stays open. `on_shown` is called each time the prompt has been drawn. `on_error` shows why the editor failed,
+    above the prompt. `was_cleared`: Ctrl-C was pressed in the last `read`.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class ChatPrompt:
         shortcuts: dict[str, Callable[[], None]] | None = None,
         completer: Completer | None = None,
         on_shown: Callable[[], None] | None = None,
+        on_error: Callable[[Exception], None] | None = None,
         vi: bool = False,
         colored: bool = True,
         input: Input | None = None,
@@ -68,7 +73,12 @@ class ChatPrompt:
         self._pasted = ""  # the beginning of the input if that was pasted
         self._just_pasted: str | None = None  # the input as it was after the last paste
         self._toolbar = toolbar
-        output = output or _terminal_output()
+        self._on_error = on_error or (lambda exc: None)
+        self._on_shown = on_shown or (lambda: None)
+        # prompt_toolkit draws nothing on such a terminal, if it may choose the output.
+        self._is_dumb = output is None and is_dumb_terminal()
+        if not self._is_dumb:
+            output = output or _terminal_output()
         self._session: PromptSession[str] = PromptSession(
             [("class:prompt", "> ")],
             prompt_continuation=self._continuation,
@@ -80,8 +90,6 @@ class ChatPrompt:
             complete_while_typing=Condition(lambda: self._document.text.startswith("/") and not self._is_pasted),
             reserve_space_for_menu=6,
             enable_suspend=True,
-            enable_open_in_editor=True,
-            tempfile_suffix=".md",
             vi_mode=vi,
             style=_STYLE,
             color_depth=None if colored else ColorDepth.DEPTH_1_BIT,
@@ -96,8 +104,7 @@ class ChatPrompt:
         renderer.cpr_not_supported_callback = self._session.app.invalidate  # by itself it would print a warning
         if isinstance(output, _TerminalOutput):
             output.renderer = renderer
-        if on_shown is not None:
-            self._session.app.after_render += lambda app: on_shown()
+        self._session.app.after_render += lambda app: self._on_shown()
 
     def read(self, draft: str = "") -> Entered | None:
         """Read a message, with `draft` as the initial input. Never empty; None if the user leaves.
@@ -107,11 +114,23 @@ class ChatPrompt:
         self.was_cleared = False
         self._pasted, self._just_pasted = draft, None
         try:
-            text = self._session.prompt(default=draft)
+            text = self._prompted(draft)
         except EOFError:
             return None
         pasted = self._begins_as_pasted(text)
         return Entered(text if pasted else without_block(text), pasted)
+
+    def _prompted(self, draft: str) -> str:
+        """Return what prompt_toolkit reads. Raises EOFError if the user leaves."""
+        if not self._is_dumb:
+            return self._session.prompt(default=draft)
+        self._on_shown()
+        while True:
+            try:
+                return self._session.prompt(default=draft)
+            except KeyboardInterrupt:  # there prompt_toolkit's own meaning of Ctrl-C comes before ours
+                self.was_cleared, draft = True, ""
+                self._forget_paste("")
 
     def type_ahead(self, keys: Sequence[KeyPress]) -> None:
         """Use `keys`, typed before the prompt appeared, as the first input of the next `read`."""
@@ -157,16 +176,22 @@ class ChatPrompt:
                 self._just_pasted = buffer.text
 
         @keys.add("escape", "enter", filter=~vi_insert_mode)
-        @keys.add("c-j")
+        # A dumb terminal ends a line with it, as the shell of Emacs does.
+        @keys.add("c-j", filter=Condition(lambda: not self._is_dumb))
         def newline(event: KeyPressEvent) -> None:
             event.current_buffer.insert_text("\n")
 
-        @keys.add("c-c")
+        @keys.add("c-c", filter=~is_searching)  # there it ends the search
         @keys.add("<sigint>")
         def clear(event: KeyPressEvent) -> None:
             self.was_cleared = True
             event.current_buffer.reset()
             self._forget_paste("")
+
+        @keys.add("c-x", "c-e", filter=~is_searching)
+        @keys.add("v", filter=vi_navigation_mode)
+        def edit(event: KeyPressEvent) -> None:
+            self._edit(event.app.loop)
 
         def bind(key: str, act: Callable[[], None]) -> None:
             @keys.add(key)
@@ -185,6 +210,27 @@ class ChatPrompt:
         if entry not in buffer.history.get_strings()[-1:]:
             buffer.history.append_string(entry)
         event.app.exit(result=buffer.text)
+
+    def _edit(self, loop: AbstractEventLoop | None) -> None:
+        """Replace the input by what the user makes of it in an editor. Several lines are a message, as if pasted."""
+        assert loop is not None, "the prompt is being read"
+        buffer = self._session.default_buffer
+        before = buffer.text
+
+        def edit() -> None:
+            try:
+                text = edited(before, os.environ)
+            except Exception as exc:  # noqa: BLE001  it would end the prompt
+                self._on_error(exc)
+            else:
+                loop.call_soon_threadsafe(use, text)
+
+        def use(text: str) -> None:
+            buffer.document = Document(text, len(text))
+            if "\n" in text.strip():
+                self._pasted = self._just_pasted = text
+
+        run_in_terminal(edit, in_executor=True)
 
     def _forget_paste(self, text: str) -> None:
         if not text.strip():

@@ -48,7 +48,7 @@ COMMANDS = {
         SlashCommand("/save", "[TITLE]", "keep this conversation, under a title", _ANY),
         SlashCommand("/export", "[FILE]", "write this conversation to a new .md or .json file", _ANY, takes_file=True),
         SlashCommand("/conversations", "[WORDS]", "list saved conversations, or search them", _ANY),
-        SlashCommand("/resume", "ID", "continue a saved conversation", _ANY),
+        SlashCommand("/resume", "[ID]", "continue a saved conversation; alone, choose one", _ANY),
         SlashCommand("/fork", "", "continue as a copy, and leave the original as it is"),
         SlashCommand("/tokens", "[last]", "show context usage; last: the last answer's tokens *", 1, ("last",)),
         SlashCommand("/experts", "", "show which experts computed the last turn *"),
@@ -86,7 +86,7 @@ KEYS = {
     "Ctrl-N": "while the model reasons: answer now",
     "Shift-Tab": "switch to the next reasoning effort",
     "Ctrl-R, Up": "search the history; recall the previous message",
-    "Ctrl-X Ctrl-E": "edit the message in $EDITOR",
+    "Ctrl-X Ctrl-E": "edit the message in $EDITOR; Enter then sends it",
     "Ctrl-D": "leave the chat",
     "//...": "send a typed line that begins with a slash",
 }

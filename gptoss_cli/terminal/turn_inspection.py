@@ -19,7 +19,7 @@ _UNLIKELY: Final = 0.1
 _ALTERNATIVES: Final = 3
 _HEIGHTS: Final = " ▁▂▃▄▅▆▇█"
 _BUSIEST: Final = 4
-_FIGURES_COLUMNS: Final = 36  # the columns of an expert line that are not cells
+_FIGURES_COLUMNS: Final = 37  # the columns of an expert line that are not cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +158,15 @@ def expert_lines(tokens: Sequence[tuple[LayerExperts, ...]], experts: int, colum
     while -(-experts // group) > max(8, columns - _FIGURES_COLUMNS):
         group *= 2
     width = max(-(-experts // group), len("use"))
-    lines: list[Line] = [
-        [Span(f"layer  {'use':<{width}}  {f'busiest {_BUSIEST}':>9}  {'entropy':>7}  switches", Role.STRONG)]
-    ]
+    # On a narrow terminal the names of the columns are shortened, and the blanks before them.
+    is_narrow = width + _FIGURES_COLUMNS > columns
+    names = (f"top {_BUSIEST}", "bits", "new") if is_narrow else (f"busiest {_BUSIEST}", "entropy", "switches")
+    heads = "".join(f"  {name:>5}" for name in names)
+    lines: list[Line] = [[Span(f"layer  {'use':<{width}}{heads}", Role.STRONG)]]
     for number, use in enumerate(uses):
-        shown = f"{number:>5}  {_cells(use.counts, group):<{width}}"
-        lines.append([Span(f"{shown}  {use.busiest:>9.0%}  {use.entropy:>7.2f}  {use.switches:>8.2f}")])
+        texts = zip(names, (f"{use.busiest:.0%}", f"{use.entropy:.2f}", f"{use.switches:.2f}"), strict=True)
+        figures = "".join(f"  {text:>{max(5, len(name))}}" for name, text in texts)
+        lines.append([Span(f"{number:>5}  {_cells(use.counts, group):<{width}}{figures}")])
     switches, reads = sum(use.switches for use in uses), active * len(uses)
     words = (
         f"{counted(len(tokens), 'token')}, {active} of {experts} experts per layer"

@@ -35,44 +35,21 @@ class TypeAhead:
 
         Does nothing on Windows, or if stdin is no terminal.
         """
-        try:
-            import termios  # here, because Windows has none
-        except ImportError:
-            yield
-            return
-        if not sys.stdin.isatty():
-            yield
-            return
-        modes = termios.tcgetattr(sys.stdin)
-        changed = modes.copy()
-        changed[0] &= ~termios.ICRNL  # the prompt expects a carriage return for Enter
-        # IEXTEN would consume Ctrl-O and Ctrl-V; without NOFLSH, Ctrl-C would discard the typed keys.
-        changed[3] = changed[3] & ~(termios.ECHO | termios.ICANON | termios.IEXTEN) | termios.NOFLSH
-
-        def set_modes(number: int = 0, frame: FrameType | None = None) -> None:
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, changed)
-
-        set_modes()
-        # After Ctrl-Z and fg, the modes are those of the shell.
-        before = signal.signal(signal.SIGCONT, set_modes)
-        try:
+        with keys_kept() as are_kept:
+            if not are_kept:
+                yield
+                return
             with self._thread():
                 yield
-        finally:
-            signal.signal(signal.SIGCONT, before)
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, modes)
 
     @contextmanager
     def _thread(self) -> Iterator[None]:
         wake, waker = os.pipe()
         thread = threading.Thread(target=self._read, args=(wake,), name="keys", daemon=True)
         thread.start()
-        # With bracketed paste a pasted text arrives as one key; otherwise each of its lines would be sent.
-        _write_to_terminal(_PASTE_ON)
         try:
             yield
         finally:
-            _write_to_terminal(_PASTE_OFF)
             os.close(waker)
             thread.join()
             os.close(wake)
@@ -98,7 +75,43 @@ class TypeAhead:
             self.keys.append(key)
 
 
+@contextmanager
+def keys_kept() -> Iterator[bool]:
+    """Keep the keys of the block as they are typed, without echo, for whoever reads next. Ctrl-C still interrupts.
+
+    Gives False, and does nothing, on Windows, or if stdin is no terminal.
+    """
+    try:
+        import termios  # here, because Windows has none
+    except ImportError:
+        yield False
+        return
+    if not sys.stdin.isatty():
+        yield False
+        return
+    modes = termios.tcgetattr(sys.stdin)
+    changed = modes.copy()
+    changed[0] &= ~termios.ICRNL  # the prompt expects a carriage return for Enter
+    # IEXTEN would consume Ctrl-O and Ctrl-V; without NOFLSH, Ctrl-C would discard the typed keys.
+    changed[3] = changed[3] & ~(termios.ECHO | termios.ICANON | termios.IEXTEN) | termios.NOFLSH
+
+    def set_modes(number: int = 0, frame: FrameType | None = None) -> None:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, changed)
+
+    set_modes()
+    # After Ctrl-Z and fg, the modes are those of the shell.
+    before = signal.signal(signal.SIGCONT, set_modes)
+    # With bracketed paste a pasted text arrives as one key; otherwise each of its lines would be sent.
+    _write_to_terminal(_PASTE_ON)
+    try:
+        yield True
+    finally:
+        _write_to_terminal(_PASTE_OFF)
+        signal.signal(signal.SIGCONT, before)
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, modes)
+
+
 def _write_to_terminal(code: str) -> None:
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         sys.stdout.write(code)
         sys.stdout.flush()

@@ -50,7 +50,7 @@ def test_conversation_is_found_by_id_beginning_of_id_and_title(tmp_path: Path) -
     assert archive.find(archive.short_id(second).lower()).id == second
     assert archive.find("Cooking").id == second
     for unknown in ("Cook", "cooking", "ZZZZ", first[:3], "%", "\udcff", ""):
-        with pytest.raises(UsageError, match="no conversation has the id or the title") as raised:
+        with pytest.raises(UsageError, match="There is no conversation with the id or the title") as raised:
             archive.find(unknown)
         assert raised.value.hints == (Hint.LIST_CONVERSATIONS,)
 
@@ -59,7 +59,7 @@ def test_ambiguous_name_lists_the_conversations(tmp_path: Path) -> None:
     archive = open_archive(tmp_path)
     first, second = save(archive, "Same", "a"), save(archive, "Same", "b")
     short = archive.short_id(first), archive.short_id(second)
-    assert all(len(each) > 6 for each in short), "made in the same minute, they begin alike"
+    assert all(len(each) > 8 for each in short), "made in the same second, they begin alike"
     for name in ("Same", first[:4]):
         with pytest.raises(UsageError, match="is ambiguous") as raised:
             archive.find(name)

@@ -146,7 +146,7 @@ def test_damaged_database_is_set_aside_and_the_chat_goes_on(spoil: Callable[[Pat
     save(archive, "a", "b")
     (aside,) = tmp_path.glob("conversations.db.corrupt-*")
     assert aside.read_bytes() == before
-    assert notices == [f"conversations.db is damaged; it was moved to {aside.name} and a new one was begun"]
+    assert notices == [f"conversations.db is damaged. It was moved to {aside.name}, and a new one was begun."]
     assert len(archive.summaries()) == 1
     assert archive.check() == []
 
@@ -217,8 +217,8 @@ def test_newer_database_is_read_but_not_written(tmp_path: Path) -> None:
     for text in "cd":
         recorder.record(snapshot(user("a"), user(text)))
     assert notices == [
-        "this chat is not saved: conversations.db was written by a newer version of gptoss (format 2; this version "
-        "writes 1) and is read-only here"
+        "This chat is not saved: conversations.db was written by a newer version of gptoss (format 2; this version "
+        "writes 1) and is read-only here."
     ]
     assert texts(archive.load(conversation).current) == ["a", "b"]
     assert archive.check() == []
@@ -278,7 +278,7 @@ def test_full_disk_gives_one_notice_and_what_is_missing_is_saved_when_there_is_s
         """,
         tmp_path / "conversations.db",
     )
-    assert printed == "['this chat is not saved: conversations.db cannot grow: the disk is full']\n"
+    assert printed == "['This chat is not saved: conversations.db cannot grow: the disk is full.']\n"
 
 
 def test_full_file_system_gives_one_notice(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_full_file_system_gives_one_notice(tmp_path: Path) -> None:
         tmp_path / "conversations.db",
         before=_mounted("-t tmpfs -o size=1m tmpfs", tmp_path),
     )
-    assert printed == "['this chat is not saved: conversations.db cannot grow: the disk is full']\n"
+    assert printed == "['This chat is not saved: conversations.db cannot grow: the disk is full.']\n"
 
 
 def test_no_space_for_a_database_at_all_gives_one_notice(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_no_space_for_a_database_at_all_gives_one_notice(tmp_path: Path) -> None
         tmp_path / "conversations.db",
         before=_mounted("-t tmpfs -o size=36k tmpfs", tmp_path),
     )
-    assert printed.startswith("1 None this chat is not saved: conversations.db")
+    assert printed.startswith("1 None This chat is not saved: conversations.db")
 
 
 @pytest.mark.parametrize("log", ["checkpointed", "left"])
@@ -327,7 +327,7 @@ def test_database_on_a_read_only_file_system_can_be_read(log: str, tmp_path: Pat
         recorder = ArchiveRecorder(archive, ORIGIN, notice=notices.append, resumed=stored)
         recorder.record(snapshot(user("c")))
         recorder.record(snapshot(user("d")))
-        print(texts(stored.current), notices == [f"this chat is not saved: {path} is read-only"])
+        print(texts(stored.current), notices == [f"This chat is not saved: {path} is read-only."])
         """,
         archive.database.path,
         before=_mounted(f"--bind -o ro {folder}", folder),
@@ -343,7 +343,7 @@ def test_folder_that_cannot_be_created_gives_one_notice(tmp_path: Path) -> None:
     for text in "ab":
         recorder.record(snapshot(user(text)))
     (notice,) = notices
-    assert notice.startswith("this chat is not saved: ")
+    assert notice.startswith("This chat is not saved: ")
     assert recorder.conversation is None
 
 

@@ -138,7 +138,7 @@ def test_chatgpt_format_comes_back_with_its_branches(stored: Stored, tmp_path: P
         user("And ```tomorrow```?"),
         answer("It wi", complete=False),
     ]
-    assert imported.skipped == {"messages of tools": 1, "messages to tools": 1}
+    assert imported.skipped == {"message of tools": 1, "message to tools": 1}
     assert len(back.tips) == len(stored.tips) == 2
     assert (row.title, row.created, row.updated) == (stored.row.title, stored.row.created, stored.row.updated)
 

@@ -67,7 +67,7 @@ def test_chatgpt_export_with_three_branches_has_the_current_one_as_its_tip(tmp_p
     assert (row.title, row.model, row.identity, row.date) == ("Trees [2J", "gpt-4o", "", "2023-11-14")
     assert (row.created, row.updated) == (1_700_000_000.5, 1_700_000_100.0)
     assert stored.path[0].created == 1_700_000_001.0
-    assert imported.skipped["messages of tools"] == 1
+    assert imported.skipped["message of tools"] == 1
     assert archive.check() == []
 
 
@@ -75,9 +75,9 @@ def test_chatgpt_export_with_three_branches_has_the_current_one_as_its_tip(tmp_p
     ("content", "text", "skipped"),
     [
         ({"content_type": "text", "parts": ["a", "b"]}, "a\nb", {}),
-        ({"content_type": "multimodal_text", "parts": [{"asset": 1}, "a"]}, "a", {"images and other parts": 1}),
+        ({"content_type": "multimodal_text", "parts": [{"asset": 1}, "a"]}, "a", {"part other than text": 1}),
         ({"content_type": "code", "text": "x = 1"}, "x = 1", {}),
-        ({"content_type": "strange\n", "text": "x"}, None, {"messages of the type strange": 1}),
+        ({"content_type": "strange\n", "text": "x"}, None, {"message of the type strange": 1}),
         ({"content_type": "text", "parts": []}, None, {}),
         ({"content_type": "text"}, None, {}),
     ],
@@ -105,7 +105,17 @@ def test_thoughts_become_reasoning(tmp_path: Path) -> None:
 
 def test_conversation_without_messages_is_skipped(tmp_path: Path) -> None:
     imported = _import(open_archive(tmp_path), [{"mapping": {}}, {"mapping": {"root": _node(None)}}])
-    assert (imported.conversations, imported.skipped) == ((), {"conversations without messages": 2})
+    assert (imported.conversations, imported.skipped) == ((), {"conversation without messages": 2})
+
+
+def test_a_malformed_conversation_of_chatgpt_is_skipped_and_the_others_are_imported(tmp_path: Path) -> None:
+    good, bad = [_chatgpt()], {"mapping": {"q": {"message": {"author": 3}}}}
+    archive = open_archive(tmp_path)
+    imported = _import(archive, [bad, *good, 5])
+    assert len(imported.conversations) == len(good)
+    assert imported.skipped["conversation with malformed data"] == 2
+    with pytest.raises(UsageError, match="an author is not a JSON object"):
+        _import(archive, [bad, {"mapping": {}}])
 
 
 def test_nodes_in_a_ring_are_left_out(tmp_path: Path) -> None:

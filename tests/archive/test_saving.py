@@ -199,7 +199,7 @@ def test_second_chat_in_a_conversation_becomes_a_fork_and_both_are_complete(tmp_
     second.record(snapshot(user("a"), answer("b"), user("second")))
     second.finish(snapshot(user("a"), answer("b"), user("second"), answer("2")), turn_end())
     first.finish(snapshot(user("a"), answer("b"), user("first"), answer("1")), turn_end())
-    assert notices == ["another program continues this conversation; this chat is saved as a new one"]
+    assert notices == ["Another program continues this conversation. This chat is saved as a new one."]
     assert first.conversation == conversation
     assert _current(archive, first) == ["a", "b", "first", "1"]
     assert _current(archive, second) == ["a", "b", "second", "2"]
@@ -219,7 +219,7 @@ def test_conversation_that_is_removed_during_a_chat_is_not_written_again(tmp_pat
     open_archive(tmp_path).remove([recorder.conversation])
     for _ in range(3):
         recorder.record(snapshot(user("secret"), user("more")))
-    assert notices == ["this chat is not saved: the conversation was removed"]
+    assert notices == ["This chat is not saved: the conversation was removed."]
     assert archive.summaries() == []
 
 
@@ -266,7 +266,7 @@ def test_locked_database_gives_one_notice_and_the_next_turn_saves_everything(tmp
     other.execute("BEGIN IMMEDIATE")
     recorder.finish(snapshot(user("a"), answer("b")), turn_end())
     recorder.record(snapshot(user("a"), answer("b"), user("c")))
-    assert notices == ["this chat is not saved: conversations.db is locked by another program"]
+    assert notices == ["This chat is not saved: conversations.db is locked by another program."]
     assert _current(archive, recorder) == ["a"]
     other.execute("ROLLBACK")
     recorder.finish(snapshot(user("a"), answer("b"), user("c"), answer("d")), turn_end())
@@ -350,11 +350,11 @@ def test_database_deleted_during_a_chat_is_written_again_once(tmp_path: Path) ->
     conversation = recorder.conversation
     archive.database.path.unlink()
     recorder.finish(snapshot(user("a"), answer("b")), turn_end())
-    assert notices == ["conversations.db was deleted or replaced while it was in use; it was opened again"]
+    assert notices == ["conversations.db was deleted or replaced while it was in use. It was opened again."]
     assert recorder.conversation == conversation
     assert _current(archive, recorder) == ["a", "b"]
     archive.database.path.unlink()
     for text in "cd":
         recorder.record(snapshot(user("a"), answer("b"), user(text)))
-    assert notices[1:] == ["this chat is not saved: conversations.db was deleted again"]
+    assert notices[1:] == ["This chat is not saved: conversations.db was deleted again."]
     assert not archive.database.path.exists()

@@ -41,7 +41,7 @@ def test_the_timeouts_of_huggingface_hub_are_heeded(monkeypatch: Patch) -> None:
 def test_a_timeout_that_is_no_number_is_named(name: str, value: str, monkeypatch: Patch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=f"{name} should be a whole number of seconds, not "):
-        connection.check_timeouts()
+        connection.check_import()
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "HTTPS_PROXY", "http_proxy"])
@@ -132,3 +132,9 @@ def test_a_token_that_no_header_can_hold_is_not_shown(token: str, monkeypatch: P
 def test_an_endpoint_that_is_no_address_is_named(endpoint: str) -> None:
     with pytest.raises(UsageError, match="HF_ENDPOINT is not an address"):
         check_endpoint(endpoint)
+
+
+def test_an_endpoint_that_stops_the_import_of_the_library_is_named(monkeypatch: Patch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[x")
+    with pytest.raises(UsageError, match="HF_ENDPOINT is not an address"):
+        connection.check_import()

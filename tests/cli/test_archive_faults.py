@@ -20,7 +20,7 @@ from tests.cli.test_chat_commands import begin
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="deletes open files and mounts file systems")
 
 _ANSWERS = ("One.", "Two.", "Three.", "Four.")
-_UNSAVED = "this chat is not saved: "
+_UNSAVED = "This chat is not saved: "
 _LOCK = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -98,7 +98,7 @@ def test_a_database_that_is_deleted_is_written_again_from_the_start() -> None:
     _delete_database()
     shown = talk.say("b", "c")
     talk.chat.close()
-    assert shown.count("was deleted or replaced while it was in use; it was opened again") == 1
+    assert shown.count("was deleted or replaced while it was in use. It was opened again.") == 1
     assert _UNSAVED not in shown
     assert _current() == ["a", "One.", "b", "Two.", "c", "Three."]
 
@@ -123,7 +123,7 @@ def test_a_database_of_garbage_is_moved_aside(content: bytes) -> None:
     talk = begin(*_ANSWERS)
     shown = talk.say("/save", "a", "b")
     talk.chat.close()
-    assert shown.count("is damaged; it was moved to conversations.db.corrupt-") == (1 if content else 0)
+    assert shown.count("is damaged. It was moved to conversations.db.corrupt-") == (1 if content else 0)
     assert [each.read_bytes() for each in archive_path().parent.glob("*.corrupt-*")] == ([content] if content else [])
     assert _current() == ["a", "One.", "b", "Two."]
 

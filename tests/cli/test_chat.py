@@ -135,6 +135,26 @@ def test_what_is_typed_ahead_is_sent_next_and_not_echoed_into_the_answer(script:
         assert terminal.text.startswith("> Count\none two\n\n> early\nHeard.")
 
 
+_SLOW = """
+import sys, time
+from gptoss_cli.cli import main
+from tests.cli.scripted_program import scripted_opener
+def opener(request, **options):
+    time.sleep(1.5)
+    return scripted_opener(sys.argv[1])(request, **options)
+sys.exit(main.run(sys.argv[2:], open_model=opener))
+"""
+
+
+def test_lines_typed_while_the_model_loads_are_sent_one_after_another(script: Script) -> None:
+    with Terminal(["-c", _SLOW, script(turn("One."), turn("Two.")), "chat", "first"]) as terminal:
+        terminal.wait_for("Loading the model.")
+        terminal.type("/effort high\rsecond\r")
+        terminal.wait_for("Two.\n\n>")
+        assert "> first\nOne.\n\n> /effort high\nThe effort is high from now on." in terminal.text
+        assert "> second\nTwo." in terminal.text
+
+
 def test_pasted_code_is_sent_with_every_character(script: Script) -> None:
     with _chat(script(turn("One."), turn("Two."))) as terminal:
         terminal.wait_for(">")

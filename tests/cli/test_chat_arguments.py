@@ -171,7 +171,7 @@ def test_keep_writes_what_differs_and_leaves_the_rest_of_the_file() -> None:
         "instructions": "Be\tbrief",
     }
     assert config_file().read_text().startswith("# mine\nseed = 8  # lucky\n")
-    assert "stays as it is" in talk.say("/keep")
+    assert "There is nothing to keep: new chats begin like this already." in talk.say("/keep")
 
 
 @pytest.mark.usefixtures("_home")
@@ -216,7 +216,7 @@ def test_pasted_text_and_several_lines_are_messages() -> None:
     talk.chat.take("//one\n//two")
     talk.chat.take("/new", pasted=True)
     assert talk.said[::2] == ["// a comment", "/* a\n * comment */", "//one\n//two", "/new"]
-    assert "Sent as a message: a command is typed, and has one line.\n" in talk.streams.err
+    assert "Sent as a message, not run: a command has to be typed, in one line.\n" in talk.streams.err
     assert talk.streams.err.count("Sent as") == 1
 
 

@@ -161,7 +161,7 @@ def test_set_changes_how_it_answers(line: str, name: str, value: object) -> None
         ("/copy code", "There is no code in the last answer."),
         ("/resume", "Name a conversation: /resume ID"),
         ("/export /", "exists already"),
-        ("/model", "Name a model: /model 20b"),
+        ("/model", "scripted answers. To change it: /model 20b|120b|demo, or the folder of a checkpoint"),
         ("/instructions @/nowhere", "There is no file /nowhere"),
         ("/retri", "There is no command /retri. Did you mean /retry?"),
         ("/home/me/file is what?", "There is no command /home/me/file"),
@@ -187,7 +187,7 @@ def test_settings_can_be_seen() -> None:
 def test_tokens_knows_that_reasoning_is_not_read_again() -> None:
     talk = begin("Blue.", reasoning="one two three four")
     talk.say("Sky?")
-    shown = talk.say("/tokens")
+    shown = " ".join(talk.say("/tokens").split())
     assert f"{len(talk.session.conversation.render()):,} of 10,000 tokens" in shown
     end = talk.session.last_end
     assert end is not None

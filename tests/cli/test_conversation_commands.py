@@ -1,6 +1,7 @@
 """The slash commands of a chat about saved conversations, without a terminal."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_save_again_renames() -> None:
     talk = begin("Blue.")
     talk.say("/save One", "Sky?", "/save Two")
     assert [each.row.title for each in _archive().summaries()] == ["Two"]
-    assert "a title needs a visible character" in talk.say("/save \x1b")
+    assert "A title needs a visible character" in talk.say("/save \x1b")
 
 
 def test_save_before_the_first_message_holds_for_it() -> None:
@@ -81,8 +82,10 @@ def test_a_resumed_conversation_grows_and_new_leaves_it_alone() -> None:
 
 def test_fork_leaves_the_original_as_it_is() -> None:
     talk = begin("Blue.", "Red.")
+    assert "There is no message to copy yet." in talk.say("/fork")
+    talk.say("Sky?")
     assert "This conversation is not saved. To save it: /save" in talk.say("/fork")
-    talk.say("/save", "Sky?")
+    talk.say("/save")
     assert "The original stays as it is: /resume" in talk.say("/fork")
     talk.say("Evening?")
     assert (_current(0), _current(1)) == (["Sky?", "Blue.", "Evening?", "Red."], ["Sky?", "Blue."])
@@ -99,8 +102,9 @@ def test_export_writes_a_new_file_even_where_nothing_can_be_saved(tmp_path: Path
     settings.data_folder().parent.mkdir(parents=True)
     settings.data_folder().write_text("no folder")
     talk = begin("Blue.", reasoning="Light.")
-    assert talk.say("/save").count("this chat is not saved") == 0
-    assert talk.say("Sky?").count("this chat is not saved") == 1
+    assert talk.say("/save").count("This chat is not saved") == 0
+    assert talk.say("Sky?").count("This chat is not saved") == 1
+    assert "This chat cannot be saved now. To write it to a file: /export FILE" in talk.say("/save")
     file = tmp_path / "a b.md"
     talk.say(f"/export {file}")
     assert file.read_text("utf-8").endswith("## You\n\nSky?\n\n## gpt-oss\n\nBlue.\n")
@@ -114,3 +118,23 @@ def test_another_model_is_saved_with_the_turns_it_answers() -> None:
     talk = begin("Blue.", others={"demo": begin("Red.").generator})
     talk.say("/save", "Sky?", "/model demo", "Evening?")
     assert _current() == ["Sky?", "Blue.", "Evening?", "Red."]
+
+
+def test_save_before_the_first_message_names_the_title() -> None:
+    talk = begin("Blue.")
+    assert "This chat is saved as “Sky colours” from its first message on." in talk.say("/save Sky  colours")
+    talk.say("Sky?")
+    assert [each.row.title for each in _archive().summaries()] == ["Sky colours"]
+
+
+def test_an_export_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    talk = begin("Blue.")
+    talk.say("Sky?")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        shown = talk.say(f"/export {tmp_path / 'a.md'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot be written: File too large. Give another name" in shown
+    assert list(tmp_path.glob("*.md")) == []

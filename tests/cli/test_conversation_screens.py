@@ -12,10 +12,12 @@ from gptoss_cli.archive.archive import Archive, Stored
 from gptoss_cli.archive.saving import Origin
 from gptoss_cli.cli.resuming import archive_path
 from tests.archive.conversations import complain, save
-from tests.cli.terminal_driver import Terminal
+from tests.cli.conftest import Script, turn
+from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
 
 _GOLDEN = Path(__file__).parents[1] / "golden"
 _SIZES = ((80, 24), (160, 50))
+_ALL_SIZES = ((40, 20), *_SIZES)
 _ANSWER = """\
 Use `sort_unstable` unless equal elements must keep their order:
 
@@ -51,7 +53,7 @@ def _conversations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def _compare(text: str, name: str) -> None:
     """Compare a screen with its file; ids are made equal."""
     shown = re.sub(r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "I" * 26, text)
-    shown = re.sub(r"(?m)^01[0-9A-HJKMNP-TV-Z]{4}(?= )", "01ABCD", shown)
+    shown = re.sub(r"(?m)^01[0-9A-HJKMNP-TV-Z]{6}(?= )", "01ABCDEF", shown)
     file = _GOLDEN / name
     if os.environ.get("GOLDEN") == "write":
         file.write_text(f"{shown}\n", "utf-8")
@@ -64,7 +66,7 @@ def _shown(*arguments: str, columns: int, rows: int) -> str:
         return terminal.everything
 
 
-@pytest.mark.parametrize(("columns", "rows"), _SIZES)
+@pytest.mark.parametrize(("columns", "rows"), _ALL_SIZES)
 def test_list(columns: int, rows: int) -> None:
     shown = _shown("list", columns=columns, rows=rows)
     assert max(map(len, shown.splitlines())) < columns
@@ -85,7 +87,7 @@ def test_show_on_a_terminal_has_the_colours_of_a_chat() -> None:
             assert (b"\x1b[1;32mYou\x1b[0m" in terminal.raw) is coloured
 
 
-@pytest.mark.parametrize(("columns", "rows"), _SIZES)
+@pytest.mark.parametrize(("columns", "rows"), _ALL_SIZES)
 def test_search(columns: int, rows: int) -> None:
     _compare(_shown("search", "sort", columns=columns, rows=rows), f"conversations-search-{columns}x{rows}.txt")
 
@@ -112,6 +114,25 @@ def test_a_choice_in_the_picker_is_continued() -> None:
         terminal.wait_for("Esc leaves")
         terminal.type("sky\r")
         terminal.wait_for("Continuing “Why is the sky blue?” (2 messages, gpt-oss-20b")
+        terminal.wait_for_prompt()
+        terminal.type("/exit\r")
+        assert terminal.wait() == 0
+
+
+def test_in_a_chat_resume_alone_shows_the_picker(script: Script) -> None:
+    with Terminal([str(SCRIPTED_PROGRAM), script(turn("Red.")), "chat"]) as terminal:
+        terminal.wait_for_prompt()
+        terminal.type("/resume\r")
+        terminal.wait_for("Esc leaves")
+        terminal.type("\x1b")
+        terminal.wait_for_prompt()
+        terminal.type("/resume\r")
+        terminal.wait_for("Esc leaves")
+        terminal.type("sky\r")
+        terminal.wait_for("Continuing “Why is the sky blue?” (2 messages, gpt-oss-20b")
+        terminal.wait_for_prompt()
+        terminal.type("Evening?\r")
+        terminal.wait_for("Red.")
         terminal.wait_for_prompt()
         terminal.type("/exit\r")
         assert terminal.wait() == 0

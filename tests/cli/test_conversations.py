@@ -178,7 +178,7 @@ def test_a_damaged_database_is_moved_aside_with_a_notice(run: Run) -> None:
     archive_path().write_bytes(b"garbage" * 1000)
     status, shown, asides = run("conversations", "list")
     assert (status, shown) == (0, "")
-    assert "conversations.db is damaged; it was moved to conversations.db.corrupt-" in asides
+    assert "conversations.db is damaged. It was moved to conversations.db.corrupt-" in asides
 
 
 def test_a_database_of_a_newer_version_is_read_and_never_written(run: Run) -> None:

@@ -69,7 +69,7 @@ def test_answers_are_judged(expected: dict[str, Any], right: list[str], wrong: l
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "Expecting"),
+        ("{", "it is not JSON"),
         ("[1]", "not a JSON object"),
         ({"question": "?"}, "exactly one of"),
         ({"question": "?", "answer": "a", "number": 1}, "exactly one of"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_cli.checkpoint import catalog
+from gptoss_cli.cli.list import _HEADINGS, _lines
 from tests.checkpoint.repository import SHARDS
 from tests.cli.conftest import Run
 from tests.cli.installed_model import install_20b
@@ -47,6 +48,15 @@ def test_a_model_with_a_broken_manifest_is_damaged(run: Run, folder: Path) -> No
     status, out, _ = run("list")
     assert status == 0
     assert "damaged" in out
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100])
+def test_a_list_on_a_narrow_terminal_names_everything(columns: int) -> None:
+    table = [_HEADINGS, ("gpt-oss-20b", "13.8 GB", "installed", "yes, on the CPU", "2026-01-02", "/models/gpt-oss-20b")]
+    lines = list(_lines(table, columns))
+    assert max(map(len, lines)) <= columns
+    for cell in table[1]:
+        assert any(cell in line for line in lines)
 
 
 def test_a_list_into_a_full_disk_exits_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_a_wrong_setting_is_named_with_its_line(text: str, message: str, script:
     ("arguments", "status", "message"),
     [
         (["-c"], 2, "There is no conversation to continue yet"),
-        (["--resume", "nothing"], 2, "no conversation has the id or the title “nothing”"),
+        (["--resume", "nothing"], 2, "There is no conversation with the id or the title “nothing”"),
         (["--resume"], 2, "--resume needs an id or a title. Run: gptoss conversations list"),
         (["-c", "--resume", "x"], 2, "--continue and --resume do not go together."),
         (["--title", "x"], 2, "--title needs --save."),
@@ -247,7 +247,7 @@ def test_a_full_or_unwritable_place_costs_one_notice_and_no_answer(script: Scrip
     settings.data_folder().parent.mkdir(parents=True)
     settings.data_folder().write_text("no folder")
     done = ask_here(script(turn("Blue.")), "--save", "Sky?")
-    assert (done.returncode, done.stdout, done.stderr.count("this chat is not saved")) == (0, "Blue.\n", 1)
+    assert (done.returncode, done.stdout, done.stderr.count("This chat is not saved")) == (0, "Blue.\n", 1)
 
 
 def test_a_question_is_saved_before_its_answer_begins(script: Script) -> None:
@@ -280,7 +280,7 @@ def test_two_chats_in_one_conversation_become_two(script: Script) -> None:
         first.type("x\r")
         first.wait_for("One.\n\n>")
         second.type("y\r")
-        second.wait_for("another program continues this conversation")
+        second.wait_for("Another program continues this conversation")
         second.wait_for("One.\n")
     paths = sorted(texts(_archive().load(row.id).current) for row in _rows())
     assert paths == [["a", "b", "x", "One."], ["a", "b", "y", "One."]]

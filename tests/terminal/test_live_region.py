@@ -42,3 +42,12 @@ def test_a_screen_opens_on_a_capable_terminal_only() -> None:
     assert open_screen(Streams(terminal=True).console) is not None
     assert open_screen(Streams(terminal=True, environment={"TERM": "dumb"}).console) is None
     assert open_screen(Streams().console) is None
+
+
+def test_one_row_is_erased_without_what_is_below_it() -> None:
+    # tmux keeps as history what is erased to the end of the screen from its first row.
+    screen = EmulatedScreen(20, 10)
+    screen.show([], _lines("one"))
+    screen.show([], _lines("one two"))
+    assert "\x1b[J" not in screen.terminal.getvalue()
+    assert screen.terminal.rows == ["one two"]

@@ -1,6 +1,8 @@
 """The prompt, with keys from a pipe."""
 
+import re
 import stat
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -235,3 +237,31 @@ def test_keys_typed_ahead_come_first() -> None:
         prompt.type_ahead([KeyPress("a"), KeyPress("b")])
         pipe.send_text(f"c{_ENTER}")
         assert prompt.read() == Entered("abc")
+
+
+def test_a_dumb_terminal_gets_plain_text_and_sends_a_line_that_ends_with_a_newline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    program = """
+        from prompt_toolkit.history import InMemoryHistory
+        from gptoss_cli.terminal.prompt import ChatPrompt
+        prompt = ChatPrompt(InMemoryHistory(), toolbar=lambda columns: "TOOLBAR", on_shown=lambda: print("LOADING"))
+        print(prompt.read(), prompt.was_cleared, prompt.read())
+    """
+    with Terminal(["-c", textwrap.dedent(program)]) as terminal:
+        terminal.wait_for(">")
+        while terminal.restored():
+            terminal.look(0.01)
+        terminal.type("wrong\x03right\n")
+        terminal.wait_for("> right\nLOADING")
+        terminal.type("\x04")
+        terminal.wait_for("Entered(text='right', pasted=False) True None")
+        assert terminal.raw.count(b"LOADING") == 2
+        assert b"TOOLBAR" not in terminal.raw
+        assert set(re.findall(rb"\x1b[^a-zA-Z]*[a-zA-Z]", terminal.raw)) <= {b"\x1b[?12l", b"\x1b[?25h"}
+
+
+def test_ctrl_c_in_a_search_of_the_history_ends_the_search() -> None:
+    history = InMemoryHistory(["old message"])
+    assert _read(f"new\x12old{_CTRL_C}!{_ENTER}", history) == "new!"

@@ -1,9 +1,9 @@
-"""Sizes of memory on the command line."""
+"""Values of options that are typed as text."""
 
 import pytest
 import typer
 
-from gptoss_cli.cli.options import parse_size
+from gptoss_cli.cli.values import parse_device, parse_size
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,10 @@ def test_a_size_is_read_with_its_unit(text: str, size: int) -> None:
 def test_a_text_that_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not a size"):
         parse_size(text)
+
+
+def test_a_device_may_have_a_number() -> None:
+    assert [parse_device(text) for text in ("auto", "cpu", "mps", "cuda", "cuda:1")][-1] == "cuda:1"
+    for text in ("", "tpu", "cuda:", "cuda:x", "CPU", "cpu\n"):
+        with pytest.raises(typer.BadParameter, match="is not a device"):
+            parse_device(text)
