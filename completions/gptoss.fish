@@ -157,6 +157,7 @@ complete -c gptoss -n '__fish_seen_subcommand_from remove' -l partial -d 'Delete
 set -l plan '__fish_seen_subcommand_from plan'
 complete -c gptoss -n $plan -l gpu-memory -x -d 'Pretend a GPU with this much free memory'
 complete -c gptoss -n $plan -l ram -x -d 'Pretend that the machine has this much memory'
+complete -c gptoss -n $plan -l conversations -x -d 'Plan a server that keeps so many conversations'
 
 set -l bench '__fish_seen_subcommand_from bench'
 complete -c gptoss -n $bench -l context -x -d 'Tokens that are in the cache before; not read'
@@ -175,6 +176,8 @@ complete -c gptoss -n $serve -l server-key-file -r -F -d 'File with the key for 
 complete -c gptoss -n $serve -l api-key-file -r -F -d 'File with the key that clients must send'
 complete -c gptoss -n $serve -s e -l effort -x -a 'none low medium high' -d 'Effort of requests that name none'
 complete -c gptoss -n $serve -l queue -x -d 'Requests that may wait'
+complete -c gptoss -n $serve -l conversations -x -d 'Conversations whose KV caches are kept'
+complete -c gptoss -n $serve -l batch -x -d 'Answers that are written at a time'
 complete -c gptoss -n $serve -l reasoning-field -x -a 'reasoning reasoning_content none' -d 'Field that holds the reasoning'
 complete -c gptoss -n $serve -l allow-origin -x -d 'Web page that may use the server'
 

@@ -35,13 +35,13 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'verify' = $models + @('--quick', '--json') + $common
         'list' = @('--json') + $common
         'remove' = @('20b', '120b', 'safeguard', 'safeguard-120b', '--partial', '-y', '--yes') + $common
-        'plan' = $models + @('--gpu-memory', '--ram', '--context', '--execution', '--device', '--dense',
-            '--activations', '--json') + $server + $common
+        'plan' = $models + @('--gpu-memory', '--ram', '--context', '--conversations', '--execution', '--device',
+            '--dense', '--activations', '--json') + $server + $common
         'doctor' = @('--gpu', '--json') + $server + $common
         'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $server + $common
-        'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--reasoning-field',
-            '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
+        'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--conversations',
+            '--batch', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
             '--threads', '--server', '--server-model', '--server-api', '--server-key-file') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, Self, runtime_checkable
 
 # The ids of the vocabulary. A checkpoint may have more rows, as padding: their ids mean nothing and are never drawn.
 VOCABULARY_SIZE: Final = 201_088
@@ -189,6 +189,29 @@ class TokenGenerator(Protocol):
         Ends after a stop id, after `max_tokens`, or when the context is full; forced ids count. Raises NumericalError
         on NaN or infinite logits. Closing the iterator stops the decode; every yielded id belongs to the sequence.
         """
+
+
+class BranchingGenerator(TokenGenerator, Protocol):
+    """A TokenGenerator that can have more sequences, over the same weights."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The length of the last prompt that was read, 0 without one."""
+
+    def several(self, count: int, *, threads: int = 1) -> Sequence[Self]:
+        """Return `count` generators with a sequence each, this one first.
+
+        They may be used in turn or, by that many `threads`, at the same time, each by one thread. Call it once.
+        """
+
+    def keep_prefix(self, ids: Sequence[int]) -> None:
+        """Let later prompts that begin with `ids`, and go on otherwise, read only what follows them."""
+
+    def kept_tokens(self, ids: Sequence[int]) -> int:
+        """Return how many of `ids` would not be read again: all, up to the end of a prompt, or up to a kept prefix."""
+
+    def copy_prefix(self, other: Self, ids: Sequence[int]) -> None:
+        """Take from `other`, one of the generators of `several`, the longest prefix of `ids` that it has kept."""
 
 
 @runtime_checkable

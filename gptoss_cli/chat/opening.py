@@ -60,8 +60,11 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
         execution=placement.execution,
         device=placement.device,
         dtype=request.placement.dtype,
+        cache_bytes=(placement.gpu or placement.host).cache_bytes,
     )
-    return OpenedModel(session, info, generator.measure_attention)
+    return OpenedModel(
+        session, info, generator.measure_attention, branching=generator if placement.sequences > 1 else None
+    )
 
 
 def end_at_lost_page(line: Callable[[str], str], terminal: TerminalModes | None) -> None:

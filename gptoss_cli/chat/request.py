@@ -20,7 +20,7 @@ from gptoss_cli.settings import ReasoningEffort
 # For annotations alone: the first imports openai_harmony, which takes longer than the prompt of a chat may.
 if TYPE_CHECKING:
     from gptoss_cli.chat.session import ChatSession
-    from gptoss_cli.generation import AttentionMeasurement
+    from gptoss_cli.generation import AttentionMeasurement, BranchingGenerator
 
 Say = Callable[[str], None]
 
@@ -59,7 +59,8 @@ class ChatRequest:
 class ModelInfo:
     """The model that answers, and how it is computed. `revision` is the commit of its checkpoint, None if unknown.
 
-    `server` is the address of the server that computes it, None for this machine.
+    `server` is the address of the server that computes it, None for this machine. `cache_bytes` is the size of its KV
+    caches when they are full, 0 if they are elsewhere.
     """
 
     model: str
@@ -67,6 +68,7 @@ class ModelInfo:
     execution: str = "cpu"
     device: str = "cpu"
     dtype: str | None = None
+    cache_bytes: int = 0
     server: str | None = None
 
 
@@ -75,11 +77,13 @@ class OpenedModel:
     """A conversation that can begin, and the model that answers in it.
 
     `measure_attention` reads the ids of a prompt and yields a measurement for each layer; None if the model cannot.
+    `branching` is the generator of the session if the placement has several sequences, else None.
     """
 
     session: ChatSession
     info: ModelInfo
     measure_attention: Callable[[Sequence[int]], Iterator[AttentionMeasurement]] | None = None
+    branching: BranchingGenerator | None = None
 
 
 class OpenModel(Protocol):

@@ -47,6 +47,9 @@ class PlanOptions:
     execution: ExecutionOption = Execution.AUTO
     device: DeviceOption = "auto"
     context: ContextOption = None
+    conversations: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=64, help="Plan a server that keeps so many conversations.")
+    ] = None
     dense: DenseOption = Dense.BF16
     activations: ActivationsOption = Activations.INT16
     as_json: JsonOption = False

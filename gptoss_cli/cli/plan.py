@@ -64,6 +64,7 @@ def run_plan(model: str | None, options: PlanOptions, console: Console) -> None:
         context_tokens=options.context,
         dense=options.dense,
         activations=options.activations,
+        sequences=1 if options.conversations is None else options.conversations + 1,
     )
     notice_damaged_copies(console)
     name, config, download_bytes = planned_config(model)

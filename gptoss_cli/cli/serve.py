@@ -11,6 +11,7 @@ from gptoss_cli.cli.prompt_input import server_of
 from gptoss_cli.cli.serve_options import ServeOptions
 from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.errors import UsageError
+from gptoss_cli.placement.reasons import gib
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.server.access import Access, is_loopback
 from gptoss_cli.server.app import ServerSettings, create_app
@@ -42,10 +43,17 @@ def run_serve(options: ServeOptions, environment: Environment, given: Collection
         server.stop()
 
     def announce(opened: OpenedModel) -> None:
-        _announce(opened, f"http://{_url_host(options.host)}:{port}", environment)
+        _announce(opened, f"http://{_url_host(options.host)}:{port}", options.conversations, environment)
 
     request = _chat_request(options, given)
-    worker = Worker(lambda: environment.open(request), queue_limit=options.queue, loaded=announce, failed=fail)
+    worker = Worker(
+        lambda: environment.open(request),
+        queue_limit=options.queue,
+        conversations=options.conversations,
+        batch=options.batch,
+        loaded=announce,
+        failed=fail,
+    )
     settings = ServerSettings(access=access, effort=options.effort, reasoning=options.reasoning_field)
     server = Listener(create_app(worker, settings), worker)
     worker.start()
@@ -68,6 +76,7 @@ def _chat_request(options: ServeOptions, given: Collection[str]) -> ChatRequest:
             dense=options.dense,
             activations=options.activations,
             threads=options.threads,
+            sequences=options.conversations + 1,
         ),
         effort=options.effort,
         kv_limit_bytes=0,
@@ -83,13 +92,15 @@ def _chat_request(options: ServeOptions, given: Collection[str]) -> ChatRequest:
     )
 
 
-def _announce(opened: OpenedModel, url: str, environment: Environment) -> None:
-    """Say where the server is, and how clients find it."""
+def _announce(opened: OpenedModel, url: str, conversations: int, environment: Environment) -> None:
+    """Say where the server is, how clients find it, and the memory of the conversations that it keeps."""
     info = opened.info
     name = model_id(info.model)
     context = f"{opened.session.context_tokens:,} tokens of context"
+    kept = "1 conversation" if opened.branching is None or conversations == 1 else f"{conversations} conversations"
+    memory = f" It keeps {kept} in KV caches of up to {gib(info.cache_bytes)}." if info.cache_bytes else ""
     for line in (
-        f"Serving {name} on {url} ({info.execution} on {info.device}, {context}). Ctrl-C ends it.",
+        f"Serving {name} on {url} ({info.execution} on {info.device}, {context}). Ctrl-C ends it.{memory}",
         f"Clients of OpenAI's API: OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none",
         f'Codex, in config.toml: model = "{name}", and a model provider with base_url = "{url}/v1"',
     ):

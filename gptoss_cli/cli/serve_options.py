@@ -49,6 +49,12 @@ class ServeOptions:
     queue: Annotated[
         int, typer.Option(metavar="N", min=0, max=10_000, help="Requests that may wait; further ones get status 429.")
     ] = 16
+    conversations: Annotated[
+        int, typer.Option(metavar="N", min=1, max=64, help="Conversations whose KV caches are kept (on the CPU).")
+    ] = 4
+    batch: Annotated[
+        int, typer.Option(metavar="N", min=1, max=16, help="Answers that are written at a time (on the CPU).")
+    ] = 4
     reasoning_field: Annotated[
         ReasoningField, typer.Option(help="Field of chat completions that holds the reasoning.")
     ] = ReasoningField.REASONING

@@ -7,11 +7,14 @@ cached            | pending         | to be drawn     sequence.py: what is read,
 
 from collections import abc
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from gptoss_cli.cache_files import PointKind
+from gptoss_cli.engine.batching import DecodeBatcher
+from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.experiments import measure_attention
 from gptoss_cli.engine.expert_offload import ExpertCache
 from gptoss_cli.engine.model import Routing, Transformer
@@ -19,7 +22,7 @@ from gptoss_cli.engine.observation import token_info
 from gptoss_cli.engine.prefix_cache import PrefixCache, StoredSequence
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.sequence import Sequence
-from gptoss_cli.engine.steppers import OverlappedStepper, PlainStepper, Stepper
+from gptoss_cli.engine.steppers import BatchedStepper, OverlappedStepper, PlainStepper, Stepper
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError
 from gptoss_cli.generation import AttentionMeasurement, Forced, Numerics, Observer, Sampling, TokenConstraint
 from gptoss_cli.placement.model_config import ModelConfig
@@ -40,18 +43,61 @@ class Generator:
         overlapped: bool = False,
         numerics: Numerics | None = None,
         prefix_cache: PrefixCache | None = None,
+        experts: ExpertCache | None = None,
     ) -> None:
         self.model = model
         self.numerics = numerics
         self.sequence = Sequence(model, context_tokens=context_tokens, chunk_tokens=chunk_tokens)
         self._context_tokens = context_tokens
-        self._experts = ExpertCache(model.weights.placed_experts())
+        self._chunk_tokens = chunk_tokens
+        self._prefix_cache = prefix_cache
+        self._experts = experts or ExpertCache(model.weights.placed_experts())
         self._plain_stepper = PlainStepper(model, self.sequence, self._experts)
         self.stepper: Stepper = (
             OverlappedStepper(model, self.sequence, self._experts) if overlapped else self._plain_stepper
         )
         self._stored = StoredSequence(prefix_cache, self.sequence) if prefix_cache is not None else None
         self._prefix: list[int] = []
+        self._batcher: DecodeBatcher | None = None
+
+    def several(self, count: int, *, threads: int = 1) -> list["Generator"]:
+        """See BranchingGenerator.several. With more than one thread, decodes at the same time share each forward."""
+        assert self.stepper is self._plain_stepper, "an overlapped stepper holds the addresses of one cache"
+        batcher = DecodeBatcher(self.model) if threads > 1 else None
+        generators = [self]
+        for _ in range(count - 1):
+            another = Generator(
+                self.model,
+                context_tokens=self._context_tokens,
+                chunk_tokens=self._chunk_tokens,
+                numerics=self.numerics,
+                prefix_cache=self._prefix_cache,
+                experts=self._experts,
+            )
+            generators.append(another)
+        for generator in generators:
+            generator._batcher = batcher
+            if batcher is not None:
+                generator.stepper = BatchedStepper(generator._plain_stepper, generator.sequence, batcher)
+        return generators
+
+    @property
+    def prompt_tokens(self) -> int:
+        """See BranchingGenerator.prompt_tokens."""
+        return self.sequence.prompt_tokens
+
+    def kept_tokens(self, ids: abc.Sequence[int]) -> int:
+        """See BranchingGenerator.kept_tokens."""
+        return self.sequence.kept_tokens(list(ids))
+
+    def copy_prefix(self, other: "Generator", ids: abc.Sequence[int]) -> None:
+        """See BranchingGenerator.copy_prefix."""
+        with self._computing(), self.model.on_device(), device_errors():
+            self.sequence.copy_prefix(other.sequence, list(ids))
+
+    def _computing(self) -> AbstractContextManager[object]:
+        """Return a context in which no other thread runs the model."""
+        return nullcontext() if self._batcher is None else self._batcher.computing()
 
     @property
     def config(self) -> ModelConfig:
@@ -68,7 +114,7 @@ class Generator:
         return self._experts.hit_rate
 
     def keep_prefix(self, ids: abc.Sequence[int]) -> None:
-        """Store the KV cache of `ids` on disk when a longer sequence that begins with them is computed."""
+        """Make the end of `ids` a mark, and store their KV cache on disk, when a longer sequence is computed."""
         self._prefix = list(ids)
 
     def save_kv(self) -> list[str]:
@@ -96,19 +142,21 @@ class Generator:
         sequence.rewind_to_prefix_of(ids)
         if self._stored is not None:
             self._stored.load(ids)
-        prefix_tokens = self._unstored_prefix(ids)
+        prefix_tokens = self._unread_prefix(ids)
         unread = ids[len(sequence.cached) :]
         done = 0
         if not unread:
             sequence.mark()
         yield done, len(unread)
-        # A prefix to be stored ends a chunk, because the rings hold it only at that moment.
+        # A prefix to be kept ends a chunk, because the rings hold it only at that moment.
         for chunk in (*sequence.chunks(unread[:prefix_tokens]), *sequence.chunks(unread[prefix_tokens:])):
-            sequence.read(chunk)
+            with self._computing():
+                sequence.read(chunk)
             done += len(chunk)
-            if done == prefix_tokens and self._stored is not None:
+            if done == prefix_tokens:
                 sequence.mark()
-                self._stored.save(kind=PointKind.PREFIX)
+                if self._stored is not None:
+                    self._stored.save(kind=PointKind.PREFIX)
             if done == len(unread):
                 sequence.mark()
             yield done, len(unread)
@@ -135,7 +183,8 @@ class Generator:
         free_tokens = self._context_tokens - len(self.sequence)
         max_tokens = free_tokens if max_tokens is None else min(free_tokens, max_tokens)
         if observer is None:
-            return self._decode(sampler, constraint, frozenset(stop_ids), max_tokens)
+            ids = self._decode(sampler, constraint, frozenset(stop_ids), max_tokens)
+            return ids if self._batcher is None else self._batcher.counted(ids)
         observed = self._observed(sampler, constraint, observer, top)
         return self._until_stop(observed, frozenset(stop_ids), max_tokens)
 
@@ -163,7 +212,8 @@ class Generator:
             forced = rule.ids if isinstance(rule, Forced) else (None,)
             for id_ in forced:
                 routing: Routing = []
-                logits = self._plain_stepper.next_logits(routing)
+                with self._computing():
+                    logits = self._plain_stepper.next_logits(routing)
                 drawn = sampler.draw(logits, None if isinstance(rule, Forced) else rule) if id_ is None else id_
                 info = token_info(
                     drawn,
@@ -190,8 +240,9 @@ class Generator:
         ids = list(ids)
         self._check_ids(ids, free_tokens=0)
         cache = self.model.new_cache(max(2, len(ids)))
-        hidden = (self.model.forward(chunk, cache) for chunk in self.sequence.chunks(ids))
-        return torch.cat([self.model.unembed(part) for part in hidden])
+        with self._computing():
+            hidden = (self.model.forward(chunk, cache) for chunk in self.sequence.chunks(ids))
+            return torch.cat([self.model.unembed(part) for part in hidden])
 
     def measure_attention(self, ids: abc.Sequence[int]) -> Iterator[AttentionMeasurement]:
         """Measure the attention of each layer over `ids`, read from position 0. The sequence is not changed."""
@@ -199,10 +250,10 @@ class Generator:
         with self.model.on_device():
             yield from measure_attention(self.model, list(ids))
 
-    def _unstored_prefix(self, ids: list[int]) -> int:
-        """Return how many of the ids that are read next end the prefix, which is stored then; 0 if none do."""
+    def _unread_prefix(self, ids: list[int]) -> int:
+        """Return how many of the ids that are read next end the prefix, which is kept then; 0 if none do."""
         cached, length = len(self.sequence.cached), len(self._prefix)
-        if self._stored is None or not cached < length < len(ids) or ids[:length] != self._prefix:
+        if not cached < length < len(ids) or ids[:length] != self._prefix:
             return 0
         return length - cached
 

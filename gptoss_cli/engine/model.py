@@ -64,6 +64,25 @@ class Transformer:
             cache.advance(len(ids))
             return x
 
+    def forward_each(self, ids: list[int], caches: list[KVCache]) -> Tensor:
+        """Run one token of each of T sequences, whose ids [T] follow those in `caches` -> hidden states [T, C] float32.
+
+        The weights are read once for all of them; each attends to its own cache. Sums may be in another order than in
+        `forward`.
+        """
+        with self.on_device():
+            embedding = self.weights.embedding
+            x = self.kernels.embed(torch.tensor(ids, device=embedding.device), embedding).to(self.device)
+            positions = torch.tensor([cache.length for cache in caches], device=self.device)
+            rotation = self.rope.of_positions(positions)
+            for cache in caches:
+                cache.position.fill_(cache.length)
+            for index, weights in enumerate(self.weights.layers):
+                x = self._layer_of_each(x, weights, [cache.layers[index] for cache in caches], rotation, caches)
+            for cache in caches:
+                cache.advance(1)
+            return x
+
     def forward_on_device(self, token: Tensor, cache: KVCache) -> Tensor:
         """Run one token [1] whose id is only known on the device -> its hidden state [1, C] float32.
 
@@ -97,11 +116,37 @@ class Transformer:
         qkv = kernels.project_qkv(x, weights.attention, eps=config.norm_eps, dtype=dtype)
         attended = kernels.attend(qkv, rotation, weights.attention.sinks, cache, position=position)
         x = kernels.project_output(x, attended, weights.attention, dtype=dtype)
-        # Experts: norm; normed [T, C], experts and their weights [T, A]; x + weighted sum.
-        routed = kernels.route(x, weights.mlp, active=config.active_experts, eps=config.norm_eps)
+        return self._experts(x, weights, routing)
+
+    def _layer_of_each(
+        self,
+        x: Tensor,
+        weights: LayerWeights,
+        layers: list[LayerCache],
+        rotation: tuple[Tensor, Tensor],
+        caches: list[KVCache],
+    ) -> Tensor:
+        """Run one layer for a token of each sequence: as `layer`, with attention row by row."""
+        kernels, config, dtype = self.kernels, self.config, self.dtype
+        query, key, value = kernels.project_qkv(x, weights.attention, eps=config.norm_eps, dtype=dtype)
+        (cos, sin), sinks = rotation, weights.attention.sinks
+        rows = [slice(row, row + 1) for row in range(len(x))]
+        attended = [
+            kernels.attend(
+                (query[row], key[row], value[row]), (cos[row], sin[row]), sinks, layer, position=cache.length
+            )
+            for row, layer, cache in zip(rows, layers, caches, strict=True)
+        ]
+        x = kernels.project_output(x, torch.cat(attended), weights.attention, dtype=dtype)
+        return self._experts(x, weights, None)
+
+    def _experts(self, x: Tensor, weights: LayerWeights, routing: Routing | None) -> Tensor:
+        # Norm; normed [T, C], experts and their weights [T, A]; x + weighted sum.
+        config = self.config
+        routed = self.kernels.route(x, weights.mlp, active=config.active_experts, eps=config.norm_eps)
         if routing is not None:
             routing.append(routed[1:])
-        return kernels.mix_experts(x, routed, weights.mlp, limit=config.swiglu_limit, dtype=dtype)
+        return self.kernels.mix_experts(x, routed, weights.mlp, limit=config.swiglu_limit, dtype=self.dtype)
 
     def on_device(self) -> AbstractContextManager[object]:
         """Return a context in which new CUDA graphs, streams and events belong to the model's device."""

@@ -102,7 +102,7 @@ class Sequence:
         """Make the cached ids a length that can be rewound to."""
         assert self.hidden is not None
         if not self._marks or self._marks[-1].cache.length < self.cache.length:
-            self._marks = [*self._marks[1 - _MAX_MARKS :], Mark(self.cache.mark(), self.hidden)]
+            self._marks = _thinned([*self._marks, Mark(self.cache.mark(), self.hidden)])
 
     def last_mark(self) -> tuple[Mark, list[int]] | None:
         """Return the last mark and the ids before it; None without a mark, or if its rings have lost a position."""
@@ -126,6 +126,40 @@ class Sequence:
             if not is_protected:
                 return None
             return [part[first:end].clone() for layer in self.cache.full_layers for part in layer.contents(end)]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The length of the last prompt that was read to its end, 0 without one."""
+        return self._marks[-1].cache.length if self._marks else 0
+
+    def kept_tokens(self, ids: list[int]) -> int:
+        """Return the length of the longest prefix of `ids` that is either the whole sequence or ends at a mark.
+
+        A prompt that continues a conversation keeps at least the prompt before it. One that has only the first words in
+        common with it keeps nothing.
+        """
+        common = common_prefix(self.cached, ids)
+        if common == len(self.cached):
+            return common
+        return max((mark.cache.length for mark in self._marks if mark.cache.length <= common), default=0)
+
+    def copy_prefix(self, other: "Sequence", ids: list[int]) -> None:
+        """Become the longest prefix of `ids` at which `other` has a mark, if that keeps more than this sequence does.
+
+        The model must not read anything into `other` meanwhile.
+        """
+        kept, common = self.kept_tokens(ids), common_prefix(other.cached, ids)
+        marks = [mark for mark in other._marks if kept < mark.cache.length == mark.cache.reached <= common]
+        if not marks:
+            return
+        mark, length = marks[-1], marks[-1].cache.length
+        self.clear()
+        for own, source in zip(self.cache.full_layers, other.cache.full_layers, strict=True):
+            own.slots(length)
+            for target, part in zip(own.buffers(), source.contents(length), strict=True):
+                target[:length] = part
+        self.cache.fill(length, mark.cache.rings)
+        self.restore(ids[:length], mark.hidden)
 
     def clear(self) -> None:
         """Make the sequence empty."""
@@ -185,3 +219,35 @@ class Sequence:
         """Drop the ids and marks that lie beyond the end of the cache."""
         del self.cached[self.cache.length :]
         self._marks = [mark for mark in self._marks if mark.cache.length <= self.cache.length]
+
+
+def read_together(model: Transformer, sequences: list[Sequence]) -> Tensor:
+    """Read the first pending id of each of `sequences` in one forward -> logits [T, V] after them.
+
+    If that fails, every sequence returns to a valid state, as after `Sequence.read`.
+    """
+    ids = [sequence.pending[0] for sequence in sequences]
+    try:
+        with device_errors():
+            hidden = model.forward_each(ids, [sequence.cache for sequence in sequences])
+    except BaseException as exc:
+        if not has_failed(exc.__cause__):
+            for sequence in sequences:
+                sequence._recover()
+        raise
+    for row, sequence in enumerate(sequences):
+        sequence.hidden = hidden[row : row + 1].clone()
+        sequence.cached.append(sequence.pending.pop(0))
+    return model.unembed(hidden)
+
+
+def _thinned(marks: list[Mark]) -> list[Mark]:
+    """Return at most _MAX_MARKS of `marks`: without the one whose loss makes the fewest tokens be read again.
+
+    That is the one closest to the mark before it. The last one stays.
+    """
+    if len(marks) <= _MAX_MARKS:
+        return marks
+    lengths = [0, *(mark.cache.length for mark in marks)]
+    least = min(range(len(marks) - 1), key=lambda index: lengths[index + 1] - lengths[index])
+    return [*marks[:least], *marks[least + 1 :]]

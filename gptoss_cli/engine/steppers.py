@@ -1,4 +1,4 @@
-"""Two ways to get the next id of a sequence: step by step, and with the device one step ahead of the host.
+"""Ways to get the next id of a sequence: step by step, and with the device one step ahead of the host.
 
     PlainStepper       host    | wait    | draw t6, yield t6 | wait    | draw t7, yield t7 | wait
                        device  | read t5 |                   | read t6 |                   | read t7
@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gptoss_cli.engine.batching import DecodeBatcher
 from gptoss_cli.engine.cuda_graph import CudaGraph
 from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.expert_offload import ExpertCache
@@ -75,6 +76,26 @@ class PlainStepper:
                 self._experts.promote(_MAX_PROMOTED)
         assert sequence.hidden is not None, "prefill comes before decode"
         return self._model.unembed(sequence.hidden)[0]
+
+
+class BatchedStepper:
+    """Reads together with the other sequences of `batcher`, then draws from the logits. See batching.py."""
+
+    def __init__(self, plain: PlainStepper, sequence: Sequence, batcher: DecodeBatcher) -> None:
+        self._plain = plain
+        self._sequence = sequence
+        self._batcher = batcher
+
+    def next_id(self, sampler: Sampler, restriction: Restriction | None) -> int:
+        """See Stepper.next_id."""
+        logits = self._batcher.next_logits(self._sequence) if len(self._sequence.pending) == 1 else None
+        if logits is None:  # after a prefill, forced ids, or a failure
+            with self._batcher.computing():
+                logits = self._plain.next_logits()
+        return sampler.draw(logits, restriction)
+
+    def settle(self) -> None:
+        """See Stepper.settle: nothing is ever in flight."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class Conversation:
         A turn that was cut off during its reasoning leaves no message, so two messages of the user follow each other:
         an empty answer would be an example to the model. Each message is encoded once.
         """
-        ids = self._preface()
+        ids = self.preface()
         for message in self.prompted():
             if message not in self._rendered:
                 self._rendered[message] = _rendered(message)
@@ -128,7 +128,8 @@ class Conversation:
             if not message.is_reasoning or (in_call and i >= turn_start):
                 yield message
 
-    def _preface(self) -> list[int]:
+    def preface(self) -> list[int]:
+        """Return the ids of the system and developer messages, which every prompt begins with."""
         system = SystemContent.new().with_reasoning_effort(HarmonyEffort[self.written_effort.name])
         system = system.with_conversation_start_date(self.date.isoformat())
         declaration = self.functions.declaration

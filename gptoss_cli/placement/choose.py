@@ -73,6 +73,9 @@ def _ignored_settings(placement: Placement, request: PlacementRequest) -> Iterat
     if placement.dense is not request.dense:
         text = f"Dense weights in {request.dense} are for the CPU: on {device} they stay {placement.dense}."
         yield Reason(Code.DENSE_ON_GPU, text)
+    if placement.sequences < request.sequences:
+        text = f"On {device} one conversation at a time is cached: the next one is read from its beginning."
+        yield Reason(Code.ONE_SEQUENCE_ON_GPU, text)
     if placement.execution is not Execution.CPU and request.activations is not Activations.INT16:
         text = f"Activations in {request.activations} are for the CPU: on {device} they stay {request.dtype}."
         yield Reason(Code.ACTIVATIONS_ON_GPU, text)
@@ -84,24 +87,34 @@ class _Requirements:
     def __init__(self, memory: ModelMemory, request: PlacementRequest) -> None:
         self.memory = memory
         self.dense = request.dense
+        self.sequences = request.sequences
         self._requested_tokens = request.context_tokens
 
     @property
     def cpu_memory(self) -> ModelMemory:
-        """The memory if the CPU computes, which may have dense weights of 8 bits."""
-        smaller = self.dense is Dense.INT8
-        return replace(self.memory, dense_bytes=self.memory.int8_dense_bytes) if smaller else self.memory
+        """The memory if the CPU computes, which may have dense weights of 8 bits, and more than one KV cache."""
+        memory = self.memory
+        return replace(
+            memory,
+            dense_bytes=memory.int8_dense_bytes if self.dense is Dense.INT8 else memory.dense_bytes,
+            token_bytes=memory.token_bytes * self.sequences,
+            ring_bytes=memory.ring_bytes * self.sequences,
+        )
 
     def least_context(self, tokens: int) -> int:
         """Return the requested context, else `tokens`, or all that the model has if that is fewer."""
         return self._requested_tokens or min(tokens, self.memory.max_context_tokens)
 
-    def longest_context(self, room_bytes: int) -> int:
-        """Return the longest context up to the requested one whose full-attention layers need at most `room_bytes`."""
+    def longest_context(self, room_bytes: int, memory: ModelMemory | None = None) -> int:
+        """Return the longest context up to the requested one whose full-attention layers need at most `room_bytes`.
+
+        `memory` is that of the GPU by default.
+        """
+        token_bytes = (memory or self.memory).token_bytes
         limit = self.least_context(self.memory.max_context_tokens)
-        if not self.memory.token_bytes:
+        if not token_bytes:
             return limit
-        tokens = max(0, room_bytes) // self.memory.token_bytes
+        tokens = max(0, room_bytes) // token_bytes
         return limit if tokens >= limit else tokens // _CONTEXT_STEP_TOKENS * _CONTEXT_STEP_TOKENS
 
     def shortened(self, context: int) -> tuple[Reason, ...]:
@@ -271,8 +284,15 @@ def _on_cpu(needs: _Requirements, hardware: Hardware, why: tuple[Reason, ...]) -
         gpu_experts=0,
         bound=DecodeBound(host_bytes=memory.dense_bytes + memory.active_bytes),
         dense=needs.dense,
-        reasons=(*why, *slow, *needs.shortened(context)),
+        sequences=needs.sequences,
+        reasons=(*why, *slow, *needs.shortened(context), *_cached_sequences(needs.sequences, host_use)),
     )
+
+
+def _cached_sequences(count: int, use: MemoryUse) -> Iterator[Reason]:
+    if count > 1:
+        text = f"{count} KV caches take {gib(use.cache_bytes)} when all of them are full; they grow as they are needed."
+        yield Reason(Code.SEQUENCES, text)
 
 
 def _cpu_context(needs: _Requirements, available: int | None) -> tuple[int, tuple[Reason, ...]]:
@@ -294,8 +314,8 @@ def _cpu_context(needs: _Requirements, available: int | None) -> tuple[int, tupl
             Hint.SMALLER_CONTEXT,
         )
     room_beside_weights = cache_room - memory.dense_bytes - memory.experts_bytes
-    usual = min(needs.least_context(_USUAL_CONTEXT_TOKENS), needs.longest_context(cache_room))
-    context = max(needs.longest_context(room_beside_weights), usual)
+    usual = min(needs.least_context(_USUAL_CONTEXT_TOKENS), needs.longest_context(cache_room, memory))
+    context = max(needs.longest_context(room_beside_weights, memory), usual)
     missing = context * memory.token_bytes - room_beside_weights
     if missing <= 0:
         return context, ()

@@ -80,8 +80,9 @@ class Placement:
     """Everything that determines how a model runs.
 
     `weights` is None on the CPU: weights are mapped files there, and `host` counts them in full even if they do not fit
-    in memory. `threads` None is one for each physical core. `dense` and `activations` apply to the CPU only. `gpu`,
-    `host`, `experts`, `gpu_experts`, `bound` and `reasons` are shown to the user and change nothing.
+    in memory. `threads` None is one for each physical core. `sequences` have a KV cache of
+    `context_tokens` each. `dense` and `activations` apply to the CPU only. `gpu`, `host`, `experts`, `gpu_experts`,
+    `bound` and `reasons` are shown to the user and change nothing.
     """
 
     context_tokens: int
@@ -92,6 +93,7 @@ class Placement:
     dense: Dense = Dense.BF16
     activations: Activations = Activations.INT16
     threads: int | None = None
+    sequences: int = 1
     weights: WeightPlacement | None = None
     gpu: MemoryUse | None = None
     host: MemoryUse = MemoryUse()

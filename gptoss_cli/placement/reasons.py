@@ -31,6 +31,8 @@ class Code(StrEnum):
     MEMORY_UNKNOWN = "memory-unknown"
     DENSE_ON_GPU = "dense-on-gpu"
     ACTIVATIONS_ON_GPU = "activations-on-gpu"
+    SEQUENCES = "sequences"
+    ONE_SEQUENCE_ON_GPU = "one-sequence-on-gpu"
 
 
 # These only explain. All others mean that the model runs worse than it could, and are warnings.
@@ -46,6 +48,8 @@ _EXPLANATIONS = frozenset(
         Code.SHORTER_CONTEXT,
         Code.GROUP_LIMIT,
         Code.MEMORY_RESERVED,
+        Code.SEQUENCES,
+        Code.ONE_SEQUENCE_ON_GPU,
     }
 )
 

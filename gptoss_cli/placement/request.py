@@ -24,7 +24,8 @@ class PlacementRequest:
 
     `device` is auto, cpu, cuda, cuda:N, or mps for an Apple GPU. `gpu_memory_bytes` is the most that may be used on the
     GPU, None for all that is free. `context_tokens` None is as many as fit. `dense` and `activations` apply to the CPU
-    only. `threads` None is one for each physical core. Raises UsageError for an unknown device, or for settings that
+    only. `threads` None is one for each physical core. `sequences` is the number of KV caches to count: several are
+    possible on the CPU only. Raises UsageError for an unknown device, or for settings that
     contradict each other.
     """
 
@@ -36,6 +37,7 @@ class PlacementRequest:
     dense: Dense = Dense.BF16
     activations: Activations = Activations.INT16
     threads: int | None = None
+    sequences: int = 1
 
     def __post_init__(self) -> None:
         if not re.fullmatch(DEVICE_PATTERN, self.device):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gptoss_cli.generation import Allowed, Sampling, TokenInfo, random_seed
+from gptoss_cli.generation import Allowed, Sampling, TokenGenerator, TokenInfo, random_seed
 from gptoss_cli.harmony.encoding import encode
 from gptoss_cli.harmony.events import PrefillProgress
 from gptoss_cli.harmony.vocabulary import (
@@ -87,9 +87,12 @@ class CompletionJob:
 
     def run(self, pool: SequencePool, on_stop: Callable[[Callable[[], None]], None]) -> Generator[object]:
         """See Job.run. The last event is the CompletionEnd."""
-        generator = pool.sequence(self.prompt)
         stopped: list[bool] = []
         on_stop(lambda: stopped.append(True))
+        with pool.sequence(self.prompt) as generator:
+            yield from self._run(generator, stopped)
+
+    def _run(self, generator: TokenGenerator, stopped: list[bool]) -> Generator[object]:
         began = time.perf_counter()
         first, prefilled, count, stop_id = None, 0, 0, None
         seen: list[TokenInfo] = []

@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,8 +23,11 @@ class SequencePool(Protocol):
     def context_tokens(self) -> int:
         """The largest number of tokens in a sequence."""
 
-    def sequence(self, ids: Sequence[int]) -> TokenGenerator:
-        """Return the sequence that should continue `ids`: the one that begins like it, or one that may be dropped."""
+    def sequence(self, ids: Sequence[int], prefix_tokens: int = 0) -> AbstractContextManager[TokenGenerator]:
+        """Return the sequence that should continue `ids`: the one that begins like it, or one that may be dropped.
+
+        Within the block nobody else uses it. The first `prefix_tokens` ids begin other conversations too.
+        """
 
 
 class OneSequence:
@@ -38,9 +41,9 @@ class OneSequence:
         """See SequencePool.context_tokens."""
         return self._generator.context_tokens
 
-    def sequence(self, ids: Sequence[int]) -> TokenGenerator:
+    def sequence(self, ids: Sequence[int], prefix_tokens: int = 0) -> AbstractContextManager[TokenGenerator]:
         """See SequencePool.sequence."""
-        return self._generator
+        return nullcontext(self._generator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +88,32 @@ class Job(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatJob:
-    """A chat turn that answers `conversation`. `stop_texts` end the answer and are not part of it."""
+    """A chat turn that answers `conversation`. `stop_texts` end the answer and are not part of it.
+
+    The first `prefix_tokens` ids of `prompt` are those of the instructions and functions.
+    """
 
     conversation: Conversation
     settings: TurnSettings
     stop_texts: tuple[str, ...] = ()
     prompt: list[int] = field(default_factory=list)
+    prefix_tokens: int = 0
 
     def run(self, pool: SequencePool, on_stop: Callable[[Callable[[], None]], None]) -> Generator[Event]:
         """See Job.run. The last event is the TurnEnd."""
         conversation = self.conversation
-        session = ChatSession(
-            pool.sequence(self.prompt),
-            instructions=None,
-            effort=conversation.effort,
-            date=conversation.date,
-            settings=self.settings,
-        )
-        session.conversation = conversation
-        on_stop(session.stop)
-        with closing(session.answer()) as events:
-            yield from apply_stop_conditions(events, session.stop, stop_texts=self.stop_texts)
+        with pool.sequence(self.prompt, self.prefix_tokens) as generator:
+            session = ChatSession(
+                generator,
+                instructions=None,
+                effort=conversation.effort,
+                date=conversation.date,
+                settings=self.settings,
+            )
+            session.conversation = conversation
+            on_stop(session.stop)
+            with closing(session.answer()) as events:
+                yield from apply_stop_conditions(events, session.stop, stop_texts=self.stop_texts)
 
 
 def chat_job(
@@ -122,4 +130,10 @@ def chat_job(
     conversation = Conversation(text, date, effort, request.functions)
     for message in request.messages:
         conversation.add(message)
-    return ChatJob(conversation=conversation, settings=settings, stop_texts=stop_texts, prompt=conversation.render())
+    return ChatJob(
+        conversation=conversation,
+        settings=settings,
+        stop_texts=stop_texts,
+        prompt=conversation.render(),
+        prefix_tokens=len(conversation.preface()),
+    )

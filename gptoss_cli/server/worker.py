@@ -1,4 +1,4 @@
-"""The one thread that owns the engine: it does one job after another, in the order in which they came."""
+"""The threads that use the engine: they take one job after another, in the order in which they came."""
 
 import logging
 import threading
@@ -13,6 +13,7 @@ from gptoss_cli.errors import GptossError
 from gptoss_cli.harmony.structured_output import warm_up
 from gptoss_cli.server.failures import failure_of, model_loading, queue_full, stopping
 from gptoss_cli.server.job import Job, OneSequence, SequencePool
+from gptoss_cli.server.pool import ConversationPool
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class Worker:
 
     At most `queue_limit` jobs wait. `open_model` runs in the thread of the worker, and so does everything that the
     engine does; `loaded` is called there when jobs can be done, `failed` if the model cannot be opened.
+
+    A model that can have several sequences keeps those of `conversations`, and does up to `batch` jobs at a time, each
+    in a thread of its own.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class Worker:
         open_model: Callable[[], OpenedModel],
         *,
         queue_limit: int,
+        conversations: int = 1,
+        batch: int = 1,
         loaded: Callable[[OpenedModel], None] = lambda _: None,
         failed: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
@@ -72,13 +78,15 @@ class Worker:
         self.pool: SequencePool | None = None
         self._open_model = open_model
         self._queue_limit = queue_limit
+        self._conversations = conversations
+        self._batch = batch
         self._loaded = loaded
         self._failed = failed
         self._waiting: deque[Ticket] = deque()
         self._changed = threading.Condition()
-        self._running: Ticket | None = None
+        self._running: list[Ticket] = []
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._threads = [threading.Thread(target=self._run, name="engine", daemon=True)]
 
     @property
     def queue_length(self) -> int:
@@ -87,7 +95,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin to load the model."""
-        self._thread.start()
+        self._threads[0].start()
 
     def submit(self, job: Job, deliver: Deliver) -> Ticket:
         """Put a job at the end of the queue. Raises ApiError if there is no model yet, or the queue is full."""
@@ -96,8 +104,8 @@ class Worker:
                 raise stopping()
             if self.pool is None:
                 raise model_loading()
-            busy = self._running is not None or bool(self._waiting)
-            if busy and len(self._waiting) >= self._queue_limit:
+            idle = len(self._threads) - len(self._running)
+            if len(self._waiting) >= self._queue_limit + idle:
                 raise queue_full(len(self._waiting))
             ticket = Ticket(job, deliver)
             self._waiting.append(ticket)
@@ -111,19 +119,20 @@ class Worker:
         """
         with self._changed:
             self._closed = True
-            running, waiting = self._running, list(self._waiting)
+            running, waiting = list(self._running), list(self._waiting)
             self._waiting.clear()
-            self._changed.notify()
+            self._changed.notify_all()
         for ticket in waiting:
             ticket.deliver(stopping())
             ticket.deliver(JobEnd())
-        if running is not None:
-            running.cancel()
+        for ticket in running:
+            ticket.cancel()
 
     def join(self, seconds: float) -> None:
-        """Wait until the thread has ended."""
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        """Wait until the threads have ended."""
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(seconds)
 
     def _run(self) -> None:
         try:
@@ -134,13 +143,29 @@ class Worker:
         except BaseException as exc:  # noqa: BLE001  the caller of `failed` raises it again
             self._failed(exc)
             return
+        pool = self._pool_of(opened)
         with self._changed:
-            self.opened = opened
-            self.pool = OneSequence(opened.session.generator)
+            self.opened, self.pool = opened, pool
         self._loaded(opened)
+        for thread in self._threads[1:]:
+            thread.start()
+        self._work(pool)
+
+    def _pool_of(self, opened: OpenedModel) -> SequencePool:
+        if opened.branching is None:
+            return OneSequence(opened.session.generator)
+        pool = ConversationPool(opened.branching, conversations=self._conversations, threads=self._batch)
+        self._threads += [
+            threading.Thread(target=self._work, args=(pool,), name="engine", daemon=True)
+            for _ in range(pool.threads - 1)
+        ]
+        return pool
+
+    def _work(self, pool: SequencePool) -> None:
         while (ticket := self._next()) is not None:
-            self._do(ticket, self.pool)
-            self._running = None
+            self._do(ticket, pool)
+            with self._changed:
+                self._running.remove(ticket)
 
     def _next(self) -> Ticket | None:
         with self._changed:
@@ -148,7 +173,7 @@ class Worker:
                 while self._waiting:
                     ticket = self._waiting.popleft()
                     if not ticket.cancelled:
-                        self._running = ticket
+                        self._running.append(ticket)
                         return ticket
                     ticket.deliver(JobEnd())
                 self._changed.wait()

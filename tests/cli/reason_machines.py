@@ -37,17 +37,23 @@ MACHINES: dict[Code, tuple[str, Hardware]] = {
     Code.DENSE_ON_GPU: ("20b", machine(gpu(24))),
     Code.ACTIVATIONS_ON_GPU: ("20b", machine(gpu(24))),
     Code.CPU_REQUESTED: ("20b", machine()),
+    Code.SEQUENCES: ("20b", machine()),
+    Code.ONE_SEQUENCE_ON_GPU: ("20b", machine(gpu(24))),
 }
 # The reasons that only a request gives: an option of the command line, and the same request.
 FLAGS: dict[Code, tuple[str, str]] = {
     Code.CPU_REQUESTED: ("--device", "cpu"),
     Code.DENSE_ON_GPU: ("--dense", "int8"),
     Code.ACTIVATIONS_ON_GPU: ("--activations", "int8"),
+    Code.SEQUENCES: ("--conversations", "4"),
+    Code.ONE_SEQUENCE_ON_GPU: ("--conversations", "4"),
 }
 REQUESTS = {
     Code.CPU_REQUESTED: PlacementRequest(device="cpu"),
     Code.DENSE_ON_GPU: PlacementRequest(dense=Dense.INT8),
     Code.ACTIVATIONS_ON_GPU: PlacementRequest(activations=Activations.INT8),
+    Code.SEQUENCES: PlacementRequest(sequences=5),
+    Code.ONE_SEQUENCE_ON_GPU: PlacementRequest(sequences=5),
 }
 
 

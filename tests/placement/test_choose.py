@@ -19,6 +19,10 @@ from tests.placement.machines import GIB, GPT_OSS_20B, GPT_OSS_120B, gib, gpu, m
 _FULL, _USUAL = 131_072, 16_384
 _CPU, _OFFLOAD, _MXFP4 = Execution.CPU, Execution.OFFLOAD, Execution.MXFP4
 _20B, _120B = GPT_OSS_20B, GPT_OSS_120B
+_OF_REQUESTS = {
+    *(Code.CPU_REQUESTED, Code.DENSE_ON_GPU, Code.ACTIVATIONS_ON_GPU),
+    *(Code.SEQUENCES, Code.ONE_SEQUENCE_ON_GPU),
+}
 _OLD_DRIVER = "CUDA driver version is insufficient"
 
 
@@ -379,6 +383,23 @@ def test_int8_activations_on_a_gpu_are_ignored_with_a_reason() -> None:
     assert Code.ACTIVATIONS_ON_GPU not in _codes(choose(_20B, machine(), request))
 
 
+def test_every_sequence_has_a_cache_on_the_cpu() -> None:
+    one, five = (choose(_20B, machine(), PlacementRequest(sequences=count)) for count in (1, 5))
+    assert (five.sequences, five.context_tokens) == (5, _FULL)
+    assert five.host.cache_bytes == 5 * one.host.cache_bytes
+    assert Code.SEQUENCES in _codes(five) - _codes(one)
+    small = choose(_20B, machine(ram=24), PlacementRequest(sequences=5))
+    assert _USUAL <= small.context_tokens < choose(_20B, machine(ram=24)).context_tokens
+    assert small.host.used_bytes - model_memory(_20B).embedding_bytes <= gib(24)
+
+
+def test_a_gpu_has_one_sequence() -> None:
+    one, five = (choose(_20B, machine(gpu(24)), PlacementRequest(sequences=count)) for count in (1, 5))
+    assert (five.sequences, five.context_tokens, five.gpu) == (1, one.context_tokens, one.gpu)
+    assert _codes(five) - _codes(one) == {Code.ONE_SEQUENCE_ON_GPU}
+    assert five.warnings == one.warnings
+
+
 def test_float32_doubles_the_cache() -> None:
     half, whole = (choose(_20B, machine(), PlacementRequest(dtype=dtype)) for dtype in (Dtype.BFLOAT16, Dtype.FLOAT32))
     assert whole.host.cache_bytes == 2 * half.host.cache_bytes
@@ -405,7 +426,7 @@ def _codes(placement: Placement) -> set[Code]:
 
 def test_the_table_covers_every_reason() -> None:
     given = set().union(*(_codes(choose(case.config, case.machine)) for case in _CASES.values()))
-    assert given | {Code.CPU_REQUESTED, Code.DENSE_ON_GPU, Code.ACTIVATIONS_ON_GPU} == set(Code)
+    assert given | _OF_REQUESTS == set(Code)
 
 
 def test_missing_bytes_are_in_the_json() -> None:

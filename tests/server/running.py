@@ -23,9 +23,15 @@ class Running:
     """A server in a thread, and its address."""
 
     def __init__(
-        self, open_model: Callable[[], OpenedModel], settings: ServerSettings | None = None, *, queue_limit: int = 16
+        self,
+        open_model: Callable[[], OpenedModel],
+        settings: ServerSettings | None = None,
+        *,
+        queue_limit: int = 16,
+        conversations: int = 1,
+        batch: int = 1,
     ) -> None:
-        self.worker = Worker(open_model, queue_limit=queue_limit)
+        self.worker = Worker(open_model, queue_limit=queue_limit, conversations=conversations, batch=batch)
         self._listener = Listener(create_app(self.worker, settings or ServerSettings()), self.worker)
         self._socket = listen("127.0.0.1", 0)
         self.port: int = self._socket.getsockname()[1]

@@ -8,6 +8,7 @@ from gptoss_cli.harmony.vocabulary import CALL, RETURN, STOP_IDS, load_encoding
 from gptoss_cli.server.completions import CompletionJob, read_completion
 from gptoss_cli.server.exchange import Exchange
 from gptoss_cli.server.failures import ApiError
+from gptoss_cli.server.job import OneSequence
 from tests.random_generator import RandomGenerator
 from tests.server.turns import SERVED, body, data, ids_of, run, streamed
 
@@ -86,14 +87,7 @@ def test_ids_that_stop_or_are_banned_or_allowed_are_passed_on() -> None:
 def test_only_allowed_ids_are_drawn() -> None:
     generator = RandomGenerator()
     made = job(allowed_token_ids=[11, 12], max_tokens=30)
-
-    class Pool:
-        context_tokens = 4096
-
-        def sequence(self, ids: Any) -> RandomGenerator:
-            return generator
-
-    list(made.run(Pool(), lambda stop: None))
+    list(made.run(OneSequence(generator), lambda stop: None))
     assert set(generator.drawn) == {11, 12}
 
 

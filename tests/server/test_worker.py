@@ -16,6 +16,7 @@ from gptoss_cli.server.job import SequencePool
 from gptoss_cli.server.worker import JobEnd, Worker
 from gptoss_cli.settings import ReasoningEffort
 from tests.scripted_generator import ScriptedGenerator
+from tests.server.branching import BranchingScripted, opened_branching
 
 _SECONDS = 20
 
@@ -87,6 +88,31 @@ def test_jobs_are_done_in_order(worker: Worker) -> None:
     assert take(items) == (1, 0)
     tickets[1].cancel()
     assert take(items) == (1, JobEnd())
+
+
+def test_a_model_with_several_sequences_does_several_jobs_at_a_time() -> None:
+    loaded = threading.Event()
+    worker = Worker(
+        lambda: opened_branching(BranchingScripted()),
+        queue_limit=1,
+        conversations=4,
+        batch=2,
+        loaded=lambda _: loaded.set(),
+    )
+    worker.start()
+    assert loaded.wait(_SECONDS)
+    items: list[queue.Queue[Any]] = [queue.Queue() for _ in range(3)]
+    tickets = [worker.submit(StepJob(), each.put) for each in items[:2]]
+    assert [take(each) for each in items[:2]] == [0, 0]
+    tickets.append(worker.submit(StepJob(), items[2].put))
+    with pytest.raises(ApiError):
+        worker.submit(StepJob(), lambda item: None)
+    tickets[1].cancel()
+    assert take(items[1]) == JobEnd()
+    assert take(items[2]) == 0
+    worker.close()
+    assert [take(items[index]) for index in (0, 2)] == [JobEnd(), JobEnd()]
+    worker.join(_SECONDS)
 
 
 def test_a_job_that_is_cancelled_while_it_waits_does_not_begin(worker: Worker) -> None:

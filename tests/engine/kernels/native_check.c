@@ -159,6 +159,26 @@ static void check_dense(const IsaKernels *use, int64_t n) {
     free(x), free(row), free(factors), free(steps);
 }
 
+/* Rows by a few tokens at once, each as the scalar kernel multiplies them alone. */
+static void check_dots_few(const IsaKernels *use, int64_t n, int64_t rows, int64_t tokens) {
+    if (!use->dots_few) return;
+    int64_t padded = (n + BLOCK - 1) / BLOCK * BLOCK;
+    float *x = floats(tokens * n), *sums = malloc((size_t)(rows * tokens) * sizeof *sums);
+    float *packed = lines(tokens * padded * (int64_t)sizeof *packed);
+    void *one = lines(padded * gptoss_scalar.bf16_bytes);
+    uint8_t *weights = bf16s(rows * n);
+    for (int64_t t = 0; t < tokens; t++) use->pack_few(packed + t * padded, x + t * n, n);
+    use->dots_few(sums, weights, rows, packed, n, tokens);
+    for (int64_t t = 0; t < tokens; t++) {
+        gptoss_scalar.pack_bf16(one, x + t * n, n);
+        for (int64_t row = 0; row < rows; row++) {
+            float expected = gptoss_scalar.dot_bf16(weights + 2 * row * n, one, n);
+            compare("dots_few", n, sums[row * tokens + t], expected, (float)n / 4);
+        }
+    }
+    free(x), free(sums), free(packed), free(one), free(weights);
+}
+
 /* A tile of rows by tokens, added to what is there. */
 static void check_tile_float(const IsaKernels *use, int64_t columns, int64_t start, int64_t n, int64_t tokens) {
     int64_t padded = (columns + BLOCK - 1) / BLOCK * BLOCK;
@@ -230,6 +250,7 @@ static void check(const IsaKernels *use) {
         for (ScaleKind kind = ORDINARY; kind < SCALE_KINDS; kind++) check_dots(use, columns[i] / BLOCK, 5, 1, kind);
         check_dense(use, columns[i]);
         for (int64_t rows = 1; rows <= 5; rows++) check_mapping(use, columns[i], rows);
+        for (int64_t tokens = 1; tokens <= 8; tokens++) check_dots_few(use, columns[i] - (int64_t)i, 3, tokens);
     }
     for (int64_t n = 1; n <= 33; n++) check_dots(use, n, n % 9 + 1, n % 5 + 1, ORDINARY);
     for (int64_t tokens = 1; tokens <= 9; tokens++)

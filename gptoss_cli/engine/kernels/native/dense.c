@@ -7,8 +7,8 @@
 /* Up to FEW_TOKENS tokens, rows are multiplied as they are; for more, strips of them are converted to float32. */
 enum { CHUNK_ROWS = 32, FEW_TOKENS = 8 };
 
-/* One call of gptoss_dense. Activations are packed for dot_bf16 and dot_int8, whichever are needed, if there are few
-   tokens, and for tile_float if there are many. */
+/* One call of gptoss_dense. Activations are packed for dot_bf16 or dots_few and for dot_int8, whichever are needed, if
+   there are few tokens, and for tile_float if there are many. */
 typedef struct {
     const IsaKernels *use;
     float *y;
@@ -18,7 +18,7 @@ typedef struct {
     const Matrix *matrices;
     int64_t count, tokens, columns;
     float eps;
-    int many;
+    int many, several; /* several: dots_few */
     int64_t padded;                 /* columns */
     int64_t bf16_bytes, int8_bytes; /* of a packed token, 0 if there is no such matrix */
     char *memory, *bf16, *int8;
@@ -51,7 +51,9 @@ static void pack_token(void *context, int64_t token, int thread) {
     const Dense *d = context;
     const float *x = input(d, token);
     (void)thread;
-    if (d->bf16_bytes) d->use->pack_bf16(d->bf16 + token * d->bf16_bytes, x, d->columns);
+    char *packed = d->bf16 + token * d->bf16_bytes;
+    if (d->bf16_bytes && d->several) d->use->pack_few((float *)packed, x, d->columns);
+    if (d->bf16_bytes && !d->several) d->use->pack_bf16(packed, x, d->columns);
     if (!d->int8_bytes) return;
     int64_t whole = d->columns / BLOCK, rest = d->columns % BLOCK;
     float *copy = (float *)(d->int8 + d->tokens * d->int8_bytes) + token * d->padded;
@@ -87,10 +89,16 @@ static float with_bias(const Dense *d, const Matrix *m, int64_t row, int64_t at,
 
 static void multiply_few(const Dense *d, float *y, const Matrix *m, int64_t start) {
     int64_t end = start + CHUNK_ROWS < m->rows ? start + CHUNK_ROWS : m->rows;
+    float sums[CHUNK_ROWS * FEW_TOKENS];
+    int summed = d->several && !m->factors;
+    if (summed)
+        d->use->dots_few(sums, m->weight + 2 * start * d->columns, end - start, (const float *)d->bf16, d->columns,
+                         d->tokens);
     for (int64_t row = start; row < end; row++)
         for (int64_t t = 0; t < d->tokens; t++) {
             int64_t at = t * m->rows + row;
-            y[at] = with_bias(d, m, row, at, dot(d, m, row, t));
+            float sum = summed ? sums[(row - start) * d->tokens + t] : dot(d, m, row, t);
+            y[at] = with_bias(d, m, row, at, sum);
         }
 }
 
@@ -165,7 +173,9 @@ static int reserve(Dense *d, float *normed, int threads) {
     d->many = d->tokens > FEW_TOKENS;
     d->padded = (d->columns + BLOCK - 1) / BLOCK * BLOCK;
     int64_t whole = (d->padded / BLOCK + PADDED_BLOCKS - 1) / PADDED_BLOCKS * PADDED_BLOCKS;
-    if (!d->many && bf16) d->bf16_bytes = whole * BLOCK * d->use->bf16_bytes;
+    d->several = !d->many && d->tokens > 1 && d->use->dots_few;
+    int64_t few_bytes = d->padded * (int64_t)sizeof *d->floats;
+    if (!d->many && bf16) d->bf16_bytes = d->several ? few_bytes : whole * BLOCK * d->use->bf16_bytes;
     if (!d->many && int8) d->int8_bytes = whole * d->use->int8_bytes;
     if (d->many) {
         d->room_floats = DENSE_ROWS * (STRIP_STRIDE + groups * DENSE_TOKENS);

@@ -72,6 +72,11 @@ typedef struct {
     void (*pack_bf16)(void *packed, const float *x, int64_t n);
     /* The sum of n products with a row of bf16 weights. */
     float (*dot_bf16)(const uint8_t *weights, const void *packed, int64_t n);
+    /* NULL, or faster than dot_bf16 for several tokens: sums [rows, tokens]. A token is packed as floats, which are
+       padded to whole blocks. */
+    void (*pack_few)(float *packed, const float *x, int64_t n);
+    void (*dots_few)(float *sums, const uint8_t *weights, int64_t rows, const float *packed, int64_t n,
+                     int64_t tokens);
     void (*pack_int8)(void *packed, const float *x, int64_t n);
     /* 8-bit weights [n, 32] with a bf16 factor [n] for each block, by activations quantized to int16. */
     float (*dot_int8)(const int8_t *weights, const uint8_t *weight_factors, const void *packed, int64_t n);

@@ -96,10 +96,16 @@ static int dense_is_right(Room *r, const IsaKernels *use) {
         memset(r->packed, 0, 2 * PADDED_BLOCKS * PACKED_BYTES);
         both[i]->pack_bf16(r->packed, r->x, ODD);
         sums[0] = both[i]->dot_bf16(r->row, r->packed, ODD);
+        sums[2] = sums[0];
+        if (both[i]->dots_few) {
+            both[i]->pack_few((float *)r->packed, r->x, ODD);
+            both[i]->dots_few(sums + 2, r->row, 1, (const float *)r->packed, ODD, 1);
+        }
         both[i]->pack_int8(r->packed, r->x, BLOCKS - 1);
         sums[1] = both[i]->dot_int8((int8_t *)r->blocks + 1, r->row, r->packed, BLOCKS - 1);
     }
     return is_near(r->got[0], r->expected[0], COLUMNS * 1e4f / BLOCKS) &&
+           is_near(r->got[2], r->expected[0], COLUMNS * 1e4f / BLOCKS) &&
            is_near(r->got[1], r->expected[1], COLUMNS * 1e6f / BLOCKS);
 }
 

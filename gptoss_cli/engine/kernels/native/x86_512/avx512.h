@@ -99,6 +99,9 @@ AVX512_INLINE __m512i last_vector(Lines *lines) {
 /* The first needs no BF16, but only the second understands what it packs. */
 void gptoss_avx512_pack_bf16(void *packed, const float *x, int64_t n);
 float gptoss_avx512_dot_bf16(const uint8_t *weights, const void *packed, int64_t n);
+void gptoss_avx512_pack_few(float *packed, const float *x, int64_t n);
+void gptoss_avx512_dots_few(float *sums, const uint8_t *weights, int64_t rows, const float *packed, int64_t n,
+                            int64_t tokens);
 
 void gptoss_avx512_pack_float(float *packed, const float *x, int64_t columns, int64_t padded, int64_t tokens);
 void gptoss_avx512_tile_float(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start,

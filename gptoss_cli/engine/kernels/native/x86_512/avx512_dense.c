@@ -53,6 +53,74 @@ AVX512_BF16 float gptoss_avx512_dot_bf16(const uint8_t *weights, const void *pac
     return _mm512_reduce_add_ps(sum);
 }
 
+/* Of each 32 columns the even ones and then the odd ones, with zeros past the last. */
+void gptoss_avx512_pack_few(float *packed, const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i += COLUMNS)
+        for (int64_t j = 0; j < COLUMNS; j++) {
+            int64_t from = i + j % (COLUMNS / 2) * 2 + j / (COLUMNS / 2);
+            packed[i + j] = from < n ? x[from] : 0;
+        }
+}
+
+/* So many sums, of even and of odd columns, fit in the registers. */
+enum { ROWS = 2, TOKENS = 4 };
+
+/* `rows` by `tokens`, which are constants where it is called. The weights of a row are widened once for all tokens: a
+   bf16 is the upper half of a float. Rows share what is read of the tokens, which are more than the first cache holds.
+   */
+AVX512_INLINE void dots_together(float *sums, int64_t stride, const uint8_t *weights, const float *packed, int64_t n,
+                                 int rows, int tokens) {
+    const __m512i upper = _mm512_set1_epi32((int)0xFFFF0000u);
+    int64_t padded = (n + COLUMNS - 1) / COLUMNS * COLUMNS;
+    __m512 evens[ROWS][TOKENS], odds[ROWS][TOKENS];
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < tokens; t++) evens[r][t] = odds[r][t] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < n; i += COLUMNS) {
+        __m512 even[ROWS], odd[ROWS];
+        for (int r = 0; r < rows; r++) {
+            const uint8_t *from = weights + 2 * (r * n + i);
+            __m512i pairs = n - i >= COLUMNS
+                                ? _mm512_loadu_si512(from)
+                                : _mm512_maskz_loadu_epi8((__mmask64)first_lanes(2 * (n - i), LINE), from);
+            _mm_prefetch((const char *)from + DENSE_AHEAD_BYTES, _MM_HINT_T0);
+            even[r] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+            odd[r] = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
+        }
+        for (int t = 0; t < tokens; t++) {
+            const float *x = packed + t * padded + i;
+            __m512 x_even = _mm512_loadu_ps(x), x_odd = _mm512_loadu_ps(x + COLUMNS / 2);
+            for (int r = 0; r < rows; r++) {
+                evens[r][t] = _mm512_fmadd_ps(even[r], x_even, evens[r][t]);
+                odds[r][t] = _mm512_fmadd_ps(odd[r], x_odd, odds[r][t]);
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int t = 0; t < tokens; t++)
+            sums[r * stride + t] = _mm512_reduce_add_ps(_mm512_add_ps(evens[r][t], odds[r][t]));
+}
+
+AVX512_INLINE void dots_of_rows(float *sums, const uint8_t *weights, const float *packed, int64_t n, int64_t tokens,
+                                int rows) {
+    int64_t padded = (n + COLUMNS - 1) / COLUMNS * COLUMNS, t = 0;
+    for (; t + TOKENS <= tokens; t += TOKENS)
+        dots_together(sums + t, tokens, weights, packed + t * padded, n, rows, TOKENS);
+    switch (tokens - t) {
+    case 3: dots_together(sums + t, tokens, weights, packed + t * padded, n, rows, 3); break;
+    case 2: dots_together(sums + t, tokens, weights, packed + t * padded, n, rows, 2); break;
+    case 1: dots_together(sums + t, tokens, weights, packed + t * padded, n, rows, 1); break;
+    default: break;
+    }
+}
+
+AVX512 void gptoss_avx512_dots_few(float *sums, const uint8_t *weights, int64_t rows, const float *packed, int64_t n,
+                                   int64_t tokens) {
+    int64_t row = 0;
+    for (; row + ROWS <= rows; row += ROWS)
+        dots_of_rows(sums + row * tokens, weights + 2 * row * n, packed, n, tokens, ROWS);
+    if (row < rows) dots_of_rows(sums + row * tokens, weights + 2 * row * n, packed, n, tokens, 1);
+}
+
 #else
 
 typedef int gptoss_no_avx512_dense;

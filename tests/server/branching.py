@@ -1,0 +1,47 @@
+"""A generator of the tests that can have several sequences, and a model with it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Self
+
+from gptoss_cli.chat.request import ChatRequest, OpenedModel
+from gptoss_cli.generation import BranchingGenerator, common_prefix
+from tests.cli.scripted_program import opened_with
+from tests.scripted_generator import ScriptedGenerator
+
+
+class BranchingScripted(ScriptedGenerator):
+    """Plays no turns: a subclass decodes. It forgets all prompts but the last, so that it does not grow."""
+
+    def __init__(self, *, context_tokens: int = 8192) -> None:
+        super().__init__([], context_tokens=context_tokens)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """See BranchingGenerator.prompt_tokens."""
+        return len(self.prompts[-1]) if self.prompts else 0
+
+    def several(self, count: int, *, threads: int = 1) -> list[Self]:
+        """See BranchingGenerator.several."""
+        return [self, *(type(self)(context_tokens=self.context_tokens) for _ in range(count - 1))]
+
+    def keep_prefix(self, ids: Sequence[int]) -> None:
+        """See BranchingGenerator.keep_prefix: every prefix is kept."""
+
+    def kept_tokens(self, ids: Sequence[int]) -> int:
+        """See BranchingGenerator.kept_tokens."""
+        return common_prefix(self.sequence, ids)
+
+    def copy_prefix(self, other: Self, ids: Sequence[int]) -> None:
+        """See BranchingGenerator.copy_prefix: to copy nothing is right too."""
+
+    def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """See TokenGenerator.prefill."""
+        self.prompts.clear()
+        self.prefilled_tokens.clear()
+        return super().prefill(ids)
+
+
+def opened_branching(generator: BranchingGenerator) -> OpenedModel:
+    """Return a model whose sequences `generator` makes."""
+    return replace(opened_with(generator, ChatRequest()), branching=generator)
