@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from gptoss_cli.cli.coercion import LightCoercion
 from gptoss_cli.cli.definition import PROGRAM
+from gptoss_cli.errors import UsageError
 
 _PARAMETERS = [
     parameter for command in ("chat", "ask", "bench", "download") for parameter in PROGRAM.commands[command].params
@@ -27,6 +28,8 @@ def _outcome(coerce: Any, value: object, parameter: Any) -> object:
         made = coerce(value, param=parameter, ctx=typer.Context(TyperCommand(None)))
     except typer.BadParameter as exc:
         return exc.message
+    except UsageError as exc:  # of our own parsers
+        return str(exc)
     return repr(made)
 
 
