@@ -163,14 +163,15 @@ def test_a_torn_last_line_is_asked_again_and_another_wrong_line_is_named(
     assert (status, "kept, line 1" in err) == (ExitStatus.USAGE, True)
 
 
-def test_a_run_killed_at_random_moments_asks_nothing_twice(tmp_path: Path, script: Script) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_asks_nothing_twice(kills: int, tmp_path: Path, script: Script) -> None:
     file = _file(tmp_path, *({"question": f"{n}+1?", "number": n + 1} for n in range(8)))
     results = tmp_path / "questions.jsonl.results.jsonl"
     played = script(*([0.08, *turn("4")] for _ in range(24)))
     command = [sys.executable, str(SCRIPTED_PROGRAM), played, "evaluate", str(file), "-m", "x", "--json"]
     randomness = random.Random(5)
     before = b""
-    for _ in range(5):
+    for _ in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while process.poll() is None and time.monotonic() < deadline:

@@ -42,7 +42,11 @@ def arm64_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("processor", "tables"),
-    [("max", "i8mm dotprod neon scalar"), ("neoverse-n1", "dotprod neon scalar"), ("cortex-a72", "neon scalar")],
+    [
+        ("max", "i8mm dotprod neon scalar"),
+        pytest.param("neoverse-n1", "dotprod neon scalar", marks=pytest.mark.slow),
+        pytest.param("cortex-a72", "neon scalar", marks=pytest.mark.slow),
+    ],
 )
 def test_arm64_kernels_agree_with_the_scalar_ones_on_each_processor(
     arm64_program: Path, processor: str, tables: str
