@@ -195,7 +195,7 @@ def _places(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, 
     return [path, *(place for key, inner in items for place in _places(inner, (*path, key)))]
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_is_either_refused_or_imported_soundly(data: st.DataObject, damaged: tuple[Archive, object]) -> None:
     archive, documents = damaged

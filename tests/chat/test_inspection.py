@@ -35,7 +35,7 @@ def _tokens(events: list[Event]) -> list[Token]:
 
 @pytest.mark.parametrize("think_budget", [12, None])
 @pytest.mark.parametrize("effort", [ReasoningEffort.NONE, ReasoningEffort.HIGH])
-@pytest.mark.parametrize("temperature", [0, 1.3])
+@pytest.mark.parametrize("temperature", [1.3, pytest.param(0, marks=pytest.mark.slow)])
 def test_reading_a_turn_again_gives_what_an_observer_of_it_saw(
     generator: Generator, effort: ReasoningEffort, temperature: float, think_budget: int | None
 ) -> None:

@@ -100,7 +100,7 @@ def _interrupted_turns(tmp_path: Path, interrupt: Interrupt, moments: int) -> No
 
 
 def test_after_interrupted_turns_the_next_answer_is_a_fresh_conversations(tmp_path: Path, interrupt: Interrupt) -> None:
-    _interrupted_turns(tmp_path, interrupt, 4)
+    _interrupted_turns(tmp_path, interrupt, 3)
 
 
 @pytest.mark.slow

@@ -234,7 +234,7 @@ def _kill(folder: Path, kills: int, token_seconds: float) -> None:
 
 
 def test_a_killed_chat_has_lost_no_question_and_continues(tmp_path: Path) -> None:
-    _kill(tmp_path, 8, 0.02)
+    _kill(tmp_path, 4, 0.02)
 
 
 @pytest.mark.slow

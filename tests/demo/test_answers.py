@@ -75,6 +75,7 @@ def test_two_in_three_of_every_kind_are_answered_rightly(at_low_effort: list[lis
     assert [kind for kind in asked if right[kind] < asked[kind] * 2 / 3] == []
 
 
+@pytest.mark.slow  # the weights of the demo do not change any more
 def test_higher_effort_reasons_half_as_long_again_and_answers_as_well(
     generator: Generator, at_low_effort: list[list[_Reply]]
 ) -> None:
