@@ -177,7 +177,7 @@ def test_experts_of_one_token_equal_the_reference(
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-@pytest.mark.parametrize("outlier", [1.0, 3e5, 1e-9])
+@pytest.mark.parametrize("outlier", [3e5, *(pytest.param(each, marks=pytest.mark.slow) for each in (1.0, 1e-9))])
 def test_experts_of_one_token_are_closer_to_float32_than_bfloat16_inputs(kernels: Kernels, outlier: float) -> None:
     weights, x = random_mlp(640, 320, 4), random_of(1, 640, seed=5)
     routed = reference.route(x, weights, active=3, eps=1e-5)
@@ -206,7 +206,7 @@ def test_operations_of_the_real_width_equal_the_reference() -> None:
 
 
 @pytest.mark.parametrize("resident", [0, 3, 6])
-@pytest.mark.parametrize(("tokens", "active"), [(4, 2), pytest.param(20, 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("tokens", "active"), [(3, 2), pytest.param(20, 3, marks=pytest.mark.slow)])
 def test_experts_of_several_tokens_equal_the_reference(
     kernels: Kernels, resident: int, tokens: int, active: int
 ) -> None:
