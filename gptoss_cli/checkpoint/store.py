@@ -45,7 +45,7 @@ class ModelLocation:
 
     @property
     def remedy(self) -> Hint:
-        """What replaces wrong or missing files."""
+        """Return the hint for wrong or missing files."""
         return Hint.CONVERT_AGAIN if self.is_converted else Hint.DOWNLOAD
 
     @property

@@ -1,4 +1,4 @@
-"""How the commands open a model: with the engine, which is imported at that moment and not earlier."""
+"""Opening a model for a command, with the engine, which is imported at that moment and not earlier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `plan` and `doctor` say about a server: who answers there, with which model and context."""
+"""The lines of `plan` and `doctor` about a server: who answers there, with which model and context."""
 
 from collections.abc import Collection
 from typing import Any

@@ -30,7 +30,7 @@ _SHORTENED: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatStatus:
-    """What the toolbar shows. `context_tokens` 0: the model is loading; `model` is empty while its name is unknown.
+    """The content of the toolbar. `context_tokens` 0: the model is loading; `model` is empty while its name is unknown.
 
     `attached` is how many files go with the next message.
     """

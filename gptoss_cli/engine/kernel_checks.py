@@ -54,7 +54,7 @@ class KernelCheck:
 
     @property
     def words(self) -> str:
-        """What was found, in words."""
+        """The result in words."""
         if self.problem:
             return f"{self.name}: {self.problem}"
         return f"{self.name}: differs by {self.difference:.2g}, allowed is {self.allowed:.2g}"

@@ -1,4 +1,4 @@
-"""How much of the processors other programs use during a measurement (Linux, proc(5))."""
+"""The share of the processors that other programs use during a measurement (Linux, proc(5))."""
 
 import os
 import time

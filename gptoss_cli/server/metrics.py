@@ -7,7 +7,7 @@ from gptoss_cli.server.job import Usage
 
 
 class Metrics:
-    """What the server has done since it started. Any thread may call any method."""
+    """Counts of the work of the server since it started. Any thread may call any method."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

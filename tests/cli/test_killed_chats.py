@@ -64,7 +64,7 @@ class _Server:
 
 @dataclass
 class _Turn:
-    """What was seen of a turn: its question, and pieces of text with the times when they came."""
+    """An observed turn: its question, and pieces of text with the times when they came."""
 
     question: str
     pieces: list[tuple[float, str]] = field(default_factory=list)

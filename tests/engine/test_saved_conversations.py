@@ -118,7 +118,7 @@ ids_of = st.lists(st.integers(0, SHAPE.vocabulary - 1), min_size=1, max_size=50)
 
 @dataclass(frozen=True)
 class Turn:
-    """What a chat does in a turn: read `new` ids, decode, and save or not."""
+    """Do a turn as a chat does: read `new` ids, decode, and save or not."""
 
     new: list[int]
     decoded: int

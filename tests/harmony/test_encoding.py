@@ -118,7 +118,7 @@ def test_a_long_word_in_a_message_and_in_the_instructions_renders_as_the_library
 
 
 class PanicException(BaseException):
-    """What PyO3 raises for a panic of a library in Rust."""
+    """An exception as PyO3 raises for a panic of a library in Rust."""
 
 
 @pytest.mark.parametrize("error", [PanicException("unwrap on a None value\nmore"), ValueError("no")])

@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Faults:
-    """What goes wrong. Counts are of ids after which it does; None never does."""
+    """Faults of a server. Counts are of ids after which it does; None never does."""
 
     dies_after: int | None = None
     times: int = 1  # that it dies, or is busy
@@ -36,7 +36,7 @@ class Faults:
 
 @dataclass
 class Seen:
-    """What the server has noticed."""
+    """Events that the server has noticed."""
 
     paths: list[str] = field(default_factory=list)
     bodies: list[Json] = field(default_factory=list)

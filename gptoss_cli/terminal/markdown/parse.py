@@ -59,7 +59,7 @@ class LeafBlock:
 
     @property
     def language(self) -> str:
-        """What the fence of code says after its marker, usually a language."""
+        """The text after the marker of a code fence, usually a language."""
         return self.fence.info if self.fence is not None else ""
 
 

@@ -51,12 +51,7 @@ INLINE void tile(float *sums, const uint8_t *blocks, const uint8_t *scales, int6
     for (int64_t row = 0; row < TILE_ROWS; row += LANES_OF_ROWS)
         for (int64_t g = 0; g < n; g++) {
             Weights w[LANES_OF_ROWS];
-            uint8_t exponents[LANES_OF_ROWS];
-            for (int64_t i = 0; i < LANES_OF_ROWS; i++) {
-                w[i] = unpack_block(blocks + ((row + i) * n + g) * BLOCK_BYTES);
-                exponents[i] = scales[(row + i) * n + g];
-            }
-            float32x4_t powers = powers_of_bytes(exponents);
+            float32x4_t powers = unpack_rows(w, blocks, scales, n, row, g);
             const Pair rows[2] = {pair_of(w[0].evens, w[0].odds, w[1].evens, w[1].odds),
                                   pair_of(w[2].evens, w[2].odds, w[3].evens, w[3].odds)};
             for (int64_t t = 0; t < tokens; t += 2) {

@@ -82,12 +82,7 @@ INLINE void all_tiles(float *sums, const uint8_t *blocks, const uint8_t *scales,
     for (int64_t row = 0; row < TILE_ROWS; row += LANES_OF_ROWS)
         for (int64_t g = 0; g < n; g++) {
             Weights weights[LANES_OF_ROWS];
-            uint8_t exponents[LANES_OF_ROWS];
-            for (int64_t i = 0; i < LANES_OF_ROWS; i++) {
-                weights[i] = unpack_block(blocks + ((row + i) * n + g) * BLOCK_BYTES);
-                exponents[i] = scales[(row + i) * n + g];
-            }
-            float32x4_t powers = powers_of_bytes(exponents);
+            float32x4_t powers = unpack_rows(weights, blocks, scales, n, row, g);
             for (int64_t t = 0; t < tokens; t++) {
                 float *to = sums + t * TILE_ROWS + row;
                 const int8_t *x = values + (g * tokens + t) * planes * PLANE;

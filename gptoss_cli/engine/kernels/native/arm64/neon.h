@@ -89,6 +89,17 @@ extern const AttentionKernels gptoss_neon_attention;
 /* The rows of a tile, of which 4 are multiplied at a time: a lane is a row. */
 enum { TILE_ROWS = 16, LANES_OF_ROWS = 4 };
 
+/* Block `g` of the rows of a tile from `row` on, and the powers of two of their scales: a lane is a row. */
+static inline float32x4_t unpack_rows(Weights *weights, const uint8_t *blocks, const uint8_t *scales, int64_t n,
+                                      int64_t row, int64_t g) {
+    uint8_t exponents[LANES_OF_ROWS];
+    for (int64_t i = 0; i < LANES_OF_ROWS; i++) {
+        weights[i] = unpack_block(blocks + ((row + i) * n + g) * BLOCK_BYTES);
+        exponents[i] = scales[(row + i) * n + g];
+    }
+    return powers_of_bytes(exponents);
+}
+
 /* For the table with I8MM, whose dots are those with DotProd. */
 void gptoss_dotprod_dots_int16(float *sums, const uint8_t *blocks, const uint8_t *scales, int64_t rows,
                                const void *packed, int64_t n, int64_t tokens);
