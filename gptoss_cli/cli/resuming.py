@@ -86,7 +86,8 @@ class Resumed:
         """Return a line that names the conversation."""
         row, count = self.stored.row, count_messages(self.stored)
         age = age_words(time.time() - row.updated)
-        return f"Continuing “{title_of(row)}” ({counted(count, 'message')}, {row.model}, {age})."
+        what = "a copy of " if self.stored.is_fork else ""
+        return f"Continuing {what}“{title_of(row)}” ({counted(count, 'message')}, {row.model}, {age})."
 
 
 def archive_path() -> Path:
@@ -94,12 +95,10 @@ def archive_path() -> Path:
     return settings.data_folder() / "conversations.db"
 
 
-def find_stored(
-    archive: Archive, resume: str | None, *, at: int | None = None, fork: bool = False, saves: bool = True
-) -> Stored:
+def find_stored(archive: Archive, resume: str | None, *, at: int | None = None, fork: bool = False) -> Stored:
     """Return the conversation to continue: the one with the id or title `resume`, or for None the last one.
 
-    With `at` it ends after that message of the user; then, and with `fork`, it is a copy, which is saved if it `saves`.
+    With `at` it ends after that message of the user; then, and with `fork`, it is to go on as a copy.
     Raises UsageError if there is none.
     """
     row = archive.last() if resume is None else archive.find(resume)
@@ -107,9 +106,7 @@ def find_stored(
         raise UsageError("There is no conversation to continue yet")
     stored = archive.load(row.id)
     tip = row.tip if at is None else stored.tip_after(at)
-    if saves and (fork or at is not None):
-        return archive.load(archive.fork(stored, tip).id)
-    return Stored(replace(row, tip=tip), stored.messages, stored.turns)
+    return replace(stored, row=replace(row, tip=tip), is_fork=fork or at is not None)
 
 
 def check_choice(*, continue_last: bool, resume: str | None, at: int | None = None, fork: bool = False) -> None:

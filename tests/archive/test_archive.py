@@ -13,7 +13,7 @@ from gptoss_cli.archive.saving import ArchiveRecorder
 from gptoss_cli.archive.search import search
 from gptoss_cli.errors import GptossError, Hint, UsageError
 from gptoss_cli.harmony.events import AnswerDelta
-from tests.archive.conversations import ORIGIN, answer, complain, open_archive, save, snapshot, texts, user
+from tests.archive.conversations import ORIGIN, answer, complain, fork_of, open_archive, save, snapshot, texts, user
 
 
 def test_ids_sort_by_time_and_have_26_characters() -> None:
@@ -85,7 +85,7 @@ def test_title_is_one_clean_line(tmp_path: Path) -> None:
 def test_fork_has_rows_of_its_own(tmp_path: Path) -> None:
     archive = open_archive(tmp_path)
     original = archive.load(save(archive, "a", "b", "c", "d"))
-    fork = archive.fork(original, original.tip_after(1))
+    fork = fork_of(archive, original, original.tip_after(1))
     assert texts(archive.load(fork.id).current) == ["a", "b"]
     assert fork.forked_from == original.row.id
     assert len(archive.load(fork.id).turns) == 1
