@@ -184,7 +184,7 @@ def _listing(hub: Hub, repository: str, revision: str | None, retry_policy: Retr
             seconds = retry_policy.pause_seconds(failures, exc.wait_seconds)
             if seconds > retry_policy.longest_pause_seconds:
                 raise NetworkError(f"{exc}, and asks to wait {duration_words(seconds)}", Hint.RETRY_LATER) from exc
-            hub.announce_pause(exc)
+            hub.announce_pause(exc, seconds)
             time.sleep(seconds)
 
 
