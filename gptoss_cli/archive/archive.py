@@ -225,7 +225,7 @@ class Archive:
 
     def rename(self, conversation: str, title: str) -> str:
         """Give a conversation another title, made one clean line, and return that. Raises UsageError."""
-        line = title_line(title)
+        line = title_line(storable(title))
         if not line:
             raise UsageError("A title needs a visible character")
         with self.database.transaction() as connection:

@@ -107,8 +107,16 @@ def new_id(moment: float | None = None) -> str:
 
 
 def storable(text: str) -> str:
-    """Return `text` with surrogate pairs joined and lone ones replaced: SQLite stores UTF-8."""
-    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    """Return `text` with surrogate pairs joined and lone ones replaced: SQLite stores UTF-8.
+
+    Lone ones that stand for bytes, as Python reads arguments in a locale that lacks a character, become what they were.
+    """
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def insert_conversation(connection: sqlite3.Connection, row: ConversationRow) -> None:

@@ -191,7 +191,7 @@ def _listing(hub: Hub, repository: str, revision: str | None, retry_policy: Retr
 def _incomplete_offline(plan: DownloadPlan) -> str:
     names = ", ".join(file.name for file in plan.missing[:3])
     more = f" and {len(plan.missing) - 3} more" if len(plan.missing) > 3 else ""
-    return f"{plan.location.name} is incomplete: no {names}{more}. HF_HUB_OFFLINE is set"
+    return f"{plan.location.full_name} is incomplete: no {names}{more}. HF_HUB_OFFLINE is set"
 
 
 def _free_bytes(folder: Path) -> int:

@@ -14,8 +14,10 @@ from gptoss_cli.archive.rows import ConversationRow
 from gptoss_cli.archive.titles import title_line
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.checkpoint import catalog
+from gptoss_cli.checkpoint.store import find_converted
 from gptoss_cli.errors import Hint, NotInstalledError, UsageError
 from gptoss_cli.harmony.events import Message, Role
+from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.units import age_words, counted
 
@@ -156,9 +158,13 @@ def call_notice(stored: Stored, recipients: Collection[str]) -> str:
 
 
 def model_name(model: str) -> str:
-    """Return the full name of a model that may be given by its short one."""
+    """Return the full name of a model that may be given by its short one, or by a path from the working folder."""
     known = catalog.find_model(model)
-    return known.name if known else model
+    if known is not None:
+        return known.name
+    folder = typed_path(model) if model else None
+    is_folder = folder is not None and find_converted(model) is None and os.path.isdir(folder)
+    return os.path.abspath(folder) if folder is not None and is_folder else model
 
 
 def _is_missing(model: str, exc: Exception) -> bool:

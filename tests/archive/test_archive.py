@@ -82,6 +82,15 @@ def test_title_is_one_clean_line(tmp_path: Path) -> None:
         archive.rename(conversation, " \n\x1b\u202e")
 
 
+def test_a_title_from_a_locale_that_lacks_its_characters_keeps_them(tmp_path: Path) -> None:
+    archive = open_archive(tmp_path)
+    name = save(archive, "a", "b")
+    argument = "Mü “x” 🌙".encode().decode("ascii", "surrogateescape")
+    assert archive.rename(name, argument) == "Mü “x” 🌙"
+    assert archive.find(argument).id == name
+    assert archive.rename(name, "\ud83c\udf19 \ud800 \udcff") == "🌙 \ufffd \ufffd"
+
+
 def test_fork_has_rows_of_its_own(tmp_path: Path) -> None:
     archive = open_archive(tmp_path)
     original = archive.load(save(archive, "a", "b", "c", "d"))

@@ -13,7 +13,7 @@ from gptoss_cli.archive.archive import Archive
 from gptoss_cli.archive.rows import ConversationRow
 from gptoss_cli.archive.saving import ArchiveRecorder, Origin
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
-from gptoss_cli.cli.resuming import Resumed, archive_path, find_stored
+from gptoss_cli.cli.resuming import Resumed, archive_path, find_stored, model_name
 from gptoss_cli.errors import Hint, NotInstalledError
 from gptoss_cli.harmony.events import Channel, EndReason, Message, Role
 from gptoss_cli.settings import ReasoningEffort
@@ -91,6 +91,19 @@ def test_a_copy_is_saved_with_its_first_message_and_not_before(script: Script) -
     copy, original = (_archive().load(each.id) for each in _rows())
     assert texts(copy.current) == ["Sky?", "Blue.", "Evening?", "Red."]
     assert texts(original.current) == ["Sky?", "Blue.", "Grass?", "Green."]
+
+
+def test_a_model_given_by_a_path_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for typed in ("./my model", '"my model"', r"my\ model", "my model"):
+        assert model_name(typed) == str(tmp_path / "my model")
+    assert [model_name(each) for each in ("20b", "demo", "someone/tuned", "")] == [
+        "gpt-oss-20b",
+        "demo",
+        "someone/tuned",
+        "",
+    ]
 
 
 def test_ask_saves_nothing_unless_it_is_asked_to(script: Script) -> None:

@@ -114,7 +114,9 @@ def test_a_packed_fine_tune_is_downloaded_and_can_be_tried(
     status, _, err = run("download", _REPOSITORY)
     assert status == 0
     assert "Try: gptoss chat -m some/tuned" in err
-    assert run("verify", _REPOSITORY)[0] == 0
+    assert "some/tuned is complete" in err
+    status, _, told = run("verify", _REPOSITORY)
+    assert (status, "some--tuned:" in told) == (0, False)
     assert listed(run)[_REPOSITORY]["state"] == "installed"
 
 
