@@ -193,7 +193,7 @@ def _is_cached(location: ModelLocation, console: Console, *, as_json: bool) -> b
         return False
     check_loadable(folder, location.short_name)
     if as_json:
-        write_json({"model": location.name, "folder": str(folder), "fetched": []}, console, indent=2)
+        write_json({"model": location.full_name, "folder": str(folder), "fetched": []}, console, indent=2)
     else:
         console.notice(f"{location.full_name} is complete in the Hugging Face cache and is used from there: {folder}")
     return True
@@ -207,7 +207,7 @@ def _planned(location: ModelLocation) -> PlannedModel | None:
 
 def _facts(plan: DownloadPlan) -> dict[str, object]:
     return {
-        "model": plan.location.name,
+        "model": plan.location.full_name,
         "repository": plan.manifest.repository,
         "commit": plan.manifest.commit,
         "folder": str(plan.location.folder),

@@ -228,6 +228,5 @@ def stacked(table: Sequence[Sequence[str]]) -> Iterator[str]:
     width = max(len(each) for each in headings[1:])
     for first, *others in rows:
         yield first
-        yield from (
-            f"  {name.lower():{width}}  {cell}" for name, cell in zip(headings[1:], others, strict=True) if cell
-        )
+        named = zip(headings[1:], others, strict=True)
+        yield from (f"  {name.lower():{width}}  {cell}" for name, cell in named if cell)

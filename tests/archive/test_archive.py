@@ -39,6 +39,20 @@ def test_summaries_begin_with_the_one_updated_last_and_count_what_a_person_reads
     assert archive.ids() == sorted([first, second])
 
 
+def test_the_conversation_that_goes_on_is_the_last_one_even_if_the_clock_was_set_back(tmp_path: Path) -> None:
+    archive = open_archive(tmp_path)
+    one, other = (archive.load(save(archive, text, "x")) for text in ("a", "b"))
+    with archive.database.transaction() as connection:
+        connection.execute("UPDATE conversation SET updated = ?", (time.time() + 864_000,))
+    for stored in (one, other, one):
+        recorder = ArchiveRecorder(archive, ORIGIN, notice=complain, resumed=archive.load(stored.row.id))
+        recorder.record(snapshot(*archive.load(stored.row.id).current, user("on")))
+        last = archive.last()
+        assert last is not None
+        assert last.id == stored.row.id
+    assert save(archive, "c") == archive.summaries(1)[0].row.id
+
+
 def test_empty_archive_has_no_last_conversation(tmp_path: Path) -> None:
     assert open_archive(tmp_path).last() is None
 

@@ -49,8 +49,8 @@ def test_the_files_are_listed_with_size_and_use_the_latest_first(run: Run, home:
 
 
 def test_the_list_fits_a_narrow_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    streams = Streams(terminal=True, environment={"COLUMNS": "40"})
+    streams = Streams(terminal=True)
+    monkeypatch.setattr(type(streams.console.stdout), "columns", 40)
     run_cache(CacheAction.LIST, streams.console, as_json=False, yes=False, kv_limit_bytes=None)
     lines = streams.stdout.written.decode().splitlines()
     assert max(map(len, lines)) <= 40
