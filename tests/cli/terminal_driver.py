@@ -17,6 +17,8 @@ from typing import Self
 
 import pyte
 
+from tests.cli.forked_program import ForkedProgram
+
 SCRIPTED_PROGRAM = Path(__file__).parent / "scripted_program.py"
 _PATIENCE_SECONDS = 30.0
 
@@ -24,7 +26,7 @@ _PATIENCE_SECONDS = 30.0
 class Terminal:
     """A terminal of `columns` by `rows` with one program on it. It `answers` where the cursor is, or never does.
 
-    `before` is a command that starts the program.
+    `before` is a command that starts the program. `forked` programs start faster: see forked_program.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Terminal:
         cwd: Path | None = None,
         before: Sequence[str] = (),
         answers: bool = True,
+        forked: bool = False,
     ) -> None:
         self._answers = answers
         self.screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
@@ -45,6 +48,10 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._modes = termios.tcgetattr(slave)
         self._slave = slave
+        self._process: subprocess.Popen[bytes] | ForkedProgram
+        if forked:
+            self._process = ForkedProgram(arguments, terminal=os.ttyname(slave))
+            return
         self._process = subprocess.Popen(
             [*before, sys.executable, *arguments],
             stdin=slave,
@@ -143,7 +150,7 @@ class Terminal:
             assert time.monotonic() < deadline, f"it does not end:\n{self.text}"
             self._read()
         self._read()
-        return self._process.returncode
+        return self._process.wait()
 
     def restored(self) -> bool:
         """Return True if the modes of the terminal are those from before the program, and the cursor is visible."""
@@ -156,6 +163,11 @@ class Terminal:
             self._stream.feed(data)
             if self._answers and b"\x1b[6n" in data:  # the program asks where the cursor is
                 self.type(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
+
+
+def scripted_terminal(script: str, *arguments: str, columns: int = 80, rows: int = 40) -> Terminal:
+    """Start the scripted program with the turns in the file `script`."""
+    return Terminal([script, *arguments], columns=columns, rows=rows, forked=True)
 
 
 def _take_terminal() -> None:
