@@ -1,4 +1,4 @@
-"""Starts the scripted program faster: a server that has imported everything forks for each start. Not on Windows."""
+"""Starts the program faster: a server that has imported everything but the engine forks for each start."""
 
 import fcntl
 import multiprocessing
@@ -14,15 +14,13 @@ from tests.cli.scripted_program import scripted_opener
 
 
 class ForkedProgram:
-    """The scripted program on a terminal, `arguments` being a file of turns and the command line.
+    """`gptoss` on a terminal, with the methods of Popen that terminal_driver uses; `script` as in scripted_program."""
 
-    It has the methods of Popen that terminal_driver uses.
-    """
-
-    def __init__(self, arguments: Sequence[str], *, terminal: str) -> None:
+    def __init__(self, arguments: Sequence[str], *, script: str | None, terminal: str) -> None:
         start = multiprocessing.get_context("forkserver")
         start.set_forkserver_preload(["tests.cli.late_imports"])
-        self._process = start.Process(target=_run, args=(terminal, arguments, os.getcwd(), dict(os.environ)), daemon=True)
+        given = arguments, script, terminal, os.getcwd(), dict(os.environ)
+        self._process = start.Process(target=_run, args=given, daemon=True)
         self._process.start()
 
     @property
@@ -47,7 +45,9 @@ class ForkedProgram:
         return self._process.exitcode
 
 
-def _run(terminal: str, arguments: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
+def _run(
+    arguments: Sequence[str], script: str | None, terminal: str, folder: str, environment: Mapping[str, str]
+) -> None:
     os.setsid()
     handle = os.open(terminal, os.O_RDWR)
     fcntl.ioctl(handle, termios.TIOCSCTTY, 0)
@@ -60,4 +60,4 @@ def _run(terminal: str, arguments: Sequence[str], folder: str, environment: Mapp
     # Those of the server belong to its own files.
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    sys.exit(main.run(arguments[1:], open_model=scripted_opener(arguments[0])))
+    sys.exit(main.run(arguments, open_model=None if script is None else scripted_opener(script)))

@@ -26,7 +26,7 @@ _PATIENCE_SECONDS = 30.0
 class Terminal:
     """A terminal of `columns` by `rows` with one program on it. It `answers` where the cursor is, or never does.
 
-    `before` is a command that starts the program. `forked` programs start faster: see forked_program.
+    `before` is a command that starts the program.
     """
 
     def __init__(
@@ -38,7 +38,6 @@ class Terminal:
         cwd: Path | None = None,
         before: Sequence[str] = (),
         answers: bool = True,
-        forked: bool = False,
     ) -> None:
         self._answers = answers
         self.screen = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
@@ -48,18 +47,11 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._modes = termios.tcgetattr(slave)
         self._slave = slave
-        self._process: subprocess.Popen[bytes] | ForkedProgram
-        if forked:
-            self._process = ForkedProgram(arguments, terminal=os.ttyname(slave))
-            return
-        self._process = subprocess.Popen(
-            [*before, sys.executable, *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=cwd,
-            preexec_fn=_take_terminal,
-        )
+        self._process = self._start([*before, sys.executable, *arguments], cwd)
+
+    def _start(self, command: Sequence[str], cwd: Path | None) -> "subprocess.Popen[bytes] | ForkedProgram":
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), self._slave)
+        return subprocess.Popen(command, **streams, cwd=cwd, preexec_fn=_take_terminal)
 
     def __enter__(self) -> Self:
         return self
@@ -165,9 +157,15 @@ class Terminal:
                 self.type(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
 
 
-def scripted_terminal(script: str, *arguments: str, columns: int = 80, rows: int = 40) -> Terminal:
-    """Start the scripted program with the turns in the file `script`."""
-    return Terminal([script, *arguments], columns=columns, rows=rows, forked=True)
+class ForkedTerminal(Terminal):
+    """A terminal with `gptoss` on it, with the command line `arguments`, which starts faster. See ForkedProgram."""
+
+    def __init__(self, *arguments: str, script: str | None = None, columns: int = 80, rows: int = 40) -> None:
+        self._script, self._arguments = script, arguments
+        super().__init__([], columns=columns, rows=rows)
+
+    def _start(self, command: Sequence[str], cwd: Path | None) -> ForkedProgram:
+        return ForkedProgram(self._arguments, script=self._script, terminal=os.ttyname(self._slave))
 
 
 def _take_terminal() -> None:

@@ -33,7 +33,7 @@ def test_every_kernel_stays_within_its_arrays_and_agrees_with_the_scalar_one(opt
 
 @pytest.fixture(scope="module")
 def build_for_arm64(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
-    """A function that builds the check for arm64 with a cross compiler, for an emulator, with a sanitizer or without."""
+    """Return a function that builds the check for arm64 with a cross compiler, sanitized or not, for an emulator."""
     if not shutil.which("aarch64-linux-gnu-gcc") or not shutil.which("qemu-aarch64"):
         pytest.skip("needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user")
 
