@@ -23,7 +23,7 @@ _COLOR = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(_OWN) or name in _COLOR:
@@ -31,6 +31,9 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         home = tmp_path_factory.mktemp("home")
         patch.setenv("GPTOSS_HOME", str(home / "gptoss"))
         patch.setenv("HF_HOME", str(home / "huggingface"))
+        # Compiled kernels are kept, but not among the user's.
+        kept = pytestconfig.cache.mkdir("triton") if pytestconfig.cache else home / "triton"
+        patch.setenv("TRITON_CACHE_DIR", str(kept))
         # Programs that the tests start run this tree, and find the fakes in tests/.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         patch.setenv("TERM", "xterm-256color")

@@ -50,8 +50,8 @@ class Terminal:
         self._process = self._start([*before, sys.executable, *arguments], cwd)
 
     def _start(self, command: Sequence[str], cwd: Path | None) -> "subprocess.Popen[bytes] | ForkedProgram":
-        streams = dict.fromkeys(("stdin", "stdout", "stderr"), self._slave)
-        return subprocess.Popen(command, **streams, cwd=cwd, preexec_fn=_take_terminal)
+        slave = self._slave
+        return subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, preexec_fn=_take_terminal)
 
     def __enter__(self) -> Self:
         return self
