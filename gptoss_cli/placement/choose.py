@@ -186,9 +186,10 @@ def _with_all_experts(
         text = f"Host memory lacks {gib(missing)} for the program itself, which the system may end."
         reasons.append(Reason(Code.HOST_TOO_SMALL, text, missing))
     if not embedding_fits:
-        host_use = replace(host_use, dense_bytes=memory.embedding_bytes)
         text = "The embedding stays in host memory: a token reads one row of it."
         reasons.append(Reason(Code.EMBEDDING_ON_HOST, text))
+        host_use, on_disk = _with_embedding(host_use, memory)
+        reasons += on_disk
     return Placement(
         execution=Execution.MXFP4,
         device=gpu.device,
@@ -228,11 +229,8 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
         missing = pinned_bytes + _HOST_WORK_BYTES - available
         text = f"Host memory lacks {gib(missing)} for the experts that do not fit on {gpu.device}."
         return Reason(Code.HOST_TOO_SMALL, text, missing)
-    host_use = MemoryUse(
-        dense_bytes=memory.embedding_bytes,
-        experts_bytes=pinned_bytes,
-        work_bytes=_HOST_WORK_BYTES,
-        room_bytes=available,
+    host_use, on_disk = _with_embedding(
+        MemoryUse(experts_bytes=pinned_bytes, work_bytes=_HOST_WORK_BYTES, room_bytes=available), memory
     )
     link_bytes = memory.active_bytes * (memory.experts - gpu_experts) // memory.experts
     return Placement(
@@ -248,7 +246,7 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
             link_bytes=link_bytes,
             gpu_bytes_per_second=_assumed_bandwidth(gpu),
         ),
-        reasons=(_offload_reason(memory, gpu, gpu_experts), *needs.shortened(context)),
+        reasons=(_offload_reason(memory, gpu, gpu_experts), *on_disk, *needs.shortened(context)),
         weights=WeightPlacement(gpu_experts=gpu_experts, embedding_on_gpu=False),
         kernels=KernelSet.TRITON,
     )
@@ -263,17 +261,28 @@ def _offload_reason(memory: ModelMemory, gpu: ChosenGpu, gpu_experts: int) -> Re
     return Reason(Code.EXPERTS_ON_HOST, text)
 
 
+def _with_embedding(host_use: MemoryUse, memory: ModelMemory) -> tuple[MemoryUse, tuple[Reason, ...]]:
+    """Add the embedding, which is mapped from its file, to `host_use` if there is room; else return a reason too."""
+    room, use = host_use.room_bytes, replace(host_use, dense_bytes=host_use.dense_bytes + memory.embedding_bytes)
+    if room is None or use.used_bytes <= room:
+        return use, ()
+    size = gib(memory.embedding_bytes)
+    text = f"The embedding, {size}, is not counted: it may stay on the disk, since a token reads one row of it."
+    return host_use, (Reason(Code.EMBEDDING_ON_DISK, text),)
+
+
 def _on_cpu(needs: _Requirements, hardware: Hardware, why: tuple[Reason, ...]) -> Placement:
     """Map the weights and compute on the CPU. Weights that do not fit in memory are read from the files every time."""
     memory = needs.cpu_memory
     context, slow = _cpu_context(needs, hardware.available_bytes)
     host_use = MemoryUse(
-        dense_bytes=memory.dense_bytes + memory.embedding_bytes,
+        dense_bytes=memory.dense_bytes,
         experts_bytes=memory.experts_bytes,
         cache_bytes=memory.cache_bytes(context),
         work_bytes=_HOST_WORK_BYTES,
         room_bytes=hardware.available_bytes,
     )
+    host_use, on_disk = _with_embedding(host_use, memory)
     return Placement(
         execution=Execution.CPU,
         device="cpu",
@@ -285,7 +294,7 @@ def _on_cpu(needs: _Requirements, hardware: Hardware, why: tuple[Reason, ...]) -
         bound=DecodeBound(host_bytes=memory.dense_bytes + memory.active_bytes),
         dense=needs.dense,
         sequences=needs.sequences,
-        reasons=(*why, *slow, *needs.shortened(context), *_cached_sequences(needs.sequences, host_use)),
+        reasons=(*why, *slow, *on_disk, *needs.shortened(context), *_cached_sequences(needs.sequences, host_use)),
     )
 
 

@@ -21,6 +21,7 @@ class Code(StrEnum):
     GPU_BUSY = "gpu-busy"
     FITS_GPU = "fits-gpu"
     EMBEDDING_ON_HOST = "embedding-on-host"
+    EMBEDDING_ON_DISK = "embedding-on-disk"
     EXPERTS_ON_HOST = "experts-on-host"
     GPU_TOO_SMALL = "gpu-too-small"
     HOST_TOO_SMALL = "host-too-small"
@@ -44,6 +45,7 @@ _EXPLANATIONS = frozenset(
         Code.ROOMIEST_GPU,
         Code.FITS_GPU,
         Code.EMBEDDING_ON_HOST,
+        Code.EMBEDDING_ON_DISK,
         Code.EXPERTS_ON_HOST,
         Code.SHORTER_CONTEXT,
         Code.GROUP_LIMIT,

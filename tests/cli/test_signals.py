@@ -45,6 +45,17 @@ def test_an_interrupt_that_comes_when_the_first_had_no_effect_ends_the_program()
     assert ended.value.code == ExitStatus.INTERRUPTED
 
 
+def test_a_stray_interrupt_stops_the_next_block_unless_it_is_forgotten() -> None:
+    stray, stops = StrayInterrupts(), list[str]()
+    signal.raise_signal(signal.SIGINT)
+    with stopping(lambda: stops.append("just after the entry")):
+        pass
+    stray.forget()
+    with stopping(lambda: stops.append("after the next entry")):
+        pass
+    assert stops == ["just after the entry"]
+
+
 def test_one_sigterm_ends_a_block_that_does_not_stop() -> None:
     with pytest.raises(SystemExit) as ended:
         _hang(signal.SIGTERM)
