@@ -29,13 +29,13 @@ except ImportError:
 
 from gptoss_cli.engine.benchmark import Spread, Work, fill, fill_cache, measure
 from gptoss_cli.engine.cuda_graph import CudaGraph
-from gptoss_cli.engine.expert_offload import _pinned
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernel_checks import check_gpu, check_shape
 from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kernels.tuning import overridden, tuning_of
 from gptoss_cli.engine.loader import load_random
 from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.pinned_memory import pinned
 from gptoss_cli.engine.profiling import calls_for_token, time_operations
 from gptoss_cli.errors import GptossError, first_line
 from gptoss_cli.placement import hardware
@@ -154,9 +154,9 @@ def step_memory() -> None:
     report(f"copy within the GPU: {2 * BYTES / seconds / 1e9:.0f} GB/s, read and written")
     host = torch.ones(BYTES, dtype=torch.uint8)
     began = time.perf_counter()
-    pinned = _pinned(host, DEVICE)
+    in_place = pinned(host, DEVICE)
     report(f"copy in host memory and pinning: {BYTES / (time.perf_counter() - began) / 1e9:.1f} GB/s")
-    for name, source in (("pageable", host), ("pinned", pinned)):
+    for name, source in (("pageable", host), ("pinned", in_place)):
         seconds = min(seconds_of(lambda source=source: there.copy_(source, non_blocking=True)) for _ in range(3))  # type: ignore[misc]
         report(f"copy of {name} memory to the GPU: {BYTES / seconds / 1e9:.1f} GB/s")
     if DEVICE.type == "cuda":

@@ -9,7 +9,7 @@ from dataclasses import replace
 from gptoss_cli.errors import Hint, ResourceError, UsageError
 from gptoss_cli.placement.devices import ChosenGpu, choose_gpu
 from gptoss_cli.placement.hardware import Hardware
-from gptoss_cli.placement.memory import ModelMemory, model_memory
+from gptoss_cli.placement.memory import STAGING_BYTES, ModelMemory, model_memory
 from gptoss_cli.placement.model_config import ModelConfig
 from gptoss_cli.placement.placement import DecodeBound, KernelSet, MemoryUse, Placement, WeightPlacement
 from gptoss_cli.placement.reasons import Code, Reason, gib
@@ -22,8 +22,6 @@ _USUAL_CONTEXT_TOKENS = 16_384
 _CONTEXT_STEP_TOKENS = 256
 # CUDA's own context, compiled kernels, and the activations of a prefill chunk.
 GPU_WORK_BYTES = 768 << 20
-# Two buffers through which prefill streams the experts of host memory.
-STAGING_BYTES = 256 << 20
 # Python and torch, the attention scores and the dequantized experts of a prefill chunk.
 _HOST_WORK_BYTES = 1 << 30
 # Assumed bandwidth for GPUs of up to so many GiB, where the driver does not tell. Apple: the plain chips, Pro and Max.

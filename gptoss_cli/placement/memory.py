@@ -8,6 +8,8 @@ from gptoss_cli.placement.model_config import BLOCK_VALUES, LayerKind, ModelConf
 from gptoss_cli.placement.tensor_specs import Layout, expected_tensors, names
 from gptoss_cli.settings import Dtype
 
+# Two buffers on the GPU through which prefill copies the experts of host memory. Ten of gpt-oss's experts fit in each.
+STAGING_BYTES = 256 << 20
 _TENSOR_BYTES = {"BF16": 2, "U8": 1}
 _CACHE_BYTES = {Dtype.BFLOAT16: 2, Dtype.FLOAT32: 4}
 

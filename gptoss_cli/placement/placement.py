@@ -64,11 +64,13 @@ class DecodeBound:
 class WeightPlacement:
     """The weights on the GPU: the number of experts over all layers, and the embedding or not.
 
-    All other dense weights are on the GPU too. The remaining experts are pinned in host memory.
+    All other dense weights are on the GPU too. The remaining experts are pinned in host memory, or all of them: then the
+    GPU holds those that were used last, otherwise always the same ones.
     """
 
     gpu_experts: int
     embedding_on_gpu: bool
+    host_keeps_all: bool = True
 
     def experts_of_layer(self, layer: int, layers: int) -> int:
         """Return the number of experts of `layer` on the GPU. They are spread evenly over the layers."""

@@ -20,8 +20,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptoss_cli.checkpoint.header import read_header
-from gptoss_cli.engine import expert_offload, weights
-from gptoss_cli.engine.kernels import reference, triton_decode, triton_experts, triton_prefill, triton_sampling
+from gptoss_cli.engine import pinned_memory, weights
+from gptoss_cli.engine.kernels import (
+    reference,
+    triton_decode,
+    triton_experts,
+    triton_offload,
+    triton_prefill,
+    triton_sampling,
+)
 
 # The GPU sees host memory this much further up, as under Windows.
 HOST_OFFSET = 3 << 44
@@ -323,7 +330,7 @@ def _patch_addresses(patch: pytest.MonkeyPatch) -> None:
         return first + (number << 32) + int(self.storage_offset()) * self.element_size()
 
     patch.setattr(FakeTensor, "data_ptr", data_ptr)
-    patch.setattr(expert_offload, "_driver", _Driver, raising=False)
+    patch.setattr(pinned_memory, "_driver", _Driver, raising=False)
 
 
 def _patch_lists(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
@@ -352,7 +359,7 @@ def _patch_files(patch: pytest.MonkeyPatch) -> None:
 
 
 def _patch_kernels(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
-    for module in (triton_decode, triton_experts, triton_prefill, triton_sampling):
+    for module in (triton_decode, triton_experts, triton_offload, triton_prefill, triton_sampling):
         for name, kernel in vars(module).items():
             if name.endswith("_kernel"):
                 patch.setattr(module, name, FakeKernel(gpu, name, kernel))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gptoss_cli.engine.kv_cache import LayerCache
+from gptoss_cli.engine.pinned_memory import PinnedRows
 from gptoss_cli.engine.weights import AttentionWeights, LayerWeights, MlpWeights, Rows
 from gptoss_cli.placement.model_config import ModelConfig
 
@@ -23,8 +24,8 @@ class Kernels(Protocol):
     No operation keeps or changes its arguments, except for the cache.
     """
 
-    def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
-        """Return the rows `ids` [T] int64 of `embedding` [V, C] -> x [T, C]."""
+    def embed(self, ids: Tensor, embedding: Tensor | PinnedRows) -> Tensor:
+        """Return the rows `ids` [T] int64 of `embedding` [V, C] -> x [T, C]. Only CudaKernels read PinnedRows."""
 
     def project_qkv(
         self, x: Tensor, weights: AttentionWeights, *, eps: float, dtype: torch.dtype

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
+from gptoss_cli.engine.pinned_memory import PinnedRows, rows_on_device
 from gptoss_cli.engine.kv_cache import LayerCache, Visible
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights, Rows, float_rows
 from gptoss_cli.placement.model_config import BLOCK_VALUES, SWIGLU_ALPHA
@@ -21,9 +22,9 @@ _MAX_SCORES = 2**25  # attention scores computed at once, 128 MiB
 _UNEMBED_ROWS = 16_384  # vocabulary rows converted to the arithmetic's dtype at once
 
 
-def embed(ids: Tensor, embedding: Tensor) -> Tensor:
+def embed(ids: Tensor, embedding: Tensor | PinnedRows) -> Tensor:
     """See Kernels.embed."""
-    return embedding[ids].float()
+    return rows_on_device(embedding)[ids].float()
 
 
 def project_qkv(

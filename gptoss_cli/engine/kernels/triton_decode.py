@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from gptoss_cli.engine.kernels.triton_experts import input_factors, launch_next, store_inputs, wait_for_previous
+from gptoss_cli.engine.kernels.triton_offload import look_up_experts
 
 # fmt: off
 
@@ -144,10 +145,10 @@ def output_kernel(
 
 @triton.jit
 def _choose(
-    logits, experts, expert_weights, uses,
+    logits, experts, expert_weights,
     E: tl.constexpr, A: tl.constexpr, E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr,
 ):
-    """Find the A largest logits [E] -> experts [A] int64 and expert_weights [A], their softmax; count uses [E]."""
+    """Find the A largest logits [E] -> experts [A] int64 and expert_weights [A], their softmax. Returns the experts."""
     e, a = tl.arange(0, E_WIDTH), tl.arange(0, A_WIDTH)
     # Not from the cache of this multiprocessor, which does not see what others store.
     remaining = tl.load(logits + e, mask=e < E, other=-float("inf"), cache_modifier=".cg")
@@ -162,8 +163,7 @@ def _choose(
     exponentials = tl.exp(top_logits - tl.max(top_logits, axis=0))
     tl.store(expert_weights + a, exponentials / tl.sum(exponentials, axis=0), mask=a < A)
     tl.store(experts + a, chosen.to(tl.int64), mask=a < A)
-    count = tl.load(uses + chosen, mask=a < A, other=0)
-    tl.store(uses + chosen, count + 1, mask=a < A)
+    return chosen
 
 
 @triton.jit
@@ -188,16 +188,18 @@ def _store_normed(
         store_inputs(inputs, x3 * factor, 3 * WIDTH + k, K, PAIRS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["replaceable"])
 def router_kernel(
-    x, norm, weight, bias, normed, inputs, sum_factor, logits, arrived, experts, expert_weights, uses, eps,
+    x, norm, weight, bias, normed, inputs, sum_factor, logits, arrived, experts, expert_weights,
+    held, used_at, counts, chosen_slots, replaceable, eps,
     E: tl.constexpr, A: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr, PAIRS: tl.constexpr, PDL: tl.constexpr,
+    E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr, PAIRS: tl.constexpr, PDL: tl.constexpr, OFFLOADED: tl.constexpr,
 ):
     """Choose experts [A] int64 and their weights [A] for x [K], and prepare x for their products.
 
     Its RMSNorm goes to normed [K], and to `inputs` and `sum_factor` as from pack_kernel. The last program to arrive
-    chooses from the logits [E] of all; arrived [1] int32 must be 0 before and is 0 afterwards.
+    chooses from the logits [E] of all; arrived [1] int32 must be 0 before and is 0 afterwards. With OFFLOADED it also
+    looks up the experts.
     """
     launch_next(PDL)
     own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -211,7 +213,9 @@ def router_kernel(
         _store_normed(x0, x1, x2, x3, normed, inputs, sum_factor, K, WIDTH, PAIRS)
     tl.debug_barrier()  # all threads have stored before one of them says so
     if tl.atomic_add(arrived, 1, sem="acq_rel") == tl.num_programs(0) - 1:
-        _choose(logits, experts, expert_weights, uses, E, A, E_WIDTH, A_WIDTH)
+        chosen = _choose(logits, experts, expert_weights, E, A, E_WIDTH, A_WIDTH)
+        if OFFLOADED:
+            look_up_experts(chosen, held, used_at, counts, chosen_slots, replaceable, E, A, E_WIDTH, A_WIDTH)
         tl.store(arrived, 0)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from gptoss_cli.engine.expert_offload import ExpertCache, PackedExperts, PlacedExperts, packed_only
+from gptoss_cli.engine.expert_offload import PackedExperts, packed_only, place_single
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kernels.protocol import Kernels, TokenDrawer
@@ -48,15 +48,12 @@ def kernels() -> Kernels:
     return CudaKernels(SMALL)
 
 
-def placed(weights: MlpWeights, resident: int | None = None) -> MlpWeights:
-    """Return the weights with placed experts, all of them or `resident` on the device."""
+def placed(weights: MlpWeights, slots: int | None = None, *, are_fixed: bool = False) -> MlpWeights:
+    """Return the weights with placed experts, all of them or so many in slots on the device."""
     gate_up, down = packed_only(weights.gate_up), packed_only(weights.down)
-    count = len(gate_up.bias) if resident is None else resident
+    count = len(gate_up.bias) if slots is None else slots
     return MlpWeights(
-        weights.norm,
-        weights.router,
-        PlacedExperts(gate_up, DEVICE, count),
-        PlacedExperts(down, DEVICE, count),
+        weights.norm, weights.router, *place_single(gate_up, down, DEVICE, count, are_fixed=are_fixed)
     )
 
 
@@ -159,8 +156,6 @@ def test_the_router_chooses_like_the_reference(kernels: Kernels, experts: int, a
     assert torch.equal(got[1], right[1])
     assert_close(got[0], right[0], EXACT)
     assert_close(got[2], right[2], EXACT)
-    assert isinstance(weights.gate_up, PlacedExperts)
-    assert sorted(weights.gate_up.uses.nonzero().flatten().tolist()) == sorted(right[1][0].tolist())
 
 
 @pytest.mark.parametrize(("experts", "active", "hidden", "intermediate"), [(5, 3, 96, 64), (3, 1, 32, 64)])
@@ -304,40 +299,3 @@ def test_scale_255_is_nan() -> None:
         routed = reference.route(x, weights, active=1, eps=1e-5)
         got = CudaKernels(SMALL).mix_experts(x, routed, placed(weights), limit=1.75, dtype=torch.float32)
         assert got.isnan().any(1).all()
-
-
-def test_swapped_experts_are_read_from_their_new_memory(kernels: Kernels) -> None:
-    weights, x = random_mlp(32, 64, 6), random_of(1, 32, seed=5)
-    placed_weights = placed(weights, 2)
-    gate_up, down = placed_weights.gate_up, placed_weights.down
-    assert isinstance(gate_up, PlacedExperts)
-    assert isinstance(down, PlacedExperts)
-    for incoming, outgoing in ((4, 1), (1, 0), (5, 4)):
-        gate_up.swap(incoming, outgoing)
-        down.swap(incoming, outgoing)
-        assert gate_up.resident[incoming]
-        assert not gate_up.resident[outgoing]
-        assert sum(gate_up.resident) == 2
-        routed = x, torch.arange(6, device=DEVICE).unsqueeze(0), torch.rand(1, 6, device=DEVICE)
-        right = reference.mix_experts(x, routed, weights, limit=1.75, dtype=torch.float32)
-        assert_close(kernels.mix_experts(x, routed, placed_weights, limit=1.75, dtype=torch.float32), right, EXACT)
-
-
-def test_the_most_used_experts_are_moved_to_the_gpu() -> None:
-    weights = placed(random_mlp(32, 64, 6), 2)
-    gate_up, down = weights.gate_up, weights.down
-    assert isinstance(gate_up, PlacedExperts)
-    assert isinstance(down, PlacedExperts)
-    cache = ExpertCache([(gate_up, down)])
-    assert cache.hit_rate is None
-    gate_up.uses.copy_(torch.tensor([1, 0, 9, 0, 8, 1]))
-    assert cache.promote(1) == 1
-    assert gate_up.resident == [True, False, True, False, False, False]
-    assert cache.hit_rate == pytest.approx(1 / 19)
-    assert cache.promote(4) == 1  # the uses of expert 4 are remembered
-    assert gate_up.resident == down.resident == [False, False, True, False, True, False]
-    for _ in range(9):
-        gate_up.uses.copy_(torch.tensor([0, 0, 2, 0, 2, 3]))
-        assert cache.promote(4) == 0  # slightly more use does not justify a swap
-    assert cache.hit_rate == pytest.approx((1 + 9 * 4) / (19 + 9 * 7))
-    assert ExpertCache([]).promote(4) == 0
