@@ -1,6 +1,6 @@
 """The weights of experts: packed as in a checkpoint, or placed for a GPU, in its memory and in pinned host memory.
 
-A layer has slots for experts in the GPU's memory. Kernels read an expert from its slot, or, over PCIe, from host memory.
+A layer has slots for experts in the GPU's memory. Kernels read an expert from its slot or, over PCIe, from host memory.
 In the second case they also write it to the slot that was used longest ago, while they multiply with it:
 
     slot                     0    1    2
@@ -10,8 +10,8 @@ In the second case they also write it to the slot that was used longest ago, whi
     token 92 chooses experts 7 and 5: 7 is found in slot 1, 5 is read from host memory and written to slot 0
 
 So the GPU holds the experts that were used last (LRU), and nothing of this waits for the host. The host keeps all
-experts, so none is written back. If its memory does not suffice for that, it keeps only those for which there is no slot
-when the model is loaded, and the slots keep the others.
+experts, so none is written back. If its memory does not suffice for that, it keeps only those for which there is no
+slot when the model is loaded, and the slots keep the others.
 """
 
 from dataclasses import dataclass
@@ -168,8 +168,8 @@ class _SplitTensor:
 class PlacedExperts:
     """PackedExperts for a GPU: some in slots of its memory, all or the others pinned in host memory.
 
-    The bias [E, rows] is on the GPU. Both matrices of a layer have the same `slots`. Kernels read expert e in host memory
-    as if slot 0 of expert 0 were `host_offsets` [2] int64 after the first slot: 16 bytes for blocks, bytes for scales.
+    The bias [E, rows] is on the GPU. Both matrices of a layer have the same `slots`. `host_offsets` [2] int64 say how far
+    after the first slot expert 0 is in host memory, or would be: in units of 16 bytes for blocks, and bytes for scales.
     """
 
     def __init__(self, packed: PackedExperts, device: torch.device, slots: LayerSlots) -> None:

@@ -42,8 +42,12 @@ class PinnedRows:
         return self.host.is_cuda
 
 
+class PinningError(ResourceError):
+    """Host memory cannot be pinned."""
+
+
 def pinned_rows(rows: Tensor, device: torch.device) -> PinnedRows:
-    """Return a copy of `rows` that kernels on `device` read in place. Raises ResourceError if it cannot be pinned."""
+    """Return a copy of `rows` that kernels on `device` read in place. Raises PinningError."""
     host, base = pinned(rows, device), torch.zeros(1, dtype=rows.dtype, device=device)
     distance = device_address(host, device) - base.data_ptr()
     assert distance % rows.element_size() == 0, "allocations are aligned to more than an element"
@@ -57,7 +61,10 @@ def rows_on_device(rows: Tensor | PinnedRows) -> Tensor:
 
 
 def pinned(part: Tensor, device: torch.device) -> Tensor:
-    """Return a copy of `part` that a GPU can read in place. pin_memory() would round its size up to a power of two."""
+    """Return a copy of `part` that a GPU can read in place. Raises PinningError.
+
+    pin_memory() would round its size up to a power of two.
+    """
     copied = torch.empty_like(part, device="cpu").copy_(part)
     if device.type != "cuda" or not copied.nbytes:
         return copied
@@ -68,7 +75,7 @@ def pinned(part: Tensor, device: torch.device) -> Tensor:
             _forget_last_error(device)
     if failure:
         cause = "there is not enough memory" if failure == _MEMORY_ALLOCATION else f"CUDA error {failure}"
-        raise ResourceError(
+        raise PinningError(
             f"Pinning {copied.nbytes / 2**30:.1f} GiB of host memory failed: {cause}", Hint.FREE_MEMORY, Hint.CPU
         )
     weakref.finalize(copied, runtime.cudaHostUnregister, address)

@@ -6,7 +6,7 @@ hidden, F intermediate, H query heads, K kv heads, D head dim, E experts, V voca
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from torch import Tensor
 from gptoss_cli.checkpoint.header import check_tensors
 from gptoss_cli.engine.device_errors import is_out_of_memory, resource_error
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts, Residency, SlotTables, place_layer
-from gptoss_cli.engine.pinned_memory import PinnedRows, pinned_rows
+from gptoss_cli.engine.pinned_memory import PinnedRows, PinningError, pinned_rows
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
 from gptoss_cli.placement.model_config import BLOCK_VALUES, ModelConfig
 from gptoss_cli.placement.placement import KernelSet, Placement
@@ -191,27 +191,44 @@ def _device(placement: Placement | None) -> str:
 def assemble(
     config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None
 ) -> ModelWeights:
-    """Put together the weights that `mapped` gives by their names in a layout, on the device of `placement`."""
+    """Put together the weights that `mapped` gives by their names in a layout, on the device of `placement`.
+
+    If not all experts can be pinned in host memory, only those that are not on the GPU are. Windows' display driver
+    pins half of the memory at most.
+    """
+    try:
+        return _assemble(config, name, mapped, placement)
+    except PinningError as exc:
+        if placement is None or placement.weights is None or not placement.weights.host_keeps_all:
+            raise
+        _log.warning("%s. The GPU will hold the same experts all the time", exc)
+    fewer = replace(placement, weights=replace(placement.weights, host_keeps_all=False))
+    return _assemble(config, name, mapped, fewer)
+
+
+def _assemble(
+    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None
+) -> ModelWeights:
     device = _device(placement)
-    on_host = placement is not None and placement.weights is not None and not placement.weights.embedding_on_gpu
 
     def load(key: str) -> Tensor:
         return mapped(key).to(device)
 
-    embedding: Tensor | PinnedRows = mapped(name.embedding)
-    if on_host and placement.kernels is KernelSet.TRITON:
-        embedding = pinned_rows(mapped(name.embedding), torch.device(device))
-    elif not on_host:
-        embedding = embedding.to(device)
     mlps = _assemble_mlps(config, name, mapped, placement)
     return ModelWeights(
-        embedding=embedding,
+        embedding=_embedding(mapped(name.embedding), placement),
         layers=tuple(
             LayerWeights(_assemble_attention(config, name, load, layer), next(mlps)) for layer in range(config.layers)
         ),
         final_norm=load(name.final_norm),
         unembedding=load(name.unembedding),
     )
+
+
+def _embedding(mapped: Tensor, placement: Placement | None) -> Tensor | PinnedRows:
+    if placement is None or placement.weights is None or placement.weights.embedding_on_gpu:
+        return mapped.to(_device(placement))
+    return pinned_rows(mapped, torch.device(placement.device)) if placement.kernels is KernelSet.TRITON else mapped
 
 
 def _assemble_attention(

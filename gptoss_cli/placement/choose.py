@@ -221,17 +221,19 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
         work_bytes=GPU_WORK_BYTES + STAGING_BYTES,
         room_bytes=budget,
     )
-    pinned_bytes, available = memory.experts_bytes - gpu_use.experts_bytes, _host_room(gpu, gpu_use, hardware)
-    if available is not None and pinned_bytes + _HOST_WORK_BYTES > available:
-        missing = pinned_bytes + _HOST_WORK_BYTES - available
-        text = f"Host memory lacks {gib(missing)} for the experts that do not fit on {gpu.device}."
-        return Reason(Code.HOST_TOO_SMALL, text, missing)
     host_use = MemoryUse(
         dense_bytes=memory.embedding_bytes,
-        experts_bytes=pinned_bytes,
+        experts_bytes=memory.experts_bytes,
         work_bytes=_HOST_WORK_BYTES,
-        room_bytes=available,
+        room_bytes=_host_room(gpu, gpu_use, hardware),
     )
+    lacking = _missing(host_use)
+    if lacking:
+        host_use = replace(host_use, experts_bytes=memory.experts_bytes - gpu_use.experts_bytes)
+    missing = _missing(host_use)
+    if missing:
+        text = f"Host memory lacks {gib(missing)} for the experts that do not fit on {gpu.device}."
+        return Reason(Code.HOST_TOO_SMALL, text, missing)
     link_bytes = memory.active_bytes * (memory.experts - gpu_experts) // memory.experts
     return Placement(
         execution=Execution.OFFLOAD,
@@ -246,19 +248,30 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
             link_bytes=link_bytes,
             gpu_bytes_per_second=_assumed_bandwidth(gpu),
         ),
-        reasons=(_offload_reason(memory, gpu, gpu_experts), *needs.shortened(context)),
-        weights=WeightPlacement(gpu_experts=gpu_experts, embedding_on_gpu=False),
+        reasons=(*_offload_reasons(memory, gpu, gpu_experts, lacking), *needs.shortened(context)),
+        weights=WeightPlacement(gpu_experts=gpu_experts, embedding_on_gpu=False, host_keeps_all=not lacking),
         kernels=KernelSet.TRITON,
     )
 
 
-def _offload_reason(memory: ModelMemory, gpu: ChosenGpu, gpu_experts: int) -> Reason:
+def _missing(use: MemoryUse) -> int:
+    """Return the bytes that a memory lacks, 0 if its room is unknown."""
+    return 0 if use.room_bytes is None else max(0, use.used_bytes - use.room_bytes)
+
+
+def _offload_reasons(memory: ModelMemory, gpu: ChosenGpu, gpu_experts: int, lacking: int) -> Iterator[Reason]:
+    """Explain which experts are where; host memory lacks `lacking` bytes to keep all of them."""
+    fit = f"{gpu_experts:,} of {memory.experts:,} experts fit on {gpu.device}"
+    if not lacking:
+        text = f"{fit}, which holds those used last; host memory keeps all, {gib(memory.experts_bytes)}."
+        yield Reason(Code.EXPERTS_ON_HOST, text)
+        return
     pinned_bytes = (memory.experts - gpu_experts) * memory.expert_bytes
+    yield Reason(Code.EXPERTS_ON_HOST, f"{fit}; the others, {gib(pinned_bytes)}, stay in host memory.")
     text = (
-        f"{gpu_experts:,} of {memory.experts:,} experts fit on {gpu.device}; "
-        f"the others, {gib(pinned_bytes)}, stay in host memory."
+        f"Host memory lacks {gib(lacking)} to keep all experts: {gpu.device} always holds the same ones, not the last."
     )
-    return Reason(Code.EXPERTS_ON_HOST, text)
+    yield Reason(Code.EXPERTS_FIXED, text, lacking)
 
 
 def _on_cpu(needs: _Requirements, hardware: Hardware, why: tuple[Reason, ...]) -> Placement:

@@ -22,6 +22,7 @@ class Code(StrEnum):
     FITS_GPU = "fits-gpu"
     EMBEDDING_ON_HOST = "embedding-on-host"
     EXPERTS_ON_HOST = "experts-on-host"
+    EXPERTS_FIXED = "experts-fixed"
     GPU_TOO_SMALL = "gpu-too-small"
     HOST_TOO_SMALL = "host-too-small"
     SHORTER_CONTEXT = "shorter-context"

@@ -79,7 +79,6 @@ class FakeCuda:
     reads: Counter[str] = field(default_factory=Counter)  # of the GPU's memory by the host
     capturing: bool = False
     capture_modes: set[str] = field(default_factory=set)
-    counted: int = 0  # the elements of the last tensor that was counted
 
     def host_waits(self, name: str) -> None:
         """Note that the host waits for the GPU."""
@@ -122,9 +121,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._read(args[0])
         if name in _SHAPED_BY_VALUES and "cuda" in devices:
             self._gpu.host_waits(name)
-            if name == "bincount":
-                self._gpu.counted = args[0].numel()
-                return torch.zeros(args[2], dtype=torch.int64, device=args[0].device)
         return func(*args, **kwargs)
 
     def _read(self, part: Tensor) -> int | float | bool:
@@ -241,7 +237,7 @@ def _kind(kernel: str, name: str, value: Any) -> str:
         assert value.is_contiguous(), f"{kernel}: {name} is not contiguous"
         return f"*{_KINDS[value.dtype]}"
     assert isinstance(value, (int, float)), f"{kernel}: {name} is {value!r}"
-    return "fp32" if isinstance(value, float) else "i32"
+    return "fp32" if isinstance(value, float) else "i32" if abs(value) < 2**31 else "i64"
 
 
 class _Runtime:
@@ -334,15 +330,15 @@ def _patch_addresses(patch: pytest.MonkeyPatch) -> None:
 
 
 def _patch_lists(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
-    """Give lists of a tensor's numbers: a vector's counts are spread evenly, a table's rows rise from 0."""
+    """Give lists of a tensor's numbers: a vector's are 1, a table's rows rise from 0, and no slot holds an expert."""
 
     def tolist(self: Tensor) -> Any:
         if self.is_cuda:
             gpu.host_waits("tolist")
         columns = self.shape[-1]
         if self.dim() == 1:
-            return [gpu.counted // columns + (number < gpu.counted % columns) for number in range(columns)]
-        return [list(range(columns))] * len(self)
+            return [1] * columns
+        return [[-1] * columns if self.dtype is torch.int32 else list(range(columns))] * len(self)
 
     patch.setattr(FakeTensor, "tolist", tolist)
     patch.setattr(FakeTensor, "record_stream", lambda self, stream: None)

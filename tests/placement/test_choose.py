@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from gptoss_cli.errors import Hint, ResourceError, UsageError
-from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, choose
+from gptoss_cli.placement.choose import GPU_WORK_BYTES, choose
 from gptoss_cli.placement.gpus import Cuda
 from gptoss_cli.placement.hardware import Hardware
-from gptoss_cli.placement.memory import model_memory
+from gptoss_cli.placement.memory import STAGING_BYTES, model_memory
 from gptoss_cli.placement.model_config import ModelConfig
 from gptoss_cli.placement.placement import KernelSet, Placement
 from gptoss_cli.placement.reasons import Code

@@ -26,8 +26,8 @@ from gptoss_cli.engine.kernels.native_library import (
     Shape,
     find_library,
 )
-from gptoss_cli.engine.pinned_memory import PinnedRows, rows_on_device
 from gptoss_cli.engine.kv_cache import LayerCache
+from gptoss_cli.engine.pinned_memory import PinnedRows, rows_on_device
 from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, LayerWeights, Linear, MlpWeights, Rows
 from gptoss_cli.placement.hardware import usable_cores
 from gptoss_cli.placement.model_config import ModelConfig

@@ -170,7 +170,8 @@ class OneTokenKernels:
         rows, words = max(1, self._tuning.packed_rows // 2), columns // 8
         triton_experts.gate_up_kernel[(triton.cdiv(intermediate, rows), active)](
             _words(inputs), sum_factor, experts, slots, gate_up.host_offsets, *gate_up.slot_tensors, gate_up.bias,
-            hidden, limit, SWIGLU_ALPHA, hidden_factor, F=intermediate, WORDS=words, ROWS=rows, WIDTH=_round_width(words), **common,
+            hidden, limit, SWIGLU_ALPHA, hidden_factor,
+            F=intermediate, WORDS=words, ROWS=rows, WIDTH=_round_width(words), **common,
         )  # fmt: skip
         rows, words = self._tuning.packed_rows, intermediate // 8
         programs, parts = triton.cdiv(columns, rows), x.new_empty(active, columns)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
-from gptoss_cli.engine.pinned_memory import PinnedRows, rows_on_device
 from gptoss_cli.engine.kv_cache import LayerCache, Visible
+from gptoss_cli.engine.pinned_memory import PinnedRows, rows_on_device
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights, Rows, float_rows
 from gptoss_cli.placement.model_config import BLOCK_VALUES, SWIGLU_ALPHA
 

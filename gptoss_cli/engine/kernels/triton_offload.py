@@ -14,7 +14,7 @@ def look_up_experts(
     chosen, held, used_at, counts, chosen_slots, replaceable,
     E: tl.constexpr, A: tl.constexpr, E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr,
 ):
-    """Find the slots of experts chosen [A_WIDTH] int32, and choose slots for those without -> chosen_slots [2, A] int64.
+    """Find the slots of experts chosen [A_WIDTH] int32, or choose slots for them -> chosen_slots [2, A] int64.
 
     Its first row is the slot to read each expert from, -1 for host memory; its second is the slot that the expert is to
     be written to, -1 for none. An expert without a slot gets the one that was used longest ago, of equally old ones

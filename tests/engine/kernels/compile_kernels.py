@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_prefill, triton_sampling
+from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_offload, triton_prefill, triton_sampling
 from gptoss_cli.engine.kernels.tuning import UPCAST, PrefillTuning, Tuning, tuning_for, tuning_for_amd
 
 _FLOATS = {"eps", "factor", "limit", "alpha", "hidden_factor", "temperature"}
 _KINDS = {
-    "*bf16": "norm weight bias query query_bias key key_bias value value_bias sinks cached_keys cached_values",
-    "*i32": "blocks position uses row_ends tile_ends inputs arrived",
-    "*i64": "experts block_offsets scale_offsets order",
+    "*bf16": "norm weight bias query query_bias key key_bias value value_bias sinks cached_keys cached_values base",
+    "*i32": "blocks position held row_ends tile_ends inputs arrived",
+    "*i64": "experts block_offsets scale_offsets order used_at counts chosen_slots host_offsets ids",
+    "i64": "offset",
     "*u8": "scales excluded",
-    "i32": "rows tokens first cached slots",
+    "i32": "rows tokens first cached slots replaceable",
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 # Arguments with another type in one kernel.
@@ -41,15 +43,16 @@ _KIND_IN = {
 _KIND_OF_PREFILL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
 _SINGLE_WARP = ("gate_up_kernel", "down_kernel")
 _OPTIONS = {"enable_fp_fusion": True}
-_OF_ONE = (triton_decode, triton_experts, triton_sampling)
+_OF_ONE = (triton_decode, triton_experts, triton_offload, triton_sampling)
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
-def constants(tuning: Tuning) -> dict[str, dict[str, Any]]:
-    """Return the compile-time constants of each kernel for one token."""
+def constants(tuning: Tuning, *, offloaded: bool = False) -> dict[str, dict[str, Any]]:
+    """Return the compile-time constants of each kernel for one token, or of those that find `offloaded` experts."""
     dense = {"ROWS": tuning.rows, "WIDTH": 1024}
     choice = {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4}
-    packed = {"WORDS": 360, "WIDTH": 128, "PAIRS": True, "PTX": True}
+    places = {"OFFLOADED": offloaded}
+    packed = {"WORDS": 360, "WIDTH": 128, "PAIRS": True, "PTX": True, **places}
     upcast = tuning.prefill.upcast
     attention = {
         "KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 8, "D_WIDTH": 64, "UPCAST": upcast,
@@ -60,15 +63,19 @@ def constants(tuning: Tuning) -> dict[str, dict[str, Any]]:
         "unembed_kernel": {"K": 2880, **dense},
         "output_kernel": {"C": 2880, "K": 4096, **dense},
         "attend_kernel": {**attention, "WINDOW": 0},
-        "router_kernel": {"K": 2880, "ROWS": tuning.router_rows, "WIDTH": 1024, "PAIRS": True, **choice},
+        "router_kernel": {"K": 2880, "ROWS": tuning.router_rows, "WIDTH": 1024, "PAIRS": True, **choice, **places},
         "reduce_logits_kernel": {"WIDTH": 1024},
         "draw_kernel": {"WIDTH": 1024, "BLOCKS_WIDTH": 256},
         "gate_up_kernel": {"F": 2880, "ROWS": tuning.packed_rows // 2, **packed},
         "down_kernel": {"C": 2880, "A": 4, "ROWS": tuning.packed_rows, **packed},
     }
     pdl = {"PDL": bool(tuning.pdl)}
-    packing = {"pack_kernel": {"K": 2880, "WIDTH": 4096, "PAIRS": True}}
-    return packing | {name: values | pdl for name, values in overlapped.items()}
+    others = {
+        "pack_kernel": {"K": 2880, "WIDTH": 4096, "PAIRS": True, **choice, **places},
+        "embed_kernel": {"C": 2880, "WIDTH": 4096},
+    }
+    of_all = others | {name: values | pdl for name, values in overlapped.items()}
+    return {name: values for name, values in of_all.items() if not offloaded or "OFFLOADED" in values}
 
 
 def prefill_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict[str, Any]]:
@@ -109,12 +116,12 @@ def kind(name: str, known: dict[str, str]) -> str:
 def main() -> None:
     names, compiled = sys.argv[2:], {}
     target, tuning = target_of(sys.argv[1])
-    for name, values in constants(tuning).items():
-        if not names or name in names:
+    for name, values, key in _of_one(tuning):
+        if not names or key in names:
             if "PTX" in values:
                 values["PTX"] = target.backend == "cuda"
             kernel = next(found for module in _OF_ONE if (found := getattr(module, name, None)))
-            compiled[name] = _compiled(kernel, kinds(name), values, target, warps(name, tuning))
+            compiled[key] = _compiled(kernel, kinds(name), values, target, warps(name, tuning))
     for prefill in {tuning.prefill, UPCAST}:
         for size in prefill.tokens:
             for name, values in prefill_constants(prefill, size).items():
@@ -124,6 +131,14 @@ def main() -> None:
                     kernel, count = getattr(triton_prefill, name), prefill_warps(name, prefill)
                     compiled[key] = _compiled(kernel, kinds(prefill=prefill), values, target, count)
     print(json.dumps(compiled))
+
+
+def _of_one(tuning: Tuning) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield the name and constants of each kernel for one token, and a name of the variant."""
+    for name, values in constants(tuning).items():
+        yield name, values, name
+    for name, values in constants(tuning, offloaded=True).items():
+        yield name, values, f"{name} offloaded"
 
 
 def target_of(name: str) -> tuple[GPUTarget, Tuning]:

@@ -52,9 +52,7 @@ def placed(weights: MlpWeights, slots: int | None = None, *, are_fixed: bool = F
     """Return the weights with placed experts, all of them or so many in slots on the device."""
     gate_up, down = packed_only(weights.gate_up), packed_only(weights.down)
     count = len(gate_up.bias) if slots is None else slots
-    return MlpWeights(
-        weights.norm, weights.router, *place_single(gate_up, down, DEVICE, count, are_fixed=are_fixed)
-    )
+    return MlpWeights(weights.norm, weights.router, *place_single(gate_up, down, DEVICE, count, are_fixed=are_fixed))
 
 
 @pytest.mark.parametrize("hidden", [36, 97])
