@@ -168,8 +168,8 @@ class _SplitTensor:
 class PlacedExperts:
     """PackedExperts for a GPU: some in slots of its memory, all or the others pinned in host memory.
 
-    The bias [E, rows] is on the GPU. Both matrices of a layer have the same `slots`. `host_offsets` [2] int64 say how far
-    after the first slot expert 0 is in host memory, or would be: in units of 16 bytes for blocks, and bytes for scales.
+    The bias [E, rows] is on the GPU. Both matrices of a layer have the same `slots`. `host_offsets` [2] int64 are the
+    distances from slot 0 to where host memory has expert 0, or would have it: in 16 bytes for blocks, bytes for scales.
     """
 
     def __init__(self, packed: PackedExperts, device: torch.device, slots: LayerSlots) -> None:

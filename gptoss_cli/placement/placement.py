@@ -64,7 +64,7 @@ class DecodeBound:
 class WeightPlacement:
     """The weights on the GPU: the number of experts over all layers, and the embedding or not.
 
-    All other dense weights are on the GPU too. The remaining experts are pinned in host memory. If it keeps all experts,
+    All other dense weights are on the GPU too. The remaining experts are pinned in host memory. If it keeps all,
     the GPU holds those that were used last, otherwise always the same ones.
     """
 

@@ -112,11 +112,15 @@ _CASES = {
     "20b, MIG 1g.10gb": _Case(machine(gpu(9.75, capability=(9, 0))), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.64),
     "20b, MIG 3g.40gb": _Case(machine(gpu(39.5, capability=(9, 0))), _20B, _MXFP4, _FULL, _FITS),
     # Host memory beside a GPU.
-    "20b, 8 GiB, 16 GB of RAM": _Case(machine(gpu(8), ram=15.5, available=13.5), _20B, _OFFLOAD, _USUAL, _SPLIT),
+    "20b, 8 GiB, 16 GB of RAM": _Case(
+        machine(gpu(8), ram=15.5, available=13.5), _20B, _OFFLOAD, _USUAL, _SPLIT, (Code.EXPERTS_FIXED,)
+    ),
     "20b, 8 GiB, 8 GB of RAM": _Case(
         machine(gpu(8), ram=7.6, available=6), _20B, _CPU, _USUAL, (Code.HOST_TOO_SMALL, *_SLOW_DISK)
     ),
-    "20b, 12 GiB, 8 GB of RAM": _Case(machine(gpu(12), ram=7.6, available=6), _20B, _OFFLOAD, _USUAL, _SPLIT),
+    "20b, 12 GiB, 8 GB of RAM": _Case(
+        machine(gpu(12), ram=7.6, available=6), _20B, _OFFLOAD, _USUAL, (Code.EXPERTS_FIXED, *_SPLIT)
+    ),
     "20b, 16 GiB, 8 GB of RAM": _Case(machine(gpu(16), ram=7.6, available=6), _20B, _MXFP4, _FULL, _FITS),
     "120b, 80 GiB, 1 GiB of RAM": _Case(
         machine(gpu(80), ram=1, available=0.9), _120B, _MXFP4, _FULL, (Code.HOST_TOO_SMALL, *_FITS)
@@ -181,7 +185,11 @@ def test_the_parts_of_a_placement_add_up(name: str) -> None:
     case = _CASES[name]
     placement, sizes = choose(case.config, case.machine), model_memory(case.config)
     uses = [placement.host] if placement.gpu is None else [placement.gpu, placement.host]
-    assert sum(use.experts_bytes for use in uses) == sizes.experts_bytes
+    # Host memory keeps all experts if it can, so that the GPU can hold any of them.
+    kept = placement.weights is not None and placement.execution is _OFFLOAD and placement.weights.host_keeps_all
+    on_gpu = sizes.expert_bytes * placement.gpu_experts
+    assert sum(use.experts_bytes for use in uses) == sizes.experts_bytes + (on_gpu if kept else 0)
+    assert (placement.execution is _OFFLOAD and not kept) == (Code.EXPERTS_FIXED in _codes(placement))
     dense = sum(use.dense_bytes for use in uses)
     assert dense == sizes.dense_bytes + sizes.embedding_bytes
     if placement.gpu is not None:
@@ -240,7 +248,7 @@ _IMPOSSIBLE: list[tuple[PlacementRequest, Hardware, str, tuple[Hint, ...]]] = [
     (
         PlacementRequest(execution=_OFFLOAD),
         machine(gpu(8), ram=4),
-        "Host memory lacks 2.5 GiB for the experts",
+        "Host memory lacks 3.6 GiB for the experts",
         (Hint.CPU, Hint.SMALLER_CONTEXT),
     ),
     (

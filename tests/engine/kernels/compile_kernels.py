@@ -176,6 +176,7 @@ def _compiled(
         "shared": max(found["SHARED"], built.metadata.shared),
         "warps": warps,
         **_counted([line for line in listing if not line.startswith(".L")]),
+        "copying": _copying(listing),
         "before_wait": None if wait is None else _counted(listing[:wait]),
         "loops": [_counted(body) for body in _weight_loops(listing)],
     }
@@ -206,6 +207,21 @@ def _weight_loops(listing: list[str]) -> list[list[str]]:
     innermost = [span for span in spans if not any(o != span and span[0] <= o[0] and o[1] <= span[1] for o in spans)]
     bodies = [[line for line in listing[a : b + 1] if not line.startswith(".L")] for a, b in innermost]
     return [body for body in bodies if any(line.startswith("LDG") for line in body)]
+
+
+def _copying(listing: list[str]) -> int:
+    """Return the number of instructions that are skipped unless an expert is written to a slot.
+
+    They are the longest run of instructions between a branch forward and its label that stores and does not load.
+    """
+    labels = {line: number for number, line in enumerate(listing) if line.startswith(".L")}
+    longest = 0
+    for start, line in enumerate(listing):
+        target = re.search(r"^BRA.*`\((\.L_x_\d+)\)", line)
+        body = listing[start : labels.get(target[1], start)] if target else []
+        if any(each.startswith("STG") for each in body) and not any(each.startswith(("LDG", "ATOM")) for each in body):
+            longest = max(longest, sum(not each.startswith(".L") for each in body))
+    return longest
 
 
 def _counted(body: list[str]) -> dict[str, int]:
