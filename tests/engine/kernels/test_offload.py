@@ -17,33 +17,9 @@ from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.pinned_memory import pinned_rows
 from gptoss_cli.engine.weights import MlpWeights
 from tests.engine.kernels.test_cuda import DEVICE, EXACT, SMALL, assert_close, placed, random_mlp, random_of
+from tests.engine.offload_simulation import LeastRecentlyUsed
 
 EXPERTS, ACTIVE = 7, 3
-
-
-class LeastRecentlyUsed:
-    """A plain model of the slots of one layer. Slots of equal age are replaced from the first to the last."""
-
-    def __init__(self, slots: int) -> None:
-        self.held: list[int | None] = list(range(slots))
-        self.used_at = [0] * slots
-        self.reads = self.hits = 0
-
-    def choose(self, experts: list[int]) -> tuple[list[int], list[int]]:
-        """Return the slots to read experts from, and those to write them to; -1 for none."""
-        now = max(self.used_at, default=0) + 1
-        sources = [self.held.index(expert) if expert in self.held else -1 for expert in experts]
-        self.reads, self.hits = self.reads + len(experts), self.hits + sum(slot >= 0 for slot in sources)
-        for slot in filter(lambda slot: slot >= 0, sources):
-            self.used_at[slot] = now
-        targets = [-1] * len(experts)
-        for number, expert in enumerate(experts):
-            old = [slot for slot, time in enumerate(self.used_at) if time < now]
-            if sources[number] < 0 and old:
-                targets[number] = min(old, key=lambda slot: self.used_at[slot])
-                self.held[targets[number]] = expert
-                self.used_at[targets[number]] = now
-        return sources, targets
 
 
 class _Array(np.ndarray[Any, Any]):
