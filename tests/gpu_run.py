@@ -40,6 +40,7 @@ from gptoss_cli.engine.profiling import calls_for_token, time_operations
 from gptoss_cli.errors import GptossError, first_line
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
+from gptoss_cli.placement.memory import model_memory
 from gptoss_cli.placement.model_config import ModelConfig, published_config
 from gptoss_cli.placement.placement import KernelSet, Placement, WeightPlacement
 from gptoss_cli.placement.request import PlacementRequest
@@ -280,7 +281,7 @@ def step_offload(name: str, gibibytes: str) -> None:
     work = Work(prompt_tokens=prompt, generated_tokens=new, repetitions=1, operations=False)
     found = measure(generator, work, progress=print)
     rate = generator.expert_hit_rate or 0.0
-    link = placement.bound.link_bytes
+    link = (1 - rate) * model_memory(generator.config).active_bytes
     report(
         f"{name} in {gibibytes} GiB, {placement.gpu_experts} of {placement.experts} experts there: decode "
         f"{found.decode.median:.1f} tok/s, prefill of {prompt} {found.prefill.median:.0f} tok/s, {rate:.0%} of experts "

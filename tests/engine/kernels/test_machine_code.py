@@ -29,7 +29,7 @@ MOST_BARRIERS = {75: 8, 80: 8, 86: 8, 89: 8, 90: 9, 100: 10 if NEWEST else 23, 1
 # Instructions per loaded weight. The grouped products use each weight for up to 128 tokens.
 MOST_PACKED, MOST_UPCAST = 4.2, 75.0
 # With experts in host memory: if the expert is in its slot, and if it is also written to one.
-MOST_FOUND, MOST_WRITTEN = 4.3, 4.7
+MOST_FOUND, MOST_WRITTEN = 4.25, 4.45
 MOST_GROUPED = {80: 26.0, 86: 26.0, 89: 26.0, 90: 12.5, 100: 19.0, 120: 28.5}
 # One program of down adds up what several have stored. It looks whether it is the last.
 PACKED = {"gate_up_kernel": 0, "down_kernel": 3}
