@@ -142,7 +142,7 @@ class Row:
     slots: float
     routing: str
     rates: dict[str, float]
-    link_bytes: float
+    link_bytes: int
     tokens_per_second: tuple[float, float]
 
 
@@ -159,10 +159,8 @@ def rows(
                 policy: float(np.mean([run(routings, round(slots)) for routings in of_layers]))
                 for policy, run in policies.items()
             }
-            link = (1 - rates["recent"]) * memory.active_bytes
-            bound = replace(
-                placement.bound, link_bytes=link, gpu_bytes=memory.dense_bytes + memory.active_bytes - round(link)
-            )
+            link = round((1 - rates["recent"]) * memory.active_bytes)
+            bound = replace(placement.bound, link_bytes=link, gpu_bytes=memory.dense_bytes + memory.active_bytes - link)
             speeds = [replace(bound, link_bytes_per_second=speed).tokens_per_second for speed in (25e9, 50e9)]
             yield Row(name, gibibytes, slots, called, rates, link, (speeds[0], speeds[1]))
 

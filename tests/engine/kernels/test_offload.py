@@ -16,7 +16,8 @@ from gptoss_cli.engine.kernels import reference, triton_experts, triton_offload
 from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.pinned_memory import pinned_rows
 from gptoss_cli.engine.weights import MlpWeights
-from tests.engine.kernels.test_cuda import DEVICE, EXACT, SMALL, assert_close, placed, random_mlp, random_of
+from tests.engine.kernels.random_weights import assert_close
+from tests.engine.kernels.test_cuda import DEVICE, EXACT, SMALL, placed, random_mlp, random_of
 from tests.engine.offload_simulation import LeastRecentlyUsed
 
 EXPERTS, ACTIVE = 7, 3
