@@ -215,6 +215,23 @@ def test_a_failed_pinning_says_what_to_change_and_leaves_no_error_behind(
     assert forgotten == [torch.device("cuda:0")]
 
 
+def test_without_enough_memory_to_pin_all_experts_those_of_the_gpu_are_not_pinned(
+    folder: Path, gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [2]
+
+    def register(*arguments: object) -> int:
+        return failures.pop() if failures else 0
+
+    monkeypatch.setattr(fake_cuda_module._Runtime, "cudaHostRegister", staticmethod(register))
+    generator = _open(folder, EXPERTS // 2, embedding=False)
+    slots = [gate_up.slots for gate_up, _ in generator.model.weights.placed_experts()]
+    assert not failures
+    assert [(each.residency, each.first_on_host) for each in slots] == [(Residency.FIXED, 3)] * 2
+    _prefill(generator, LENGTHS[0])
+    assert len(_decode(generator, 4)) == 4
+
+
 def test_query_key_and_value_lie_together_on_the_gpu(folder: Path, gpu: FakeCuda) -> None:
     for layer in _open(folder).model.weights.layers:
         joined, attention = layer.attention.joined_qkv, layer.attention
