@@ -176,15 +176,17 @@ def _with_all_experts(
     embedding_fits = gpu_use.used_bytes + memory.embedding_bytes <= budget
     if embedding_fits:
         gpu_use = replace(gpu_use, dense_bytes=gpu_use.dense_bytes + memory.embedding_bytes)
-    available = _host_room(gpu, gpu_use, hardware)
-    host_use = MemoryUse(work_bytes=_HOST_WORK_BYTES, room_bytes=available)
+    host_use = MemoryUse(
+        dense_bytes=0 if embedding_fits else memory.embedding_bytes,
+        work_bytes=_HOST_WORK_BYTES,
+        room_bytes=_host_room(gpu, gpu_use, hardware),
+    )
     reasons = [Reason(Code.FITS_GPU, f"All experts fit on {gpu.device}.")]
-    missing = _HOST_WORK_BYTES - available if available is not None else 0
-    if missing > 0:
+    missing = _missing(host_use)
+    if missing:
         text = f"Host memory lacks {gib(missing)} for the program itself, which the system may end."
         reasons.append(Reason(Code.HOST_TOO_SMALL, text, missing))
     if not embedding_fits:
-        host_use = replace(host_use, dense_bytes=memory.embedding_bytes)
         text = "The embedding stays in host memory: a token reads one row of it."
         reasons.append(Reason(Code.EMBEDDING_ON_HOST, text))
     return Placement(
@@ -234,6 +236,7 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
     if missing:
         text = f"Host memory lacks {gib(missing)} for the experts that do not fit on {gpu.device}."
         return Reason(Code.HOST_TOO_SMALL, text, missing)
+    # If all experts are used alike. A real model repeats itself, so that the GPU holds more of those that it needs.
     link_bytes = memory.active_bytes * (memory.experts - gpu_experts) // memory.experts
     return Placement(
         execution=Execution.OFFLOAD,
