@@ -198,7 +198,7 @@ def test_operations_of_the_real_width_equal_the_reference() -> None:
         assert_close(got, right, EXACT)
 
 
-@pytest.mark.parametrize("resident", [0, 3, 6])
+@pytest.mark.parametrize("resident", [pytest.param(0, marks=pytest.mark.slow), 3, 6])
 @pytest.mark.parametrize(("tokens", "active"), [(3, 2), pytest.param(20, 3, marks=pytest.mark.slow)])
 def test_experts_of_several_tokens_equal_the_reference(
     kernels: Kernels, resident: int, tokens: int, active: int
