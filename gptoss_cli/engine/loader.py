@@ -12,6 +12,7 @@ from gptoss_cli.cache_files import KV_LIMIT_BYTES, int8_folder, kv_folder
 from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
 from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.kernel_compilation import compile_kernels
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels, default_threads, find_kernels
 from gptoss_cli.engine.kernels.native_library import MappedFile, Native, find_library
@@ -106,6 +107,7 @@ def _generator(
 ) -> Generator:
     overlapped = model.use_cuda_graph and _is_wholly_on_device(model)
     if placement.kernels is KernelSet.TRITON:
+        compile_kernels(model, context_tokens=placement.context_tokens, progress=progress)
         _check_triton(model, overlapped, progress)
     return Generator(
         model,
@@ -146,7 +148,7 @@ def _mapped_checkpoints() -> Iterator[tuple[int, int, str]]:
 
 def _check_triton(model: Transformer, overlapped: bool, progress: Callable[[str], None] | None) -> None:
     if progress is not None:
-        progress("Checking the GPU's kernels, which are compiled at first use")
+        progress("Checking the GPU's kernels")
     check_kernels(model)
     if overlapped:
         check_overlapped(model)

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gptoss_cli.checkpoint.header import read_header
 from gptoss_cli.engine import expert_offload, weights
 from gptoss_cli.engine.kernels import reference, triton_decode, triton_experts, triton_prefill, triton_sampling
+from gptoss_cli.engine.kernels.compilation import is_compiling
 
 # The GPU sees host memory this much further up, as under Windows.
 HOST_OFFSET = 3 << 44
@@ -67,6 +68,7 @@ class FakeCuda:
     """The record of everything that happened on the GPU."""
 
     launches: list[Launch] = field(default_factory=list, repr=False)
+    compiled: list[Launch] = field(default_factory=list, repr=False)  # ahead, without a launch
     streams: int = 0
     replays: int = 0
     reads: Counter[str] = field(default_factory=Counter)  # of the GPU's memory by the host
@@ -90,7 +92,12 @@ class FakeCuda:
             self.reads["copy"] += 1
 
     def variants(self) -> set[tuple[Any, ...]]:
+        """Return the variants of all launches, of which each is compiled once."""
         return {launch.variant for launch in self.launches}
+
+    def compiled_variants(self) -> set[tuple[Any, ...]]:
+        """Return the variants that were compiled before a launch needed them."""
+        return {launch.variant for launch in self.compiled}
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -216,7 +223,7 @@ class FakeKernel:
         constants = {name for name, each in self._signature.parameters.items() if "constexpr" in str(each.annotation)}
         kinds = {name: _kind(self._name, name, value) for name, value in given.items() if name not in constants}
         integers = [name for name, kind in kinds.items() if kind == "i32" and name not in self._kept]
-        self._gpu.launches.append(
+        (self._gpu.compiled if is_compiling() else self._gpu.launches).append(
             Launch(
                 self._name,
                 kinds,

@@ -4,8 +4,10 @@ Weights are read as they lie in the checkpoint. The operations of one token need
 that they can be captured in a CUDA graph; see cuda_graph.py.
 """
 
+import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 import triton
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
 from gptoss_cli.engine.kernels import reference, triton_prefill
+from gptoss_cli.engine.kernels.compilation import compiling, is_compiling
 from gptoss_cli.engine.kernels.cuda_decode import OPTIONS, OneTokenKernels, placed
 from gptoss_cli.engine.kernels.tuning import TUNING, UPCAST, PrefillTuning, Tuning
 from gptoss_cli.engine.kv_cache import LayerCache
@@ -27,12 +30,15 @@ class CudaKernels:
 
     def __init__(self, tuning: Tuning = TUNING) -> None:
         self._tuning = tuning
-        self._compiled: set[torch.dtype] = set()  # the arithmetic for which every tile size has been compiled
         self._staging: torch.cuda.Stream | None = None
         self._one = OneTokenKernels(tuning)
 
     def _prefill_tuning(self, dtype: torch.dtype) -> PrefillTuning:
         return UPCAST if dtype is torch.float32 and not self._tuning.prefill.upcast else self._tuning.prefill
+
+    def compiling(self, report: Callable[[int, int], None]) -> AbstractContextManager[None]:
+        """See KernelCompiler.compiling."""
+        return compiling(report)
 
     def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
         """See Kernels.embed."""
@@ -72,10 +78,10 @@ class CudaKernels:
         head_dim = 2 * rotation[0].shape[1]
         queries, keys, values = (part.view(len(part), -1, head_dim) for part in qkv)
         visible = cache.append(reference.rotate(keys, rotation), values, position)
-        queries, attended = reference.rotate(queries, rotation), torch.empty_like(qkv[0])
+        attended = torch.empty_like(qkv[0])
         tuning = self._prefill_tuning(visible.keys.dtype)
         triton_prefill.attend_prefill_kernel[(triton.cdiv(len(queries), tuning.queries), queries.shape[1])](
-            queries, visible.keys, visible.values, sinks, attended, head_dim**-0.5,
+            queries, *rotation, visible.keys, visible.values, sinks, attended, head_dim**-0.5 * math.log2(math.e),
             len(queries), position, visible.first, len(visible.keys),
             HEADS=queries.shape[1], KV_HEADS=keys.shape[1], D=head_dim,
             D_WIDTH=max(16, triton.next_power_of_2(head_dim)), ROWS=tuning.queries, KEYS=tuning.keys,
@@ -141,9 +147,7 @@ class CudaKernels:
     ) -> Tensor:
         """Run all experts at once. Weights are dequantized in registers, and nothing waits for the host."""
         tuning = self._prefill_tuning(dtype)
-        if dtype not in self._compiled:
-            # The first call belongs to the start-up check, so that no prompt has to wait for the compiler later.
-            self._compiled.add(dtype)
+        if is_compiling():  # no prompt has to wait for another size later
             for size in tuning.tokens:
                 self._mix_tiles(x, routed, weights, size, limit=limit, dtype=dtype)
         size = _tile_tokens(tuning, routed[1].numel() / len(weights[0].bias))
@@ -171,7 +175,8 @@ class CudaKernels:
         tiles = triton.cdiv(slots, size) + min(count, slots)  # an upper bound
         common = {
             "E": count, "E_WIDTH": triton.next_power_of_2(count), "ROWS": tuning.rows, "TOKENS": size,
-            "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps, **OPTIONS,
+            "BYTES": tuning.width, "UPCAST": tuning.upcast,
+            "PTX": x.is_cuda and torch.version.hip is None and not tuning.upcast, "num_warps": tuning.warps, **OPTIONS,
         }  # fmt: skip
         triton_prefill.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
             inputs, order, row_ends, tile_ends, *_byte_addresses(gate_up), gate_up.bias, hidden, limit, SWIGLU_ALPHA,

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from gptoss_cli.engine.kernels.compilation import kernel
+
 # fmt: off
 
 # With float32 the bits of an element are its value times 2^-126, and products with them would be subnormal. So inputs
@@ -220,7 +222,7 @@ def store_inputs(inputs, value, k, K: tl.constexpr, PAIRS: tl.constexpr):
         tl.store(inputs + j * (K // 8) + word, value, mask=k < K)
 
 
-@triton.jit
+@kernel
 def pack_kernel(normed, inputs, sum_factor, K: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr):
     """Store normed [K] as inputs for gate_up, and in sum_factor [1] what its sums are to be multiplied by."""
     k = tl.arange(0, WIDTH)
@@ -230,7 +232,7 @@ def pack_kernel(normed, inputs, sum_factor, K: tl.constexpr, WIDTH: tl.constexpr
     store_inputs(inputs, value * factor, k, K, PAIRS)
 
 
-@triton.jit
+@kernel
 def gate_up_kernel(
     inputs, sum_factor, experts, block_offsets, scale_offsets, blocks, scales, bias, hidden, limit, alpha,
     hidden_factor,
@@ -261,7 +263,7 @@ def gate_up_kernel(
     store_inputs(hidden + slot * F, activated, tl.program_id(0) * ROWS + tl.arange(0, ROWS), F, PAIRS)
 
 
-@triton.jit
+@kernel
 def down_kernel(
     x, hidden, experts, expert_weights, block_offsets, scale_offsets, blocks, scales, bias, parts, arrived, mixed,
     sum_factor,

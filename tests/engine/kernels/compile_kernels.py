@@ -74,7 +74,7 @@ def constants(tuning: Tuning) -> dict[str, dict[str, Any]]:
 def prefill_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict[str, Any]]:
     """Return the compile-time constants of each kernel for several tokens, in tiles of `tile_tokens`."""
     attention = {"ROWS": tuning.queries, "KEYS": tuning.keys, "UPCAST": tuning.upcast}
-    grouped = {"E": 32, "E_WIDTH": 32, "F": 2880, "BYTES": tuning.width, "UPCAST": tuning.upcast}
+    grouped = {"E": 32, "E_WIDTH": 32, "F": 2880, "BYTES": tuning.width, "UPCAST": tuning.upcast, "PTX": not tuning.upcast}
     tile = {"ROWS": tuning.rows, "TOKENS": tile_tokens}
     return {
         "attend_prefill_kernel": {"HEADS": 64, "KV_HEADS": 8, "D": 64, "D_WIDTH": 64, "WINDOW": 128, **attention},
