@@ -105,6 +105,7 @@ def _generator(
     chunk_tokens: int | None = None,
     prefix_cache: PrefixCache | None = None,
 ) -> Generator:
+    default = _CPU_CHUNK_TOKENS if placement.device == "cpu" else _GPU_CHUNK_TOKENS
     overlapped = model.use_cuda_graph and _is_wholly_on_device(model)
     if placement.kernels is KernelSet.TRITON:
         compile_kernels(model, context_tokens=placement.context_tokens, progress=progress)
@@ -112,7 +113,7 @@ def _generator(
     return Generator(
         model,
         context_tokens=placement.context_tokens,
-        chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if placement.device == "cpu" else _GPU_CHUNK_TOKENS),
+        chunk_tokens=chunk_tokens or placement.chunk_tokens or default,
         overlapped=overlapped,
         numerics=numerics,
         prefix_cache=prefix_cache,

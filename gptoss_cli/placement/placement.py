@@ -81,7 +81,7 @@ class Placement:
 
     `weights` is None on the CPU: weights are mapped files there, and `host` counts them in full even if they do not fit
     in memory. `threads` None is one for each physical core. `sequences` have a KV cache of
-    `context_tokens` each. `dense` and `activations` apply to the CPU only. `gpu`, `host`, `experts`, `gpu_experts`,
+    `context_tokens` each. `chunk_tokens` of a prompt are read at once, None leaves that to the loader. `dense` and `activations` apply to the CPU only. `gpu`, `host`, `experts`, `gpu_experts`,
     `bound` and `reasons` are shown to the user and change nothing.
     """
 
@@ -94,6 +94,7 @@ class Placement:
     activations: Activations = Activations.INT16
     threads: int | None = None
     sequences: int = 1
+    chunk_tokens: int | None = None
     weights: WeightPlacement | None = None
     gpu: MemoryUse | None = None
     host: MemoryUse = MemoryUse()

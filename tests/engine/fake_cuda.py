@@ -6,6 +6,7 @@ each launch is recorded with its arguments.
 """
 
 import inspect
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,7 +28,7 @@ from gptoss_cli.engine.kernels.compilation import is_compiling
 # The GPU sees host memory this much further up, as under Windows.
 HOST_OFFSET = 3 << 44
 _HOST, _DEVICE = 1 << 44, 1 << 45
-_OPTIONS = ("num_warps", "enable_fp_fusion", "launch_pdl")
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 # The shapes of their results depend on values, so the host has to wait for them.
 _SHAPED_BY_VALUES = ("nonzero", "masked_select", "bincount", "_unique2", "unique_consecutive")
 _KINDS = {
@@ -73,7 +74,10 @@ class FakeCuda:
     replays: int = 0
     reads: Counter[str] = field(default_factory=Counter)  # of the GPU's memory by the host
     capturing: bool = False
+    _tensors_in: Counter[int] = field(default_factory=Counter, repr=False)  # by storage
     capture_modes: set[str] = field(default_factory=set)
+    used_bytes: int = 0  # by tensors on the GPU that exist
+    most_bytes: int = 0
     counted: int = 0  # the elements of the last tensor that was counted
 
     def host_waits(self, name: str) -> None:
@@ -90,6 +94,23 @@ class FakeCuda:
             raise CaptureError(f"a copy from {source.device} to {device}")
         if source.is_cuda and not non_blocking:
             self.reads["copy"] += 1
+
+    def holds(self, results: Any) -> None:
+        """Count the memory of tensors on the GPU until the last one in it is gone."""
+        for part in _flat(results):
+            if isinstance(part, Tensor) and part.is_cuda:
+                storage = part.untyped_storage()
+                key = storage._cdata
+                if not self._tensors_in[key]:
+                    self.used_bytes += storage.nbytes()
+                    self.most_bytes = max(self.most_bytes, self.used_bytes)
+                self._tensors_in[key] += 1
+                weakref.finalize(part, self._forget, key, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._tensors_in[key] -= 1
+        if not self._tensors_in[key]:
+            self.used_bytes -= size
 
     def variants(self) -> set[tuple[Any, ...]]:
         """Return the variants of all launches, of which each is compiled once."""
@@ -125,7 +146,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if name == "bincount":
                 self._gpu.counted = args[0].numel()
                 return torch.zeros(args[2], dtype=torch.int64, device=args[0].device)
-        return func(*args, **kwargs)
+        results = func(*args, **kwargs)
+        self._gpu.holds(results)
+        return results
 
     def _read(self, part: Tensor) -> int | float | bool:
         if part.is_cuda:

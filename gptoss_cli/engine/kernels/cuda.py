@@ -176,7 +176,8 @@ class CudaKernels:
         common = {
             "E": count, "E_WIDTH": triton.next_power_of_2(count), "ROWS": tuning.rows, "TOKENS": size,
             "BYTES": tuning.width, "UPCAST": tuning.upcast,
-            "PTX": x.is_cuda and torch.version.hip is None and not tuning.upcast, "num_warps": tuning.warps, **OPTIONS,
+            "PTX": x.is_cuda and torch.version.hip is None and not tuning.upcast, "num_warps": tuning.warps,
+            "num_stages": tuning.stages, **OPTIONS,
         }  # fmt: skip
         triton_prefill.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
             inputs, order, row_ends, tile_ends, *_byte_addresses(gate_up), gate_up.bias, hidden, limit, SWIGLU_ALPHA,
