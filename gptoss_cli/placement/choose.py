@@ -20,8 +20,8 @@ from gptoss_cli.settings import Activations, Dense, Execution
 _SHORT_CONTEXT_TOKENS = 4_096
 _USUAL_CONTEXT_TOKENS = 16_384
 _CONTEXT_STEP_TOKENS = 256
-# CUDA's own context, compiled kernels and the work memory of libraries; and with a chunk of 2,048 tokens.
-GPU_FIXED_BYTES = 448 << 20
+# CUDA's own context, compiled kernels and the work memory of libraries; the same with a chunk of 2,048 tokens.
+GPU_FIXED_BYTES = 458 << 20
 GPU_WORK_BYTES = 768 << 20
 # Tokens of a prompt that a GPU reads at once, if its memory has at least so many bytes per second. Larger chunks give
 # each expert more tokens. But a prompt can only be stopped between two chunks, which should take less than a second.
