@@ -49,9 +49,7 @@ def _rehearse_layer(model: Transformer, cache: KVCache, number: int) -> None:
         rotation = model.rope.of_range(0, tokens)
         model.layer(x, weights, layer_cache, rotation=rotation, position=0)
     assert isinstance(decoder, LayerDecoder)
-    decoder.decode_layers(
-        x, [weights], [layer_cache], rotation, position=0, config=model.config, dtype=model.dtype
-    )
+    decoder.decode_layers(x, [weights], [layer_cache], rotation, position=0, config=model.config, dtype=model.dtype)
 
 
 def _rehearse_draw(model: Transformer) -> None:

@@ -1,9 +1,12 @@
 """The GPU kernels for several tokens, for Triton 3.6 to 3.9: attention, and grouped products of experts.
 
-cuda.py launches them. Products are of bfloat16 with float32 sums. With UPCAST they are of float32: for float32
-arithmetic, for GPUs whose tensor cores have no bfloat16, and for Triton's interpreter, which has none either. Integers
-that change from prompt to prompt are not specialized: Triton would compile again for values that are 1 or divisible by
-16.
+cuda.py launches them. The grouped products load the packed weights of the next round before they multiply those of this
+one. That hides the time of the load, and keeps Triton from choosing a layout for single bytes, which would have the
+tensor cores' inputs moved between registers.
+
+Products are of bfloat16 with float32 sums. With UPCAST they are of float32: for float32 arithmetic, for GPUs whose
+tensor cores have no bfloat16, and for Triton's interpreter, which has none either. Integers that change from prompt to
+prompt are not specialized: Triton would compile again for values that are 1 or divisible by 16.
 """
 
 import triton
@@ -18,8 +21,8 @@ from gptoss_cli.engine.kernels.triton_experts import SIGN_BIT, VALUE_BITS, scale
 _ELEMENT_FACTOR = tl.constexpr(2.0**126)
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
-# $4 has four bytes, $5 and $6 four factors; $0 and $1 become the low elements, $2 and $3 the high ones. Each byte goes
-# to a half word, where an element's bits are its value times 2^-126, and products of bfloat16 by powers of two are exact.
+# $4 has four bytes, $5 and $6 their four factors; $0 and $1 become the low elements, $2 and $3 the high ones. Each byte
+# goes to a half word, where the bits of an element are its value times 2^-126. Products with powers of two are exact.
 _UNPACK = tl.constexpr("""
 {
 .reg .b32 bytes, value, sign, whole, nothing;

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 import triton
-import triton.experimental.gluon  # Triton's binder imports it, which fails outside of the interpreter if tests are in it
+import triton.experimental.gluon  # its import, which Triton's binder needs, fails once tests have left the interpreter
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 
@@ -21,13 +21,13 @@ from gptoss_cli.errors import ResourceError
 _OPTIONS = {"num_warps": 1, "enable_fp_fusion": True}
 
 
-def _doubled(x, y, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
-    offset = tl.arange(0, SIZE)
+def _doubled(x, y, size: tl.constexpr):  # type: ignore[no-untyped-def]
+    offset = tl.arange(0, size)
     tl.store(y + offset, tl.load(x + offset) * 2)
 
 
-def _wrong(x, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
-    tl.store(x + tl.arange(0, SIZE), tl.no_such_function(SIZE))
+def _wrong(x, size: tl.constexpr):  # type: ignore[no-untyped-def]
+    tl.store(x + tl.arange(0, size), tl.no_such_function(size))
 
 
 class _Driver:
@@ -52,7 +52,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def _launch(kernel: Any, *shapes: int) -> None:
     for size in shapes:
-        kernel[(1,)](torch.zeros(size), torch.zeros(size), SIZE=size, **_OPTIONS)
+        kernel[(1,)](torch.zeros(size), torch.zeros(size), size=size, **_OPTIONS)
 
 
 def test_kernels_are_compiled_in_threads_and_then_known(no_gpu: None) -> None:
@@ -70,7 +70,7 @@ def test_kernels_are_compiled_in_threads_and_then_known(no_gpu: None) -> None:
 
 def test_a_kernel_that_does_not_compile_is_named(no_gpu: None) -> None:
     with pytest.raises(ResourceError, match="The GPU kernel _wrong does not compile: "), compiling(lambda *_: None):
-        Kernel(_wrong)[(1,)](torch.zeros(16), SIZE=16, **_OPTIONS)
+        Kernel(_wrong)[(1,)](torch.zeros(16), size=16, **_OPTIONS)
     assert not is_compiling()
 
 
