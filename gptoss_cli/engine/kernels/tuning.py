@@ -11,6 +11,7 @@ from gptoss_cli.errors import UsageError
 # Such as "packed_rows=8, prefill.warps=4, prefill.tokens=16/64".
 VARIABLE: Final = "GPTOSS_GPU_TUNING"
 _LARGEST = 65_536
+_MOST_STAGES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,12 @@ def overridden(tuning: Tuning, text: str) -> Tuning:
 
 
 def _value(name: str, text: str) -> int | tuple[int, ...]:
-    """Return a power of two, as Triton's blocks need, 0 or 1 for `pdl`, or for `tokens` several in ascending order."""
+    """Return a power of two, as Triton's blocks need, or for `tokens` several in ascending order.
+
+    `pdl` may be 0 or 1, and `stages` any number up to eight.
+    """
+    if name == "stages" and text.strip() in map(str, range(1, _MOST_STAGES + 1)):
+        return int(text)
     least = {"tokens": 16, "keys": 16, "queries": 16, "pdl": 0}.get(name, 1)
     numbers = tuple(int(word) if word.strip().isdecimal() else -1 for word in text.split("/"))
     fits = all(least <= number <= _LARGEST and number & (number - 1) == 0 for number in numbers)

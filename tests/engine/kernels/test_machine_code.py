@@ -25,10 +25,12 @@ CAPABILITIES = [75, 80, 86, 89, 90, 100, 120]
 LEAST_SHARED_BYTES = 64 << 10  # of a multiprocessor of compute capability 7.5
 NEWEST = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
 # Per round of the grouped products, which put the halves of two matrices into shared memory for the tensor cores.
-MOST_BARRIERS = {75: 8, 80: 8, 86: 8, 89: 8, 90: 9, 100: 10 if NEWEST else 23, 120: 8}
+MOST_BARRIERS = {75: 8, **dict.fromkeys((80, 86, 89, 120), 4 if NEWEST else 8), 90: 8, 100: 6 if NEWEST else 26}
 # Instructions per loaded weight. The grouped products use each weight for up to 128 tokens.
 MOST_PACKED, MOST_UPCAST = 4.2, 75.0
-MOST_GROUPED = {80: 26.0, 86: 26.0, 89: 26.0, 90: 12.5, 100: 19.0, 120: 28.5}
+MOST_GROUPED = {**dict.fromkeys((80, 86, 89, 120), 15.5), 90: 10.5, 100: 12.0}
+# For each product of the tensor cores on 8.x and 12.0, which all have the same size.
+MOST_FOR_A_PRODUCT = 5.8 if NEWEST else 7.8
 # One program of down adds up what several have stored. It looks whether it is the last.
 PACKED = {"gate_up_kernel": 0, "down_kernel": 3}
 # Instructions per weight, and barriers outside of loops: two sums, and inputs that change threads. qkv has the loads of
@@ -96,6 +98,8 @@ def _check_grouped(name: str, used: dict[str, Any], capability: int) -> None:
     assert len(used["loops"]) == 1
     assert used["loops"][0]["barriers"] <= MOST_BARRIERS[capability]
     assert _instructions_per_weight(used, weights) <= (MOST_UPCAST if prefill.upcast else MOST_GROUPED[capability])
+    if capability in (80, 86, 89, 120) and "upcast" not in name and name.endswith(" of 128"):
+        assert used["loops"][0]["instructions"] <= MOST_FOR_A_PRODUCT * used["loops"][0]["products"]
 
 
 def _check_dependent_launch(name: str, used: dict[str, Any], capability: int) -> None:

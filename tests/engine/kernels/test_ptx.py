@@ -1,4 +1,4 @@
-"""The PTX within a kernel computes what it should. A few of its instructions are interpreted here, for lack of a GPU."""
+"""The PTX within a kernel computes what it should. A few of its instructions are interpreted here: no GPU is needed."""
 
 import re
 from collections.abc import Callable

@@ -26,7 +26,7 @@ GAP, DEPENDENT_GAP = 0.8e-6, 0.2e-6
 PROMPT_SHARE, DENSE_SHARE = 0.7, 0.7
 SCHEDULERS, LANES, SHARED_BYTES_PER_CLOCK = 4, 32, 128
 # What the operations between the products read and write for a token of a prompt in a layer.
-BETWEEN_BYTES = 440_000
+BETWEEN_BYTES = 400_000
 
 
 @dataclass(frozen=True, slots=True)
