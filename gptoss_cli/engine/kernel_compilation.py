@@ -7,6 +7,7 @@ import torch
 from gptoss_cli.engine.kernels.protocol import KernelCompiler, LayerDecoder, TokenDrawer
 from gptoss_cli.engine.kv_cache import KVCache, SlidingLayer
 from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.selfcheck import kernel_errors
 
 _CONTEXT_TOKENS, _TOKENS = 256, 2
 
@@ -15,7 +16,7 @@ def compile_kernels(model: Transformer, *, context_tokens: int, progress: Callab
     """Compile the kernels of prompts, single tokens and draws, each in every variant that `model` can need.
 
     A later start finds them in Triton's cache folder. Raises ResourceError, which names the kernel, if one does not
-    compile. Does nothing where nothing is compiled.
+    compile, and if the device fails. Does nothing where nothing is compiled.
     """
     if not isinstance(model.kernels, KernelCompiler) or model.device.type == "cpu":
         return
@@ -24,8 +25,8 @@ def compile_kernels(model: Transformer, *, context_tokens: int, progress: Callab
         if progress is not None:
             progress(f"Compiling the GPU's kernels: {done} of {total}")
 
-    cache = model.new_cache(min(context_tokens, max(_CONTEXT_TOKENS, model.config.sliding_window)))
-    with model.on_device(), model.kernels.compiling(report):
+    with kernel_errors(), model.on_device(), model.kernels.compiling(report):
+        cache = model.new_cache(min(context_tokens, max(_CONTEXT_TOKENS, model.config.sliding_window)))
         for layer in _kinds_of_layers(model, cache):
             _rehearse_layer(model, cache, layer)
         _rehearse_draw(model)

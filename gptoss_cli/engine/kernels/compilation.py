@@ -62,9 +62,12 @@ def compiling(report: Callable[[int, int], None]) -> Iterator[None]:
             token = _executor.set(executor)
             try:
                 yield
+                executor.wait(report)
+            except BaseException:
+                executor.stop()  # also if the user interrupts it: only what runs already is waited for
+                raise
             finally:
                 _executor.reset(token)
-            executor.wait(report)
 
 
 class _NamedExecutor:
@@ -74,19 +77,30 @@ class _NamedExecutor:
         self.kernel = ""
         self._pool = pool
         self._names: dict[Future[Any], str] = {}
+        self._is_stopped = False
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """See Executor.submit."""
-        future = self._pool.submit(function)
+        future = self._pool.submit(self._run, function)
         self._names[future] = self.kernel
         return future
 
+    def stop(self) -> None:
+        """Let everything that has not begun fail. It is not cancelled, because Triton would wait for that for ever."""
+        self._is_stopped = True
+
+    def _run(self, function: Callable[[], Any]) -> Any:
+        if self._is_stopped:
+            raise RuntimeError("the compilation was stopped")
+        return function()
+
     def wait(self, report: Callable[[int, int], None]) -> None:
-        """Wait for all compilations. Raises ResourceError for the first that fails, without starting others."""
+        """Wait for all compilations. Raises ResourceError for the first that fails."""
         for done, future in enumerate(as_completed(self._names), start=1):
             error = future.exception()
             if error is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
-                message = f"The GPU kernel {self._names[future]} does not compile: {first_line(error)}"
+                # The first line of Triton's own errors is a place in the source.
+                words = getattr(error, "error_message", None) or first_line(error)
+                message = f"The GPU kernel {self._names[future]} does not compile: {words}"
                 raise ResourceError(message, Hint.CPU) from error
             report(done, len(self._names))

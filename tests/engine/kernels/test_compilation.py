@@ -69,8 +69,21 @@ def test_kernels_are_compiled_in_threads_and_then_known(no_gpu: None) -> None:
 
 
 def test_a_kernel_that_does_not_compile_is_named(no_gpu: None) -> None:
-    with pytest.raises(ResourceError, match="The GPU kernel _wrong does not compile: "), compiling(lambda *_: None):
-        Kernel(_wrong)[(1,)](torch.zeros(16), size=16, **_OPTIONS)
+    with (
+        pytest.raises(ResourceError, match="GPU kernel _wrong does not compile: .*no_such_function"),
+        compiling(lambda *_: None),
+    ):
+        for size in (16, 32, 64, 128):  # more than there may be threads: nothing waits for those that never begin
+            Kernel(_wrong)[(1,)](torch.zeros(size), size=size, **_OPTIONS)
+    assert not is_compiling()
+
+
+def test_an_interrupted_compilation_ends(no_gpu: None) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), compiling(interrupt):
+        _launch(Kernel(_doubled), 16, 32)
     assert not is_compiling()
 
 
