@@ -55,6 +55,12 @@ def _launch(kernel: Any, *shapes: int) -> None:
         kernel[(1,)](torch.zeros(size), torch.zeros(size), size=size, **_OPTIONS)
 
 
+def _compile_all(kernel: Any, *sizes: int) -> None:
+    with compiling(lambda done, total: None):
+        for size in sizes:
+            kernel[(1,)](torch.zeros(size), size=size, **_OPTIONS)
+
+
 def test_kernels_are_compiled_in_threads_and_then_known(no_gpu: None) -> None:
     kernel, seen = Kernel(_doubled), list[tuple[int, int]]()
     with compiling(lambda done, total: seen.append((done, total))):
@@ -69,12 +75,9 @@ def test_kernels_are_compiled_in_threads_and_then_known(no_gpu: None) -> None:
 
 
 def test_a_kernel_that_does_not_compile_is_named(no_gpu: None) -> None:
-    with (
-        pytest.raises(ResourceError, match="GPU kernel _wrong does not compile: .*no_such_function"),
-        compiling(lambda *_: None),
-    ):
-        for size in (16, 32, 64, 128):  # more than there may be threads: nothing waits for those that never begin
-            Kernel(_wrong)[(1,)](torch.zeros(size), size=size, **_OPTIONS)
+    wrong = Kernel(_wrong)
+    with pytest.raises(ResourceError, match=r"^The GPU kernel _wrong does not compile: .*no_such_function"):
+        _compile_all(wrong, 16, 32, 64, 128)  # more than there may be threads: nothing waits for those that never begin
     assert not is_compiling()
 
 

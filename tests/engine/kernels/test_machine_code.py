@@ -60,8 +60,9 @@ def _check_prefill_attention(name: str, used: dict[str, Any], capability: int) -
     edges, *inner = sorted(used["loops"], key=lambda loop: -int(loop["instructions"]))
     assert len(inner) == (0 if "window" in name else 1)
     for loop in inner:
-        assert loop["instructions"] <= 0.85 * edges["instructions"]
-        assert loop["barriers"] <= (2 if "upcast" not in name and capability != 100 else 12)
+        # Products of float32, in which masks are a small part, are not on tensor cores.
+        assert loop["instructions"] <= (1 if "upcast" in name else 0.85) * edges["instructions"]
+        assert loop["barriers"] <= (5 if "upcast" in name or capability == 100 else 2)
 
 
 def _check_packed(name: str, used: dict[str, Any], capability: int) -> None:

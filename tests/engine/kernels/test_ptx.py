@@ -57,7 +57,7 @@ def _factor_bits(scale: int) -> int:
     return 0x40 if scale == 0 else 0x7FC0 if scale == 255 else scale << 7
 
 
-@pytest.mark.parametrize("scale", [0, 1, 2, 100, 127, 128, 200, 252, 254, 255])
+@pytest.mark.parametrize("scale", [0, 1, 127, 254, 255])
 def test_bytes_are_unpacked_to_the_elements_of_the_reference(scale: int) -> None:
     factor = _factor_bits(scale) * 0x10001
     expected = reference.dequantize(
