@@ -71,7 +71,7 @@ _TUNINGS = {
     (10, 3): replace(TUNING, prefill=PrefillTuning(warps=4)),
 }
 # AMD's consumer GPUs spill with larger blocks: each of their lanes has 256 registers.
-_RDNA = Tuning(packed_rows=2, keys=16, prefill=PrefillTuning(queries=32, keys=32, rows=32, tokens=(16, 64)))
+_RDNA = Tuning(packed_rows=2, keys=16, prefill=PrefillTuning(queries=32, keys=16, rows=32, tokens=(16, 64)))
 # In Triton's interpreter each program is expensive, and its width costs little.
 _INTERPRETED = Tuning(
     rows=64, router_rows=64, packed_rows=64, keys=16, splits=4,
