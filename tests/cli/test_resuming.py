@@ -20,7 +20,7 @@ from gptoss_cli.settings import ReasoningEffort
 from tests.archive.conversations import ORIGIN, complain, save, snapshot, texts, user
 from tests.cli.conftest import Run, Script, ask_here, turn
 from tests.cli.scripted_program import opened_with
-from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
+from tests.cli.terminal_driver import ForkedTerminal, Terminal
 from tests.scripted_generator import ScriptedGenerator
 
 _CTRL_D = "\x04"
@@ -40,7 +40,7 @@ def _rows() -> list[ConversationRow]:
 
 
 def _chat(script: str, *arguments: str) -> Terminal:
-    return Terminal([str(SCRIPTED_PROGRAM), script, "chat", *arguments])
+    return ForkedTerminal("chat", *arguments, script=script)
 
 
 def _talk(script: str, *arguments: str, say: tuple[str, str]) -> str:
