@@ -85,13 +85,13 @@ def _rotated_queries(queries, cos, sin, t, head, d, mask, HEADS: tl.constexpr, D
 
 @triton.jit
 def _attend_block(
-    query, keys, values, start, end, age, max_score, sum_exp, weighted_sum,
+    query, keys, values, start, end, own, max_score, sum_exp, weighted_sum,
     KV_HEADS: tl.constexpr, D: tl.constexpr, D_WIDTH: tl.constexpr, KEYS: tl.constexpr, WINDOW: tl.constexpr,
     MASKED: tl.constexpr, UPCAST: tl.constexpr,
 ):
     """Attend to slots `start` to start + KEYS -> the new maxima and sums. Scores are logarithms to the base 2.
 
-    `age` [R] is the slot of each query's own key. Without MASKED every query sees all of these slots.
+    `own` [R] is the slot of each query's own key. Without MASKED every query sees all of these slots.
     """
     slot, d = start + tl.arange(0, KEYS), tl.arange(0, D_WIDTH)
     offset = slot.to(tl.int64)[:, None] * (KV_HEADS * D) + d[None, :]
@@ -107,9 +107,9 @@ def _attend_block(
         value = tl.load(values + offset)
     scores = _product(query, tl.trans(key), UPCAST)
     if MASKED:
-        visible = (slot[None, :] <= age[:, None]) & (slot < end)[None, :]
+        visible = (slot[None, :] <= own[:, None]) & (slot < end)[None, :]
         if WINDOW > 0:
-            visible = visible & (slot[None, :] > age[:, None] - WINDOW)
+            visible = visible & (slot[None, :] > own[:, None] - WINDOW)
         scores = tl.where(visible, scores, -float("inf"))
     new_max = tl.maximum(max_score, tl.max(scores, axis=1))  # never infinite, for max_score is not
     rescale, probs = tl.exp2(max_score - new_max), tl.exp2(scores - new_max[:, None])
@@ -138,24 +138,24 @@ def attend_prefill_kernel(
         query = query.to(tl.bfloat16)
     keys += kv_head * D
     values += kv_head * D
-    oldest = position + block - first  # the slot of the first query's own key
-    age = oldest + tl.arange(0, ROWS)
+    first_own = position + block - first  # the slot of the first query's own key
+    own = first_own + tl.arange(0, ROWS)
     end = tl.minimum(cached, position + tl.minimum(tokens, block + ROWS) - first)
     max_score = tl.full((ROWS,), -1.0e30, tl.float32)
     sum_exp = tl.zeros((ROWS,), tl.float32)
     weighted_sum = tl.zeros((ROWS, D_WIDTH), tl.float32)
     if WINDOW > 0:
-        begin = tl.maximum(0, oldest - WINDOW + 1)
+        begin = tl.maximum(0, first_own - WINDOW + 1)
     else:
-        begin = (oldest + 1) // KEYS * KEYS  # all queries see the slots before it
+        begin = (first_own + 1) // KEYS * KEYS  # all queries see the slots before it
         for start in range(0, begin, KEYS):
             max_score, sum_exp, weighted_sum = _attend_block(
-                query, keys, values, start, end, age, max_score, sum_exp, weighted_sum,
+                query, keys, values, start, end, own, max_score, sum_exp, weighted_sum,
                 KV_HEADS, D, D_WIDTH, KEYS, WINDOW, False, UPCAST,
             )
     for start in range(begin, end, KEYS):
         max_score, sum_exp, weighted_sum = _attend_block(
-            query, keys, values, start, end, age, max_score, sum_exp, weighted_sum,
+            query, keys, values, start, end, own, max_score, sum_exp, weighted_sum,
             KV_HEADS, D, D_WIDTH, KEYS, WINDOW, True, UPCAST,
         )
     sink = tl.load(sinks + head).to(tl.float32) * _LOG2_E
