@@ -28,24 +28,33 @@ Deliver = Callable[[object], None]
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A job in the queue. `deliver` gets its events, or the ApiError that ended it, and JobEnd at last."""
+    """A job in the queue. `deliver` gets its events, or the ApiError that ended it, and JobEnd at last.
+
+    `withdraw` takes it out of the queue if it still waits there.
+    """
 
     job: Job
     deliver: Deliver
+    withdraw: "Callable[[Ticket], None]"
     cancelled: bool = False
     _stop: list[Callable[[], None]] = field(default_factory=list)
 
     def cancel(self) -> None:
         """End the job at the next token or prefill chunk, or before it begins. Any thread may call it."""
         self.cancelled = True
-        for stop in self._stop:
-            stop()
+        self.withdraw(self)
+        self.stop_if_cancelled()
 
     def on_stop(self, stop: Callable[[], None]) -> None:
         """Take the function that ends the running job."""
         self._stop.append(stop)
+        self.stop_if_cancelled()
+
+    def stop_if_cancelled(self) -> None:
+        """End the running job if it was cancelled; again after each event, since a turn that begins forgets a stop."""
         if self.cancelled:
-            stop()
+            for stop in self._stop:
+                stop()
 
 
 def _prepare() -> None:
@@ -107,7 +116,7 @@ class Worker:
             idle = len(self._threads) - len(self._running)
             if len(self._waiting) >= self._queue_limit + idle:
                 raise queue_full(len(self._waiting))
-            ticket = Ticket(job, deliver)
+            ticket = Ticket(job, deliver, self._withdraw)
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
@@ -167,15 +176,20 @@ class Worker:
             with self._changed:
                 self._running.remove(ticket)
 
+    def _withdraw(self, ticket: Ticket) -> None:
+        with self._changed:
+            if ticket not in self._waiting:
+                return
+            self._waiting.remove(ticket)
+        ticket.deliver(JobEnd())
+
     def _next(self) -> Ticket | None:
         with self._changed:
             while not self._closed:
-                while self._waiting:
+                if self._waiting:
                     ticket = self._waiting.popleft()
-                    if not ticket.cancelled:
-                        self._running.append(ticket)
-                        return ticket
-                    ticket.deliver(JobEnd())
+                    self._running.append(ticket)
+                    return ticket
                 self._changed.wait()
         return None
 
@@ -184,6 +198,7 @@ class Worker:
             with closing(ticket.job.run(pool, ticket.on_stop)) as events:
                 for event in events:
                     ticket.deliver(event)
+                    ticket.stop_if_cancelled()
         except Exception as exc:
             _LOGGER.warning("a request failed: %s", type(exc).__name__, exc_info=_LOGGER.isEnabledFor(logging.DEBUG))
             ticket.deliver(failure_of(exc))

@@ -2,8 +2,7 @@
 
 import json
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,40 +15,11 @@ from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.server.access import Access
 from gptoss_cli.server.app import LARGEST_BODY_BYTES, ServerSettings
 from tests.cli.scripted_program import opened_with
-from tests.random_generator import RandomGenerator
 from tests.server.running import SECONDS, Running, scripted, wait_until
+from tests.server.slow_generator import SlowGenerator
 from tests.server.turns import ANSWER
 
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
-
-
-class SlowGenerator(RandomGenerator):
-    """Takes `seconds` for each token or chunk, and says when it is at work."""
-
-    def __init__(self, *, prefill_seconds: float = 0, token_seconds: float = 0.01) -> None:
-        super().__init__()
-        self.prefill_seconds = prefill_seconds
-        self.token_seconds = token_seconds
-        self.busy = False
-
-    def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
-        self.busy = True
-        try:
-            for done in range(10 if self.prefill_seconds else 0):
-                time.sleep(self.prefill_seconds)
-                yield done, len(ids)
-            yield from super().prefill(ids)
-        finally:
-            self.busy = False
-
-    def decode(self, *positional: Any, **named: Any) -> Iterator[int]:
-        self.busy = True
-        try:
-            for token in super().decode(*positional, **named):
-                time.sleep(self.token_seconds)
-                yield token
-        finally:
-            self.busy = False
 
 
 def error_of(content: bytes) -> dict[str, Any]:
@@ -208,32 +178,6 @@ def test_before_the_model_is_loaded_everything_says_so() -> None:
     opening.join()
     assert running.request("/health")[0] == 200
     running.__exit__()
-
-
-def test_a_client_that_goes_away_frees_the_engine(slow: tuple[Running, SlowGenerator]) -> None:
-    running, generator = slow
-    for prefill_seconds in (0.0, 0.1):
-        generator.prefill_seconds = prefill_seconds
-        for path, body in (("chat/completions", HI), ("responses", {"input": "Hi"}), ("completions", {"prompt": [1]})):
-            for stream in (True, False):
-                connection = running.send(f"/v1/{path}", {**body, "stream": stream, "max_tokens": 9_000})
-                wait_until(lambda: generator.busy)
-                connection.close()
-                wait_until(lambda: not generator.busy)
-    assert running.worker.queue_length == 0
-
-
-def test_a_client_that_goes_away_while_it_waits_never_begins(slow: tuple[Running, SlowGenerator]) -> None:
-    running, generator = slow
-    first = running.send("/v1/chat/completions", {**HI, "stream": True})
-    wait_until(lambda: generator.busy)
-    second = running.send("/v1/chat/completions", HI)
-    wait_until(lambda: running.worker.queue_length == 1)
-    second.close()
-    time.sleep(0.1)
-    first.close()
-    wait_until(lambda: running.worker.queue_length == 0 and not generator.busy)
-    assert len(generator.drawn) < 500
 
 
 def test_a_client_that_waits_gets_comments(slow: tuple[Running, SlowGenerator]) -> None:
