@@ -63,11 +63,12 @@ class _Delivery:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     items: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
 
-    async def next(self, seconds: float) -> object:
-        """Return the next item. Raises TimeoutError after `seconds`."""
-        if self.items.empty():
-            return await asyncio.wait_for(self.items.get(), seconds)
-        return self.items.get_nowait()
+    async def next(self, seconds: float) -> list[object]:
+        """Return the items that have come, at least one. Raises TimeoutError after `seconds`."""
+        items = [] if not self.items.empty() else [await asyncio.wait_for(self.items.get(), seconds)]
+        while not self.items.empty():
+            items.append(self.items.get_nowait())
+        return items
 
     def deliver(self, item: object) -> None:
         """Take an item in any thread; nothing once the loop has ended."""
@@ -190,20 +191,24 @@ class _Server:
         while True:
             silence = self._settings.comment_seconds - (loop.time() - spoke)
             try:
-                item = await delivery.next(max(silence, 0))
+                items = await delivery.next(max(silence, 0))
             except TimeoutError:
                 spoke = loop.time()
                 yield _comment(progress)
                 continue
-            if isinstance(item, JobEnd):
-                return
-            if isinstance(item, PrefillProgress):
-                progress = item
-            self._count(item)
-            written = _written(exchange, item)
+            # Everything that has come is sent at once: a client that reads slowly is not sent each token by itself.
+            written = b"".join(event.encode() for item in items for event in self._written(exchange, item))
             if written:
                 spoke = loop.time()
-                yield b"".join(event.encode() for event in written)
+                yield written
+            progress = next((item for item in reversed(items) if isinstance(item, PrefillProgress)), progress)
+            if isinstance(items[-1], JobEnd):
+                return
+
+    def _written(self, exchange: Exchange, item: object) -> Sequence[ServerEvent]:
+        """Return the events of a stream for an item of its job."""
+        self._count(item)
+        return exchange.writer.fail(item) if isinstance(item, ApiError) else exchange.writer.feed(item)
 
     def _count(self, item: object) -> None:
         if isinstance(item, TurnEnd):
@@ -294,10 +299,6 @@ async def _no_route(request: Request, exc: Exception) -> Response:
 async def _no_method(request: Request, exc: Exception) -> Response:
     failure = ApiError(f"{request.method} is not possible here", status=HTTPStatus.METHOD_NOT_ALLOWED)
     return failure_response(failure)
-
-
-def _written(exchange: Exchange, item: object) -> Sequence[ServerEvent]:
-    return exchange.writer.fail(item) if isinstance(item, ApiError) else exchange.writer.feed(item)
 
 
 def _comment(progress: PrefillProgress | None) -> bytes:

@@ -69,7 +69,9 @@ class Listener:
 
     def run(self, listener: socket.socket) -> None:
         """Serve until the end. Signals are raised again after it."""
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)
+        # Neither warns of anything but clients that send rubbish or go away.
+        for name in ("uvicorn", "asyncio"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             self._server.run(sockets=[listener])
         finally:

@@ -16,14 +16,14 @@ from tests.random_generator import RandomGenerator
 from tests.server.running import SECONDS, Running, wait_until
 from tests.server.slow_generator import SlowGenerator
 
-HI: Final = {"messages": [{"role": "user", "content": "Hi"}]}
+HI: Final[dict[str, Any]] = {"messages": [{"role": "user", "content": "Hi"}]}
 SCHEMA: Final = {"type": "object", "properties": {"text": {"type": "string", "minLength": 9_000}}, "required": ["text"]}
-PLAIN: Final = {
+PLAIN: Final[dict[str, dict[str, Any]]] = {
     "chat/completions": HI,
     "responses": {"input": "Hi"},
     "completions": {"prompt": [1]},
 }
-CONSTRAINED: Final = {
+CONSTRAINED: Final[dict[str, dict[str, Any]]] = {
     "chat/completions": HI
     | {
         "reasoning_effort": "none",
