@@ -50,6 +50,7 @@ def run_serve(options: ServeOptions, environment: Environment, given: Collection
         queue_limit=options.queue,
         conversations=options.conversations,
         batch=options.batch,
+        idle_seconds=options.idle_unload,
         loaded=announce,
         failed=fail,
     )

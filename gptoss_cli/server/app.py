@@ -124,19 +124,18 @@ class _Server:
         return Route(path, handle, methods=[method])
 
     def _served(self) -> Served:
-        opened = self._worker.opened
-        if opened is None:
+        model = self._worker.served
+        if model is None:
             raise model_loading()
-        name = model_id(opened.info.model)
-        return Served(name, opened.session.context_tokens, self._settings.effort, self._settings.reasoning)
+        return Served(model_id(model.name), model.context_tokens, self._settings.effort, self._settings.reasoning)
 
     async def _health(self, request: Request) -> Response:
-        if self._worker.opened is None:
+        if self._worker.served is None:
             return failure_response(model_loading())
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "ok", "model": "loaded" if self._worker.sequences else "released"})
 
     async def _metrics(self, request: Request) -> Response:
-        return PlainTextResponse(self.metrics.text(self._worker.queue_length, int(self._worker.opened is not None)))
+        return PlainTextResponse(self.metrics.text(self._worker.queue_length, self._worker.sequences))
 
     async def _models(self, request: Request) -> Response:
         served = self._served()

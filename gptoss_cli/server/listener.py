@@ -77,7 +77,7 @@ class Listener:
         finally:
             self._worker.close()
             # A model that is still being loaded is not waited for.
-            self._worker.join(_GRACE_SECONDS if self._worker.opened is not None else 0)
+            self._worker.join(_GRACE_SECONDS if self._worker.served is not None else 0)
 
     def stop(self) -> None:
         """End in order. Any thread may call it."""

@@ -45,6 +45,11 @@ class ConversationPool:
         """See SequencePool.context_tokens."""
         return self._entries[0].generator.context_tokens
 
+    @property
+    def sequences(self) -> int:
+        """See SequencePool.sequences."""
+        return len(self._entries)
+
     @contextmanager
     def sequence(self, ids: Sequence[int], prefix_tokens: int = 0) -> Iterator[TokenGenerator]:
         """See SequencePool.sequence."""

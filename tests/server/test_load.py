@@ -196,13 +196,13 @@ def _act(running: Running, seconds: float) -> int:
     """Let eight clients act; return the number of answers."""
     end = time.monotonic() + seconds
     clients = [_Client(running, number, end) for number in range(8)]
-    conversation = _Conversation(running, end)
-    threads = [threading.Thread(target=client.run) for client in (*clients, conversation)]
+    everyone: list[_Client | _Conversation] = [*clients, _Conversation(running, end)]
+    threads = [threading.Thread(target=each.run) for each in everyone]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [problem for client in (*clients, conversation) for problem in client.problems] == []
+    assert [problem for each in everyone for problem in each.problems] == []
     return sum(client.answers for client in clients)
 
 
