@@ -268,17 +268,22 @@ def create_app(worker: Worker, settings: ServerSettings) -> Starlette:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body. Raises ApiError if it is larger than any conversation could be."""
+    """Return the body. Raises ApiError if it is larger than any conversation could be, if possible before it comes."""
+    _check_size(int(request.headers.get("content-length", "0")))  # h11 has checked that it is a number
     parts = []
     size = 0
     async for part in request.stream():
         size += len(part)
-        if size > LARGEST_BODY_BYTES:
-            raise ApiError(
-                f"The body is larger than {LARGEST_BODY_BYTES >> 20} MiB", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            )
+        _check_size(size)
         parts.append(part)
     return b"".join(parts)
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST_BODY_BYTES:
+        raise ApiError(
+            f"The body is larger than {LARGEST_BODY_BYTES >> 20} MiB", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        )
 
 
 def failure_response(failure: ApiError) -> Response:

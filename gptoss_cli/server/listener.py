@@ -60,6 +60,7 @@ class Listener:
             access_log=False,
             log_config=None,
             lifespan="off",
+            http="h11",  # else uvicorn takes whatever parser is installed, and rubbish is answered differently
             timeout_graceful_shutdown=_GRACE_SECONDS,
             server_header=False,
             ws="none",

@@ -158,7 +158,7 @@ def test_an_abort_ends_the_request(server: _Server) -> None:
     assert wait_until(lambda: server.count("num_requests_running") == 0) < 1.5
 
 
-class _BansOnce:
+class _BansAFew:
     """Bans most of the vocabulary at a few tokens in the middle."""
 
     def __init__(self) -> None:
@@ -175,7 +175,7 @@ def test_a_restart_reads_little_again(server: _Server) -> None:
     list(generator.prefill(prompt))
     requests, asked, hit = generator.requests, *map(server.count, _PREFIX_COUNTS)
     drawn = list(
-        generator.decode(Sampling(3), stop_ids=STOP_IDS, banned_ids=(), max_tokens=100, constraint=_BansOnce())
+        generator.decode(Sampling(3), stop_ids=STOP_IDS, banned_ids=(), max_tokens=100, constraint=_BansAFew())
     )
     restarts = generator.requests - requests
     assert len(drawn) > 50
