@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -132,25 +133,25 @@ class _Server:
     async def _health(self, request: Request) -> Response:
         if self._worker.served is None:
             return failure_response(model_loading())
-        return JSONResponse({"status": "ok", "model": "loaded" if self._worker.sequences else "released"})
+        return _Json({"status": "ok", "model": "loaded" if self._worker.sequences else "released"})
 
     async def _metrics(self, request: Request) -> Response:
         return PlainTextResponse(self.metrics.text(self._worker.queue_length, self._worker.sequences))
 
     async def _models(self, request: Request) -> Response:
         served = self._served()
-        return JSONResponse(models_object(served.name, served.context_tokens))
+        return _Json(models_object(served.name, served.context_tokens))
 
     async def _model(self, request: Request) -> Response:
         served = self._served()
         served.check_model(request.path_params["name"])
-        return JSONResponse(models_object(served.name, served.context_tokens)["data"][0])
+        return _Json(models_object(served.name, served.context_tokens)["data"][0])
 
     async def _input_tokens(self, request: Request) -> Response:
         served = self._served()
         fields = await asyncio.to_thread(parse_body, await read_body(request))
         exchange = await asyncio.to_thread(read_responses, fields, served, self._store)
-        return JSONResponse({"object": "response.input_tokens", "input_tokens": len(exchange.job.prompt)})
+        return _Json({"object": "response.input_tokens", "input_tokens": len(exchange.job.prompt)})
 
     async def _answer(self, read: _Read, request: Request) -> Response:
         served = self._served()
@@ -178,7 +179,7 @@ class _Server:
             raise failure
         if ticket.cancelled and not exchange.writer.ended:
             raise ClientDisconnect
-        return JSONResponse(exchange.writer.result())
+        return _Json(exchange.writer.result())
 
     async def _events(self, exchange: Exchange, delivery: _Delivery) -> AsyncIterator[bytes]:
         """Yield the bytes of a stream; a comment now and then while there is nothing to say."""
@@ -214,6 +215,16 @@ class _Server:
             self.metrics.count_usage(Usage.of_turn(item))
         elif isinstance(item, CompletionEnd):
             self.metrics.count_usage(item.usage)
+
+
+class _Json(Response):
+    """A response whose text is all ASCII, as in streams: half of a surrogate pair can be written in no other way."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        """Return the body."""
+        return json.dumps(content).encode()
 
 
 class _EventStream(Response):
@@ -292,7 +303,7 @@ def failure_response(failure: ApiError) -> Response:
     headers = {} if wait is None else {"Retry-After": str(wait)}
     if failure.status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(failure.to_json(), failure.status, headers)
+    return _Json(failure.to_json(), failure.status, headers)
 
 
 async def _no_route(request: Request, exc: Exception) -> Response:

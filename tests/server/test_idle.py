@@ -62,7 +62,7 @@ def answer(running: Running) -> str:
 def test_an_idle_model_is_released_and_opened_for_the_next_request() -> None:
     opener = Opener()
     with Running(opener, idle_seconds=0.05) as running:
-        for opened in (1, 2, 3):
+        for opened in (1, 2):
             wait_until(lambda: running.worker.sequences == 0)
             assert (opener.opened, opener.in_memory) == (opened, 0)
             assert health(running) == {"status": "ok", "model": "released"}
@@ -106,7 +106,7 @@ def test_requests_that_come_as_it_is_released_are_answered() -> None:
         Running(open_model, idle_seconds=0.01, conversations=3, batch=3) as running,
         ThreadPoolExecutor(4) as clients,
     ):
-        for pause in (0.012, 0.009, 0.011, 0.01, 0.02, 0.008, 0.01, 0.03):
+        for pause in (0.012, 0.009, 0.01, 0.03):
             time.sleep(pause)
             assert list(clients.map(lambda _: answer(running), range(4))) == [TEXT] * 4
     assert len(opened) > 1
