@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.generation import BranchingGenerator, common_prefix
 from tests.cli.scripted_program import opened_with
 from tests.scripted_generator import ScriptedGenerator
+from tests.server.turns import ANSWER, ids_of
 
 
 class BranchingScripted(ScriptedGenerator):
@@ -40,6 +41,15 @@ class BranchingScripted(ScriptedGenerator):
         self.prompts.clear()
         self.prefilled_tokens.clear()
         return super().prefill(ids)
+
+
+class BranchingAnswers(BranchingScripted):
+    """Answers every prompt with ANSWER."""
+
+    def decode(self, *arguments: Any, **options: Any) -> Iterator[int]:
+        """See TokenGenerator.decode."""
+        self._turns = iter([ids_of(ANSWER)])
+        return super().decode(*arguments, **options)
 
 
 def opened_branching(generator: BranchingGenerator) -> OpenedModel:

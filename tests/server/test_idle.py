@@ -16,7 +16,7 @@ from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.errors import NotInstalledError
 from tests.cli.scripted_program import opened_with
 from tests.scripted_generator import ScriptedGenerator
-from tests.server.branching import BranchingScripted, opened_branching
+from tests.server.branching import BranchingAnswers, opened_branching
 from tests.server.running import Running, wait_until
 from tests.server.slow_generator import SlowGenerator
 from tests.server.turns import ANSWER, ids_of
@@ -88,19 +88,12 @@ def test_without_a_limit_the_model_stays() -> None:
         assert (opener.opened, opener.in_memory) == (1, 1)
 
 
-class _Answering(BranchingScripted):
-    def decode(self, *arguments: Any, **options: Any) -> Any:
-        """See TokenGenerator.decode."""
-        self._turns = iter([ids_of(ANSWER)])
-        return super().decode(*arguments, **options)
-
-
 def test_requests_that_come_as_it_is_released_are_answered() -> None:
     opened: list[int] = []
 
     def open_model() -> OpenedModel:
         opened.append(1)
-        return opened_branching(_Answering())
+        return opened_branching(BranchingAnswers())
 
     with (
         Running(open_model, idle_seconds=0.01, conversations=3, batch=3) as running,
