@@ -26,10 +26,11 @@ class _Entry:
 class ConversationPool:
     """Keeps the sequences of the last `conversations` conversations, and one more for prompts of which little is known.
 
-    A prompt takes the sequence that it continues: it begins with at least half of the last prompt. Any other takes the
-    one used the longest ago among those that are no conversations, after copying what another sequence has in common
-    with it. A sequence becomes a conversation when it is continued, or with a prompt of SMALL_TOKENS; the conversation
-    used the longest ago then is none any more. So small prompts that nothing continues replace each other only.
+    A prompt takes the sequence that it continues: it begins with at least half of the messages of the last prompt,
+    without the instructions and functions, which other conversations have too. Any other takes the one used the longest
+    ago among those that are no conversations, after copying what another sequence has in common with it. A sequence
+    becomes a conversation when it is continued, or with a prompt of SMALL_TOKENS; the conversation used the longest ago
+    then is none any more. So small prompts that nothing continues replace each other only.
     """
 
     def __init__(self, generator: BranchingGenerator, *, conversations: int, threads: int = 1) -> None:
@@ -72,7 +73,8 @@ class ConversationPool:
         continued = [
             entry
             for entry in free
-            if kept[id(entry)] > prefix_tokens and kept[id(entry)] * 2 >= entry.generator.prompt_tokens
+            if kept[id(entry)] > prefix_tokens
+            and (kept[id(entry)] - prefix_tokens) * 2 >= entry.generator.prompt_tokens - prefix_tokens
         ]
         if continued:
             best = max(continued, key=lambda entry: (kept[id(entry)], entry.used))

@@ -18,7 +18,7 @@ from tests.server.turns import ANSWER, CALL, WEATHER
 TEXT: Final = "Hello 🙂, you\n\nall."
 # Of "Advanced Params": those that have no value are not sent.
 PARAMS: Final = {"temperature": 0.8, "max_tokens": 1024, "seed": 0, "frequency_penalty": 0.0, "stop": ["<END>"]}
-TASKS: Final = (
+TASKS: Final[tuple[tuple[str, dict[str, int]], ...]] = (
     ("title", {"max_tokens": 1000}),
     ("tags", {}),
     ("follow-ups", {}),
@@ -59,11 +59,8 @@ def test_its_side_requests_cost_the_conversation_nothing(conversations: int, wor
             read = usage["prompt_tokens"]
             messages.append({"role": "assistant", "content": TEXT})
             for task, more in TASKS:
-                asked = {
-                    "role": "user",
-                    "content": f"### Task:\nGenerate {task}.\n<chat_history>{messages}</chat_history>",
-                }
-                body = {"model": "scripted", "messages": [asked], "stream": False, **more}
+                asked = f"### Task:\nGenerate {task}.\n<chat_history>{messages[-2:]}</chat_history>"
+                body = {"model": "scripted", "messages": [{"role": "user", "content": asked}], "stream": False, **more}
                 message = running.post("/v1/chat/completions", body)["choices"][0]["message"]
                 assert message["content"] == TEXT
 

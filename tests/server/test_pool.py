@@ -71,9 +71,10 @@ def test_a_long_prompt_is_a_conversation_at_once(folder: Path) -> None:
     assert clients.ask("a") == 0
 
 
-def test_a_question_that_another_conversation_began_with_does_not_cut_it(folder: Path) -> None:
+@pytest.mark.parametrize("turns", [3, 6])
+def test_a_question_that_another_conversation_began_with_does_not_cut_it(folder: Path, turns: int) -> None:
     clients = Clients(folder, 2)
-    for _ in range(6):
+    for _ in range(turns):
         clients.ask("a")
     first = clients.prompts["a"][: len(SYSTEM) + 20]
     with clients.pool.sequence(first, len(SYSTEM)) as generator:
