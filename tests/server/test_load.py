@@ -31,6 +31,8 @@ _LARGE_BYTES: Final = 100 << 20
 _CROWD: Final = 50
 _LONGEST_MESSAGES: Final = 41
 _LIBC: Final = ctypes.CDLL(None)
+_IS_GLIBC: Final = hasattr(_LIBC, "malloc_trim")
+_M_MMAP_THRESHOLD: Final = -3  # of malloc.h
 
 
 class EchoGenerator(BranchingScripted):
@@ -57,7 +59,7 @@ class EchoGenerator(BranchingScripted):
 def _memory_bytes() -> int:
     """Return the resident memory, without what has been freed and the allocator keeps for later."""
     gc.collect()
-    if hasattr(_LIBC, "malloc_trim"):
+    if _IS_GLIBC:
         _LIBC.malloc_trim(0)
     found = re.search(r"VmRSS:\s+(\d+) kB", _STATUS_OF_MEMORY.read_text())
     assert found is not None
@@ -177,6 +179,10 @@ class _Conversation:
 
 
 def check_load(seconds: float, *, batch: int) -> None:
+    if _IS_GLIBC:
+        # Large blocks go back to the system when they are freed. Else each of twenty arenas keeps up to twice the size
+        # of the largest body at its top, where malloc_trim leaves it: memory grows for minutes until all have done so.
+        _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
     with Running(
         lambda: opened_branching(EchoGenerator()), queue_limit=16, conversations=batch, batch=batch
     ) as running:
