@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -57,24 +58,44 @@ class ServerSettings:
     comment_seconds: float = COMMENT_SECONDS
 
 
-@dataclass(slots=True, eq=False)
 class _Delivery:
-    """The events of one job on their way from the worker's thread to the event loop."""
+    """The items of one job on their way from the worker's thread to the event loop.
 
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    items: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
+    The loop is woken once for all items that come before it has run: a token has several, and waking it costs more than
+    they do.
+    """
 
-    async def next(self, seconds: float) -> list[object]:
-        """Return the items that have come, at least one. Raises TimeoutError after `seconds`."""
-        items = [] if not self.items.empty() else [await asyncio.wait_for(self.items.get(), seconds)]
-        while not self.items.empty():
-            items.append(self.items.get_nowait())
-        return items
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._items: deque[object] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_woken = False
+
+    async def next(self, seconds: float | None = None) -> list[object]:
+        """Wait for items and return those that have come; there may be none, at the latest after `seconds`."""
+        if not self._items:
+            self._waiter = self._loop.create_future()
+            timer = None if seconds is None else self._loop.call_later(seconds, self._wake)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        return [self._items.popleft() for _ in range(len(self._items))]
 
     def deliver(self, item: object) -> None:
         """Take an item in any thread; nothing once the loop has ended."""
-        with suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self.items.put_nowait, item)
+        self._items.append(item)
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._is_woken = False  # before the items are taken: one that comes later wakes the loop again
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class _Server:
@@ -169,12 +190,16 @@ class _Server:
         """Return the response when the job has ended; a client that goes away cancels it."""
         failure = None
         async with _cancelling(ticket, request.receive):
-            while not isinstance(item := await delivery.items.get(), JobEnd):
-                if isinstance(item, ApiError):
-                    failure = item
-                else:
-                    exchange.writer.feed(item)
-                    self._count(item)
+            has_ended = False
+            while not has_ended:
+                for item in await delivery.next():
+                    if isinstance(item, ApiError):
+                        failure = item
+                    elif isinstance(item, JobEnd):
+                        has_ended = True
+                    else:
+                        exchange.writer.feed(item)
+                        self._count(item)
         if failure is not None:
             raise failure
         if ticket.cancelled and not exchange.writer.ended:
@@ -189,12 +214,11 @@ class _Server:
         loop = asyncio.get_running_loop()
         spoke = loop.time()
         while True:
-            silence = self._settings.comment_seconds - (loop.time() - spoke)
-            try:
-                items = await delivery.next(max(silence, 0))
-            except TimeoutError:
-                spoke = loop.time()
-                yield _comment(progress)
+            items = await delivery.next(max(self._settings.comment_seconds - (loop.time() - spoke), 0))
+            if not items:
+                if loop.time() - spoke >= self._settings.comment_seconds:
+                    spoke = loop.time()
+                    yield _comment(progress)
                 continue
             # Everything that has come is sent at once: a client that reads slowly is not sent each token by itself.
             written = b"".join(event.encode() for item in items for event in self._written(exchange, item))
