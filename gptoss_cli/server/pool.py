@@ -30,7 +30,8 @@ class ConversationPool:
     without the instructions and functions, which other conversations have too. Any other takes the one used the longest
     ago among those that are no conversations, after copying what another sequence has in common with it. A sequence
     becomes a conversation when it is continued, or with a prompt of SMALL_TOKENS; the conversation used the longest ago
-    then is none any more. So small prompts that nothing continues replace each other only.
+    then is none any more. So small prompts that nothing continues replace each other only; if several threads do so at
+    the same time, the shortest conversations too.
     """
 
     def __init__(self, generator: BranchingGenerator, *, conversations: int, threads: int = 1) -> None:
@@ -78,10 +79,13 @@ class ConversationPool:
         ]
         if continued:
             best = max(continued, key=lambda entry: (kept[id(entry)], entry.used))
-            if kept[id(best)] < tokens:  # else it is the same request once more
+            if best.generator.prompt_tokens < tokens:  # else it is the same request once more
                 self._make_conversation(best)
             return best
         replaced = next((entry for entry in free if not entry.is_conversation), free[0])
+        if replaced.is_conversation and tokens < SMALL_TOKENS:
+            # All others are at work. The shortest one is soonest read again.
+            replaced = min(free, key=lambda entry: entry.generator.prompt_tokens)
         replaced.is_conversation = False
         if tokens >= SMALL_TOKENS:
             self._make_conversation(replaced)

@@ -208,7 +208,8 @@ def _act(running: Running, seconds: float) -> int:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [problem for each in everyone for problem in each.problems] == []
+    problems = [problem for each in everyone for problem in each.problems]
+    assert not problems, problems
     return sum(client.answers for client in clients)
 
 
