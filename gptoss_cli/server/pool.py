@@ -31,7 +31,7 @@ class ConversationPool:
     ago among those that are no conversations, after copying what another sequence has in common with it. A sequence
     becomes a conversation when it is continued, or with a prompt of SMALL_TOKENS; the conversation used the longest ago
     then is none any more. So small prompts that nothing continues replace each other only; if several threads do so at
-    the same time, the shortest conversations too.
+    the same time, also conversations, short ones first.
     """
 
     def __init__(self, generator: BranchingGenerator, *, conversations: int, threads: int = 1) -> None:
@@ -84,8 +84,8 @@ class ConversationPool:
             return best
         replaced = next((entry for entry in free if not entry.is_conversation), free[0])
         if replaced.is_conversation and tokens < SMALL_TOKENS:
-            # All others are at work. The shortest one is soonest read again.
-            replaced = min(free, key=lambda entry: entry.generator.prompt_tokens)
+            # All others are at work. A short one is soon read again.
+            replaced = min(free, key=lambda entry: (entry.generator.prompt_tokens >= SMALL_TOKENS, entry.used))
         replaced.is_conversation = False
         if tokens >= SMALL_TOKENS:
             self._make_conversation(replaced)

@@ -4,6 +4,7 @@ import gc
 import json
 import time
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -23,6 +24,15 @@ from tests.server.turns import ANSWER, ids_of
 
 HI: Final[dict[str, Any]] = {"messages": [{"role": "user", "content": "Hi"}]}
 TEXT: Final = "Hello 🙂, you\n\nall."
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_heap() -> Iterator[None]:
+    """Let the collector look at new objects alone: the heap of a whole test run takes it a second each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Opener:

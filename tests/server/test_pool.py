@@ -83,7 +83,7 @@ def test_a_question_that_another_conversation_began_with_does_not_cut_it(folder:
     assert clients.ask("a") == 0
 
 
-def test_strangers_at_the_same_time_replace_the_shortest_conversation() -> None:
+def test_strangers_at_the_same_time_replace_short_conversations_first() -> None:
     pool = ConversationPool(BranchingScripted(), conversations=2, threads=3)
     long, short = list(range(SMALL_TOKENS)), [*SYSTEM, 1]
     for ids in (long, short, [*short, 2]):
