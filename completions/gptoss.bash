@@ -99,9 +99,10 @@ _gptoss_candidates() {
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
-    local conversations="list show search export import rename rm backup path check"
+    local conversations="list show search export import rename rm prune backup path check"
     local conversations_list="-n --all --json" conversations_show="--reasoning --raw --branch --json"
     local conversations_search="-n --latest --reasoning --json" conversations_rm="--all -y --yes"
+    local conversations_prune="--older-than --keep --dry-run -y --yes"
     local conversations_export="--all -f --format -o --output --reasoning --force"
     local settings="color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k date seed
         max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout

@@ -46,8 +46,8 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
         'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
-        'conversations' = @('list', 'show', 'search', 'export', 'import', 'rename', 'rm', 'backup', 'path', 'check',
-            '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
+        'conversations' = @('list', 'show', 'search', 'export', 'import', 'rename', 'rm', 'prune', 'backup', 'path', 'check',
+            '--older-than', '--keep', '--dry-run', '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
             '--force', '-y', '--yes') + $common
         'cache' = @('list', 'clear', '--json', '-y', '--yes', '--kv-limit') + $common
         'config' = @('show', 'path', 'edit', 'set', '--json') + $common

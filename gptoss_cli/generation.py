@@ -40,6 +40,7 @@ class Numerics:
     """The kernels of a generator (their instruction set), and the formats of its activations and dense weights.
 
     `shortcoming` says in one line why these are not the fastest kernels for the device; None if they are.
+    `chosen_by` is the setting that chose the kernels; None if the machine did.
     """
 
     kernels: str
@@ -47,6 +48,7 @@ class Numerics:
     dense: str
     threads: int
     shortcoming: str | None = None
+    chosen_by: str | None = None
 
     @property
     def summary(self) -> str:

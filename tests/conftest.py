@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,15 +23,28 @@ _OWN = ("GPTOSS_", "HF_", "XDG_", "TIKTOKEN_")
 _COLOR = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the folders before the tests are collected: some modules load the vocabulary when they are imported."""
+    folder = tempfile.TemporaryDirectory(prefix="gptoss-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    for name in list(os.environ):
+        if name.startswith(_OWN):
+            patch.delenv(name)
+    home = Path(folder.name)
+    patch.setenv("GPTOSS_HOME", str(home / "gptoss"))
+    patch.setenv("HF_HOME", str(home / "huggingface"))
+    # Compiled kernels are kept, but not among the user's.
+    kept = config.cache.mkdir("triton") if config.cache else home / "triton"
+    patch.setenv("TRITON_CACHE_DIR", str(kept))
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(_OWN) or name in _COLOR:
-                patch.delenv(name)
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("GPTOSS_HOME", str(home / "gptoss"))
-        patch.setenv("HF_HOME", str(home / "huggingface"))
+        for name in _COLOR:
+            patch.delenv(name, raising=False)
         # Programs that the tests start run this tree, and find the fakes in tests/.
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
         patch.setenv("TERM", "xterm-256color")

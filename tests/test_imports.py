@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -111,8 +112,14 @@ def _files(package: Path) -> dict[str, Path]:
     return modules
 
 
-def _imports(file: Path) -> Iterator[_Import]:
-    yield from _of_body(ast.parse(file.read_text("utf-8")), file, late=False)
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
+
+
+@cache
+def _imports(file: Path) -> list[_Import]:
+    return list(_of_body(_tree(file), file, late=False))
 
 
 def _of_body(node: ast.AST, file: Path, *, late: bool) -> Iterator[_Import]:
@@ -211,7 +218,7 @@ def _unexpected_late_imports(package: Path) -> list[str]:
 
 
 def _long_functions(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    for node in ast.walk(_tree(file)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > _LONGEST_FUNCTION:
@@ -258,7 +265,7 @@ def test_only_one_module_has_coroutines() -> None:
     found = {
         module
         for module, file in _files(_PACKAGE).items()
-        if any(isinstance(node, asynchronous) for node in ast.walk(ast.parse(file.read_text("utf-8"))))
+        if any(isinstance(node, asynchronous) for node in ast.walk(_tree(file)))
     }
     assert found == {"server.app"}
 

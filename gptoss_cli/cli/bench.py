@@ -95,8 +95,9 @@ def _shape(wanted: str) -> tuple[str, ModelConfig]:
 def _rows(name: str, load_seconds: float, measured: Benchmark, numerics: Numerics) -> dict[str, str]:
     threads = f"{numerics.threads} thread{'s' if numerics.threads != 1 else ''}"
     behind = f", {measured.context_tokens:,} before them" if measured.context_tokens else ""
+    chosen = f" ({numerics.kernels} chosen by {numerics.chosen_by})" if numerics.chosen_by else ""
     rows = {
-        "model": f"{name}, {numerics.summary}, {threads}",
+        "model": f"{name}, {numerics.summary}, {threads}{chosen}",
         f"prefill of {measured.prompt_tokens:,} tokens{behind}": f"{_spread(measured.prefill)} tokens/s",
         f"decode of {measured.generated_tokens:,} tokens": f"{_spread(measured.decode)} tokens/s",
         "memory bandwidth": f"{_spread(measured.bandwidth, 1e-9)} GB/s",

@@ -13,7 +13,14 @@ from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.plan import PlannedModel, published_plans
 from gptoss_cli.cli.server import found_server, required_server
 from gptoss_cli.cli.server_options import ServerOptions
-from gptoss_cli.errors import GptossError
+from gptoss_cli.engine.kernels.native_library import (
+    VARIABLE,
+    Native,
+    check_instructions,
+    chosen_instructions,
+    find_library,
+)
+from gptoss_cli.errors import GptossError, UsageError
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.gpus import Cuda
 from gptoss_cli.placement.hardware import Hardware
@@ -21,6 +28,7 @@ from gptoss_cli.placement.reasons import gib
 from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.terminal.console import Console
 
+_COMPILER_ADVICE = "Install a C compiler, for example gcc, and then gptoss again."
 _DRIVER_ADVICE = "Update the NVIDIA driver, or install the build of torch that goes with it."
 
 
@@ -56,7 +64,7 @@ def _checks(machine: Hardware) -> Iterator[_Check]:
     yield _Check("torch", machine.torch or "not installed", advice)
     if machine.cores is not None and machine.usable_cores is not None:
         yield _Check("CPU", _cores(machine.cores, machine.usable_cores, machine.cpu_quota))
-    yield _present("CPU kernels", machine.kernels, "Install a C compiler, for example gcc, and then gptoss again.")
+    yield _cpu_kernels() if machine.kernels else _Check("CPU kernels", "missing", _COMPILER_ADVICE)
     yield from _gpu_checks(machine)
     yield from _memory_checks(machine)
     disk = "unknown" if machine.disk_bytes is None else f"{machine.disk_bytes / 1e9:.1f} GB free"
@@ -80,6 +88,22 @@ def _cores(cores: int, usable: int, quota: float | None) -> str:
     if quota is not None and usable == max(1, int(quota)):
         limit = f"the CPU quota of the control group is {quota:g}"
     return f"{usable} of {cores} cores, and no more threads: {limit}"
+
+
+def _cpu_kernels() -> _Check:
+    """Load the kernels for the CPU as a model would, which checks them too."""
+    name, path = "CPU kernels", find_library()
+    if path is None:
+        return _Check(name, "built for another Python", "Install gptoss again.")
+    try:
+        native = Native(path)
+        problem = check_instructions(native)
+    except OSError as exc:
+        return _Check(name, f"cannot be loaded: {exc}", "Install gptoss again.")
+    except UsageError as exc:
+        return _Check(name, "not usable", sentence(exc))
+    chosen = f" (chosen by {VARIABLE})" if chosen_instructions() else ""
+    return _Check(name, f"{native.instructions}{chosen}", f"{problem}." if problem else "")
 
 
 def _gpu_checks(machine: Hardware) -> Iterator[_Check]:

@@ -14,7 +14,7 @@ from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels, default_threads, find_kernels
-from gptoss_cli.engine.kernels.native_library import MappedFile, Native, find_library
+from gptoss_cli.engine.kernels.native_library import VARIABLE, MappedFile, Native, chosen_instructions, find_library
 from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.kernels.tuning import tuning_of
 from gptoss_cli.engine.model import Transformer
@@ -174,7 +174,12 @@ def choose_kernels(placement: Placement) -> tuple[Kernels, Numerics]:
     if isinstance(found, CpuKernels):
         used = Dtype.FLOAT32 if placement.dtype is Dtype.FLOAT32 else placement.activations
         return found, Numerics(
-            found.native.instructions, used, placement.dense, found.threads, shortcoming=found.shortcoming
+            found.native.instructions,
+            used,
+            placement.dense,
+            found.threads,
+            shortcoming=found.shortcoming,
+            chosen_by=VARIABLE if chosen_instructions() else None,
         )
     torch.set_num_threads(placement.threads or default_threads())
     numerics = Numerics(placement.kernels, placement.dtype, placement.dense, torch.get_num_threads())

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from gptoss_cli.errors import Hint, NumericalError, UsageError
 from gptoss_cli.generation import VOCABULARY_SIZE, Allowed, Banned, Restriction, Sampling
 
+_HOST: Final = "cpu"
 _TOP_CANDIDATES = 1_024
 _SMALLEST_PLAIN = 1e-6
 
@@ -32,6 +34,7 @@ class Sampler:
         self._rows = vocabulary_size
         self._banned = self._indices({*banned_ids, *range(VOCABULARY_SIZE, vocabulary_size)})
         self._masks: dict[Restriction, Tensor] = {}
+        self._host = _HostBuffers() if device == _HOST else None
         # Samplers with equal keys do the same in `draw_on_device`, so they can share a CUDA graph.
         self.graph_key = (replace(sampling, seed=0), frozenset(banned_ids))
         assert len(self._banned) < vocabulary_size, "some token must be left to draw"
@@ -44,10 +47,10 @@ class Sampler:
         logits, uniform = logits.to(self._device), self.take_uniform()
         if isinstance(restriction, Allowed):
             allowed = self._mask_of(restriction)
-            id_ = _minus_one_if_not_finite(logits, allowed[self._choose(logits[allowed], uniform)])
+            id_ = _minus_one_if_not_finite(logits, allowed[self._choose(logits[allowed], uniform, self._host)])
         else:
             banned = self._banned if restriction is None else self._mask_of(restriction)
-            id_ = self._draw_without(banned, logits, uniform)
+            id_ = self._draw_without(banned, logits, uniform, self._host)
         return checked_id(int(id_))
 
     def draw_on_device(self, logits: Tensor, uniform: Tensor) -> Tensor:
@@ -55,7 +58,7 @@ class Sampler:
 
         The id is negative where `draw` would raise; see `checked_id`. Does not wait for the host.
         """
-        return self._draw_without(self._banned, logits, uniform)
+        return self._draw_without(self._banned, logits, uniform, None)
 
     @property
     def plain_temperature(self) -> float | None:
@@ -78,14 +81,22 @@ class Sampler:
     def _next_uniform(self) -> float:
         return float(torch.rand((), generator=self._random, dtype=torch.float64))
 
-    def _draw_without(self, banned: Tensor, logits: Tensor, uniform: float | Tensor) -> Tensor:
-        chosen = self._choose(logits.index_fill(0, banned, -torch.inf), uniform)
-        return _minus_one_if_not_finite(logits, chosen)
+    def _draw_without(
+        self, banned: Tensor, logits: Tensor, uniform: float | Tensor, host: "_HostBuffers | None"
+    ) -> Tensor:
+        if host is None:
+            left = logits.index_fill(0, banned, -torch.inf)
+            return _minus_one_if_not_finite(logits, self._choose(left, uniform, None))
+        left = host.copied(logits, torch.float32).index_fill_(0, banned, -torch.inf)
+        lowest, largest = logits.aminmax()  # NaN if any is; in a third of the time of a sum in float64
+        chosen = self._choose(left, uniform, host)
+        return chosen if lowest > -torch.inf and largest < torch.inf else torch.full_like(chosen, -1)
 
-    def _choose(self, logits: Tensor, uniform: float | Tensor) -> Tensor:
-        """Return an index [1] into logits [N]."""
+    def _choose(self, logits: Tensor, uniform: float | Tensor, host: "_HostBuffers | None") -> Tensor:
+        """Return an index [1] into logits [N]. On the `host` time counts, elsewhere the number of operations."""
         if self._sampling.temperature == 0:
-            return logits.argmax(0, keepdim=True)
+            # numpy takes less than half of torch's time.
+            return logits.argmax(0, keepdim=True) if host is None else torch.tensor([logits.numpy().argmax()])
         if self._sampling.temperature != 1:
             # Subtract the largest first, as softmax does: divided by a tiny temperature, it would be infinite.
             logits = (logits - logits.max()) / self._sampling.temperature
@@ -96,7 +107,11 @@ class Sampler:
         if self._sampling.top_p < 1:
             probs, order = _largest(probs, self._sampling.top_p)
             ids = order if ids is None else ids.index_select(0, order)
-        chosen = _draw_index(probs, uniform, self._sampling.top_p)
+        if host is None:
+            cumulative = probs.cumsum(0, dtype=torch.float64)
+        else:
+            cumulative = host.copied(probs, torch.float64).cumsum_(0)
+        chosen = _draw_index(cumulative, uniform, self._sampling.top_p)
         return chosen if ids is None else ids.index_select(0, chosen)
 
     def _mask_of(self, restriction: Restriction) -> Tensor:
@@ -114,6 +129,23 @@ class Sampler:
     def _indices(self, ids: Iterable[int]) -> Tensor:
         known = sorted(id_ for id_ in set(ids) if 0 <= id_ < self._rows)
         return torch.tensor(known, dtype=torch.int64, device=self._device)
+
+
+class _HostBuffers:
+    """Memory on the CPU that every draw uses again.
+
+    New memory for each token would go back to the system each time: its page faults took longer than the draw.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[torch.dtype, Tensor] = {}
+
+    def copied(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a copy of `values` [N], which the next one of this dtype overwrites."""
+        buffer = self._buffers.get(dtype)
+        if buffer is None or len(buffer) < len(values):
+            buffer = self._buffers[dtype] = torch.empty(len(values), dtype=dtype)
+        return buffer[: len(values)].copy_(values)
 
 
 def checked_id(id_: int) -> int:
@@ -149,9 +181,11 @@ def _largest(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     return probs.sort(descending=True)
 
 
-def _draw_index(probs: Tensor, uniform: float | Tensor, top_p: float) -> Tensor:
-    """Return an index [1] in proportion to `probs` [N], of which only the first that add up to `top_p` count."""
-    cumulative = probs.cumsum(0, dtype=torch.float64)
+def _draw_index(cumulative: Tensor, uniform: float | Tensor, top_p: float) -> Tensor:
+    """Return an index [1] in proportion to probabilities, of which only the first that add up to `top_p` count.
+
+    `cumulative` [N] float64 are their sums.
+    """
     total = cumulative.narrow(0, -1, 1)
     if top_p < 1:
         last = (cumulative < top_p).sum(0, keepdim=True).clamp(max=len(cumulative) - 1)

@@ -17,6 +17,8 @@ from typing import Self
 
 import pyte
 
+from tests.cli.forked_program import ForkedProgram
+
 SCRIPTED_PROGRAM = Path(__file__).parent / "scripted_program.py"
 _PATIENCE_SECONDS = 30.0
 
@@ -45,14 +47,11 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._modes = termios.tcgetattr(slave)
         self._slave = slave
-        self._process = subprocess.Popen(
-            [*before, sys.executable, *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=cwd,
-            preexec_fn=_take_terminal,
-        )
+        self._process = self._start([*before, sys.executable, *arguments], cwd)
+
+    def _start(self, command: Sequence[str], cwd: Path | None) -> "subprocess.Popen[bytes] | ForkedProgram":
+        slave = self._slave
+        return subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, preexec_fn=_take_terminal)
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +142,7 @@ class Terminal:
             assert time.monotonic() < deadline, f"it does not end:\n{self.text}"
             self._read()
         self._read()
-        return self._process.returncode
+        return self._process.wait()
 
     def restored(self) -> bool:
         """Return True if the modes of the terminal are those from before the program, and the cursor is visible."""
@@ -156,6 +155,17 @@ class Terminal:
             self._stream.feed(data)
             if self._answers and b"\x1b[6n" in data:  # the program asks where the cursor is
                 self.type(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
+
+
+class ForkedTerminal(Terminal):
+    """A terminal with `gptoss` on it, with the command line `arguments`, which starts faster. See ForkedProgram."""
+
+    def __init__(self, *arguments: str, script: str | None = None, columns: int = 80, rows: int = 40) -> None:
+        self._script, self._arguments = script, arguments
+        super().__init__([], columns=columns, rows=rows)
+
+    def _start(self, command: Sequence[str], cwd: Path | None) -> ForkedProgram:
+        return ForkedProgram(self._arguments, script=self._script, terminal=os.ttyname(self._slave))
 
 
 def _take_terminal() -> None:

@@ -13,7 +13,7 @@ from gptoss_cli.cli.prompt_input import prompt_text
 from gptoss_cli.errors import ResourceError, UsageError
 from gptoss_cli.terminal.console import Console
 from tests.cli.conftest import Script, ask_here, turn
-from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
+from tests.cli.terminal_driver import SCRIPTED_PROGRAM, ForkedTerminal, Terminal
 from tests.terminal.streams import KeptStream
 
 
@@ -257,7 +257,7 @@ _RENDERED = "Words that go on and\non, to the end of it.\n\n• one\n\na │ b\n
 @pytest.mark.parametrize("arguments", [[], ["--no-stream"]])
 def test_on_a_terminal_the_answer_is_rendered_and_words_stay_whole(arguments: list[str], script: Script) -> None:
     turns = script(turn(_MARKDOWN, reasoning="Some reasoning, also of whole words."))
-    with Terminal([str(SCRIPTED_PROGRAM), turns, "ask", *arguments, "x"], columns=22) as terminal:
+    with ForkedTerminal("ask", *arguments, "x", script=turns, columns=22) as terminal:
         assert terminal.wait() == 0
         assert terminal.text == f"Some reasoning, also\nof whole words.\n\n{_RENDERED}"
 
@@ -286,7 +286,7 @@ def test_without_colour_a_terminal_gets_no_escape(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with Terminal([str(SCRIPTED_PROGRAM), script(turn("Blue.", reasoning="Hm.")), "ask", "x"]) as terminal:
+    with ForkedTerminal("ask", "x", script=script(turn("Blue.", reasoning="Hm."))) as terminal:
         assert terminal.wait() == 0
         assert terminal.text == "Hm.\n\nBlue."
         assert b"\x1b[2m" not in terminal.raw

@@ -120,6 +120,8 @@ def test_the_table_names_the_limit_of_decode() -> None:
     assert _limit(found, numerics).endswith("memory allows 8.0 tokens/s. Decode is limited by memory.")
     rows = _rows("20b", 0.5, found, numerics)
     assert rows["model"] == "20b, avx2 kernels, int16 activations, bf16 dense weights, 2 threads"
+    chosen = Numerics("avx2", "int16", "bf16", 2, chosen_by="GPTOSS_CPU_KERNELS")
+    assert _rows("20b", 0.5, found, chosen)["model"] == f"{rows['model']} (avx2 chosen by GPTOSS_CPU_KERNELS)"
     assert rows["experts, all layers"] == "50.00 ms, 16.0 GB/s, 50% of the bandwidth"
     assert rows["decode of 64 tokens"] == "8.0 (7.0 to 9.0) tokens/s"
     missing = Numerics("reference", "bfloat16", "bf16", 2, shortcoming="The CPU kernels were not built")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Script, turn
-from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
+from tests.cli.terminal_driver import ForkedTerminal, Terminal
 
 _CTRL_C, _CTRL_D, _CTRL_N, _CTRL_O = "\x03", "\x04", "\x0e", "\x0f"
 
 
 def _chat(script: str, *arguments: str) -> Terminal:
-    return Terminal([str(SCRIPTED_PROGRAM), script, "chat", *arguments])
+    return ForkedTerminal("chat", *arguments, script=script)
 
 
 def test_a_conversation_of_two_turns(script: Script) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Script, turn
-from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
+from tests.cli.terminal_driver import ForkedTerminal
 
 _GOLDEN = Path(__file__).parents[1] / "golden"
 _ANSWER = """\
@@ -38,7 +38,7 @@ Use `sorted` for a **new** list and `list.sort` to change the one you have. Both
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (200, 50), (32, 30)])
 def test_a_conversation_looks_as_it_did(script: Script, columns: int, rows: int) -> None:
     played = script(turn(_ANSWER, reasoning="The user wants to sort."), turn("You are welcome."))
-    with Terminal([str(SCRIPTED_PROGRAM), played, "chat", "-m", "demo"], columns=columns, rows=rows) as terminal:
+    with ForkedTerminal("chat", "-m", "demo", script=played, columns=columns, rows=rows) as terminal:
         terminal.wait_for("131,072")
         terminal.type("How do I sort?\r")
         terminal.wait_for("Timsort")

@@ -13,7 +13,7 @@ from gptoss_cli.archive.saving import Origin
 from gptoss_cli.cli.resuming import archive_path
 from tests.archive.conversations import complain, save
 from tests.cli.conftest import Script, turn
-from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
+from tests.cli.terminal_driver import ForkedTerminal, Terminal
 
 _GOLDEN = Path(__file__).parents[1] / "golden"
 _SIZES = ((80, 24), (160, 50))
@@ -61,7 +61,7 @@ def _compare(text: str, name: str) -> None:
 
 
 def _shown(*arguments: str, columns: int, rows: int) -> str:
-    with Terminal(["-m", "gptoss_cli", "conversations", *arguments], columns=columns, rows=rows) as terminal:
+    with ForkedTerminal("conversations", *arguments, columns=columns, rows=rows) as terminal:
         assert terminal.wait() == 0
         return terminal.everything
 
@@ -82,7 +82,7 @@ def test_show(columns: int, rows: int) -> None:
 
 def test_show_on_a_terminal_has_the_colours_of_a_chat() -> None:
     for options, coloured in (((), True), (("--color", "never"), False)):
-        with Terminal(["-m", "gptoss_cli", "conversations", "show", "Why is the sky blue?", *options]) as terminal:
+        with ForkedTerminal("conversations", "show", "Why is the sky blue?", *options) as terminal:
             assert terminal.wait() == 0
             assert (b"\x1b[1;32mYou\x1b[0m" in terminal.raw) is coloured
 
@@ -94,8 +94,7 @@ def test_search(columns: int, rows: int) -> None:
 
 @pytest.mark.parametrize(("columns", "rows"), _SIZES)
 def test_picker(columns: int, rows: int) -> None:
-    command = ["-m", "gptoss_cli", "chat", "--resume"]
-    with Terminal(command, columns=columns, rows=rows) as terminal:
+    with ForkedTerminal("chat", "--resume", columns=columns, rows=rows) as terminal:
         terminal.wait_for("Esc leaves")
         terminal.type("s")
         terminal.wait_for("4 of 4")
@@ -120,7 +119,7 @@ def test_a_choice_in_the_picker_is_continued() -> None:
 
 
 def test_in_a_chat_resume_alone_shows_the_picker(script: Script) -> None:
-    with Terminal([str(SCRIPTED_PROGRAM), script(turn("Red.")), "chat"]) as terminal:
+    with ForkedTerminal("chat", script=script(turn("Red."))) as terminal:
         terminal.wait_for_prompt()
         terminal.type("/resume\r")
         terminal.wait_for("Esc leaves")
@@ -140,6 +139,6 @@ def test_in_a_chat_resume_alone_shows_the_picker(script: Script) -> None:
 
 def test_without_a_conversation_there_is_nothing_to_pick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GPTOSS_HOME", str(tmp_path / "empty"))
-    with Terminal(["-m", "gptoss_cli", "chat", "--resume"]) as terminal:
+    with ForkedTerminal("chat", "--resume") as terminal:
         assert terminal.wait() == 2
         assert "There is no conversation to continue yet" in terminal.text

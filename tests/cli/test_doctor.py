@@ -8,6 +8,7 @@ import pytest
 
 from gptoss_cli.cli import gpu_check
 from gptoss_cli.engine.kernel_checks import KernelCheck
+from gptoss_cli.engine.kernels.native_library import Native, find_library
 from gptoss_cli.placement.gpus import Cuda
 from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.reasons import Code
@@ -71,6 +72,31 @@ def test_a_cpu_quota_is_told(
     values = json.loads(run("doctor", "--json")[1])
     assert [check["found"] for check in values["checks"] if check["name"] == "CPU"] == [words]
     assert values["machine"]["usable_cores"] == usable
+
+
+@pytest.mark.skipif(find_library() is None, reason="the native library was not built")
+@pytest.mark.parametrize(
+    ("chosen", "found", "advice"),
+    [
+        ("scalar", "scalar (chosen by GPTOSS_CPU_KERNELS)", ""),
+        ("sse2", "not usable", "GPTOSS_CPU_KERNELS is 'sse2'. This machine can run: "),
+    ],
+)
+def test_the_chosen_cpu_kernels_are_shown(
+    chosen: str, found: str, advice: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_CPU_KERNELS", chosen)
+    checks = json.loads(run("doctor", "--json")[1])["checks"]
+    (check,) = [check for check in checks if check["name"] == "CPU kernels"]
+    assert check["found"] == found
+    assert check["advice"].startswith(advice)
+    assert bool(check["advice"]) == bool(advice)
+
+
+@pytest.mark.skipif(find_library() is None, reason="the native library was not built")
+def test_kernels_that_compute_wrongly_have_advice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Native, "self_check", lambda *_: "avx512")
+    assert "computes avx512 instructions wrongly" in run("doctor")[1]
 
 
 def test_a_machine_without_problems_gets_no_advice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,26 +2,21 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 
 from gptoss_cli.cli.efforts import parse_efforts
 from gptoss_cli.errors import UsageError
 from gptoss_cli.settings import ReasoningEffort
-from tests.cli.conftest import Script, turn
-from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
+from tests.cli.conftest import Script, ask_here, turn
+from tests.cli.terminal_driver import ForkedTerminal
 
 _TURNS = [turn("Blue.", reasoning="Light."), turn("Very \x1b[2J[bold]blue.", reasoning="Light scatters. " * 20)]
 _PLAIN = ["Just blue.<|return|>"]
 
 
-def _ask(script: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPTED_PROGRAM), script, "ask", *arguments, "Sky?"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-    )
+def _ask(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return ask_here(script, *arguments, "Sky?")
 
 
 def test_efforts_are_taken_in_order_and_once() -> None:
@@ -37,7 +32,7 @@ def test_an_effort_nobody_knows_is_a_usage_error(value: str) -> None:
 
 def test_a_pipe_gets_one_json_object(script: Script) -> None:
     done = _ask(script(*_TURNS, _PLAIN), "--efforts", "low,high,none")
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert (told["version"], told["question"]) == (1, "Sky?")
     low, high, none = told["answers"]
@@ -74,7 +69,7 @@ def test_an_answer_that_is_not_whole_decides_the_exit_status(script: Script) -> 
 
 
 def test_a_terminal_gets_a_table_that_cannot_control_it(script: Script) -> None:
-    with Terminal([str(SCRIPTED_PROGRAM), script(*_TURNS), "ask", "--efforts", "low,high", "Sky?"]) as terminal:
+    with ForkedTerminal("ask", "--efforts", "low,high", "Sky?", script=script(*_TURNS)) as terminal:
         assert terminal.wait() == 0
         rows = terminal.text.splitlines()
     heading = next(row for row in rows if "low" in row)
@@ -88,7 +83,7 @@ def test_a_terminal_gets_a_table_that_cannot_control_it(script: Script) -> None:
 def test_ctrl_c_shows_what_was_answered_so_far(script: Script) -> None:
     pause: list[str | float] = [0.1, " two"]
     turns = script(turn("Blue."), ["<|channel|>final<|message|>one", *pause * 300], turn("Never."))
-    with Terminal([str(SCRIPTED_PROGRAM), turns, "ask", "--efforts", "low,high,none", "Sky?"]) as terminal:
+    with ForkedTerminal("ask", "--efforts", "low,high,none", "Sky?", script=turns) as terminal:
         terminal.wait_for("Effort high")
         terminal.type("\x03")
         assert terminal.wait() == 130

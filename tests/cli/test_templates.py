@@ -11,7 +11,7 @@ from gptoss_cli.harmony.vocabulary import load_encoding
 from gptoss_cli.settings import config_folder
 from tests.cli.conftest import Run, Script, turn
 from tests.cli.scripted_program import opened_with
-from tests.cli.terminal_driver import SCRIPTED_PROGRAM, Terminal
+from tests.cli.terminal_driver import ForkedTerminal
 from tests.scripted_generator import ScriptedGenerator
 from tests.terminal.streams import Streams
 
@@ -109,7 +109,7 @@ def test_an_unknown_template_exits_2_before_the_model_is_opened(run: Run) -> Non
 def test_the_first_message_of_a_chat_goes_into_the_template(script: Script) -> None:
     played = script(turn("Bonjour."), turn("Salut."))
     options = ["--template", "translate", "--param", "lang", "French"]
-    with Terminal([str(SCRIPTED_PROGRAM), played, "chat", *options]) as terminal:
+    with ForkedTerminal("chat", *options, script=played) as terminal:
         terminal.wait_for("Your first message goes into the template translate.")
         terminal.wait_for("131,072")
         terminal.type("Hello\r")
@@ -119,5 +119,5 @@ def test_the_first_message_of_a_chat_goes_into_the_template(script: Script) -> N
 
 
 def test_a_chat_shows_and_sends_the_filled_template(script: Script) -> None:
-    with Terminal([str(SCRIPTED_PROGRAM), script(turn("Ha.")), "chat", "--template", "joke", "Cats."]) as terminal:
+    with ForkedTerminal("chat", "--template", "joke", "Cats.", script=script(turn("Ha."))) as terminal:
         terminal.wait_for("> Tell a joke.\n\n  Cats.\nHa.")

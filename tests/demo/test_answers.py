@@ -61,6 +61,14 @@ def _hold(generator: Generator, conversation: list[dict[str, str]], effort: Reas
         yield _Reply(said["kind"], said["message"], answer, said["fact"] in answer, end.reasoning_tokens)
 
 
+def test_nine_in_ten_of_twenty_questions_are_answered_rightly(generator: Generator) -> None:
+    some = [reply for each in _CONVERSATIONS[::3] for reply in _hold(generator, each, ReasoningEffort.LOW)]
+    questions = [reply for reply in some if reply.kind != "statement"]
+    assert len(questions) == 20
+    assert len([reply for reply in questions if not reply.is_right]) <= 2, questions
+
+
+@pytest.mark.slow
 def test_nine_in_ten_of_sixty_questions_are_answered_rightly(at_low_effort: list[list[_Reply]]) -> None:
     questions = [reply for replies in at_low_effort for reply in replies if reply.kind != "statement"]
     wrong = [reply for reply in questions if not reply.is_right]
@@ -68,6 +76,7 @@ def test_nine_in_ten_of_sixty_questions_are_answered_rightly(at_low_effort: list
     assert len(wrong) <= 6, wrong
 
 
+@pytest.mark.slow
 def test_two_in_three_of_every_kind_are_answered_rightly(at_low_effort: list[list[_Reply]]) -> None:
     asked = Counter(reply.kind for replies in at_low_effort for reply in replies)
     right = Counter(reply.kind for replies in at_low_effort for reply in replies if reply.is_right)
@@ -75,7 +84,7 @@ def test_two_in_three_of_every_kind_are_answered_rightly(at_low_effort: list[lis
     assert [kind for kind in asked if right[kind] < asked[kind] * 2 / 3] == []
 
 
-@pytest.mark.slow  # the weights of the demo do not change any more
+@pytest.mark.slow
 def test_higher_effort_reasons_half_as_long_again_and_answers_as_well(
     generator: Generator, at_low_effort: list[list[_Reply]]
 ) -> None:

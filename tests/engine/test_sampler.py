@@ -29,6 +29,31 @@ def test_temperature_0_takes_the_largest() -> None:
     assert draws(LOGITS, 5, temperature=0)[1] == 1
 
 
+@settings(max_examples=30)
+@given(
+    size=st.integers(1, 3000),
+    seed=st.integers(0, 99),
+    temperature=st.sampled_from([0.0, 0.7, 1.0]),
+    top_p=st.sampled_from([0.9, 1.0]),
+    top_k=st.sampled_from([None, 40]),
+)
+def test_a_draw_on_the_host_is_the_one_on_a_device(
+    size: int, seed: int, temperature: float, top_p: float, top_k: int | None
+) -> None:
+    sampling = Sampling(seed=seed, temperature=temperature, top_p=top_p, top_k=top_k)
+    sampler = Sampler(sampling, banned_ids=(), vocabulary_size=size)
+    for number in range(3):
+        logits = torch.randn(size, generator=torch.Generator().manual_seed(seed + number)) * 4
+        before, uniform = logits.clone(), torch.tensor([sampler.uniform], dtype=torch.float64)
+        expected = int(sampler.draw_on_device(logits, uniform))
+        assert sampler.draw(logits) == expected
+        assert torch.equal(logits, before)
+
+
+def test_of_several_largest_the_first_is_taken() -> None:
+    assert draws(torch.tensor([0.0, 2.0, 1.0, 2.0]), 3, temperature=0)[1] == 1
+
+
 def test_by_default_ids_are_drawn_in_proportion() -> None:
     assert torch.allclose(draws(LOGITS), LOGITS.exp(), atol=0.03)
 

@@ -24,6 +24,7 @@ from gptoss_cli.engine.kernels.native_library import (
     Matrix,
     Native,
     Shape,
+    check_instructions,
     find_library,
 )
 from gptoss_cli.engine.kv_cache import LayerCache
@@ -247,7 +248,7 @@ def find_kernels(activations: Activations = Activations.INT16, threads: int | No
     """Return the installed kernels, or the reason why there are none. `threads` None means default_threads().
 
     With kernels torch is left with one thread. Its others would spin for milliseconds after each of its operations, on
-    the cores that the threads of the kernels need.
+    the cores that the threads of the kernels need. Raises UsageError for an instruction set that this machine lacks.
     """
     threads = threads or default_threads()
     path = find_library()
@@ -257,11 +258,6 @@ def find_kernels(activations: Activations = Activations.INT16, threads: int | No
         kernels = CpuKernels(Native(path), activations, threads)
     except OSError as exc:
         return f"The CPU kernels cannot be loaded: {exc}. Reinstall gptoss"
-    wrong = kernels.native.self_check()
-    if wrong is not None:
-        kernels.shortcoming = (
-            f"This machine computes {wrong} instructions wrongly, so {kernels.native.instructions} is used instead. "
-            "Update its firmware or its virtual machine"
-        )
+    kernels.shortcoming = check_instructions(kernels.native)
     torch.set_num_threads(1)
     return kernels

@@ -5,12 +5,18 @@ The library is built when the package is installed, if there is a C compiler; ot
 
 import ctypes
 import importlib.machinery
+import itertools
+import os
 import time
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from gptoss_cli.errors import UsageError
+
+# The instruction set to use instead of the best: to compare them, and on machines with a faulty one.
+VARIABLE: Final = "GPTOSS_CPU_KERNELS"
 _NAME = "_native"
 _PREPARED: list[object] = []  # what the library may still use when the process ends
 INT16, FLOAT32, INT8 = range(3)  # gptoss.h's ACTIVATIONS
@@ -104,7 +110,8 @@ _TYPES: dict[str, tuple[Any, ...]] = {
     "decode": (_POINTER, POINTER(Layer), POINTER(Cached), c_int64, POINTER(Shape), _POINTER, _POINTER, c_int64, c_int),
     "select": (c_char_p,),
     "selected": (),
-    "self_check": (),
+    "table_name": (c_int,),
+    "self_check": (c_char_p,),
     "has_threads": (),
     "worked": (),
     "read": (_POINTER, c_int64, c_int),
@@ -115,6 +122,7 @@ _RESULTS: dict[str, Any] = {
     "rotate": None,
     "choose": None,
     "selected": c_char_p,
+    "table_name": c_char_p,
     "self_check": c_char_p,
     "read": c_uint64,
     "worked": c_int64,
@@ -137,6 +145,7 @@ class Native:
         self.read = _function(library, "read")
         self._select = _function(library, "select")
         self._selected = _function(library, "selected")
+        self._table_name = _function(library, "table_name")
         self._self_check = _function(library, "self_check")
         self._worked = _function(library, "worked")
         self._restore_at_end = _function(library, "restore_at_end")
@@ -147,6 +156,11 @@ class Native:
     def instructions(self) -> str:
         """The instruction set in use: avx512bf16, avx512, avx2, i8mm, dotprod, neon or scalar."""
         return str(self._selected().decode())
+
+    def available(self) -> list[str]:
+        """Return the instruction sets that this machine can run, best first."""
+        names = map(self._table_name, itertools.count())
+        return [str(name.decode()) for name in itertools.takewhile(bool, names)]
 
     def work_seconds(self) -> float:
         """Return the seconds that the pool's threads have worked so far, added up; 0 without threads.
@@ -172,9 +186,12 @@ class Native:
         _PREPARED.append((other_line, array))
         self._end_at_lost_page(other_line, array, len(files), status)
 
-    def self_check(self) -> str | None:
-        """Use the best kernels that agree with the scalar ones. Return the name of the best that do not, or None."""
-        wrong = self._self_check()
+    def self_check(self, name: str = "") -> str | None:
+        """Use the instruction set `name`, "" for the best, or the next best if it disagrees with the scalar kernels.
+
+        Return the name of the one that disagrees, or None.
+        """
+        wrong = self._self_check(name.encode())
         return None if wrong is None else str(wrong.decode())
 
 
@@ -201,6 +218,29 @@ def find_library() -> Path | None:
     names = [f"{_NAME}{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
     folder = Path(__file__).parent
     return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def chosen_instructions() -> str:
+    """Return the instruction set that the environment names, "" for the best."""
+    return os.environ.get(VARIABLE, "").strip().lower()
+
+
+def check_instructions(native: Native) -> str | None:
+    """Use the chosen instruction set, and return the reason if another one is used because it computes wrongly.
+
+    Raises UsageError if this machine does not have the chosen one.
+    """
+    chosen = chosen_instructions()
+    if chosen and chosen not in native.available():
+        listed = ", ".join(native.available())
+        raise UsageError(f"{VARIABLE} is {chosen!r}. This machine can run: {listed}")
+    wrong = native.self_check(chosen)
+    if wrong is None:
+        return None
+    return (
+        f"This machine computes {wrong} instructions wrongly, so {native.instructions} is used instead. "
+        "Update its firmware or its virtual machine"
+    )
 
 
 def _function(library: ctypes.CDLL, name: str) -> Callable[..., Any]:

@@ -17,11 +17,12 @@ from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
 from gptoss_cli.engine.kernels import cpu as cpu_module
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
-from gptoss_cli.engine.kernels.native_library import Native
+from gptoss_cli.engine.kernels.native_library import Native, check_instructions
 from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.kv_cache import FullLayer, KVCache, LayerCache, SlidingLayer
 from gptoss_cli.engine.quantize import quantize
 from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, LayerWeights, MlpWeights
+from gptoss_cli.errors import UsageError
 from gptoss_cli.placement.model_config import SWIGLU_ALPHA, LayerKind, published_config
 from gptoss_cli.settings import Activations
 from tests.engine.checkpoints import Array
@@ -303,11 +304,33 @@ def test_the_best_instructions_pass_the_self_check(native: Native) -> None:
 
 def test_instructions_that_compute_wrongly_are_a_shortcoming(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_module, "find_library", lambda: native.path)
-    monkeypatch.setattr(Native, "self_check", lambda _: "avx512")
+    monkeypatch.setattr(Native, "self_check", lambda *_: "avx512")
     kernels = cpu_module.find_kernels(threads=1)
     assert isinstance(kernels, CpuKernels)
     assert kernels.shortcoming is not None
     assert "computes avx512 instructions wrongly" in kernels.shortcoming
+
+
+def test_the_environment_chooses_the_instructions(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+    best, *_ = names = native.available()
+    try:
+        for name in names:
+            monkeypatch.setenv("GPTOSS_CPU_KERNELS", f" {name.upper()}")
+            assert check_instructions(native) is None
+            assert native.instructions == name
+    finally:
+        native.select("")
+    assert native.instructions == best
+
+
+def test_instructions_that_this_machine_lacks_are_refused_with_those_that_it_has(
+    native: Native, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = native.instructions
+    monkeypatch.setenv("GPTOSS_CPU_KERNELS", "sse2")
+    with pytest.raises(UsageError, match=r"GPTOSS_CPU_KERNELS is 'sse2'\. This machine can run: .*scalar$"):
+        check_instructions(native)
+    assert native.instructions == before
 
 
 def test_unknown_instruction_sets_are_refused_and_change_nothing(native: Native) -> None:

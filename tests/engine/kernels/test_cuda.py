@@ -163,8 +163,14 @@ def test_the_router_chooses_like_the_reference(kernels: Kernels, experts: int, a
     assert sorted(weights.gate_up.uses.nonzero().flatten().tolist()) == sorted(right[1][0].tolist())
 
 
-@pytest.mark.parametrize(("experts", "active", "hidden", "intermediate"), [(5, 3, 96, 64), (3, 1, 32, 64)])
-@pytest.mark.parametrize("share", [0, 0.5, 1])
+@pytest.mark.parametrize(
+    ("experts", "active", "hidden", "intermediate", "share"),
+    [
+        (5, 3, 96, 64, 0.5),
+        *((3, 1, 32, 64, share) for share in (0, 0.5, 1)),
+        *(pytest.param(5, 3, 96, 64, share, marks=pytest.mark.slow) for share in (0, 1)),
+    ],
+)
 def test_experts_of_one_token_equal_the_reference(
     kernels: Kernels, experts: int, active: int, hidden: int, intermediate: int, share: float
 ) -> None:

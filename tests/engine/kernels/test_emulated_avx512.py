@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 _BIOS, _VGA_BIOS = Path("/usr/share/bochs/BIOS-bochs-latest"), Path("/usr/share/vgabios/vgabios.bin")
 _CYLINDERS = 2
 _DISK_BYTES = _CYLINDERS * 16 * 63 * 512
-_SECONDS = 500
+_SECONDS = 3_000  # a minute or two on a quiet machine
 # Hosted, because math functions should be instructions, but without threads, mmap and a C library.
 _FLAGS = [
     *("-std=gnu11", "-O2", "-fno-pic", "-no-pie", "-nostdlib", "-static", "-U__unix__", "-U__linux__"),

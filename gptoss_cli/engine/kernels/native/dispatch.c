@@ -73,6 +73,13 @@ EXPORT int gptoss_select(const char *name) {
     return 0;
 }
 
+/* The name of table number `index`, best first, of those that this machine can run; NULL past the last. */
+EXPORT const char *gptoss_table_name(int index) {
+    for (const IsaKernels *const *table = gptoss_tables(); *table; table++)
+        if (index-- == 0) return (*table)->name;
+    return NULL;
+}
+
 enum { READ_WORDS = 128 * 1024 };
 
 typedef struct {

@@ -174,10 +174,14 @@ int gptoss_is_right(const IsaKernels *use) {
     return right;
 }
 
-/* Select the best kernels that compute what the scalar ones do. Returns the name of the best that do not, or NULL. */
-EXPORT const char *gptoss_self_check(void) {
-    const IsaKernels *const *tables = gptoss_tables(), *const *table = tables;
+/* Select the kernels of that name, or the best for "". If they do not compute what the scalar ones do, select the next
+   best that do, and return the name of those that do not. Otherwise return NULL, also if there are none of that name. */
+EXPORT const char *gptoss_self_check(const char *name) {
+    const IsaKernels *const *first = gptoss_tables();
+    while (*first && *name && strcmp(name, (*first)->name)) first++;
+    if (!*first) return NULL;
+    const IsaKernels *const *table = first;
     while (*table != &gptoss_scalar && !gptoss_is_right(*table)) table++;
     gptoss_select((*table)->name);
-    return table == tables ? NULL : tables[0]->name;
+    return table == first ? NULL : (*first)->name;
 }
