@@ -94,14 +94,15 @@ _gptoss_candidates() {
     local convert="--exact --dry-run --json"
     local plan="--gpu-memory --ram --context --conversations --execution --device --dense --activations --json $server"
     local bench="--context --prompt --generate --repeat --kernels --random-weights --execution --device --gpu-memory --dense --activations --threads --json $server"
-    local serve="-m --model --host --port --api-key-file -e --effort --queue --conversations --batch --reasoning-field --allow-origin
-        --context --execution --device --gpu-memory --dense --activations --threads --server --server-model --server-api --server-key-file"
+    local serve="-m --model --host --port --api-key-file -e --effort --queue --conversations --batch --idle-unload
+        --reasoning-field --allow-origin --context --execution --device --gpu-memory --dense --activations --threads --server --server-model --server-api --server-key-file"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"
     local inspect="--diagram --tensors --sinks --rope --experiment --prompt --json"
-    local conversations="list show search export import rename rm backup path check"
+    local conversations="list show search export import rename rm prune backup path check"
     local conversations_list="-n --all --json" conversations_show="--reasoning --raw --branch --json"
     local conversations_search="-n --latest --reasoning --json" conversations_rm="--all -y --yes"
+    local conversations_prune="--older-than --keep --dry-run -y --yes"
     local conversations_export="--all -f --format -o --output --reasoning --force"
     local settings="color history.save history.reasoning history.kv-limit history.ask model effort instructions temperature top-p top-k date seed
         max-tokens think-budget context execution device gpu-memory dtype dense activations threads reasoning timeout

@@ -124,7 +124,7 @@ complete -c gptoss -n $turn -l no-save -d 'Write nothing'
 complete -c gptoss -n $turn -l save-reasoning -d 'Keep the reasoning when saving'
 complete -c gptoss -n $turn -l no-save-reasoning -d 'Leave the reasoning out when saving'
 
-set -l inner list show search export import rename rm backup path check
+set -l inner list show search export import rename rm prune backup path check
 set -l conversations '__fish_seen_subcommand_from conversations'
 complete -c gptoss -n "$conversations; and not __fish_seen_subcommand_from $inner" -a "$inner"
 complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from list search" -s n -x -d 'At most so many'
@@ -137,7 +137,10 @@ complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from search" -
 complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from export" -s f -l format -x -a 'md json jsonl chatgpt' -d 'Format'
 complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from export" -s o -l output -r -F -d 'File to write'
 complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from export" -l force -d 'Replace a file that exists'
-complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from rm" -s y -l yes -d 'Do not ask'
+complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from rm prune" -s y -l yes -d 'Do not ask'
+complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from prune" -l older-than -x -a '30d 90d 1y' -d 'Not updated for so long'
+complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from prune" -l keep -x -d 'Keep so many that were updated last'
+complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from prune" -l dry-run -d 'List them, and remove nothing'
 complete -c gptoss -n "$conversations; and __fish_seen_subcommand_from import backup" -F
 
 complete -c gptoss -n '__fish_seen_subcommand_from download remove' -a '20b 120b safeguard safeguard-120b'
@@ -178,6 +181,7 @@ complete -c gptoss -n $serve -s e -l effort -x -a 'none low medium high' -d 'Eff
 complete -c gptoss -n $serve -l queue -x -d 'Requests that may wait'
 complete -c gptoss -n $serve -l conversations -x -d 'Conversations whose KV caches are kept'
 complete -c gptoss -n $serve -l batch -x -d 'Answers that are written at a time'
+complete -c gptoss -n $serve -l idle-unload -x -d 'Release the model after so long without a request'
 complete -c gptoss -n $serve -l reasoning-field -x -a 'reasoning reasoning_content none' -d 'Field that holds the reasoning'
 complete -c gptoss -n $serve -l allow-origin -x -d 'Web page that may use the server'
 

@@ -41,13 +41,13 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $server + $common
         'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--conversations',
-            '--batch', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device', '--gpu-memory', '--dense', '--activations',
-            '--threads', '--server', '--server-model', '--server-api', '--server-key-file') + $common
+            '--batch', '--idle-unload', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device',
+            '--gpu-memory', '--dense', '--activations', '--threads', '--server', '--server-model', '--server-api', '--server-key-file') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common
         'evaluate' = @('--efforts', '--repeat', '-o', '--output', '--json') + $turn + $common
-        'conversations' = @('list', 'show', 'search', 'export', 'import', 'rename', 'rm', 'backup', 'path', 'check',
-            '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
+        'conversations' = @('list', 'show', 'search', 'export', 'import', 'rename', 'rm', 'prune', 'backup', 'path', 'check',
+            '--older-than', '--keep', '--dry-run', '-n', '--all', '--json', '--reasoning', '--raw', '--branch', '--latest', '-f', '--format', '-o', '--output',
             '--force', '-y', '--yes') + $common
         'cache' = @('list', 'clear', '--json', '-y', '--yes', '--kv-limit') + $common
         'config' = @('show', 'path', 'edit', 'set', '--json') + $common

@@ -78,7 +78,7 @@ class Hint(Enum):
     ALLOW_ROUNDING = auto()  # not only a conversion without loss
     POLICY = auto()  # a policy as the instructions
     FETCH_AND_CONVERT = auto()  # `subject` is OWNER/NAME
-    VERIFY = auto()  # check the files of the checkpoint
+    VERIFY = auto()  # check the files of the checkpoint; `subject` is its name or path, if it is known
 
 
 class GptossError(Exception):

@@ -3,8 +3,7 @@
 import json
 import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,11 +61,15 @@ _TREE_CHECKS: Final = (
 
 @dataclass(frozen=True)
 class Stored:
-    """A conversation with all its messages, of every branch, and its turns, each in the order of their ids."""
+    """A conversation with all its messages, of every branch, and its turns, each in the order of their ids.
+
+    `is_fork`: to be continued as a copy of its current path, which is not in the file yet.
+    """
 
     row: ConversationRow
     messages: tuple[MessageRow, ...]
     turns: tuple[TurnRow, ...]
+    is_fork: bool = False
 
     @cached_property
     def path(self) -> tuple[MessageRow, ...]:
@@ -134,9 +137,8 @@ class Archive:
     Use one in one thread at a time. The file is opened, and created, when it is first needed.
     """
 
-    def __init__(self, path: Path, *, notice: Notice, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, *, notice: Notice) -> None:
         self.database = Database(path, notice=notice)
-        self._clock = clock
 
     def close(self) -> None:
         """Close the file."""
@@ -216,14 +218,6 @@ class Archive:
             rows = connection.execute("SELECT settings FROM conversation").fetchall()
         return {name for (settings,) in rows for name in kv_names_of(json.loads(settings))}
 
-    def fork(self, stored: Stored, tip: int | None) -> ConversationRow:
-        """Copy the path to `tip` as a new conversation and return it.
-
-        The rows are copied, so that removing one of the two removes its text.
-        """
-        with self.database.transaction() as connection:
-            return fork_rows(connection, stored, tip, moment=self._clock())
-
     def add(self, conversations: Iterable[Stored]) -> list[ConversationRow]:
         """Add conversations with all their branches under new ids, all or none, and return them."""
         with self.database.transaction() as connection:
@@ -231,7 +225,7 @@ class Archive:
 
     def rename(self, conversation: str, title: str) -> str:
         """Give a conversation another title, made one clean line, and return that. Raises UsageError."""
-        line = title_line(title)
+        line = title_line(storable(title))
         if not line:
             raise UsageError("A title needs a visible character")
         with self.database.transaction() as connection:
@@ -312,7 +306,10 @@ def load_rows(connection: sqlite3.Connection, row: ConversationRow) -> Stored:
 
 
 def fork_rows(connection: sqlite3.Connection, stored: Stored, tip: int | None, *, moment: float) -> ConversationRow:
-    """Copy the path to `tip` as a new conversation within a transaction; see `Archive.fork`."""
+    """Copy the path to `tip` as a new conversation within a transaction.
+
+    The rows are copied, so that removing one of the two removes its text.
+    """
     row = replace(stored.row, id=new_id(moment), forked_from=stored.row.id, created=moment, updated=moment, tip=None)
     insert_conversation(connection, row)
     path = stored.path_to(tip)

@@ -20,6 +20,7 @@ Notice = Callable[[str], None]
 WAIT_SECONDS: Final = 5.0
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_FORBIDDEN: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # The write-ahead log and its index lie beside the database.
 _SUFFIXES: Final = ("", "-wal", "-shm")
@@ -209,6 +210,8 @@ class Database:
             reason = exc.strerror or str(exc)
             if exc.errno in _FULL:
                 raise ResourceError(f"{self.path}: {reason}", Hint.FREE_DISK_SPACE) from exc
+            if exc.errno in _FORBIDDEN:
+                raise ResourceError(f"{self.path}: {reason}", Hint.ANOTHER_DATA_FOLDER) from exc
             raise GptossError(f"{self.path}: {reason}") from exc
 
     def _error(self, exc: sqlite3.Error) -> GptossError:

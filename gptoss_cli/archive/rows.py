@@ -96,6 +96,7 @@ class TurnRow:
 
 _TURN_COLUMNS: Final = tuple(field.name for field in fields(TurnRow) if field.name != "id")
 _CONVERSATION_COLUMNS: Final = tuple(field.name for field in fields(ConversationRow))
+_LEAST_SECONDS: Final = 0.001  # between two conversations, so that one is later
 _MESSAGE_COLUMNS: Final = "role, channel, recipient, content_type, name, text"
 
 
@@ -107,8 +108,16 @@ def new_id(moment: float | None = None) -> str:
 
 
 def storable(text: str) -> str:
-    """Return `text` with surrogate pairs joined and lone ones replaced: SQLite stores UTF-8."""
-    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    """Return `text` with surrogate pairs joined and lone ones replaced: SQLite stores UTF-8.
+
+    Lone ones that stand for bytes, as Python reads arguments in a locale that lacks a character, become what they were.
+    """
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def insert_conversation(connection: sqlite3.Connection, row: ConversationRow) -> None:
@@ -136,10 +145,16 @@ def conversation_row(values: Sequence[object]) -> ConversationRow:
 
 
 def move_tip(connection: sqlite3.Connection, conversation: str, expected: int | None, tip: int | None) -> bool:
-    """Make `tip` the last message if it is still `expected`. Return False if another program moved it."""
+    """Make `tip` the last message if it is still `expected`. Return False if another program moved it.
+
+    The conversation is then the one updated last, even if the clock was set back since another one was.
+    """
+    query = "SELECT max(updated) FROM conversation WHERE id <> ?"
+    (latest,) = connection.execute(query, (conversation,)).fetchone()
+    moment = time.time() if latest is None else max(time.time(), latest + _LEAST_SECONDS)
     done = connection.execute(
         "UPDATE conversation SET tip = ?, updated = ? WHERE id = ? AND tip IS ?",
-        (tip, time.time(), conversation, expected),
+        (tip, moment, conversation, expected),
     )
     return done.rowcount == 1
 

@@ -89,7 +89,8 @@ class ArchiveRecorder:
     overwrites nothing. A call after a failed one saves what that did not.
 
     `origin` may be replaced between turns, when another model is to answer. `resumed` is the conversation to
-    continue. Without `keep_reasoning` the reasoning of the model is left out.
+    continue; if it is a fork, the copy is written with its first change.
+    Without `keep_reasoning` the reasoning of the model is left out.
     `wait_seconds` is how long the beginning and the end of a turn wait for another program's transaction.
     `notice` gets one line when saving fails, again only after it succeeded, and one when the conversation had to be
     forked because another program continues it.
@@ -114,8 +115,11 @@ class ArchiveRecorder:
         self._clock = clock
         self._state = _State(None, archive.database.generation)
         if resumed is not None:
-            path = tuple(_Saved(each.message, each.id) for each in resumed.path)
-            self._state = _State(resumed.row.id, archive.database.generation, True, resumed.row.tip, path)
+            name = None if resumed.is_fork else resumed.row.id
+            self._state = _State(
+                name, archive.database.generation, name is not None, resumed.row.tip, _saved_path(resumed)
+            )
+        self._fork_of = resumed if resumed is not None and resumed.is_fork else None
         self._snapshot: Snapshot | None = None
         self._turn = _RunningTurn()
         self._written_at = clock()
@@ -125,6 +129,11 @@ class ArchiveRecorder:
     def conversation(self) -> str | None:
         """The id of the conversation if anything of it was saved. It changes when a fork becomes necessary."""
         return self._state.id if self._state.exists else None
+
+    @property
+    def pending_fork(self) -> Stored | None:
+        """The conversation that this one is a copy of, while nothing of the copy is in the file."""
+        return self._fork_of if self._state.id is None else None
 
     def record(self, snapshot: Snapshot) -> None:
         """Save the conversation as it stands."""
@@ -149,7 +158,7 @@ class ArchiveRecorder:
             self._save(snapshot.messages, end=end)
 
     def _save(self, messages: Sequence[Message], *, partial: bool = False, end: TurnEnd | None = None) -> None:
-        if self._given_up or not (messages or self._state.exists):
+        if self._given_up or not self._has_news(messages):
             return
         before = self._state
         wait_seconds = _PARTIAL_WAIT_SECONDS if partial else self._wait_seconds
@@ -170,11 +179,19 @@ class ArchiveRecorder:
         finally:
             self._written_at = self._clock()
 
+    def _has_news(self, messages: Sequence[Message]) -> bool:
+        if self.pending_fork is not None:
+            return tuple(messages) != self.pending_fork.current
+        return bool(messages) or self._state.exists
+
     def _ensure_conversation(self, connection: sqlite3.Connection) -> bool:
         """Create the conversation, or fork it and return True if another program moved its tip."""
         if self._state.generation != self._archive.database.generation:
             self._state = _State(self._state.id, generation=self._archive.database.generation)
         state = self._state
+        if self.pending_fork is not None:
+            self._begin_fork(connection, self.pending_fork)
+            return False
         if not state.exists:
             # A file that was put in the place of the old one may have the conversation as it was once.
             is_taken = state.id is not None and select_conversation(connection, state.id) is not None
@@ -190,10 +207,22 @@ class ArchiveRecorder:
         if row.tip == state.tip:
             return False
         tip = state.path[-1].row if state.path else None
-        fork = load_rows(connection, fork_rows(connection, load_rows(connection, row), tip, moment=time.time()))
-        path = tuple(replace(old, row=new.id) for old, new in zip(state.path, fork.path, strict=True))
-        self._state = replace(state, id=fork.row.id, tip=fork.row.tip, path=path)
+        self._continue_as_copy(connection, load_rows(connection, row), tip, state.path)
         return True
+
+    def _begin_fork(self, connection: sqlite3.Connection, stored: Stored) -> None:
+        title = title_line(self.origin.title or "")
+        if title:
+            stored = replace(stored, row=replace(stored.row, title=title, titled_by=TitledBy.USER))
+        self._continue_as_copy(connection, stored, stored.row.tip, _saved_path(stored))
+
+    def _continue_as_copy(
+        self, connection: sqlite3.Connection, stored: Stored, tip: int | None, path: Sequence[_Saved]
+    ) -> None:
+        """Copy `stored` up to `tip`, and continue the copy; `path` are its messages up to there."""
+        fork = load_rows(connection, fork_rows(connection, stored, tip, moment=time.time()))
+        copied = tuple(replace(old, row=new.id) for old, new in zip(path, fork.path, strict=True))
+        self._state = replace(self._state, id=fork.row.id, exists=True, tip=fork.row.tip, path=copied)
 
     def _new_row(self, conversation: str | None) -> ConversationRow:
         snapshot, now = self._snapshot, time.time()
@@ -297,6 +326,10 @@ class ArchiveRecorder:
         if not self._failing:
             self._notice(f"This chat is not saved: {exc}.")
         self._failing = True
+
+
+def _saved_path(stored: Stored) -> tuple[_Saved, ...]:
+    return tuple(_Saved(each.message, each.id) for each in stored.path)
 
 
 class _RunningTurn:

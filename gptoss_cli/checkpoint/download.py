@@ -184,14 +184,14 @@ def _listing(hub: Hub, repository: str, revision: str | None, retry_policy: Retr
             seconds = retry_policy.pause_seconds(failures, exc.wait_seconds)
             if seconds > retry_policy.longest_pause_seconds:
                 raise NetworkError(f"{exc}, and asks to wait {duration_words(seconds)}", Hint.RETRY_LATER) from exc
-            hub.announce_pause(exc)
+            hub.announce_pause(exc, seconds)
             time.sleep(seconds)
 
 
 def _incomplete_offline(plan: DownloadPlan) -> str:
     names = ", ".join(file.name for file in plan.missing[:3])
     more = f" and {len(plan.missing) - 3} more" if len(plan.missing) > 3 else ""
-    return f"{plan.location.name} is incomplete: no {names}{more}. HF_HUB_OFFLINE is set"
+    return f"{plan.location.full_name} is incomplete: no {names}{more}. HF_HUB_OFFLINE is set"
 
 
 def _free_bytes(folder: Path) -> int:

@@ -175,14 +175,16 @@ class Hub:
             message = f"{self.host} has another {file.name} than it listed for {manifest.commit[:12]}"
             raise IntegrityError(message, Hint.RETRY_LATER, Hint.ANOTHER_REVISION)
 
-    def announce_pause(self, error: TransientError) -> None:
-        """Say that the server is waited for because it asked to, once for all connections that wait now."""
-        seconds, now = error.wait_seconds or 0.0, time.monotonic()
+    def announce_pause(self, error: TransientError, seconds: float) -> None:
+        """Say why the next attempt is `seconds` away, once for all connections that wait now."""
+        now = time.monotonic()
         with self._lock:
             if seconds < _ANNOUNCED_SECONDS or now < self._announced_until:
                 return
             self._announced_until = now + seconds
-        self._notice(f"{error}, and asks to wait: going on in {duration_words(seconds)}.")
+        is_asked = (error.wait_seconds or 0.0) >= seconds
+        goes_on = "and asks to wait: going on" if is_asked else "trying again"
+        self._notice(f"{error}, {goes_on} in {duration_words(seconds)}.")
 
     def _drop_token(self) -> bool:
         """Continue without the token. Returns False if there was none."""

@@ -10,7 +10,7 @@ from gptoss_cli.checkpoint import catalog
 from gptoss_cli.checkpoint.download import DownloadPlan
 from gptoss_cli.checkpoint.folder import INDEX, MAX_JSON_BYTES, load_json, parse_json, read_index
 from gptoss_cli.checkpoint.hub import Hub, TransientError, is_offline
-from gptoss_cli.checkpoint.judgement import CONFIG, Kind, judge, judge_folder, refusal
+from gptoss_cli.checkpoint.judgement import CONFIG, Judgement, Kind, judge, judge_folder, refusal
 from gptoss_cli.checkpoint.manifest import CheckpointFile
 from gptoss_cli.checkpoint.transfer import RetryPolicy, TransferContext, fetch_file
 from gptoss_cli.errors import Hint, IntegrityError
@@ -46,14 +46,24 @@ def check_kind(plan: DownloadPlan, connect: Callable[[], Hub], retry_policy: Ret
         with tempfile.TemporaryDirectory(prefix="gptoss-") as temporary:
             folder = Path(temporary)
             _get_small_files(plan, context, folder)
-            config = load_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-            judged = judge(config, _indexed_names(folder))
+            judged = _judged(folder, plan.manifest.repository)
             if judged.kind in (Kind.PACKED, Kind.UNPACKED, Kind.UNKNOWN) and not (folder / INDEX).is_file():
-                judged = judge(config, _names_in_header(plan, context))
+                judged = judge(load_json(folder / CONFIG), _names_in_header(plan, context))
     if not judged.is_loadable:
         repository = plan.manifest.repository
         hint = Hint.FETCH_AND_CONVERT if plan.missing else Hint.CONVERT
         raise refusal(judged, repository, sum(map(_weights_bytes, plan.manifest.files)), hint)
+
+
+def _judged(folder: Path, repository: str) -> Judgement:
+    """Judge by config and index, which were fetched into `folder`. Raises IntegrityError that names the repository."""
+    if not (folder / CONFIG).is_file():
+        raise IntegrityError(f"{repository} has no {CONFIG}, so nothing tells how its weights are used")
+    try:
+        return judge(load_json(folder / CONFIG), _indexed_names(folder))
+    except IntegrityError as exc:
+        # The message names a file that is deleted by now.
+        raise IntegrityError(str(exc).replace(str(folder), repository), *exc.hints, subject=exc.subject) from exc
 
 
 def _get_small_files(plan: DownloadPlan, context: TransferContext, folder: Path) -> None:

@@ -39,6 +39,11 @@ class ModelLocation:
     repository: str
 
     @property
+    def full_name(self) -> str:
+        """The name for messages. That of a repository has a slash, which the name of its folder cannot have."""
+        return self.name if catalog.find_model(self.name) else self.short_name
+
+    @property
     def is_converted(self) -> bool:
         """True for a checkpoint that was converted here, so that it cannot be downloaded."""
         return self.repository == f"{CONVERTED_OWNER}/{self.name}"
@@ -298,14 +303,14 @@ def _find_own(location: ModelLocation) -> Path:
         return location.folder
     if location.is_busy():
         raise _busy_error(location)
-    message = f"{location.name} is incomplete in {location.folder}: no {_shortened(missing)}"
+    message = f"{location.full_name} is incomplete in {location.folder}: no {_shortened(missing)}"
     raise NotInstalledError(message, location.remedy, subject=location.short_name)
 
 
 def _busy_error(location: ModelLocation) -> GptossError:
     verb = "converting" if location.is_converted else "downloading"
     return NotInstalledError(
-        f"{location.name} is not complete: another gptoss is {verb} it. Wait until it has finished"
+        f"{location.full_name} is not complete: another gptoss is {verb} it. Wait until it has finished"
     )
 
 

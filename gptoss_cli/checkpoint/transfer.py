@@ -186,7 +186,7 @@ class _Transfer:
         if seconds > policy.longest_pause_seconds:
             message = f"{self._file.name}: {error}, and asks to wait {duration_words(seconds)}. {kept}"
             raise NetworkError(message, Hint.RETRY_LATER) from error
-        self._context.hub.announce_pause(error)
+        self._context.hub.announce_pause(error, seconds)
         self._ended.wait(seconds)
 
     def _attempt(self, segment: Segment) -> None:

@@ -1,6 +1,6 @@
 """`gptoss cache`: list or delete the KV caches and 8-bit weights on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import typer
@@ -11,6 +11,7 @@ from gptoss_cli.cli.confirmation import confirm
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.options import CacheAction
 from gptoss_cli.errors import ExitStatus, GptossError, first_line
+from gptoss_cli.terminal.cells import stacked
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.units import counted, size_words
 
@@ -41,15 +42,21 @@ def _list(files: Sequence[CacheFile], console: Console, *, as_json: bool, kv_lim
         write_json({**values, "files": [_to_json(file) for file in files]}, console, indent=2)
         return
     if files:
-        table = [_HEADINGS, *map(_cells, files)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for row in table:
-            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            console.out(f"{line.rstrip()}\n")
+        console.out_lines("\n".join(_lines([_HEADINGS, *map(_cells, files)], console)))
     console.notice(f"{_count(files)}, {size_words(_total_bytes(files))}, in {settings.cache_folder()}")
     kv_bytes = _total_bytes([file for file in files if file.kind is not CacheKind.INT8])
     limit = f"at most {size_words(kv_limit_bytes)}. To change that: the setting history.kv-limit"
     console.notice(f"KV caches take {size_words(kv_bytes)} of {limit}")
+
+
+def _lines(table: Sequence[tuple[str, ...]], console: Console) -> Iterator[str]:
+    """Yield the lines of a table that fits the terminal; on a narrow one a row has several."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    if console.stdout.is_terminal and sum(widths) + 2 * (len(widths) - 1) > console.stdout.columns:
+        yield from stacked(table)
+        return
+    for row in table:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _clear(files: Sequence[CacheFile], console: Console, *, as_json: bool, yes: bool) -> None:

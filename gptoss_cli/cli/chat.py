@@ -101,7 +101,7 @@ def _resumed(start: ChatStart, console: Console) -> Resumed | None:
             from gptoss_cli.cli.conversation_picker import pick_conversation
 
             resume = pick_conversation(archive, console)
-        stored = find_stored(archive, resume, at=history.at, fork=history.fork, saves=history.save)
+        stored = find_stored(archive, resume, at=history.at, fork=history.fork)
     finally:
         archive.close()
     resumed = Resumed(stored, start.given)

@@ -10,7 +10,7 @@ from gptoss_cli.chat.turn_settings import TurnSettings
 from gptoss_cli.cli.config_file import Entry, as_toml, read_config, set_value
 from gptoss_cli.cli.conversation_commands import CONVERSATION_COMMANDS
 from gptoss_cli.cli.loaded_chat import LoadedChat
-from gptoss_cli.cli.prompt_input import attachment, instructions_text
+from gptoss_cli.cli.prompt_input import attachment, instructions_text, printable_path
 from gptoss_cli.cli.refusals import alternatives
 from gptoss_cli.errors import Hint, UsageError
 from gptoss_cli.harmony.events import Message, Role, Token
@@ -190,10 +190,11 @@ def _file(chat: LoadedChat, argument: str) -> None:
         goes, them = ("goes", "it") if len(attached) == 1 else ("go", "them")
         chat.console.lines(f"With the next message {goes} {names}. To drop {them}: /file off")
         return
-    added = attachment(typed_path(argument), chat.console)
+    file = typed_path(argument)
+    added = attachment(file, chat.console)
     attached.append(added)
-    tokens = counted(_message_tokens(chat.session, added.text), "token")
-    chat.console.notice(f"{argument} goes along with the next message: about {tokens}. To drop it: /file off")
+    name, tokens = printable_path(file), counted(_message_tokens(chat.session, added.text), "token")
+    chat.console.notice(f"{name} goes along with the next message: about {tokens}. To drop it: /file off")
 
 
 def _message_tokens(session: ChatSession, text: str) -> int:

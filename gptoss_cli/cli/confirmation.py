@@ -16,5 +16,9 @@ def confirm(question: str, console: Console, *, yes: bool, needs_yes: bool) -> b
             raise UsageError(f"{question} There is no terminal to ask on. To answer yes, add -y")
         return True
     console.err(f"{console.wrapped(question + (' [y/N]' if needs_yes else ' [Y/n]'))} ")
-    answer = console.stdin.readline().strip().lower()
+    try:
+        answer = console.stdin.readline().strip().lower()
+    except KeyboardInterrupt:
+        console.err("\n")  # what follows begins a line of its own
+        raise
     return answer in ("y", "yes") or (answer == "" and not needs_yes)

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,18 +34,22 @@ def _save(chat: LoadedChat, argument: str) -> None:
     if argument and not title_line(argument):
         raise UsageError("A title needs a visible character")
     saving, session = chat.saving, chat.session
-    if saving.enable() or (argument and saving.conversation is None):
+    fork = saving.pending_fork
+    if fork is not None:
+        session.recorder = saving.begin(fork, title=argument or None)
+    elif saving.enable() or (argument and saving.conversation is None):
         session.recorder = saving.begin(title=argument or None)
         session.recorder.record(session.snapshot())
     elif argument and saving.conversation is not None:
         saving.archive.rename(saving.conversation, argument)
-    if saving.conversation is None and session.conversation.messages:
+    if saving.conversation is None and fork is None and session.conversation.messages:
         session.recorder.record(session.snapshot())  # again: it has failed before
         if saving.conversation is None:
             raise GptossError("This chat cannot be saved now. To write it to a file: /export FILE")
     if saving.conversation is None:
         title = f" as “{title_line(argument)}”" if argument else ""
-        chat.console.notice(f"This chat is saved{title} from its first message on.")
+        which = "first" if fork is None else "next"
+        chat.console.notice(f"This chat is saved{title} from its {which} message on.")
         return
     row = saving.archive.load(saving.conversation).row
     short = saving.archive.short_id(row.id)
@@ -99,11 +104,12 @@ def _fork(chat: LoadedChat, argument: str) -> None:
     saving = chat.saving
     if not chat.session.conversation.messages:
         raise UsageError("There is no message to copy yet.")
+    if saving.pending_fork is not None:
+        raise UsageError("This chat is a copy already, which is saved with your next message.")
     if saving.conversation is None:
         raise UsageError("This conversation is not saved. To save it: /save")
     original = saving.archive.load(saving.conversation)
-    fork = saving.archive.load(saving.archive.fork(original, original.row.tip).id)
-    chat.session.recorder = saving.begin(fork)
+    chat.session.recorder = saving.begin(replace(original, is_fork=True))
     short = saving.archive.short_id(original.row.id)
     chat.console.notice(f"This chat goes on as a copy. The original stays as it is: /resume {short}")
 

@@ -1,4 +1,4 @@
-"""`gptoss conversations`: list, show, search, export, import, rename, remove, back up and check them."""
+"""`gptoss conversations`: list, show, search, export, import, rename, remove, prune, back up and check them."""
 
 import os
 import time
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import typer
 
-from gptoss_cli.archive.archive import Archive, Removal, Stored, kv_names_of
+from gptoss_cli.archive.archive import Archive, Removal, Stored, Summary, kv_names_of
 from gptoss_cli.archive.export import export
 from gptoss_cli.archive.importing import import_conversations
+from gptoss_cli.archive.rows import ConversationRow
 from gptoss_cli.archive.search import search
 from gptoss_cli.cache_files import forget
 from gptoss_cli.chat.request import ChatRequest
@@ -49,6 +50,16 @@ class SearchOptions:
     latest: bool = False
     reasoning: bool = False
     as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneOptions:
+    """The options of `conversations prune`. None: neither age nor number decides."""
+
+    older_than_seconds: float | None = None
+    keep: int | None = None
+    dry_run: bool = False
+    yes: bool = False
 
 
 def open_archive(console: Console) -> "closing[Archive]":
@@ -156,15 +167,55 @@ def run_remove(names: Sequence[str], console: Console, *, every: bool, yes: bool
             return
         titles = ", ".join(f"“{title_of(each.row)}”" for each in found[:_SHOWN_TITLES])
         more = f" and {len(found) - _SHOWN_TITLES} more" if len(found) > _SHOWN_TITLES else ""
-        amount = f"{_counted(len(found), 'conversation')} with {_counted(sum(map(count_messages, found)), 'message')}"
+        amount = _amount(len(found), sum(map(count_messages, found)))
         if not confirm(f"Remove {amount}: {titles}{more}?", console, yes=yes, needs_yes=True):
             raise typer.Exit(ExitStatus.INTERRUPTED)
-        kv_names = [name for each in found for name in kv_names_of(each.row.settings)]
-        removal = archive.remove([each.row.id for each in found])
-        try:
-            forget(kv_names, kept=archive.kv_names())
-        except OSError as exc:
-            raise ResourceError(f"A KV cache of the conversations cannot be deleted: {exc}") from exc
+        _remove(archive, [each.row for each in found], console)
+
+
+def run_prune(options: PruneOptions, console: Console) -> None:
+    """Run `gptoss conversations prune`. Raises typer.Exit if the user does not confirm."""
+    if options.older_than_seconds is None and options.keep is None:
+        raise UsageError("Give the age of what to remove, --older-than 90d, or how many to keep, --keep N")
+    with open_archive(console) as archive:
+        now = time.time()
+        found = _prunable(archive, options, now)
+        if not found:
+            console.notice("There are no conversations to remove.")
+            return
+        amount = _amount(len(found), sum(each.messages for each in found))
+        table = listing(found, archive, now, columns=_columns(console))
+        if options.dry_run:
+            console.out(table)
+            console.notice(f"{amount} would be removed.")
+            return
+        console.lines(table.rstrip("\n"))
+        if not confirm(f"Remove {amount}?", console, yes=options.yes, needs_yes=True):
+            raise typer.Exit(ExitStatus.INTERRUPTED)
+        # One that was continued while the question was open is not old any more.
+        still = {each.row.id: each.row.updated for each in _prunable(archive, options, now)}
+        _remove(archive, [each.row for each in found if still.get(each.row.id) == each.row.updated], console)
+
+
+def _prunable(archive: Archive, options: PruneOptions, now: float) -> list[Summary]:
+    """Return the conversations that neither their age nor their place among the last ones keeps."""
+    least = options.older_than_seconds
+    others = archive.summaries()[options.keep or 0 :]
+    return [each for each in others if least is None or now - each.row.updated > least]
+
+
+def _amount(conversations: int, messages: int) -> str:
+    return f"{_counted(conversations, 'conversation')} with {_counted(messages, 'message')}"
+
+
+def _remove(archive: Archive, rows: Sequence[ConversationRow], console: Console) -> None:
+    """Remove conversations with their KV files."""
+    kv_names = [name for row in rows for name in kv_names_of(row.settings)]
+    removal = archive.remove([row.id for row in rows])
+    try:
+        forget(kv_names, kept=archive.kv_names())
+    except OSError as exc:
+        raise ResourceError(f"A KV cache of the conversations cannot be deleted: {exc}") from exc
     console.notice(f"{_counted(removal.conversations, 'conversation')} removed.")
     for line in _left(removal):
         console.lines(line)

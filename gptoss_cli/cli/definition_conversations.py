@@ -8,13 +8,23 @@ import typer
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.framework import Commands, show_help
 from gptoss_cli.cli.options import ConversationExportOptions, JsonOption, YesOption
+from gptoss_cli.errors import UsageError
 from gptoss_cli.paths import typed_path
 
 CONVERSATIONS = Commands()
+_UNIT_SECONDS = {"h": 3600, "d": 86_400, "w": 604_800, "y": 31_557_600}
 _NameArgument = Annotated[
     str, typer.Argument(metavar="ID|TITLE", help="Conversation, by its id or its title.", show_default=False)
 ]
 _LimitOption = Annotated[int, typer.Option("-n", metavar="N", min=1, help="Show at most N.")]
+
+
+def _age_seconds(text: str) -> float:
+    """Return the seconds of an age such as 90d. Raises UsageError."""
+    number, unit = text[:-1], text[-1:].lower()
+    if not (number.isascii() and number.isdecimal() and len(number) <= 6 and unit in _UNIT_SECONDS):
+        raise UsageError(f"{text[:20]!r} is not an age: write a whole number with h, d, w or y, such as 90d")
+    return float(int(number) * _UNIT_SECONDS[unit])
 
 
 def conversations(*, invocation: typer.Context) -> None:
@@ -145,6 +155,30 @@ def remove(
     from gptoss_cli.cli.conversations import run_remove
 
     run_remove(names or [], environment.console, every=every, yes=yes)
+
+
+@CONVERSATIONS.command("prune")
+def prune(
+    *,
+    older_than: Annotated[
+        float | None,
+        typer.Option("--older-than", metavar="AGE", parser=_age_seconds, help="Not updated for 90d, 12h, 8w or 1y."),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option("--keep", metavar="N", min=0, help="Keep the N that were updated last.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them, and remove nothing.")] = False,
+    yes: YesOption = False,
+    environment: Environment,
+) -> None:
+    """Remove old conversations for good.
+
+    With --older-than and --keep, removes those that are older and not among the last N. Lists them and asks first.
+    """
+    from gptoss_cli.cli.conversations import PruneOptions, run_prune
+
+    options = PruneOptions(older_than_seconds=older_than, keep=keep, dry_run=dry_run, yes=yes)
+    run_prune(options, environment.console)
 
 
 @CONVERSATIONS.command("backup")

@@ -115,7 +115,7 @@ class _Download:
 
         @cache
         def wait() -> None:
-            self._console.notice(f"Another gptoss is downloading {self._location.name}: waiting for it.")
+            self._console.notice(f"Another gptoss is downloading {self._location.full_name}: waiting for it.")
 
         return wait
 
@@ -166,7 +166,7 @@ class _Download:
         offline = " (offline)" if is_offline() else ""
         done = "is complete, and every digest is right" if outcome.fetched else f"was already complete{offline}"
         advice = "" if _is_wrong(plan.location) else f". Try: gptoss chat -m {plan.location.short_name}"
-        self._console.notice(f"{plan.location.name} {done}{advice}")
+        self._console.notice(f"{plan.location.full_name} {done}{advice}")
 
 
 def retry_policy() -> RetryPolicy:
@@ -193,9 +193,9 @@ def _is_cached(location: ModelLocation, console: Console, *, as_json: bool) -> b
         return False
     check_loadable(folder, location.short_name)
     if as_json:
-        write_json({"model": location.name, "folder": str(folder), "fetched": []}, console, indent=2)
+        write_json({"model": location.full_name, "folder": str(folder), "fetched": []}, console, indent=2)
     else:
-        console.notice(f"{location.name} is complete in the Hugging Face cache and is used from there: {folder}")
+        console.notice(f"{location.full_name} is complete in the Hugging Face cache and is used from there: {folder}")
     return True
 
 
@@ -207,7 +207,7 @@ def _planned(location: ModelLocation) -> PlannedModel | None:
 
 def _facts(plan: DownloadPlan) -> dict[str, object]:
     return {
-        "model": plan.location.name,
+        "model": plan.location.full_name,
         "repository": plan.manifest.repository,
         "commit": plan.manifest.commit,
         "folder": str(plan.location.folder),

@@ -85,6 +85,7 @@ class _Evaluation:
         self._results = results
         self._repeat = repeat
         self._opened: OpenedModel | None = None
+        self._is_stopped = False
         # The model that is chosen without a name may be another one next time.
         own = request.model if request.server is None else None
         self._model = own or self._open().info.model
@@ -98,6 +99,8 @@ class _Evaluation:
             if answered is None:
                 return False
             self._results.add(answered)
+            if self._is_stopped:  # after the last token of the answer
+                return False
         return True
 
     def answers(self, questions: Sequence[Question], efforts: Sequence[ReasoningEffort]) -> list[Answered]:
@@ -131,11 +134,17 @@ class _Evaluation:
         seed = answer_seed(task.question, task.repetition, self._request.settings.seed or 0)
         session.settings = replace(session.settings, seed=seed)
         transcript = Transcript()
-        with self._environment.console.activity() as activity, stopping(session.stop):
+
+        def stop() -> None:
+            self._is_stopped = True
+            session.stop()
+
+        with self._environment.console.activity() as activity, stopping(stop):
             activity.say(progress)
             with closing(session.turn(task.question.text)) as turn:
                 for _ in transcript.record(turn):
-                    pass
+                    if self._is_stopped:  # a request that came before the turn has begun is not known to it
+                        session.stop()
         end = session.last_end
         assert end is not None
         if end.reason is EndReason.INTERRUPTED:

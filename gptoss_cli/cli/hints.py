@@ -78,13 +78,13 @@ HINT_WORDS: Final[dict[Hint, tuple[_Words, _Words]]] = {
         ("use", "--server-api vllm, sglang or llama if it is one of these"),
         (_START, "--server-api vllm, sglang or llama if it is one of these"),
     ),
-    Hint.TOKEN_SERVER: _same("use", "vLLM, SGLang or llama-server"),
+    Hint.TOKEN_SERVER: _same("ask", "a vLLM, SGLang or llama-server instead"),
     Hint.CONVERT: _same("run:", "gptoss convert {quoted} NAME"),
     Hint.CONVERT_AGAIN: _same("convert it again:", "gptoss remove {subject}, then gptoss convert SOURCE {subject}"),
     Hint.ALLOW_ROUNDING: _same("leave out", "--exact"),
     Hint.POLICY: (("give", "it one with -s @FILE"), ("give", "it one: /instructions @FILE")),
     Hint.FETCH_AND_CONVERT: _same("run:", "hf download {subject}, then gptoss convert {subject} NAME"),
-    Hint.VERIFY: _same("run:", "gptoss verify"),
+    Hint.VERIFY: _same("run:", "gptoss verify {quoted}"),
 }
 
 
@@ -131,7 +131,7 @@ def with_hints(message: str, *hints: Hint, subject: str = "", in_chat: bool = Fa
     if not hints:
         return message
     words = [HINT_WORDS[hint][in_chat] for hint in hints]
-    quoted = shlex.quote(subject)
+    quoted = shlex.quote(subject) if subject else ""
     advice = _alternatives([(verb, what.format(subject=subject, quoted=quoted).rstrip()) for verb, what in words])
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} {advice}"
 

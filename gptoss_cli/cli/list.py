@@ -17,6 +17,7 @@ from gptoss_cli.placement import hardware
 from gptoss_cli.placement.fitting import Fit, fit
 from gptoss_cli.placement.hardware import Hardware
 from gptoss_cli.placement.model_config import load_config, published_config
+from gptoss_cli.terminal.cells import stacked
 from gptoss_cli.terminal.console import Console
 from gptoss_cli.units import size_words
 
@@ -76,9 +77,7 @@ def _lines(table: Sequence[tuple[str, ...]], columns: int | None) -> Iterator[st
                     if cell and row is not table[0]:
                         yield f"  verified {cell}" if name == "VERIFIED" else f"  {cell}"
             return
-    for row in table[1:]:
-        yield row[0]
-        yield from (f"  {name.lower():8}  {cell}" for name, cell in zip(_HEADINGS[1:], row[1:], strict=True) if cell)
+    yield from stacked(table)
 
 
 def held_bytes(folder: Path) -> int:

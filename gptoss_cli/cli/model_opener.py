@@ -33,13 +33,17 @@ def open_model(request: ChatRequest, *, progress: Say, notice: Notify) -> Opened
 def opener(console: Console) -> OpenModel:
     """Return `open_model`, after which a file that becomes shorter while it is mapped ends the program in one line."""
 
+    model = ""
+
     def line(path: str) -> str:
-        error = IntegrityError(f"{path} became shorter while it was in use, so gptoss cannot go on", Hint.VERIFY)
-        return console.last_line(sentence(error))
+        message = f"{path} became shorter while it was in use, so gptoss cannot go on"
+        return console.last_line(sentence(IntegrityError(message, Hint.VERIFY, subject=model)))
 
     def open_guarded(request: ChatRequest, *, progress: Say, notice: Notify) -> OpenedModel:
+        nonlocal model
         if request.server is not None:
             return open_model(request, progress=progress, notice=notice)
+        model = request.model or ""
         with torch_errors():
             from gptoss_cli.chat.opening import end_at_lost_page
         end_at_lost_page(line, console.modes)

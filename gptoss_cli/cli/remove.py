@@ -23,16 +23,18 @@ def run_remove(model: str, console: Console, *, partial: bool, yes: bool) -> Non
     target = location.partial if partial else location.folder
     if not target.is_dir():
         if partial:
-            raise NotInstalledError(f"There is no unfinished download of {location.name}")
+            raise NotInstalledError(f"There is no unfinished download of {location.full_name}")
         if (cached := store.cached(location)) is not None:
-            raise UsageError(f"{location.name} is in the Hugging Face cache, {cached}. Remove it with: hf cache rm")
-        raise NotInstalledError(f"{location.name} is not downloaded")
+            raise UsageError(
+                f"{location.full_name} is in the Hugging Face cache, {cached}. Remove it with: hf cache rm"
+            )
+        raise NotInstalledError(f"{location.full_name} is not downloaded")
     size_bytes = partial_bytes(location) + (0 if partial else held_bytes(location.folder))
     if not confirm(f"Delete {size_words(size_bytes)} in {target}?", console, yes=yes, needs_yes=True):
         raise typer.Exit(ExitStatus.INTERRUPTED)
 
     def refuse() -> None:
-        raise UsageError(f"Another gptoss is writing {location.name}. Stop it first")
+        raise UsageError(f"Another gptoss is writing {location.full_name}. Stop it first")
 
     with writing(target), locked(location.lock_path, waiting=refuse):
         if not partial:

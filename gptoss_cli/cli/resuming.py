@@ -14,8 +14,10 @@ from gptoss_cli.archive.rows import ConversationRow
 from gptoss_cli.archive.titles import title_line
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.checkpoint import catalog
+from gptoss_cli.checkpoint.store import find_converted
 from gptoss_cli.errors import Hint, NotInstalledError, UsageError
 from gptoss_cli.harmony.events import Message, Role
+from gptoss_cli.paths import typed_path
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.units import age_words, counted
 
@@ -86,7 +88,8 @@ class Resumed:
         """Return a line that names the conversation."""
         row, count = self.stored.row, count_messages(self.stored)
         age = age_words(time.time() - row.updated)
-        return f"Continuing “{title_of(row)}” ({counted(count, 'message')}, {row.model}, {age})."
+        what = "a copy of " if self.stored.is_fork else ""
+        return f"Continuing {what}“{title_of(row)}” ({counted(count, 'message')}, {row.model}, {age})."
 
 
 def archive_path() -> Path:
@@ -94,12 +97,10 @@ def archive_path() -> Path:
     return settings.data_folder() / "conversations.db"
 
 
-def find_stored(
-    archive: Archive, resume: str | None, *, at: int | None = None, fork: bool = False, saves: bool = True
-) -> Stored:
+def find_stored(archive: Archive, resume: str | None, *, at: int | None = None, fork: bool = False) -> Stored:
     """Return the conversation to continue: the one with the id or title `resume`, or for None the last one.
 
-    With `at` it ends after that message of the user; then, and with `fork`, it is a copy, which is saved if it `saves`.
+    With `at` it ends after that message of the user; then, and with `fork`, it is to go on as a copy.
     Raises UsageError if there is none.
     """
     row = archive.last() if resume is None else archive.find(resume)
@@ -107,9 +108,7 @@ def find_stored(
         raise UsageError("There is no conversation to continue yet")
     stored = archive.load(row.id)
     tip = row.tip if at is None else stored.tip_after(at)
-    if saves and (fork or at is not None):
-        return archive.load(archive.fork(stored, tip).id)
-    return Stored(replace(row, tip=tip), stored.messages, stored.turns)
+    return replace(stored, row=replace(row, tip=tip), is_fork=fork or at is not None)
 
 
 def check_choice(*, continue_last: bool, resume: str | None, at: int | None = None, fork: bool = False) -> None:
@@ -159,9 +158,13 @@ def call_notice(stored: Stored, recipients: Collection[str]) -> str:
 
 
 def model_name(model: str) -> str:
-    """Return the full name of a model that may be given by its short one."""
+    """Return the full name of a model that may be given by its short one, or by a path from the working folder."""
     known = catalog.find_model(model)
-    return known.name if known else model
+    if known is not None:
+        return known.name
+    folder = typed_path(model) if model else None
+    is_folder = folder is not None and find_converted(model) is None and os.path.isdir(folder)
+    return os.path.abspath(folder) if folder is not None and is_folder else model
 
 
 def _is_missing(model: str, exc: Exception) -> bool:

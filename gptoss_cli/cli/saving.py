@@ -35,6 +35,11 @@ class Saving:
         return self._recorder.conversation if self._recorder else None
 
     @property
+    def pending_fork(self) -> Stored | None:
+        """The conversation that the current one is a copy of, while nothing of the copy was saved."""
+        return self._recorder.pending_fork if self._recorder else None
+
+    @property
     def model(self) -> str:
         """The name of the model that answers."""
         return model_name(self._info.model)

@@ -87,11 +87,11 @@ def _find(name: str, console: Console) -> _Checkpoint:
     folder = store.find_checkpoint(name)
     location = next((each for each in locations() if each.folder == folder), None)
     if location is not None and (manifest := location.manifest()) is not None:
-        return _Checkpoint(location.name, folder, manifest.files, location, _remedy(location))
+        return _Checkpoint(location.full_name, folder, manifest.files, location, _remedy(location))
     remedy = "Get it again from where it came"
     if not os.path.isdir(typed_path(name)):
         location = find_location(name)
-        name, remedy = location.name, f"Delete it, and run: gptoss download {location.short_name}"
+        name, remedy = location.full_name, f"Delete it, and run: gptoss download {location.short_name}"
     return _Checkpoint(name, folder, tuple(cached_files(folder)), None, remedy)
 
 

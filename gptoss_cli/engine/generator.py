@@ -237,7 +237,8 @@ class Generator:
         """Return logits [T, V] float32 after each of `ids` [T], read from position 0. The sequence is not changed."""
         ids = list(ids)
         self._check_ids(ids, free_tokens=0)
-        cache = self.model.new_cache(max(2, len(ids)))
+        # A whole window at least, for which the kernels of a GPU were compiled.
+        cache = self.model.new_cache(max(self.sequence.cache.window, len(ids)))
         with self._computing():
             hidden = (self.model.forward(chunk, cache) for chunk in self.sequence.chunks(ids))
             return torch.cat([self.model.unembed(part) for part in hidden])

@@ -20,8 +20,12 @@ from gptoss_cli.settings import Activations, Dense, Execution
 _SHORT_CONTEXT_TOKENS = 4_096
 _USUAL_CONTEXT_TOKENS = 16_384
 _CONTEXT_STEP_TOKENS = 256
-# CUDA's own context, compiled kernels, and the activations of a prefill chunk.
+# CUDA's own context, compiled kernels and the work memory of libraries; the same with a chunk of 2,048 tokens.
+GPU_FIXED_BYTES = 458 << 20
 GPU_WORK_BYTES = 768 << 20
+# Tokens of a prompt that a GPU reads at once, if its memory has at least so many bytes per second. Larger chunks give
+# each expert more tokens. But a prompt can only be stopped between two chunks, which should take less than a second.
+_CHUNKS = ((8_192, 1_200e9), (4_096, 600e9), (2_048, 0))
 # Python and torch, the attention scores and the dequantized experts of a prefill chunk.
 _HOST_WORK_BYTES = 1 << 30
 # Assumed bandwidth for GPUs of up to so many GiB, where the driver does not tell. Apple: the plain chips, Pro and Max.
@@ -161,7 +165,8 @@ def _with_all_experts(
 ) -> Placement | Reason:
     """Put all that a token reads on the GPU, and the embedding too if the context need not be shorter for it."""
     memory, budget = needs.memory, gpu.budget_bytes
-    fixed = memory.dense_bytes + memory.experts_bytes + memory.ring_bytes + GPU_WORK_BYTES
+    chunk, work_bytes, smaller = _chunk(needs, gpu)
+    fixed = memory.dense_bytes + memory.experts_bytes + memory.ring_bytes + work_bytes
     missing = fixed + needs.least_context(least_tokens) * memory.token_bytes - budget
     if missing > 0:
         return _gpu_too_small(gpu, "all experts", missing)
@@ -170,7 +175,7 @@ def _with_all_experts(
         dense_bytes=memory.dense_bytes,
         experts_bytes=memory.experts_bytes,
         cache_bytes=memory.cache_bytes(context),
-        work_bytes=GPU_WORK_BYTES,
+        work_bytes=work_bytes,
         room_bytes=budget,
     )
     embedding_fits = gpu_use.used_bytes + memory.embedding_bytes <= budget
@@ -200,10 +205,38 @@ def _with_all_experts(
         bound=DecodeBound(
             gpu_bytes=memory.dense_bytes + memory.active_bytes, gpu_bytes_per_second=_assumed_bandwidth(gpu)
         ),
-        reasons=(*reasons, *needs.shortened(context)),
+        reasons=(*reasons, *needs.shortened(context), *smaller),
         weights=WeightPlacement(gpu_experts=memory.experts, embedding_on_gpu=embedding_fits),
+        chunk_tokens=chunk,
         kernels=KernelSet.REFERENCE if gpu.fallback else KernelSet.TRITON,
     )
+
+
+def _chunk(needs: _Requirements, gpu: ChosenGpu) -> tuple[int, int, tuple[Reason, ...]]:
+    """Return the largest chunk that costs neither context nor the embedding's place, and the memory to work with it.
+
+    The reason, if there is one, says that memory for a larger chunk is lacking.
+    """
+    least = _CHUNKS[-1][0]
+    if gpu.fallback is not None:
+        return least, GPU_WORK_BYTES, ()
+    memory, bandwidth = needs.memory, _assumed_bandwidth(gpu)
+    weights = memory.dense_bytes + memory.experts_bytes + memory.ring_bytes
+
+    def left_by(chunk: int) -> tuple[int, bool]:
+        room = gpu.budget_bytes - weights - _work_bytes(memory, chunk)
+        context = needs.longest_context(room)
+        return context, room - context * memory.token_bytes >= memory.embedding_bytes
+
+    possible = [chunk for chunk, needed in _CHUNKS if bandwidth >= needed]
+    chunk = next(chunk for chunk in possible if left_by(chunk) == left_by(least))
+    text = f"A prompt is read {chunk:,} tokens at a time: {possible[0]:,} would take memory that the model needs."
+    smaller = (Reason(Code.SMALLER_CHUNK, text),) if chunk < possible[0] else ()
+    return chunk, _work_bytes(memory, chunk), smaller
+
+
+def _work_bytes(memory: ModelMemory, chunk_tokens: int) -> int:
+    return GPU_FIXED_BYTES + chunk_tokens * memory.chunk_token_bytes
 
 
 def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hardware) -> Placement | Reason:

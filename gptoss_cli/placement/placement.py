@@ -82,9 +82,9 @@ class Placement:
     """Everything that determines how a model runs.
 
     `weights` is None on the CPU: weights are mapped files there, and `host` counts them in full even if they do not fit
-    in memory. `threads` None is one for each physical core. `sequences` have a KV cache of
-    `context_tokens` each. `dense` and `activations` apply to the CPU only. `gpu`, `host`, `experts`, `gpu_experts`,
-    `bound` and `reasons` are shown to the user and change nothing.
+    in memory. `threads` None is one for each physical core. `sequences` have a KV cache of `context_tokens` each.
+    `chunk_tokens` of a prompt are read at once; None leaves that to the loader. `dense` and `activations` apply to the
+    CPU only. `gpu`, `host`, `experts`, `gpu_experts`, `bound` and `reasons` are shown to the user and change nothing.
     """
 
     context_tokens: int
@@ -96,6 +96,7 @@ class Placement:
     activations: Activations = Activations.INT16
     threads: int | None = None
     sequences: int = 1
+    chunk_tokens: int | None = None
     weights: WeightPlacement | None = None
     gpu: MemoryUse | None = None
     host: MemoryUse = MemoryUse()

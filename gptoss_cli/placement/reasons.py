@@ -26,6 +26,7 @@ class Code(StrEnum):
     GPU_TOO_SMALL = "gpu-too-small"
     HOST_TOO_SMALL = "host-too-small"
     SHORTER_CONTEXT = "shorter-context"
+    SMALLER_CHUNK = "smaller-chunk"
     FROM_DISK = "from-disk"
     GROUP_LIMIT = "group-limit"
     MEMORY_RESERVED = "memory-reserved"
@@ -47,6 +48,7 @@ _EXPLANATIONS = frozenset(
         Code.EMBEDDING_ON_HOST,
         Code.EXPERTS_ON_HOST,
         Code.SHORTER_CONTEXT,
+        Code.SMALLER_CHUNK,
         Code.GROUP_LIMIT,
         Code.MEMORY_RESERVED,
         Code.SEQUENCES,

@@ -217,3 +217,16 @@ def _continues(text: str, i: int) -> bool:
 
 def _style(sgr: str, text: str) -> str:
     return f"\x1b[{sgr}m{text}\x1b[0m" if sgr and text else text
+
+
+def stacked(table: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table that is wider than the terminal: the first cell of a row, and the others below it.
+
+    The first row has the headings.
+    """
+    headings, *rows = table
+    width = max(len(each) for each in headings[1:])
+    for first, *others in rows:
+        yield first
+        named = zip(headings[1:], others, strict=True)
+        yield from (f"  {name.lower():{width}}  {cell}" for name, cell in named if cell)

@@ -4,12 +4,14 @@ import datetime
 import itertools
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from gptoss_cli.archive.archive import Archive
+from gptoss_cli.archive.archive import Archive, Stored, fork_rows
 from gptoss_cli.archive.recorder import Snapshot
+from gptoss_cli.archive.rows import ConversationRow
 from gptoss_cli.archive.saving import ArchiveRecorder, Origin
 from gptoss_cli.harmony.events import Channel, Cut, EndReason, Message, ReasoningCut, Role, TurnEnd
 
@@ -83,6 +85,12 @@ def save(archive: Archive, *texts: str, origin: Origin = ORIGIN) -> str:
             recorder.finish(snapshot(*messages), turn_end())
     assert recorder.conversation is not None
     return recorder.conversation
+
+
+def fork_of(archive: Archive, stored: Stored, tip: int | None) -> ConversationRow:
+    """Save a copy of the path to `tip`; return its row."""
+    with archive.database.transaction() as connection:
+        return fork_rows(connection, stored, tip, moment=time.time())
 
 
 def texts(messages: Sequence[Message]) -> list[str]:

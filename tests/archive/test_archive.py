@@ -13,7 +13,7 @@ from gptoss_cli.archive.saving import ArchiveRecorder
 from gptoss_cli.archive.search import search
 from gptoss_cli.errors import GptossError, Hint, UsageError
 from gptoss_cli.harmony.events import AnswerDelta
-from tests.archive.conversations import ORIGIN, answer, complain, open_archive, save, snapshot, texts, user
+from tests.archive.conversations import ORIGIN, answer, complain, fork_of, open_archive, save, snapshot, texts, user
 
 
 def test_ids_sort_by_time_and_have_26_characters() -> None:
@@ -37,6 +37,20 @@ def test_summaries_begin_with_the_one_updated_last_and_count_what_a_person_reads
     assert last is not None
     assert last.id == first
     assert archive.ids() == sorted([first, second])
+
+
+def test_the_conversation_that_goes_on_is_the_last_one_even_if_the_clock_was_set_back(tmp_path: Path) -> None:
+    archive = open_archive(tmp_path)
+    one, other = (archive.load(save(archive, text, "x")) for text in ("a", "b"))
+    with archive.database.transaction() as connection:
+        connection.execute("UPDATE conversation SET updated = ?", (time.time() + 864_000,))
+    for stored in (one, other, one):
+        recorder = ArchiveRecorder(archive, ORIGIN, notice=complain, resumed=archive.load(stored.row.id))
+        recorder.record(snapshot(*archive.load(stored.row.id).current, user("on")))
+        last = archive.last()
+        assert last is not None
+        assert last.id == stored.row.id
+    assert save(archive, "c") == archive.summaries(1)[0].row.id
 
 
 def test_empty_archive_has_no_last_conversation(tmp_path: Path) -> None:
@@ -82,10 +96,19 @@ def test_title_is_one_clean_line(tmp_path: Path) -> None:
         archive.rename(conversation, " \n\x1b\u202e")
 
 
+def test_a_title_from_a_locale_that_lacks_its_characters_keeps_them(tmp_path: Path) -> None:
+    archive = open_archive(tmp_path)
+    name = save(archive, "a", "b")
+    argument = "Mü “x” 🌙".encode().decode("ascii", "surrogateescape")
+    assert archive.rename(name, argument) == "Mü “x” 🌙"
+    assert archive.find(argument).id == name
+    assert archive.rename(name, "\ud83c\udf19 \ud800 \udcff") == "🌙 \ufffd \ufffd"
+
+
 def test_fork_has_rows_of_its_own(tmp_path: Path) -> None:
     archive = open_archive(tmp_path)
     original = archive.load(save(archive, "a", "b", "c", "d"))
-    fork = archive.fork(original, original.tip_after(1))
+    fork = fork_of(archive, original, original.tip_after(1))
     assert texts(archive.load(fork.id).current) == ["a", "b"]
     assert fork.forked_from == original.row.id
     assert len(archive.load(fork.id).turns) == 1

@@ -23,7 +23,7 @@ from gptoss_cli.harmony.events import (
     ReasoningDelta,
     Role,
 )
-from tests.archive.conversations import ORIGIN, complain, databases_in_memory, snapshot, turn_end, user
+from tests.archive.conversations import ORIGIN, complain, databases_in_memory, fork_of, snapshot, turn_end, user
 
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 _HEADERS = (
@@ -204,7 +204,7 @@ class _Chat:
         questions = [i for i, message in enumerate(self.messages) if message.role is Role.USER]
         if after > len(questions):
             return
-        row = self.archive.fork(stored, stored.tip_after(after))
+        row = fork_of(self.archive, stored, stored.tip_after(after))
         del self.messages[questions[after] if after < len(questions) else len(self.messages) :]
         self._continue(self.archive.load(row.id))
 

@@ -31,6 +31,7 @@ MACHINES: dict[Code, tuple[str, Hardware]] = {
     Code.GPU_TOO_SMALL: ("20b", machine(gpu(3))),
     Code.HOST_TOO_SMALL: ("120b", machine(gpu(24), ram=32)),
     Code.SHORTER_CONTEXT: ("20b", machine(ram=16)),
+    Code.SMALLER_CHUNK: ("20b", machine(gpu(15))),
     Code.FROM_DISK: ("120b", machine(ram=32)),
     Code.GROUP_LIMIT: ("20b", machine(available=20, group_limit_bytes=gib(21))),
     Code.MEMORY_RESERVED: ("20b", machine(available=28.8, reserved_bytes=gib(3.2))),

@@ -9,8 +9,10 @@ import pytest
 
 from gptoss_cli import settings
 from gptoss_cli.cache_files import forget, int8_folder, kv_folder, list_cache, remove_oldest
+from gptoss_cli.cli.cache import run_cache
+from gptoss_cli.cli.options import CacheAction
 from tests.cli.conftest import Run
-from tests.terminal.streams import KeptStream
+from tests.terminal.streams import KeptStream, Streams
 
 CHUNK = f"{'c' * 64}.chunk"
 POINT = f"1300-{'d' * 64}.point"
@@ -44,6 +46,16 @@ def test_the_files_are_listed_with_size_and_use_the_latest_first(run: Run, home:
     assert f"4 files, 10.0 kB, in {home / 'cache'}" in err
     assert "KV caches take 6.0 kB of at most 4.3 GB." in err
     assert run("cache") == (status, out, err)
+
+
+def test_the_list_fits_a_narrow_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(terminal=True)
+    monkeypatch.setattr(type(streams.console.stdout), "columns", 40)
+    run_cache(CacheAction.LIST, streams.console, as_json=False, yes=False, kv_limit_bytes=None)
+    lines = streams.stdout.written.decode().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[:4] == ["a", "  kind       int8 weights", "  size       4.0 kB", lines[3]]
+    assert lines[3].startswith("  last used  2023-11-1")
 
 
 def test_the_limit_that_is_shown_is_that_of_the_settings(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,12 @@ def test_fork_leaves_the_original_as_it_is() -> None:
     assert "This conversation is not saved. To save it: /save" in talk.say("/fork")
     talk.say("/save")
     assert "The original stays as it is: /resume" in talk.say("/fork")
+    assert "This chat is a copy already" in talk.say("/fork")
+    talk.say("/effort low")
+    assert len(_archive().ids()) == 1
+    assert "This chat is saved as “Dusk” from its next message on." in talk.say("/save Dusk")
     talk.say("Evening?")
+    assert [each.row.title for each in _archive().summaries()] == ["Dusk", "Sky?"]
     assert (_current(0), _current(1)) == (["Sky?", "Blue.", "Evening?", "Red."], ["Sky?", "Blue."])
 
 

@@ -1,6 +1,7 @@
 """`gptoss conversations`: what each command prints, refuses and leaves behind."""
 
 import json
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -142,6 +143,58 @@ def test_rm_asks_on_a_terminal_only_and_removes_for_good(run: Run) -> None:
     assert _archive().ids() == [kept]
     for file in archive_path().parent.iterdir():
         assert b"unforgettable" not in file.read_bytes()
+
+
+def _aged(title: str, days: float) -> str:
+    name, archive = _titled(title, "Why?", "Because."), _archive()
+    with archive.database.transaction() as connection:
+        connection.execute("UPDATE conversation SET updated = ? WHERE id = ?", (time.time() - days * 86_400, name))
+    return name
+
+
+def _titles() -> list[str | None]:
+    return [each.row.title for each in _archive().summaries()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (["--older-than", "90d"], ["New", "Month"]),
+        (["--keep", "1"], ["New"]),
+        (["--keep", "3", "--older-than", "1d"], ["New", "Month", "Old"]),
+        (["--keep", "1", "--older-than", "9w"], ["New", "Month"]),
+        (["--keep", "9"], ["New", "Month", "Old", "Older"]),
+        (["--keep", "0"], []),
+    ],
+)
+def test_prune_removes_what_is_both_old_and_not_among_the_last(arguments: list[str], left: list[str], run: Run) -> None:
+    for title, days in (("Older", 400), ("New", 0), ("Old", 91), ("Month", 30)):
+        _aged(title, days)
+    status, out, asides = run("conversations", "prune", *arguments, "--dry-run")
+    gone = [title for title in ("Old", "Older", "Month", "New") if title not in left]
+    assert (status, [title for title in gone if f"  {title}\n" not in out], len(_titles())) == (0, [], 4)
+    assert ("would be removed" in asides) == bool(gone)
+    assert run("conversations", "prune", *arguments, "-y")[:2] == (0, "")
+    assert _titles() == left
+
+
+def test_prune_lists_what_it_removes_and_asks_on_a_terminal_only(run: Run) -> None:
+    _aged("Secret", 100)
+    status, out, asides = run("conversations", "prune", "--older-than", "90d")
+    assert (status, out) == (2, "")
+    assert "Remove 1 conversation with 2 messages?" in asides
+    assert _titles() == ["Secret"]
+    assert "  Secret\n" in run("conversations", "prune", "--older-than", "90d", "--yes")[2]
+    assert b"Because" not in archive_path().read_bytes()
+    assert "There are no conversations to remove." in run("conversations", "prune", "--keep", "0")[2]
+
+
+@pytest.mark.parametrize("age", ["90", "d", "-1d", "1.5d", "9 d", "٣d", "1234567d", "soon", ""])
+def test_prune_refuses_an_age_that_is_none(age: str, run: Run) -> None:
+    _aged("Old", 9999)
+    assert run("conversations", "prune", f"--older-than={age}", "-y")[0] == 2
+    assert run("conversations", "prune", "-y")[0] == 2
+    assert _titles() == ["Old"]
 
 
 def test_rm_names_the_copies_that_may_still_have_the_text(run: Run) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,22 @@ def test_a_plot_is_as_wide_as_the_terminal_at_most_and_has_every_mark(
     assert all(cells(line) <= columns for line in lines[1:])
     drawn = "".join(line[6:] for line in lines[1:-2])
     assert {point.mark for point in points} <= set(drawn)
+
+
+@pytest.mark.parametrize(("moment", "kept"), [("before the turn", 0), ("after the turn", 1)])
+def test_an_interrupt_just_beside_a_turn_stops_the_evaluation(
+    moment: str, kept: int, run: Run, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def stopping(stop: Callable[[], None]) -> Iterator[None]:
+        if moment == "before the turn":
+            stop()
+        yield
+        if moment == "after the turn":
+            stop()
+
+    monkeypatch.setattr("gptoss_cli.cli.evaluate.stopping", stopping)
+    file = _file(tmp_path, {"question": "Sky?", "answer": "Blue."})
+    status, values, err = _evaluate(run, script(turn("Blue.")), file, "--repeat", "5", "--json")
+    assert (status, len(values["answers"])) == (ExitStatus.INTERRUPTED, kept)
+    assert "Stopped." in err

@@ -66,7 +66,8 @@ def test_a_chat_whose_model_becomes_shorter_ends_in_order(
         assert terminal.wait() == ExitStatus.INTEGRITY
         shown = "".join(terminal.text.split())  # the terminal wraps the line
         line = (
-            f"gptoss: {model / WEIGHTS} became shorter while it was in use, so gptoss cannot go on. Run: gptoss verify"
+            f"gptoss: {model / WEIGHTS} became shorter while it was in use, so gptoss cannot go on."
+            f" Run: gptoss verify {model}"
         )
         assert shown.endswith(line.replace(" ", ""))
         assert terminal.restored()

@@ -13,7 +13,7 @@ from gptoss_cli.archive.archive import Archive
 from gptoss_cli.archive.rows import ConversationRow
 from gptoss_cli.archive.saving import ArchiveRecorder, Origin
 from gptoss_cli.chat.request import ChatRequest, Notify, OpenedModel, Say
-from gptoss_cli.cli.resuming import Resumed, archive_path, find_stored
+from gptoss_cli.cli.resuming import Resumed, archive_path, find_stored, model_name
 from gptoss_cli.errors import Hint, NotInstalledError
 from gptoss_cli.harmony.events import Channel, EndReason, Message, Role
 from gptoss_cli.settings import ReasoningEffort
@@ -76,6 +76,34 @@ def test_no_save_continues_a_conversation_and_leaves_it_as_it_was(script: Script
     before = _rows()
     _talk(script(turn("Red.")), "-c", "--no-save", "--at", "1", "--fork", say=("Evening?", "Red."))
     assert _rows() == before
+
+
+def test_a_copy_is_saved_with_its_first_message_and_not_before(script: Script) -> None:
+    save(_archive(), "Sky?", "Blue.", "Grass?", "Green.")
+    before = _rows()
+    with _chat(script(turn("Red.")), "-c", "--at", "1") as terminal:
+        terminal.wait_for(">")
+        terminal.type(_CTRL_D)
+        assert terminal.wait() == 0
+        assert "Continuing a copy of “Sky?” (2 messages" in terminal.text
+    assert _rows() == before
+    _talk(script(turn("Red.")), "-c", "--at", "1", say=("Evening?", "Red."))
+    copy, original = (_archive().load(each.id) for each in _rows())
+    assert texts(copy.current) == ["Sky?", "Blue.", "Evening?", "Red."]
+    assert texts(original.current) == ["Sky?", "Blue.", "Grass?", "Green."]
+
+
+def test_a_model_given_by_a_path_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for typed in ("./my model", '"my model"', r"my\ model", "my model"):
+        assert model_name(typed) == str(tmp_path / "my model")
+    assert [model_name(each) for each in ("20b", "demo", "someone/tuned", "")] == [
+        "gpt-oss-20b",
+        "demo",
+        "someone/tuned",
+        "",
+    ]
 
 
 def test_ask_saves_nothing_unless_it_is_asked_to(script: Script) -> None:
@@ -153,7 +181,13 @@ def test_at_continues_a_copy_as_it_was_after_a_message() -> None:
     archive = _archive()
     original = save(archive, "a", "b", "c", "d")
     copy = find_stored(archive, original, at=1)
-    assert (texts(copy.current), copy.row.forked_from) == (["a", "b"], original)
+    assert (texts(copy.current), copy.is_fork, archive.ids()) == (["a", "b"], True, [original])
+    recorder = ArchiveRecorder(archive, ORIGIN, notice=complain, resumed=copy)
+    recorder.record(snapshot(*copy.current))
+    assert archive.ids() == [original]
+    recorder.record(snapshot(*copy.current, user("e")))
+    saved = archive.load(str(recorder.conversation))
+    assert (texts(saved.current), saved.row.forked_from) == (["a", "b", "e"], original)
     assert texts(archive.load(original).current) == ["a", "b", "c", "d"]
 
 

@@ -40,7 +40,7 @@ def test_without_a_name_every_installed_model_is_verified(run: Run, folder: Path
     status, out, _ = run("verify", "--json")
     (report,) = json.loads(out)["models"]
     assert status == 0
-    assert (report["model"], report["files_verified"], report["folder"]) == ("some--model", 5, str(folder))
+    assert (report["model"], report["files_verified"], report["folder"]) == ("some/model", 5, str(folder))
 
 
 def test_with_nothing_installed_it_exits_3_and_advises_a_download(

@@ -6,6 +6,7 @@ each launch is recorded with its arguments.
 """
 
 import inspect
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,11 +30,12 @@ from gptoss_cli.engine.kernels import (
     triton_prefill,
     triton_sampling,
 )
+from gptoss_cli.engine.kernels.compilation import is_compiling
 
 # The GPU sees host memory this much further up, as under Windows.
 HOST_OFFSET = 3 << 44
 _HOST, _DEVICE = 1 << 44, 1 << 45
-_OPTIONS = ("num_warps", "enable_fp_fusion", "launch_pdl")
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 # The shapes of their results depend on values, so the host has to wait for them.
 _SHAPED_BY_VALUES = ("nonzero", "masked_select", "bincount", "_unique2", "unique_consecutive")
 _KINDS = {
@@ -74,11 +76,15 @@ class FakeCuda:
     """The record of everything that happened on the GPU."""
 
     launches: list[Launch] = field(default_factory=list, repr=False)
+    compiled: list[Launch] = field(default_factory=list, repr=False)  # ahead, without a launch
     streams: int = 0
     replays: int = 0
     reads: Counter[str] = field(default_factory=Counter)  # of the GPU's memory by the host
     capturing: bool = False
+    _tensors_in: Counter[int] = field(default_factory=Counter, repr=False)  # by storage
     capture_modes: set[str] = field(default_factory=set)
+    used_bytes: int = 0  # by tensors on the GPU that exist
+    most_bytes: int = 0
 
     def host_waits(self, name: str) -> None:
         """Note that the host waits for the GPU."""
@@ -95,8 +101,30 @@ class FakeCuda:
         if source.is_cuda and not non_blocking:
             self.reads["copy"] += 1
 
+    def holds(self, results: Any) -> None:
+        """Count the memory of tensors on the GPU until the last one in it is gone."""
+        for part in _flat(results):
+            if isinstance(part, Tensor) and part.is_cuda:
+                storage = part.untyped_storage()
+                key = storage._cdata
+                if not self._tensors_in[key]:
+                    self.used_bytes += storage.nbytes()
+                    self.most_bytes = max(self.most_bytes, self.used_bytes)
+                self._tensors_in[key] += 1
+                weakref.finalize(part, self._forget, key, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._tensors_in[key] -= 1
+        if not self._tensors_in[key]:
+            self.used_bytes -= size
+
     def variants(self) -> set[tuple[Any, ...]]:
+        """Return the variants of all launches, of which each is compiled once."""
         return {launch.variant for launch in self.launches}
+
+    def compiled_variants(self) -> set[tuple[Any, ...]]:
+        """Return the variants that were compiled before a launch needed them."""
+        return {launch.variant for launch in self.compiled}
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -121,7 +149,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._read(args[0])
         if name in _SHAPED_BY_VALUES and "cuda" in devices:
             self._gpu.host_waits(name)
-        return func(*args, **kwargs)
+        results = func(*args, **kwargs)
+        self._gpu.holds(results)
+        return results
 
     def _read(self, part: Tensor) -> int | float | bool:
         if part.is_cuda:
@@ -219,7 +249,7 @@ class FakeKernel:
         constants = {name for name, each in self._signature.parameters.items() if "constexpr" in str(each.annotation)}
         kinds = {name: _kind(self._name, name, value) for name, value in given.items() if name not in constants}
         integers = [name for name, kind in kinds.items() if kind == "i32" and name not in self._kept]
-        self._gpu.launches.append(
+        (self._gpu.compiled if is_compiling() else self._gpu.launches).append(
             Launch(
                 self._name,
                 kinds,

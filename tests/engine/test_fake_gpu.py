@@ -17,9 +17,13 @@ from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_sampling
 from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kernels.tuning import tuning_for
+from gptoss_cli.engine.loader import load_random
 from gptoss_cli.engine.steppers import OverlappedStepper
 from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.generation import Allowed, Banned, Forced, Restriction, Sampling, TokenConstraint
+from gptoss_cli.placement.memory import model_memory
+from gptoss_cli.placement.model_config import published_config
+from gptoss_cli.placement.placement import Placement
 from gptoss_cli.settings import Dtype
 from tests.engine import fake_cuda as fake_cuda_module
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
@@ -46,8 +50,15 @@ def gpu() -> Iterator[FakeCuda]:
         yield gpu
 
 
-def _open(folder: Path, experts: int = EXPERTS, *, embedding: bool = True) -> Generator:
-    return open_generator(folder, context_tokens=2_000, **on_gpu("cuda:0", experts, embedding=embedding))
+def _open(
+    folder: Path,
+    experts: int = EXPERTS,
+    *,
+    embedding: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Generator:
+    placement = on_gpu("cuda:0", experts, embedding=embedding)
+    return open_generator(folder, context_tokens=2_000, progress=progress, **placement)
 
 
 def _prefill(generator: Generator, tokens: int) -> None:
@@ -152,17 +163,44 @@ def test_prefill_of_offloaded_layers_looks_at_the_slots_once(folder: Path, gpu: 
     assert gpu.reads - before == {"tolist": len(LENGTHS)}
 
 
-@pytest.mark.parametrize("experts", [0, EXPERTS // 2, EXPERTS])
-def test_start_up_compiles_everything_that_prompts_need(folder: Path, gpu: FakeCuda, experts: int) -> None:
-    generator = _open(folder, experts)
-    compiled = gpu.variants()
-    for tokens in LENGTHS:
+@pytest.mark.parametrize("experts", [0, EXPERTS - 1, EXPERTS])
+def test_nothing_is_compiled_after_the_start(folder: Path, gpu: FakeCuda, experts: int) -> None:
+    shown: list[str] = []
+    generator = _open(folder, experts, progress=shown.append)
+    ready = gpu.compiled_variants()
+    for tokens, sampling in zip(LENGTHS, [*SETTINGS, SETTINGS[0]], strict=True):
         _prefill(generator, tokens)
-        _decode(generator, 2)
-        _prefill(generator, tokens)
-    assert gpu.variants() == compiled
-    sizes = {dict(variant[2])["TOKENS"] for variant in compiled if variant[0].startswith("grouped")}
+        _decode(generator, 3, sampling, _CyclicConstraint())
+    generator.model.forward([5], generator.model.new_cache(300), routing=[])  # as an observer of the experts does
+    for length in (1, 2, 40):
+        generator.logits(list(range(length)))
+    assert gpu.variants() <= ready
+    sizes = {dict(variant[2])["TOKENS"] for variant in ready if variant[0].startswith("grouped")}
     assert sizes == set(tuning_for((9, 0)).prefill.tokens)
+    assert shown[-1] == "Checking the GPU's kernels"
+
+
+@pytest.mark.parametrize(("context_tokens", "dtype"), [(2, Dtype.BFLOAT16), (90, Dtype.FLOAT32)])
+def test_nothing_is_compiled_after_the_start_with_a_short_context(
+    folder: Path, gpu: FakeCuda, context_tokens: int, dtype: Dtype
+) -> None:
+    generator = open_generator(folder, dtype=dtype, context_tokens=context_tokens, **on_gpu("cuda:0", EXPERTS))
+    ready, checked = gpu.compiled_variants(), len(gpu.launches)
+    _prefill(generator, context_tokens - 1)
+    _decode(generator, 1)
+    generator.logits([1] * context_tokens)
+    assert {launch.variant for launch in gpu.launches[checked:]} <= ready
+
+
+@pytest.mark.parametrize(("experts", "tokens"), [(32, 2_048), (128, 8_192)])
+def test_a_prompt_needs_the_memory_that_its_placement_plans(gpu: FakeCuda, experts: int, tokens: int) -> None:
+    config = published_config(layers=2, experts=experts)
+    placement = Placement(context_tokens=tokens + 1, chunk_tokens=tokens, **on_gpu("cuda:0", 2 * experts))
+    generator = load_random(config, placement)
+    gpu.most_bytes = before = gpu.used_bytes
+    _prefill(generator, tokens)
+    planned = model_memory(config).chunk_token_bytes * tokens
+    assert gpu.most_bytes - before == pytest.approx(planned / 1.2, rel=0.01)
 
 
 def test_a_benchmark_measures_the_gpu_by_its_own_clock(folder: Path, gpu: FakeCuda) -> None:
@@ -255,17 +293,19 @@ def test_kernels_are_launched_as_the_machine_code_test_compiles_them(folder: Pat
     seen = set()
     for launch in gpu.launches:
         seen.add(launch.name)
+        stages = dict[str, int]()
         if launch.name in of_one:
             expected, warps = of_one, compile_kernels.warps(launch.name, tuning)
             kinds = compile_kernels.kinds(launch.name)
         else:
             expected, warps = of_prefill, compile_kernels.prefill_warps(launch.name, tuning.prefill)
             kinds = compile_kernels.kinds(prefill=tuning.prefill)
+            stages = {"num_stages": tuning.prefill.stages} if launch.name.startswith("grouped") else {}
         assert launch.constants.keys() == expected[launch.name].keys()
         tuned = {"ROWS", "KEYS", "BYTES", "PAIRS", "PTX", "PDL", "UPCAST"} & launch.constants.keys()
         assert {name: launch.constants[name] for name in tuned} == {name: expected[launch.name][name] for name in tuned}
         assert launch.kinds == {name: compile_kernels.kind(name, kinds) for name in launch.kinds}
-        options = {"num_warps": warps, "enable_fp_fusion": True}
+        options = {"num_warps": warps, "enable_fp_fusion": True, **stages}
         assert launch.options == options | ({"launch_pdl": True} if launch.constants.get("PDL") else {}), launch.name
     assert seen == {*of_one, *of_prefill}
 

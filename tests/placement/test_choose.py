@@ -437,6 +437,30 @@ def test_the_table_covers_every_reason() -> None:
     assert given | _OF_REQUESTS == set(Code)
 
 
+@pytest.mark.parametrize(
+    ("config", "gibibytes", "terabytes_per_second", "chunk_tokens", "is_smaller"),
+    [
+        (_20B, 14.7, 0.32, 2_048, False),  # T4, which would take seconds for more
+        (_20B, 24, 0.94, 4_096, False),  # 3090
+        (_20B, 15.5, 0.94, 2_048, True),
+        (_20B, 80, 3.35, 8_192, False),
+        (_120B, 80, 3.35, 8_192, False),
+        (_120B, 65.5, 3.35, 4_096, True),
+        (_120B, 64, 3.35, 2_048, True),
+    ],
+)
+def test_a_gpu_reads_as_large_a_chunk_as_its_speed_and_memory_allow(
+    config: ModelConfig, gibibytes: float, terabytes_per_second: float, chunk_tokens: int, is_smaller: bool
+) -> None:
+    described = replace(gpu(gibibytes), bytes_per_second=terabytes_per_second * 1e12)
+    placement = choose(config, machine(described))
+    assert placement.execution is _MXFP4
+    assert placement.chunk_tokens == chunk_tokens
+    assert (Code.SMALLER_CHUNK in _codes(placement)) == is_smaller
+    least = choose(config, machine(replace(described, bytes_per_second=1e9)))
+    assert (least.context_tokens, least.weights) == (placement.context_tokens, placement.weights)
+
+
 def test_missing_bytes_are_in_the_json() -> None:
     values = choose(_20B, machine(gpu(3))).to_json()
     (small,) = [reason for reason in values["reasons"] if reason["code"] == "gpu-too-small"]

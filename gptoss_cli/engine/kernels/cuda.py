@@ -4,7 +4,9 @@ Weights are read as they lie in the checkpoint. The operations of one token need
 that they can be captured in a CUDA graph; see cuda_graph.py.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 import triton
@@ -13,6 +15,7 @@ from torch import Tensor
 from gptoss_cli.engine.expert_offload import PlacedExperts
 from gptoss_cli.engine.expert_staging import StagedPart, Staging
 from gptoss_cli.engine.kernels import reference, triton_prefill
+from gptoss_cli.engine.kernels.compilation import compiling, is_compiling
 from gptoss_cli.engine.kernels.cuda_decode import OPTIONS, OneTokenKernels, placed
 from gptoss_cli.engine.kernels.tuning import TUNING, UPCAST, PrefillTuning, Tuning
 from gptoss_cli.engine.kv_cache import LayerCache
@@ -29,12 +32,15 @@ class CudaKernels:
 
     def __init__(self, tuning: Tuning = TUNING, *, staging_bytes: int = STAGING_BYTES) -> None:
         self._tuning = tuning
-        self._compiled: set[torch.dtype] = set()  # the arithmetic for which every tile size has been compiled
         self._staging = Staging(staging_bytes)
         self._one = OneTokenKernels(tuning)
 
     def _prefill_tuning(self, dtype: torch.dtype) -> PrefillTuning:
         return UPCAST if dtype is torch.float32 and not self._tuning.prefill.upcast else self._tuning.prefill
+
+    def compiling(self, report: Callable[[int, int], None]) -> AbstractContextManager[None]:
+        """See KernelCompiler.compiling."""
+        return compiling(report)
 
     def embed(self, ids: Tensor, embedding: Tensor | PinnedRows) -> Tensor:
         """See Kernels.embed."""
@@ -74,10 +80,10 @@ class CudaKernels:
         head_dim = 2 * rotation[0].shape[1]
         queries, keys, values = (part.view(len(part), -1, head_dim) for part in qkv)
         visible = cache.append(reference.rotate(keys, rotation), values, position)
-        queries, attended = reference.rotate(queries, rotation), torch.empty_like(qkv[0])
+        attended = torch.empty_like(qkv[0])
         tuning = self._prefill_tuning(visible.keys.dtype)
         triton_prefill.attend_prefill_kernel[(triton.cdiv(len(queries), tuning.queries), queries.shape[1])](
-            queries, visible.keys, visible.values, sinks, attended, head_dim**-0.5,
+            queries, *rotation, visible.keys, visible.values, sinks, attended, head_dim**-0.5 * math.log2(math.e),
             len(queries), position, visible.first, len(visible.keys),
             HEADS=queries.shape[1], KV_HEADS=keys.shape[1], D=head_dim,
             D_WIDTH=max(16, triton.next_power_of_2(head_dim)), ROWS=tuning.queries, KEYS=tuning.keys,
@@ -138,9 +144,7 @@ class CudaKernels:
         Nothing waits for the host if all experts are on the GPU.
         """
         tuning = self._prefill_tuning(dtype)
-        if dtype not in self._compiled:
-            # The first call belongs to the start-up check, so that no prompt has to wait for the compiler later.
-            self._compiled.add(dtype)
+        if is_compiling():  # no prompt has to wait for another size later
             for size in tuning.tokens:
                 self._mix_tiles(x, routed, weights, size, limit=limit, dtype=dtype)
         size = _tile_tokens(tuning, routed[1].numel() / len(weights[0].bias))
@@ -168,7 +172,9 @@ class CudaKernels:
         tiles = triton.cdiv(slots, size) + min(count, slots)  # an upper bound
         common = {
             "E": count, "E_WIDTH": triton.next_power_of_2(count), "ROWS": tuning.rows, "TOKENS": size,
-            "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps, **OPTIONS,
+            "BYTES": tuning.width, "UPCAST": tuning.upcast,
+            "PTX": x.is_cuda and torch.version.hip is None and not tuning.upcast, "num_warps": tuning.warps,
+            "num_stages": tuning.stages, **OPTIONS,
         }  # fmt: skip
         for part in self._staging.parts(gate_up, down, slots):
             tile_ends = _tile_ends(row_ends, size, part)

@@ -4,7 +4,8 @@ Letters in shapes: T new tokens, S cached positions, H query heads, K kv heads, 
 D head dim, C hidden, F intermediate, E experts, A active experts, V vocabulary, G blocks per row. No batch axis.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -81,6 +82,18 @@ class TokenDrawer(Protocol):
 
         `logits` are [V] float32, and `excluded` [V] u8 is not 0 at ids that must not be drawn. The id is the first at
         which the cumulative sum of the softmax exceeds `uniform`; at temperature 0, the first of the most likely ones.
+        """
+
+
+@runtime_checkable
+class KernelCompiler(Protocol):
+    """A kernel set that compiles its kernels when they are first used."""
+
+    def compiling(self, report: Callable[[int, int], None]) -> AbstractContextManager[None]:
+        """Return a context in which operations only compile what they need; results have no values.
+
+        `report` is called with the number of kernels that are ready, and that of all. Leaving the context waits for
+        them, and raises ResourceError, which names the kernel, if one does not compile.
         """
 
 

@@ -34,8 +34,8 @@ def project_qkv(
     normed, joined = _rms_norm(x, weights.norm, eps).to(dtype), weights.joined_qkv
     if joined is not None and len(x) > 1:
         sizes = [len(part.bias) for part in (weights.query, weights.key, weights.value)]
-        query, key, value = torch.split(_linear(normed, joined), sizes, dim=1)
-        return query.contiguous(), key.contiguous(), value.contiguous()
+        query, key, value = torch.split(_product(normed, joined), sizes, dim=1)
+        return query.float().contiguous(), key.float().contiguous(), value.float().contiguous()
     return _linear(normed, weights.query), _linear(normed, weights.key), _linear(normed, weights.value)
 
 
@@ -180,8 +180,12 @@ def _expert_products(inputs: Tensor, packed: PackedExperts) -> Tensor:
 
 def _linear(x: Tensor, linear: Linear) -> Tensor:
     """Return the product in the dtype of `x` -> float32."""
+    return _product(x, linear).float()
+
+
+def _product(x: Tensor, linear: Linear) -> Tensor:
     weight = _rows(linear.weight, 0, len(linear.weight), x)
-    return functional.linear(x, weight, linear.bias.to(x.dtype)).float()
+    return functional.linear(x, weight, linear.bias.to(x.dtype))
 
 
 def _rows(matrix: Rows, start: int, end: int, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ powers of two as sizes: masks exclude what lies beyond the end of an axis.
 import triton
 import triton.language as tl
 
+from gptoss_cli.engine.kernels.compilation import kernel
 from gptoss_cli.engine.kernels.triton_experts import input_factors, launch_next, store_inputs, wait_for_previous
 from gptoss_cli.engine.kernels.triton_offload import look_up_experts
 
@@ -79,7 +80,7 @@ def _products(w0, w1, w2, w3, x0, x1, x2, x3, K: tl.constexpr, WIDTH: tl.constex
     return tl.sum(total, axis=1)
 
 
-@triton.jit
+@kernel
 def qkv_kernel(
     x, norm, query, query_bias, key, key_bias, value, value_bias, qkv, eps,
     QUERY: tl.constexpr, KEY: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -111,7 +112,7 @@ def qkv_kernel(
     tl.store(qkv + begin + row, result, mask=own + tl.arange(0, ROWS) < count)
 
 
-@triton.jit
+@kernel
 def unembed_kernel(
     x, norm, weight, logits, eps, rows,
     K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PDL: tl.constexpr,
@@ -126,7 +127,7 @@ def unembed_kernel(
     tl.store(logits + row, _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH), mask=own < rows)
 
 
-@triton.jit
+@kernel
 def output_kernel(
     x, attended, weight, bias, y,
     C: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PDL: tl.constexpr,
@@ -188,7 +189,7 @@ def _store_normed(
         store_inputs(inputs, x3 * factor, 3 * WIDTH + k, K, PAIRS)
 
 
-@triton.jit(do_not_specialize=["replaceable"])
+@kernel(do_not_specialize=["replaceable"])
 def router_kernel(
     x, norm, weight, bias, normed, inputs, sum_factor, logits, arrived, experts, expert_weights,
     held, used_at, counts, chosen_slots, replaceable, eps,
@@ -325,7 +326,7 @@ def _attend_keys(
     return max_score, sum_exp, weighted_sum
 
 
-@triton.jit
+@kernel
 def attend_kernel(
     queries, keys, values, cos, sin, sinks, position, cached_keys, cached_values, partial, maxima, sums, arrived,
     attended, factor,

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from gptoss_cli.engine.kernels.compilation import kernel
 from gptoss_cli.engine.kernels.triton_offload import expert_address, look_up_experts
 
 # fmt: off
@@ -247,7 +248,7 @@ def store_inputs(inputs, value, k, K: tl.constexpr, PAIRS: tl.constexpr):
         tl.store(inputs + j * (K // 8) + word, value, mask=k < K)
 
 
-@triton.jit(do_not_specialize=["replaceable"])
+@kernel(do_not_specialize=["replaceable"])
 def pack_kernel(
     normed, experts, inputs, sum_factor, held, used_at, counts, chosen_slots, replaceable,
     E: tl.constexpr, A: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
@@ -268,7 +269,7 @@ def pack_kernel(
         look_up_experts(chosen, held, used_at, counts, chosen_slots, replaceable, E, A, E_WIDTH, A_WIDTH)
 
 
-@triton.jit
+@kernel
 def gate_up_kernel(
     inputs, sum_factor, experts, chosen_slots, host_offsets, blocks, scales, bias, hidden, limit, alpha, hidden_factor,
     F: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
@@ -304,7 +305,7 @@ def gate_up_kernel(
     store_inputs(hidden + choice * F, activated, tl.program_id(0) * ROWS + tl.arange(0, ROWS), F, PAIRS)
 
 
-@triton.jit
+@kernel
 def down_kernel(
     x, hidden, experts, expert_weights, chosen_slots, host_offsets, blocks, scales, bias, held, parts, arrived, mixed,
     sum_factor,

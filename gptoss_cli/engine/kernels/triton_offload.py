@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from gptoss_cli.engine.kernels.compilation import kernel
+
 # fmt: off
 
 # Later than every use.
@@ -68,7 +70,7 @@ def expert_address(
     return blocks + block_offset * 4, scales + scale_offset, new_slot
 
 
-@triton.jit(do_not_specialize=["offset"])
+@kernel(do_not_specialize=["offset"])
 def embed_kernel(ids, base, offset, x, C: tl.constexpr, WIDTH: tl.constexpr):
     """Copy row ids[program] of a matrix with C columns, `offset` elements after `base`, to x [T, C] float32."""
     token = tl.program_id(0).to(tl.int64)

@@ -71,6 +71,19 @@ def test_a_llama_is_refused(run: Run, hub: HubServer, home: Path) -> None:
     _assert_refused(run, hub, home, "some/tuned is a model of type llama", "gptoss download 20b")
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_a_web_page_in_place_of_json_is_named_by_the_repository(
+    name: str, run: Run, hub: HubServer, home: Path
+) -> None:
+    hub.files = {"config.json": json.dumps(REAL_20B).encode(), "model.safetensors": bytes(200_000), name: b"<html>"}
+    _assert_refused(run, hub, home, f"some/tuned/{name} is not valid JSON")
+
+
+def test_weights_without_a_config_are_refused(run: Run, hub: HubServer, home: Path) -> None:
+    hub.files = {"README.md": b"", "model.safetensors": bytes(200_000)}
+    _assert_refused(run, hub, home, "some/tuned has no config.json")
+
+
 def test_the_4_bit_layout_of_unsloth_is_refused(run: Run, hub: HubServer, home: Path) -> None:
     name = "model.layers.0.mlp.experts.gate_up_projs.0.weight.absmax"
     index = json.dumps({"weight_map": {name: "model-00001-of-00001.safetensors"}}).encode()
@@ -101,7 +114,9 @@ def test_a_packed_fine_tune_is_downloaded_and_can_be_tried(
     status, _, err = run("download", _REPOSITORY)
     assert status == 0
     assert "Try: gptoss chat -m some/tuned" in err
-    assert run("verify", _REPOSITORY)[0] == 0
+    assert "some/tuned is complete" in err
+    status, _, told = run("verify", _REPOSITORY)
+    assert (status, "some--tuned:" in told) == (0, False)
     assert listed(run)[_REPOSITORY]["state"] == "installed"
 
 

@@ -274,6 +274,18 @@ def test_a_long_wait_is_not_sat_through_but_told(headers: dict[str, str], words:
     assert err == f"gptoss: 127.0.0.1 answers 429 (too many requests), and asks to wait {words}. Try again later\n"
 
 
+@pytest.mark.parametrize("where", ["", FIRST])
+def test_a_pause_that_the_server_did_not_ask_for_is_announced_too(
+    where: str, run: Run, hub: HubServer, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr("gptoss_cli.checkpoint.hub._ANNOUNCED_SECONDS", 0.0)
+    refusals = [Answer(429, {"RateLimit": '"api";r=0;t=soon', "Retry-After": "-5"})]
+    hub.fault = lambda request: refusals.pop() if refusals and request.file == where else None
+    status, _, err = run("download")
+    assert status == 0
+    assert err.count("127.0.0.1 answers 429 (too many requests), trying again in") == 1
+
+
 def test_a_limit_that_is_not_reached_is_not_waited_for(run: Run, hub: HubServer) -> None:
     refusals = [Answer(503, {"RateLimit": '"api";r=499;t=300'})]
     hub.fault = lambda request: refusals.pop() if refusals else None

@@ -81,10 +81,12 @@ def constants(tuning: Tuning, *, offloaded: bool = False) -> dict[str, dict[str,
 def prefill_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict[str, Any]]:
     """Return the compile-time constants of each kernel for several tokens, in tiles of `tile_tokens`."""
     attention = {"ROWS": tuning.queries, "KEYS": tuning.keys, "UPCAST": tuning.upcast}
-    grouped = {"E": 32, "E_WIDTH": 32, "F": 2880, "BYTES": tuning.width, "UPCAST": tuning.upcast}
+    grouped = {
+        "E": 32, "E_WIDTH": 32, "F": 2880, "BYTES": tuning.width, "UPCAST": tuning.upcast, "PTX": not tuning.upcast,
+    }  # fmt: skip
     tile = {"ROWS": tuning.rows, "TOKENS": tile_tokens}
     return {
-        "attend_prefill_kernel": {"HEADS": 64, "KV_HEADS": 8, "D": 64, "D_WIDTH": 64, "WINDOW": 128, **attention},
+        "attend_prefill_kernel": {"HEADS": 64, "KV_HEADS": 8, "D": 64, "D_WIDTH": 64, "WINDOW": 0, **attention},
         "grouped_gate_up_kernel": {"A": 4, "K": 2880, "ROUND": not tuning.upcast, **grouped, **tile},
         "grouped_down_kernel": {"C": 2880, **grouped, **tile},
     }
@@ -98,6 +100,11 @@ def warps(name: str, tuning: Tuning) -> int:
 def prefill_warps(name: str, tuning: PrefillTuning) -> int:
     """Return the number of warps of a kernel for several tokens."""
     return tuning.attention_warps if name.startswith("attend") else tuning.warps
+
+
+def prefill_stages(name: str, tuning: PrefillTuning) -> dict[str, int]:
+    """Return the option for the number of stages of a kernel for several tokens."""
+    return {"num_stages": tuning.stages} if name.startswith("grouped") else {}
 
 
 def kinds(name: str = "", *, prefill: PrefillTuning | None = None) -> dict[str, str]:
@@ -121,15 +128,20 @@ def main() -> None:
             if "PTX" in values:
                 values["PTX"] = target.backend == "cuda"
             kernel = next(found for module in _OF_ONE if (found := getattr(module, name, None)))
-            compiled[key] = _compiled(kernel, kinds(name), values, target, warps(name, tuning))
+            compiled[key] = _compiled(kernel, kinds(name), values, target, {"num_warps": warps(name, tuning)})
     for prefill in {tuning.prefill, UPCAST}:
         for size in prefill.tokens:
             for name, values in prefill_constants(prefill, size).items():
                 called = f"{name}{' upcast' if prefill.upcast else ''}"
                 key = f"{called} of {size}" if "TOKENS" in values else called
                 if (not names or name in names or key in names) and key not in compiled:
-                    kernel, count = getattr(triton_prefill, name), prefill_warps(name, prefill)
-                    compiled[key] = _compiled(kernel, kinds(prefill=prefill), values, target, count)
+                    values["PTX"] = values.get("PTX", False) and target.backend == "cuda"
+                    options = {"num_warps": prefill_warps(name, prefill)} | prefill_stages(name, prefill)
+                    kernel, known = getattr(triton_prefill, name), kinds(prefill=prefill)
+                    compiled[key] = _compiled(kernel, known, values, target, options)
+                    if "WINDOW" in values:
+                        windowed = values | {"WINDOW": 128}
+                        compiled[f"{key} in a window"] = _compiled(kernel, known, windowed, target, options)
     print(json.dumps(compiled))
 
 
@@ -149,14 +161,15 @@ def target_of(name: str) -> tuple[GPUTarget, Tuning]:
 
 
 def _compiled(
-    kernel: Any, known: dict[str, str], values: dict[str, Any], target: GPUTarget, warps: int
+    kernel: Any, known: dict[str, str], values: dict[str, Any], target: GPUTarget, chosen: dict[str, int]
 ) -> dict[str, Any]:
     names = kernel.arg_names
+    values = {name: value for name, value in values.items() if name in names}
     signature = {name: "constexpr" if name in values else kind(name, known) for name in names}
     given = {(index,): values[name] for index, name in enumerate(names) if name in values}
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name][0] == "*"}
     source = ASTSource(kernel, signature, given, aligned)
-    options = {"num_warps": warps, **_OPTIONS}
+    options, warps = {**chosen, **_OPTIONS}, chosen["num_warps"]
     if target.backend == "hip":
         built = triton.compile(source, target=target, options=options)
         return _used_on_amd(built.asm["amdgcn"]) | {"shared": built.metadata.shared, "warps": warps}
@@ -230,7 +243,20 @@ def _counted(body: list[str]) -> dict[str, int]:
         "stores": sum(line.startswith(("STG", "ATOM", "RED")) for line in body),
         "barriers": sum(line.startswith("BAR.") for line in body),
         "wide_loads": sum(line.startswith("LDG") and ".128" in line.split()[0] for line in body),
+        "products": sum("MMA" in line.split()[0] for line in body),
+        "shared_bytes": sum(map(_shared_bytes, body)),
     }
+
+
+def _shared_bytes(line: str) -> int:
+    """Return the bytes of shared memory that a thread reads or writes with an instruction."""
+    name = line.split()[0]
+    if not name.startswith(("LDS", "STS", "LDGSTS")):
+        return 0
+    if name.startswith(("LDSM", "STSM")):
+        return 4 * int(name[-1] if name[-1].isdigit() else 1)  # of 4 bytes of each thread
+    width = re.search(r"\.(128|64|U8|S8|U16|S16)\b", name)
+    return {"128": 16, "64": 8, "U8": 1, "S8": 1, "U16": 2, "S16": 2}[width[1]] if width else 4
 
 
 if __name__ == "__main__":

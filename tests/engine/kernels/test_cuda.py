@@ -145,6 +145,16 @@ def test_attention_of_several_tokens_equals_the_reference(
             assert torch.equal(own, expected)
 
 
+def test_queries_in_a_window_do_not_read_values_outside_of_it(kernels: Kernels) -> None:
+    values = random_of(48, 20, seed=3)
+    values[:22] = torch.nan  # the third tile of 16 queries sees 10 values before its own
+    qkv = random_of(48, 60, seed=1), random_of(48, 20, seed=2), values
+    layer, sinks = _layer("sliding", torch.float32), random_of(6, seed=3)
+    got = kernels.attend(qkv, _rotation(0, 48, 5), sinks, layer, position=0)
+    assert got[32:].isfinite().all()
+    assert got[:22].isnan().all()
+
+
 @pytest.mark.parametrize(("experts", "active"), [(3, 1), (7, 4), (34, 5)])
 def test_the_router_chooses_like_the_reference(kernels: Kernels, experts: int, active: int) -> None:
     weights = placed(random_mlp(96, 32, experts))
