@@ -34,7 +34,7 @@ def compile_kernels(model: Transformer, *, context_tokens: int, progress: Callab
 
 
 def _kinds_of_layers(model: Transformer, cache: KVCache) -> list[int]:
-    """Return a layer of each kind: with a window or without. Whether experts are offloaded is the same in all layers."""
+    """Return a layer of each kind: with a window or without. All layers find their experts in the same way."""
     found: dict[bool, int] = {}
     for number, layer_cache in enumerate(cache.layers):
         found.setdefault(isinstance(layer_cache, SlidingLayer), number)
