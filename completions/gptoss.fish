@@ -181,6 +181,7 @@ complete -c gptoss -n $serve -s e -l effort -x -a 'none low medium high' -d 'Eff
 complete -c gptoss -n $serve -l queue -x -d 'Requests that may wait'
 complete -c gptoss -n $serve -l conversations -x -d 'Conversations whose KV caches are kept'
 complete -c gptoss -n $serve -l batch -x -d 'Answers that are written at a time'
+complete -c gptoss -n $serve -l idle-unload -x -d 'Release the model after so long without a request'
 complete -c gptoss -n $serve -l reasoning-field -x -a 'reasoning reasoning_content none' -d 'Field that holds the reasoning'
 complete -c gptoss -n $serve -l allow-origin -x -d 'Web page that may use the server'
 

@@ -29,17 +29,18 @@ except ImportError:
 
 from gptoss_cli.engine.benchmark import Spread, Work, fill, fill_cache, measure
 from gptoss_cli.engine.cuda_graph import CudaGraph
-from gptoss_cli.engine.expert_offload import _pinned
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernel_checks import check_gpu, check_shape
 from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kernels.tuning import overridden, tuning_of
 from gptoss_cli.engine.loader import load_random
 from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.pinned_memory import pinned
 from gptoss_cli.engine.profiling import calls_for_token, time_operations
 from gptoss_cli.errors import GptossError, first_line
 from gptoss_cli.placement import hardware
 from gptoss_cli.placement.choose import choose
+from gptoss_cli.placement.memory import model_memory
 from gptoss_cli.placement.model_config import ModelConfig, published_config
 from gptoss_cli.placement.placement import KernelSet, Placement, WeightPlacement
 from gptoss_cli.placement.request import PlacementRequest
@@ -154,9 +155,9 @@ def step_memory() -> None:
     report(f"copy within the GPU: {2 * BYTES / seconds / 1e9:.0f} GB/s, read and written")
     host = torch.ones(BYTES, dtype=torch.uint8)
     began = time.perf_counter()
-    pinned = _pinned(host, DEVICE)
+    in_place = pinned(host, DEVICE)
     report(f"copy in host memory and pinning: {BYTES / (time.perf_counter() - began) / 1e9:.1f} GB/s")
-    for name, source in (("pageable", host), ("pinned", pinned)):
+    for name, source in (("pageable", host), ("pinned", in_place)):
         seconds = min(seconds_of(lambda source=source: there.copy_(source, non_blocking=True)) for _ in range(3))  # type: ignore[misc]
         report(f"copy of {name} memory to the GPU: {BYTES / seconds / 1e9:.1f} GB/s")
     if DEVICE.type == "cuda":
@@ -280,7 +281,7 @@ def step_offload(name: str, gibibytes: str) -> None:
     work = Work(prompt_tokens=prompt, generated_tokens=new, repetitions=1, operations=False)
     found = measure(generator, work, progress=print)
     rate = generator.expert_hit_rate or 0.0
-    link = placement.bound.link_bytes
+    link = (1 - rate) * model_memory(generator.config).active_bytes
     report(
         f"{name} in {gibibytes} GiB, {placement.gpu_experts} of {placement.experts} experts there: decode "
         f"{found.decode.median:.1f} tok/s, prefill of {prompt} {found.prefill.median:.0f} tok/s, {rate:.0%} of experts "

@@ -12,6 +12,7 @@ from gptoss_cli.cli.hints import notifier
 from gptoss_cli.cli.json_output import write_json
 from gptoss_cli.cli.model_options import BenchOptions
 from gptoss_cli.cli.plan import planned_config
+from gptoss_cli.cli.prompt_input import placement_request
 from gptoss_cli.engine import loader
 from gptoss_cli.engine.benchmark import Benchmark, Spread, Work, measure
 from gptoss_cli.engine.generator import Generator
@@ -30,15 +31,8 @@ _SMALLEST_GIGABYTES = 0.01  # less is shown as 0.00
 
 def run_bench(model: str | None, options: BenchOptions, console: Console) -> None:
     """Run `gptoss bench`; without a name, for the model that would answer."""
-    request = PlacementRequest(
-        context_tokens=options.context + options.prompt + options.generate + _SPARE_TOKENS,
-        execution=options.execution,
-        device=options.device,
-        gpu_memory_bytes=options.gpu_memory,
-        dense=options.dense,
-        activations=options.activations,
-        threads=options.threads,
-    )
+    tokens = options.context + options.prompt + options.generate + _SPARE_TOKENS
+    request = placement_request(options, context_tokens=tokens)
     name, load = _choose_model(model, options.random_weights, request, console)
     with console.activity() as activity:
         activity.say(f"Loading {name}")

@@ -174,7 +174,13 @@ def _bound_lines(placement: Placement) -> Iterator[str]:
     slower = ", far fewer while weights come from the disk"
     beyond = slower if any(reason.code is Code.FROM_DISK for reason in placement.reasons) else ""
     dense = f"Each token reads, with dense weights in {placement.dense}:"
-    yield f"At most {bound.tokens_per_second:.1f} tokens/s{beyond}. {dense}"
+    # Which experts are in the GPU's memory depends on the text.
+    rate = f"{bound.tokens_per_second:.1f} tokens/s"
+    yield (
+        f"About {rate} if all experts are used alike. {dense}"
+        if bound.link_bytes
+        else f"At most {rate}{beyond}. {dense}"
+    )
     for size, speed, memory in reads:
         if size:
             yield f"  {size / 1e9:.2f} GB {memory}, {speed / 1e9:.0f} GB/s assumed"

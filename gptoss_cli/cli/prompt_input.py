@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from gptoss_cli.archive.recorder import Attachment
 from gptoss_cli.cache_files import KV_LIMIT_BYTES
@@ -26,6 +26,7 @@ from gptoss_cli.files import READ_FLAGS, open_regular
 from gptoss_cli.paths import shown_path, typed_path
 from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.remote.request import ServerRequest, server_request
+from gptoss_cli.settings import Activations, Dense, Dtype, Execution
 from gptoss_cli.terminal.console import Console
 
 # A token has up to 128 bytes, but text averages four per token: more than this fits no context.
@@ -44,6 +45,23 @@ _BYTE_ORDER_MARKS: Final = (
 _SURROGATES: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 # Paths of pipes that a shell has opened: they have a writer, while any other pipe may never get one.
 _OPEN_PIPES: Final = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+
+
+class PlacementOptions(Protocol):
+    """The options about how a model runs, which several commands have."""
+
+    @property
+    def execution(self) -> Execution: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def gpu_memory(self) -> int | None: ...
+    @property
+    def dense(self) -> Dense: ...
+    @property
+    def activations(self) -> Activations: ...
+    @property
+    def threads(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +133,7 @@ def chat_request(options: TurnOptions, console: Console, given: Collection[str] 
     """
     return ChatRequest(
         model=options.model,
-        placement=PlacementRequest(
-            execution=options.execution,
-            device=options.device,
-            gpu_memory_bytes=options.gpu_memory,
-            context_tokens=options.context,
-            dtype=options.dtype,
-            dense=options.dense,
-            activations=options.activations,
-            threads=options.threads,
-        ),
+        placement=placement_request(options, context_tokens=options.context, dtype=options.dtype),
         instructions=instructions_text(options.instructions),
         effort=options.effort,
         date=options.date,
@@ -140,6 +149,23 @@ def chat_request(options: TurnOptions, console: Console, given: Collection[str] 
         kv_limit_bytes=_kv_limit_bytes(options),
         every_reason=console.reads_terminal,
         server=server_of(options, given),
+    )
+
+
+def placement_request(
+    options: PlacementOptions, *, context_tokens: int | None, dtype: Dtype = Dtype.BFLOAT16, sequences: int = 1
+) -> PlacementRequest:
+    """Return the request that the options of a command describe. Raises UsageError if they contradict each other."""
+    return PlacementRequest(
+        execution=options.execution,
+        device=options.device,
+        gpu_memory_bytes=options.gpu_memory,
+        context_tokens=context_tokens,
+        dtype=dtype,
+        dense=options.dense,
+        activations=options.activations,
+        threads=options.threads,
+        sequences=sequences,
     )
 
 

@@ -7,12 +7,11 @@ from typing import Final
 
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.cli.environment import Environment
-from gptoss_cli.cli.prompt_input import server_of
+from gptoss_cli.cli.prompt_input import placement_request, server_of
 from gptoss_cli.cli.serve_options import ServeOptions
 from gptoss_cli.cli.server_options import ServerOptions
 from gptoss_cli.errors import UsageError
 from gptoss_cli.placement.reasons import gib
-from gptoss_cli.placement.request import PlacementRequest
 from gptoss_cli.server.access import Access, is_loopback
 from gptoss_cli.server.app import ServerSettings, create_app
 from gptoss_cli.server.listener import Listener, listen
@@ -51,6 +50,7 @@ def run_serve(options: ServeOptions, environment: Environment, given: Collection
         queue_limit=options.queue,
         conversations=options.conversations,
         batch=options.batch,
+        idle_seconds=options.idle_unload,
         loaded=announce,
         failed=fail,
     )
@@ -68,16 +68,7 @@ def run_serve(options: ServeOptions, environment: Environment, given: Collection
 def _chat_request(options: ServeOptions, given: Collection[str]) -> ChatRequest:
     return ChatRequest(
         model=options.model,
-        placement=PlacementRequest(
-            execution=options.execution,
-            device=options.device,
-            gpu_memory_bytes=options.gpu_memory,
-            context_tokens=options.context,
-            dense=options.dense,
-            activations=options.activations,
-            threads=options.threads,
-            sequences=options.conversations + 1,
-        ),
+        placement=placement_request(options, context_tokens=options.context, sequences=options.conversations + 1),
         effort=options.effort,
         kv_limit_bytes=0,
         server=server_of(

@@ -55,6 +55,15 @@ class ServeOptions:
     batch: Annotated[
         int, typer.Option(metavar="N", min=1, max=16, help="Answers that are written at a time (on the CPU).")
     ] = 4
+    idle_unload: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=1e6,
+            help="Release the model after so long without a request; the next one loads it again.",
+        ),
+    ] = None
     reasoning_field: Annotated[
         ReasoningField, typer.Option(help="Field of chat completions that holds the reasoning.")
     ] = ReasoningField.REASONING

@@ -1,34 +1,38 @@
 """The weights of experts: packed as in a checkpoint, or placed for a GPU, in its memory and in pinned host memory.
 
-Kernels read experts in host memory over PCIe. `ExpertCache` moves the experts that are used most to the GPU.
+A layer has slots for experts in the GPU's memory. Kernels read an expert from its slot or, over PCIe, from host memory.
+In the second case they also write it to the slot that was used longest ago, while they multiply with it:
 
-    6 experts, 2 of them resident, after expert 4 was swapped with expert 1:
+    slot                     0    1    2
+    holds expert             4    7    1        `held`
+    was last used by token   90   88   91       `used_at`
 
-    expert               0   1   2   3   4   5
-    row in GPU's half    0               1
-    row in host's half       2   0   1       3
+    token 92 chooses experts 7 and 5: 7 is found in slot 1, 5 is read from host memory and written to slot 0
 
-Kernels find either half through a table of offsets from the start of the GPU's half.
+So the GPU holds the experts that were used last (LRU), and nothing of this waits for the host. The host keeps all
+experts, so none is written back. If its memory does not suffice for that, it keeps only those for which there is no
+slot when the model is loaded, and the slots keep the others.
 """
 
-import contextlib
-import ctypes
-import sys
-import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from gptoss_cli.errors import Hint, ResourceError
+from gptoss_cli.engine.pinned_memory import device_address, pinned
 from gptoss_cli.placement.model_config import BLOCK_BYTES
 
-_PORTABLE_AND_MAPPED = 1 | 2  # flags of cudaHostRegister
-_MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
-# An expert on the host must be used this many times as often as one on the GPU to replace it.
-_MIN_GAIN = 2
+_EMPTY = -1  # the expert of an empty slot
+
+
+class Residency(Enum):
+    """The experts that the GPU's memory holds: all of the model, the ones used last, or always the same ones."""
+
+    ALL = auto()
+    RECENT = auto()
+    FIXED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,86 +56,168 @@ class PackedExperts:
         return type(self)(self.blocks[experts], self.scales[experts], self.bias[experts])
 
 
+class SlotTables:
+    """The state of the slots of all layers: one row per layer, of which `LayerSlots` is a view.
+
+    held [L, E] int32, used_at [L, E] int64, and counts [L, 2] int64: experts that were chosen, and those of them that
+    had a slot. Only as many columns are used as the layer has slots; the others are empty for ever.
+    """
+
+    def __init__(self, layers: int, experts: int, device: torch.device) -> None:
+        self.held = torch.full((layers, experts), _EMPTY, dtype=torch.int32, device=device)
+        self.used_at = torch.zeros(layers, experts, dtype=torch.int64, device=device)
+        self.counts = torch.zeros(layers, 2, dtype=torch.int64, device=device)
+        self._on_host: list[list[int]] = []
+
+    def layer(self, number: int, slots: int, residency: Residency) -> "LayerSlots":
+        """Return the slots of a layer, which hold the first experts."""
+        self.held[number, :slots] = torch.arange(slots, dtype=torch.int32, device=self.held.device)
+        return LayerSlots(self, number, slots, residency)
+
+    def held_on_host(self, number: int) -> list[int]:
+        """Return the expert of each slot of a layer. The host waits for the GPU at the first layer, for all of them.
+
+        In the other layers slots may have changed since then, if another order of layers is run.
+        """
+        if number == 0 or not self._on_host:
+            self._on_host = self.held.tolist()
+        return self._on_host[number]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSlots:
+    """The slots of one layer; see SlotTables."""
+
+    tables: SlotTables
+    number: int
+    count: int
+    residency: Residency
+
+    @property
+    def are_offloaded(self) -> bool:
+        """True if experts of the model are in host memory. Otherwise expert e is in slot e."""
+        return self.residency is not Residency.ALL
+
+    @property
+    def replaceable(self) -> int:
+        """The number of slots whose expert may be replaced: all or none."""
+        return self.count if self.residency is Residency.RECENT else 0
+
+    @property
+    def first_on_host(self) -> int:
+        """The first expert that host memory keeps; it keeps all after it."""
+        return 0 if self.residency is Residency.RECENT else self.count
+
+    @property
+    def held(self) -> Tensor:
+        """The expert of each slot [E] int32, -1 if there is none."""
+        return self.tables.held[self.number]
+
+    @property
+    def used_at(self) -> Tensor:
+        """The last token that used each slot [E] int64, counted from 0."""
+        return self.tables.used_at[self.number]
+
+    @property
+    def counts(self) -> Tensor:
+        """[2] int64: experts that were chosen, and those of them that had a slot."""
+        return self.tables.counts[self.number]
+
+    def missing(self) -> list[int]:
+        """Return the experts without a slot, as `held_on_host` knows them."""
+        return sorted(set(range(len(self.held))) - set(self.tables.held_on_host(self.number)))
+
+    def slot_of_expert(self) -> Tensor:
+        """Return the slot of each expert [E] int64, -1 if it has none. Nothing waits for the host."""
+        experts = len(self.held)
+        found = torch.full((experts + 1,), -1, dtype=torch.int64, device=self.held.device)
+        index = torch.where(self.held < 0, experts, self.held).long()
+        return found.scatter(0, index, torch.arange(experts, device=self.held.device))[:experts]
+
+
 class _SplitTensor:
-    """A tensor [E, ...] u8 in two halves: the first rows on the device, the rest in pinned host memory."""
+    """A tensor [E, ...] u8: the first rows in slots on the device, the others, or all, in pinned host memory."""
 
-    def __init__(self, whole: Tensor, device: torch.device, resident: int, *, unit: int) -> None:
-        """Split after `resident` rows. Offsets are multiples of `unit` bytes."""
-        self._device = whole[:resident].to(device, copy=True)
-        self._host = _pinned(whole[resident:], device)
-        self._unit = unit
-        self._host_address = _device_address(self._host, device)
+    def __init__(self, whole: Tensor, device: torch.device, slots: LayerSlots, *, unit: int) -> None:
+        """Copy `whole`. Offsets are multiples of `unit` bytes."""
+        self.in_slots = whole[: slots.count].to(device, copy=True)
+        self._host, self._first_on_host = pinned(whole[slots.first_on_host :], device), slots.first_on_host
         # An empty tensor has no address to count from.
-        self.base = self._device if resident else torch.zeros(BLOCK_BYTES, dtype=torch.uint8, device=device)
+        self.base = self.in_slots if slots.count else torch.zeros(BLOCK_BYTES, dtype=torch.uint8, device=device)
+        self.unit, self.stride, self.row_shape = unit, whole.stride(0) // unit, whole.shape[1:]
+        on_host = device_address(self._host, device) if len(self._host) else self.base.data_ptr()
+        self.host_offset = self.distance(on_host) - self._first_on_host * self.stride
 
-    def half(self, on_device: bool) -> Tensor:
-        return self._device if on_device else self._host
+    def distance(self, address: int) -> int:
+        """Return the distance of an address, as a GPU sees it, from `base` in units."""
+        distance = address - self.base.data_ptr()
+        assert distance % self.unit == 0, "allocations are aligned to more than a block"
+        return distance // self.unit
 
-    def offset(self, on_device: bool, slot: int) -> int:
-        """Return the distance of a row from `base` in units, as a GPU sees the addresses."""
-        half = self.half(on_device)
-        first = half.data_ptr() if on_device else self._host_address
-        distance = first + slot * half.stride(0) - self.base.data_ptr()
-        assert distance % self._unit == 0, "allocations are aligned to more than a block"
-        return distance // self._unit
+    def on_host(self, expert: int) -> Tensor:
+        """Return a row that is in host memory."""
+        return self._host[expert - self._first_on_host]
 
-    def swap(self, device_slot: int, host_slot: int) -> None:
-        """Exchange a row on the device with one in host memory, after everything that was queued before."""
-        outgoing = self._device[device_slot].clone()
-        self._device[device_slot].copy_(self._host[host_slot])
-        self._host[host_slot].copy_(outgoing)
+    def offsets(self, slot_of_expert: Tensor) -> Tensor:
+        """Return the offset of each expert [E] from `base` in units."""
+        experts = torch.arange(len(slot_of_expert), device=slot_of_expert.device)
+        there = slot_of_expert >= 0
+        return torch.where(there, slot_of_expert, experts) * self.stride + torch.where(there, 0, self.host_offset)
 
 
 class PlacedExperts:
-    """PackedExperts for a GPU: some in its memory, the others pinned in host memory. The bias [E, rows] is on the GPU.
+    """PackedExperts for a GPU: some in slots of its memory, all or the others pinned in host memory.
 
-    Kernels read the blocks of expert e `block_offsets[e]` times 16 bytes after the start of the GPU's half, and its
-    scales at `scale_offsets[e]` bytes from the start of theirs, both [E] int64. They count in `uses` [E] int32 how
-    often each expert was chosen.
+    The bias [E, rows] is on the GPU. Both matrices of a layer have the same `slots`. `host_offsets` [2] int64 are the
+    distances from slot 0 to where host memory has expert 0, or would have it: in 16 bytes for blocks, bytes for scales.
     """
 
-    def __init__(self, packed: PackedExperts, device: torch.device, resident: int) -> None:
-        """Copy the first `resident` experts to `device`. Raises ResourceError if the others cannot be pinned."""
+    def __init__(self, packed: PackedExperts, device: torch.device, slots: LayerSlots) -> None:
+        """Copy the experts to where they belong. Raises ResourceError if host memory cannot be pinned."""
         self.device = device
+        self.slots = slots
         self.bias = packed.bias.to(device)
-        self.uses = torch.zeros(len(packed.bias), dtype=torch.int32, device=device)
-        self._blocks = _SplitTensor(packed.blocks, device, resident, unit=BLOCK_BYTES)
-        self._scales = _SplitTensor(packed.scales, device, resident, unit=1)
-        # For each expert: whether it is on the device, and its slot in that half.
-        self._slots = [(e < resident, e if e < resident else e - resident) for e in range(len(packed.bias))]
-        self._offsets = [self._offset_table(part) for part in (self._blocks, self._scales)]
+        self.blocks = _SplitTensor(packed.blocks, device, slots, unit=BLOCK_BYTES)
+        self.scales = _SplitTensor(packed.scales, device, slots, unit=1)
+        distances = [self.blocks.host_offset, self.scales.host_offset]
+        self.host_offsets = torch.tensor(distances, dtype=torch.int64, device=device)
         self.nbytes = packed.nbytes
+        self._fixed = None if slots.residency is Residency.RECENT else self._offsets()
 
     @property
-    def addresses(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """block_offsets, scale_offsets, and the tensors that they count from: blocks as int32 words, scales as u8."""
-        return *self._offsets, self._blocks.base.view(torch.int32), self._scales.base  # type: ignore[return-value]
+    def slot_tensors(self) -> tuple[Tensor, Tensor]:
+        """The slots: blocks as int32 words, and scales as u8."""
+        return self.blocks.base.view(torch.int32), self.scales.base
 
     @property
-    def resident(self) -> list[bool]:
-        """For each expert whether it is in the GPU's memory."""
-        return [on_device for on_device, _ in self._slots]
+    def slot_bytes(self) -> tuple[Tensor, Tensor]:
+        """The slots: blocks and scales as u8."""
+        return self.blocks.base, self.scales.base
 
-    def on_device(self, expert: int, stream: torch.cuda.Stream | None = None) -> PackedExperts:
-        """Return one expert [1, ...] in the GPU's memory. If it is in host memory, this is a copy made on `stream`."""
-        on_device, slot = self._slots[expert]
-        bias = self.bias[expert : expert + 1]
-        blocks, scales = (part.half(on_device)[slot : slot + 1] for part in (self._blocks, self._scales))
-        if not on_device:
-            with torch.cuda.stream(stream):
-                blocks, scales = (part.to(self.device, non_blocking=True) for part in (blocks, scales))
-        return PackedExperts(blocks, scales, bias)
+    def offsets(self) -> tuple[Tensor, Tensor]:
+        """Return how far after the start of the slots each expert is [E] int64: its blocks / 16, and its scales."""
+        return self._fixed or self._offsets()
 
-    def swap(self, incoming: int, outgoing: int) -> None:
-        """Move expert `incoming` to the GPU and `outgoing` to the host. Kernels launched later use the new offsets."""
-        (_, host_slot), (_, device_slot) = self._slots[incoming], self._slots[outgoing]
-        for part, offsets in zip((self._blocks, self._scales), self._offsets, strict=True):
-            part.swap(device_slot, host_slot)
-            offsets[[incoming, outgoing]] = offsets[[outgoing, incoming]]
-        self._slots[incoming], self._slots[outgoing] = self._slots[outgoing], self._slots[incoming]
+    def _offsets(self) -> tuple[Tensor, Tensor]:
+        slot_of_expert = self.slots.slot_of_expert()
+        return self.blocks.offsets(slot_of_expert), self.scales.offsets(slot_of_expert)
 
-    def _offset_table(self, part: _SplitTensor) -> Tensor:
-        return torch.tensor([part.offset(*slot) for slot in self._slots], dtype=torch.int64, device=self.device)
+
+def place_layer(
+    gate_up: PackedExperts, down: PackedExperts, device: torch.device, slots: LayerSlots
+) -> tuple[PlacedExperts, PlacedExperts]:
+    """Place both matrices of a layer, with the same slots."""
+    return PlacedExperts(gate_up, device, slots), PlacedExperts(down, device, slots)
+
+
+def place_single(
+    gate_up: PackedExperts, down: PackedExperts, device: torch.device, slots: int, *, are_fixed: bool = False
+) -> tuple[PlacedExperts, PlacedExperts]:
+    """Place a layer that belongs to no model, with so many slots."""
+    residency = Residency.FIXED if are_fixed else Residency.RECENT
+    if slots == len(gate_up.bias):
+        residency = Residency.ALL
+    return place_layer(gate_up, down, device, SlotTables(1, len(gate_up.bias), device).layer(0, slots, residency))
 
 
 def packed_only(experts: PackedExperts | PlacedExperts) -> PackedExperts:
@@ -140,100 +226,19 @@ def packed_only(experts: PackedExperts | PlacedExperts) -> PackedExperts:
     return experts
 
 
-def _pinned(part: Tensor, device: torch.device) -> Tensor:
-    """Return a copy of `part` that a GPU can read in place. pin_memory() would round its size up to a power of two."""
-    copied = torch.empty_like(part, device="cpu").copy_(part)
-    if device.type != "cuda" or not copied.nbytes:
-        return copied
-    runtime, address = torch.cuda.cudart(), copied.data_ptr()  # type: ignore[no-untyped-call]
-    with torch.cuda.device(device):
-        failure = int(runtime.cudaHostRegister(address, copied.nbytes, _PORTABLE_AND_MAPPED))
-        if failure:
-            _forget_last_error(device)
-    if failure:
-        cause = "there is not enough memory" if failure == _MEMORY_ALLOCATION else f"CUDA error {failure}"
-        raise ResourceError(
-            f"Pinning {copied.nbytes / 2**30:.1f} GiB of host memory failed: {cause}", Hint.FREE_MEMORY, Hint.CPU
-        )
-    weakref.finalize(copied, runtime.cudaHostUnregister, address)
-    return copied
+class ExpertHits:
+    """Reports how often a chosen expert was in the GPU's memory. One per model."""
 
-
-def _forget_last_error(device: torch.device) -> None:
-    """Let an operation of torch report the last error of the CUDA runtime, which clears it.
-
-    Otherwise the next kernel would be blamed for it.
-    """
-    with contextlib.suppress(RuntimeError):
-        torch.zeros(1, device=device)
-
-
-def _device_address(pinned: Tensor, device: torch.device) -> int:
-    """Return the address at which a GPU reads what `_pinned` made.
-
-    On Linux it is the host's own address. Under Windows' display driver model, which WSL2 uses too, it is another one:
-    cudaDevAttrCanUseHostPointerForRegisteredMem is 0 there. Memory from pin_memory() has one address everywhere, but
-    its size is rounded up to a power of two.
-    """
-    address = pinned.data_ptr()
-    if device.type != "cuda" or not pinned.nbytes or torch.version.hip:
-        return address
-    found = ctypes.c_uint64()
-    with torch.cuda.device(device):
-        failure = _driver().cuMemHostGetDevicePointer_v2(ctypes.byref(found), ctypes.c_void_p(address), 0)
-    if failure:
-        raise ResourceError(f"The GPU cannot read pinned host memory (CUDA driver error {failure})", Hint.CPU)
-    return found.value
-
-
-def _driver() -> ctypes.CDLL:
-    """Load the CUDA driver's library: torch does not offer the function that is needed."""
-    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-
-
-class ExpertCache:
-    """Keeps the experts that are used most in the GPU's memory. One per model."""
-
-    def __init__(self, layers: Sequence[tuple[PlacedExperts, PlacedExperts]]) -> None:
-        """`layers` are gate_up and down of each layer. Uses are counted in gate_up."""
-        self._layers = [pair for pair in layers if not all(pair[0].resident)]
-        self._frequencies = [[0.0] * len(gate_up.bias) for gate_up, _ in self._layers]
-        self._hits, self._reads = 0, 0
+    def __init__(self, layers: list[PlacedExperts]) -> None:
+        """Count from now on, in one matrix of each layer."""
+        self._counts = [each.slots.counts for each in layers if each.slots.are_offloaded]
+        for counts in self._counts:
+            counts.zero_()
 
     @property
     def hit_rate(self) -> float | None:
         """The fraction of expert reads that found the expert in the GPU's memory; None before any was counted."""
-        return self._hits / self._reads if self._reads else None
-
-    def promote(self, limit: int) -> int:
-        """Count the uses since the last call, make up to `limit` swaps, and return how many were made."""
-        if not self._layers:
-            return 0
-        uses = torch.stack([gate_up.uses for gate_up, _ in self._layers]).tolist()
-        swaps = []
-        for number, ((gate_up, down), counts) in enumerate(zip(self._layers, uses, strict=True)):
-            gate_up.uses.zero_()
-            self._hits += sum(count for count, resident in zip(counts, gate_up.resident, strict=True) if resident)
-            self._reads += sum(counts)
-            # Each call halves the weight of earlier uses.
-            frequencies = [old / 2 + new for old, new in zip(self._frequencies[number], counts, strict=True)]
-            self._frequencies[number] = frequencies
-            for gain, incoming, outgoing in _useful_swaps(frequencies, gate_up.resident):
-                swaps.append((gain, incoming, outgoing, gate_up, down))
-        swaps.sort(key=lambda swap: swap[0], reverse=True)
-        for _, incoming, outgoing, gate_up, down in swaps[:limit]:
-            gate_up.swap(incoming, outgoing)
-            down.swap(incoming, outgoing)
-        return min(limit, len(swaps))
-
-
-def _useful_swaps(frequencies: list[float], resident: list[bool]) -> list[tuple[float, int, int]]:
-    """Return (gain, incoming, outgoing): the host's most used experts, each with one of the GPU's least used."""
-    order = sorted(range(len(frequencies)), key=frequencies.__getitem__)
-    outgoing = [expert for expert in order if resident[expert]]
-    incoming = [expert for expert in reversed(order) if not resident[expert]]
-    return [
-        (frequencies[new] - frequencies[old], new, old)
-        for new, old in zip(incoming, outgoing, strict=False)
-        if frequencies[new] > _MIN_GAIN * frequencies[old]
-    ]
+        if not self._counts:
+            return None
+        reads, hits = torch.stack(self._counts).sum(0).tolist()
+        return hits / reads if reads else None

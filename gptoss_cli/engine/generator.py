@@ -16,7 +16,7 @@ from gptoss_cli.cache_files import PointKind
 from gptoss_cli.engine.batching import DecodeBatcher
 from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.experiments import measure_attention
-from gptoss_cli.engine.expert_offload import ExpertCache
+from gptoss_cli.engine.expert_offload import ExpertHits
 from gptoss_cli.engine.model import Routing, Transformer
 from gptoss_cli.engine.observation import token_info
 from gptoss_cli.engine.prefix_cache import PrefixCache, StoredSequence
@@ -31,7 +31,7 @@ from gptoss_cli.placement.model_config import ModelConfig
 class Generator:
     """A TokenGenerator over a checkpoint on disk.
 
-    With `overlapped` the device runs one step ahead of the host. The model must then be wholly on the device.
+    With `overlapped` the device runs one step ahead of the host. It must then need nothing from the host for a token.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Generator:
         overlapped: bool = False,
         numerics: Numerics | None = None,
         prefix_cache: PrefixCache | None = None,
-        experts: ExpertCache | None = None,
+        experts: ExpertHits | None = None,
     ) -> None:
         self.model = model
         self.numerics = numerics
@@ -51,11 +51,9 @@ class Generator:
         self._context_tokens = context_tokens
         self._chunk_tokens = chunk_tokens
         self._prefix_cache = prefix_cache
-        self._experts = experts or ExpertCache(model.weights.placed_experts())
-        self._plain_stepper = PlainStepper(model, self.sequence, self._experts)
-        self.stepper: Stepper = (
-            OverlappedStepper(model, self.sequence, self._experts) if overlapped else self._plain_stepper
-        )
+        self._experts = experts or ExpertHits([gate_up for gate_up, _ in model.weights.placed_experts()])
+        self._plain_stepper = PlainStepper(model, self.sequence)
+        self.stepper: Stepper = OverlappedStepper(model, self.sequence) if overlapped else self._plain_stepper
         self._stored = StoredSequence(prefix_cache, self.sequence) if prefix_cache is not None else None
         self._prefix: list[int] = []
         self._batcher: DecodeBatcher | None = None
@@ -239,7 +237,8 @@ class Generator:
         """Return logits [T, V] float32 after each of `ids` [T], read from position 0. The sequence is not changed."""
         ids = list(ids)
         self._check_ids(ids, free_tokens=0)
-        cache = self.model.new_cache(max(2, len(ids)))
+        # A whole window at least, for which the kernels of a GPU were compiled.
+        cache = self.model.new_cache(max(self.sequence.cache.window, len(ids)))
         with self._computing():
             hidden = (self.model.forward(chunk, cache) for chunk in self.sequence.chunks(ids))
             return torch.cat([self.model.unembed(part) for part in hidden])

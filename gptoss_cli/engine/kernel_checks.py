@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from gptoss_cli.engine.device_errors import device_errors, has_failed, resource_error
-from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts, packed_only
+from gptoss_cli.engine.expert_offload import PackedExperts, packed_only, place_single
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.protocol import Kernels
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache, SlidingLayer
 from gptoss_cli.engine.loader import choose_kernels
 from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.pinned_memory import pinned_rows
 from gptoss_cli.engine.random_weights import random_weights
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.selfcheck import check_kernels, check_overlapped, difference, router_logits
@@ -128,6 +129,7 @@ class KernelChecks:
             yield f"qkv, {kind}", dtype, partial(self._qkv, layer.attention, dtype)
             yield f"output, {kind}", dtype, partial(self._output, layer.attention, dtype)
             yield f"unembedding, {kind}", dtype, partial(self._unembed, layer.attention.norm, unembedding, dtype)
+        yield "embedding in host memory", _FLOAT32, self._embed
         yield from self._attention_checks(layer.attention)
         for experts in self._shape.routers:
             yield f"router of {experts} experts", _FLOAT32, partial(self._route, experts)
@@ -153,7 +155,7 @@ class KernelChecks:
                     kind = str(dtype).removeprefix("torch.")
                     name = f"experts, {resident} of {count} on the GPU, {tokens:,} tokens, {kind}"
                     yield name, dtype, partial(self._experts, weights, resident, tokens, dtype)
-        yield "experts after an exchange between GPU and host", _FLOAT32, partial(self._exchanged, weights)
+        yield "experts that take turns in the GPU's memory", _FLOAT32, partial(self._taking_turns, weights)
         yield "experts of subnormal elements", _FLOAT32, partial(self._filled, weights)
         yield "a scale that is not a number", _FLOAT32, partial(self._not_a_number, weights)
 
@@ -166,6 +168,12 @@ class KernelChecks:
 
     def _normal(self, *size: int) -> Tensor:
         return torch.randn(*size, generator=self._random).to(self._device)
+
+    def _embed(self) -> _Pairs:
+        columns = self._shape.config.hidden_size
+        rows, ids = self._normal(50, columns).bfloat16(), torch.tensor([7, 49, 0], device=self._device)
+        for chosen in (ids[:1], ids):
+            yield self._kernels.embed(chosen, pinned_rows(rows, self._device)), reference.embed(chosen, rows)
 
     def _qkv(self, weights: AttentionWeights, dtype: torch.dtype) -> _Pairs:
         x = self._normal(1, self._shape.config.hidden_size)
@@ -230,14 +238,11 @@ class KernelChecks:
         right = reference.mix_experts(x, routed, plain, limit=_LIMIT, dtype=_FLOAT32)
         return self._kernels.mix_experts(x, routed, placed, limit=_LIMIT, dtype=dtype) - x, right - x
 
-    def _exchanged(self, weights: MlpWeights) -> _Pairs:
-        count = len(weights.router.bias)
-        placed = _placed(weights, self._device, count // 2)
-        for incoming, outgoing in ((count - 1, 0), (count - 2, 1), (0, count - 1)):
-            for part in (placed.gate_up, placed.down):
-                assert isinstance(part, PlacedExperts)
-                part.swap(incoming, outgoing)
-            yield self._mixed(weights, placed, 1, _FLOAT32)
+    def _taking_turns(self, weights: MlpWeights) -> _Pairs:
+        """Compute tokens one after another, whose experts replace those of earlier tokens, and several at once."""
+        placed = _placed(weights, self._device, len(weights.router.bias) // 2 + 1)
+        for tokens in (*[1] * 6, *self._shape.expert_tokens, 1):
+            yield self._mixed(weights, placed, tokens, _FLOAT32)
 
     def _filled(self, weights: MlpWeights) -> _Pairs:
         """Use elements of 0.5 only, which are lost if the hardware takes subnormal numbers for 0."""
@@ -284,9 +289,9 @@ class KernelChecks:
         yield torch.ones(1), torch.ones(1)
 
 
-def _placed(weights: MlpWeights, device: torch.device, resident: int) -> MlpWeights:
-    parts = (PlacedExperts(packed_only(part), device, resident) for part in (weights.gate_up, weights.down))
-    return MlpWeights(weights.norm, weights.router, *parts)
+def _placed(weights: MlpWeights, device: torch.device, slots: int) -> MlpWeights:
+    gate_up, down = packed_only(weights.gate_up), packed_only(weights.down)
+    return MlpWeights(weights.norm, weights.router, *place_single(gate_up, down, device, slots))
 
 
 def _nan_first(value: float) -> tuple[bool, float]:

@@ -12,6 +12,7 @@ from gptoss_cli.cache_files import KV_LIMIT_BYTES, int8_folder, kv_folder
 from gptoss_cli.checkpoint.folder import fingerprint, weights_folder
 from gptoss_cli.engine.device_errors import device_errors
 from gptoss_cli.engine.generator import Generator
+from gptoss_cli.engine.kernel_compilation import compile_kernels
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels, default_threads, find_kernels
 from gptoss_cli.engine.kernels.native_library import VARIABLE, MappedFile, Native, chosen_instructions, find_library
@@ -104,13 +105,16 @@ def _generator(
     chunk_tokens: int | None = None,
     prefix_cache: PrefixCache | None = None,
 ) -> Generator:
-    overlapped = model.use_cuda_graph and _is_wholly_on_device(model)
+    default = _CPU_CHUNK_TOKENS if placement.device == "cpu" else _GPU_CHUNK_TOKENS
+    # A CUDA graph needs nothing from the host: it reads what is in host memory by itself.
+    overlapped = model.use_cuda_graph
     if placement.kernels is KernelSet.TRITON:
+        compile_kernels(model, context_tokens=placement.context_tokens, progress=progress)
         _check_triton(model, overlapped, progress)
     return Generator(
         model,
         context_tokens=placement.context_tokens,
-        chunk_tokens=chunk_tokens or (_CPU_CHUNK_TOKENS if placement.device == "cpu" else _GPU_CHUNK_TOKENS),
+        chunk_tokens=chunk_tokens or placement.chunk_tokens or default,
         overlapped=overlapped,
         numerics=numerics,
         prefix_cache=prefix_cache,
@@ -146,16 +150,10 @@ def _mapped_checkpoints() -> Iterator[tuple[int, int, str]]:
 
 def _check_triton(model: Transformer, overlapped: bool, progress: Callable[[str], None] | None) -> None:
     if progress is not None:
-        progress("Checking the GPU's kernels, which are compiled at first use")
+        progress("Checking the GPU's kernels")
     check_kernels(model)
     if overlapped:
         check_overlapped(model)
-
-
-def _is_wholly_on_device(model: Transformer) -> bool:
-    """Return whether the device can run a token, from id to logits, without the host."""
-    experts_there = all(all(gate_up.resident) for gate_up, _ in model.weights.placed_experts())
-    return experts_there and model.weights.embedding.device == model.device
 
 
 def _prefix_cache(

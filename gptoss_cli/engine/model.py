@@ -111,12 +111,18 @@ class Transformer:
 
         The experts are added to `routing`.
         """
-        kernels, config, dtype = self.kernels, self.config, self.dtype
-        # Attention: norm; queries [T, H*D], keys and values [T, K*D]; attended [T, H*D]; x + output.
-        qkv = kernels.project_qkv(x, weights.attention, eps=config.norm_eps, dtype=dtype)
-        attended = kernels.attend(qkv, rotation, weights.attention.sinks, cache, position=position)
-        x = kernels.project_output(x, attended, weights.attention, dtype=dtype)
+        # In a method of its own, so that queries, keys and values are gone while the experts need memory.
+        x = self._attention(x, weights, cache, rotation, position)
         return self._experts(x, weights, routing)
+
+    def _attention(
+        self, x: Tensor, weights: LayerWeights, cache: LayerCache, rotation: tuple[Tensor, Tensor], position: int
+    ) -> Tensor:
+        # Norm; queries [T, H*D], keys and values [T, K*D]; attended [T, H*D]; x + output.
+        kernels, dtype, attention = self.kernels, self.dtype, weights.attention
+        qkv = kernels.project_qkv(x, attention, eps=self.config.norm_eps, dtype=dtype)
+        attended = kernels.attend(qkv, rotation, attention.sinks, cache, position=position)
+        return kernels.project_output(x, attended, attention, dtype=dtype)
 
     def _layer_of_each(
         self,

@@ -5,7 +5,8 @@ and random inputs. A checkpoint must not fail because of its weights, so nothing
 change: experts are the same in both computations, and the router is compared by the weights that it gives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from gptoss_cli.engine.model import Transformer
 from gptoss_cli.engine.sampler import Sampler
 from gptoss_cli.engine.steppers import StepLauncher
 from gptoss_cli.engine.weights import Linear, float_rows
-from gptoss_cli.errors import Hint, ResourceError, first_line
+from gptoss_cli.errors import GptossError, Hint, ResourceError, first_line
 from gptoss_cli.generation import Sampling
 
 _CONTEXT_TOKENS, _LAYERS, _TOKENS = 256, 2, 2
@@ -89,15 +90,24 @@ def router_logits(normed: Tensor, router: Linear) -> Tensor:
     return torch.nn.functional.linear(normed, matrix, router.bias.float())
 
 
-def _compare(model: Transformer, expected: Callable[[int], Tensor], actual: Callable[[int], Tensor]) -> None:
-    """Compare two computations of the first few numbers, which are layers, ids or seeds."""
+@contextmanager
+def kernel_errors() -> Iterator[None]:
+    """Turn whatever a compiler or a device raises within the block into ResourceError."""
     try:
-        found = [difference(expected(number), actual(number)) for number in range(min(_LAYERS, model.config.layers))]
+        yield
+    except GptossError:
+        raise
     except Exception as exc:
         error = resource_error(exc)
         if error is not None:
             raise error from exc
         raise ResourceError(f"The GPU's kernels fail: {first_line(exc)}", Hint.CPU) from exc
+
+
+def _compare(model: Transformer, expected: Callable[[int], Tensor], actual: Callable[[int], Tensor]) -> None:
+    """Compare two computations of the first few numbers, which are layers, ids or seeds."""
+    with kernel_errors():
+        found = [difference(expected(number), actual(number)) for number in range(min(_LAYERS, model.config.layers))]
     wrong = next((each for each in found if not each < _MAX_DIFFERENCE), None)  # also if it is NaN
     if wrong is not None:
         raise ResourceError(f"The GPU's kernels give wrong results (they differ by {wrong:.1%})", Hint.CPU)

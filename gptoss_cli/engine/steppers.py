@@ -22,7 +22,6 @@ from torch import Tensor
 from gptoss_cli.engine.batching import DecodeBatcher
 from gptoss_cli.engine.cuda_graph import CudaGraph
 from gptoss_cli.engine.device_errors import device_errors
-from gptoss_cli.engine.expert_offload import ExpertCache
 from gptoss_cli.engine.kernels.protocol import TokenDrawer
 from gptoss_cli.engine.kv_cache import KVCache
 from gptoss_cli.engine.model import Routing, Transformer
@@ -30,7 +29,6 @@ from gptoss_cli.engine.sampler import Sampler, checked_id
 from gptoss_cli.engine.sequence import Sequence
 from gptoss_cli.generation import Restriction
 
-_TOKENS_BETWEEN_PROMOTIONS, _MAX_PROMOTED = 16, 4
 _STEPS_AT_ONCE = 2  # the step that the host waits for, and the one after it
 
 
@@ -50,10 +48,9 @@ class Stepper(Protocol):
 class PlainStepper:
     """Reads what is pending, then draws from the logits."""
 
-    def __init__(self, model: Transformer, sequence: Sequence, experts: ExpertCache) -> None:
+    def __init__(self, model: Transformer, sequence: Sequence) -> None:
         self._model = model
         self._sequence = sequence
-        self._experts = experts
 
     def next_id(self, sampler: Sampler, restriction: Restriction | None) -> int:
         """See Stepper.next_id."""
@@ -72,8 +69,6 @@ class PlainStepper:
             if routing is not None:
                 routing.clear()
             sequence.read_pending_chunk(routing)
-            if len(sequence.cached) % _TOKENS_BETWEEN_PROMOTIONS == 0:
-                self._experts.promote(_MAX_PROMOTED)
         assert sequence.hidden is not None, "prefill comes before decode"
         return self._model.unembed(sequence.hidden)[0]
 
@@ -121,10 +116,10 @@ class InFlightStep:
 class OverlappedStepper:
     """Keeps a step in flight: when an id is returned, the device is reading it and drawing the one after it."""
 
-    def __init__(self, model: Transformer, sequence: Sequence, experts: ExpertCache) -> None:
+    def __init__(self, model: Transformer, sequence: Sequence) -> None:
         self._model = model
         self._sequence = sequence
-        self._plain = PlainStepper(model, sequence, experts)
+        self._plain = PlainStepper(model, sequence)
         self._launcher: StepLauncher | None = None
         self._in_flight: InFlightStep | None = None
 

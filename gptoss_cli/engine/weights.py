@@ -5,8 +5,8 @@ hidden, F intermediate, H query heads, K kv heads, D head dim, E experts, V voca
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gptoss_cli.checkpoint.header import check_tensors
 from gptoss_cli.engine.device_errors import is_out_of_memory, resource_error
-from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
+from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts, Residency, SlotTables, place_layer
+from gptoss_cli.engine.pinned_memory import PinnedRows, PinningError, pinned_rows
 from gptoss_cli.errors import Hint, IntegrityError, ResourceError, first_line
 from gptoss_cli.placement.model_config import BLOCK_VALUES, ModelConfig
 from gptoss_cli.placement.placement import KernelSet, Placement
@@ -96,9 +97,12 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class ModelWeights:
-    """The weights of a model: embedding and unembedding [V, C], final_norm [C], and the layers."""
+    """The weights of a model: embedding and unembedding [V, C], final_norm [C], and the layers.
 
-    embedding: Tensor
+    If the embedding is not on the device that computes, it is PinnedRows for the Triton kernels.
+    """
+
+    embedding: Tensor | PinnedRows
     layers: tuple[LayerWeights, ...]
     final_norm: Tensor
     unembedding: Rows
@@ -187,25 +191,44 @@ def _device(placement: Placement | None) -> str:
 def assemble(
     config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None
 ) -> ModelWeights:
-    """Put together the weights that `mapped` gives by their names in a layout, on the device of `placement`."""
+    """Put together the weights that `mapped` gives by their names in a layout, on the device of `placement`.
+
+    If not all experts can be pinned in host memory, only those that are not on the GPU are. Windows' display driver
+    pins half of the memory at most.
+    """
+    try:
+        return _assemble(config, name, mapped, placement)
+    except PinningError as exc:
+        if placement is None or placement.weights is None or not placement.weights.host_keeps_all:
+            raise
+        _log.warning("%s. The GPU will hold the same experts all the time", exc)
+    fewer = replace(placement, weights=replace(placement.weights, host_keeps_all=False))
+    return _assemble(config, name, mapped, fewer)
+
+
+def _assemble(
+    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None
+) -> ModelWeights:
     device = _device(placement)
-    on_host = placement is not None and placement.weights is not None and not placement.weights.embedding_on_gpu
 
     def load(key: str) -> Tensor:
         return mapped(key).to(device)
 
-    embedding = mapped(name.embedding)
+    mlps = _assemble_mlps(config, name, mapped, placement)
     return ModelWeights(
-        embedding=embedding if on_host else embedding.to(device),
+        embedding=_embedding(mapped(name.embedding), placement),
         layers=tuple(
-            LayerWeights(
-                _assemble_attention(config, name, load, layer), _assemble_mlp(config, name, mapped, placement, layer)
-            )
-            for layer in range(config.layers)
+            LayerWeights(_assemble_attention(config, name, load, layer), next(mlps)) for layer in range(config.layers)
         ),
         final_norm=load(name.final_norm),
         unembedding=load(name.unembedding),
     )
+
+
+def _embedding(mapped: Tensor, placement: Placement | None) -> Tensor | PinnedRows:
+    if placement is None or placement.weights is None or placement.weights.embedding_on_gpu:
+        return mapped.to(_device(placement))
+    return pinned_rows(mapped, torch.device(placement.device)) if placement.kernels is KernelSet.TRITON else mapped
 
 
 def _assemble_attention(
@@ -225,28 +248,50 @@ def _assemble_attention(
     )
 
 
-def _assemble_mlp(
-    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None, layer: int
-) -> MlpWeights:
-    device = _device(placement)
+def _assemble_mlps(
+    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None
+) -> Iterator[MlpWeights]:
+    """Yield the experts of one layer after another, each when it is asked for."""
+    device = torch.device(_device(placement))
+    place = _placing(config, placement, device)
 
     def load(key: str) -> Tensor:
         return mapped(key).to(device)
 
-    def experts(weight: str, bias: str) -> Experts:
-        key = weight.format(layer)
-        parts = key + name.blocks, key + name.scales, bias.format(layer)
-        if placement is None or placement.weights is None or placement.kernels is not KernelSet.TRITON:
-            return PackedExperts(*map(load, parts))
-        packed = PackedExperts(*map(mapped, parts))
-        return PlacedExperts(packed, torch.device(device), placement.weights.experts_of_layer(layer, config.layers))
+    for layer in range(config.layers):
+        gate_up, down = (
+            PackedExperts(*map(load if place is None else mapped, _expert_keys(weight, bias, name, layer)))
+            for weight, bias in ((name.gate_up, name.gate_up_bias), (name.down, name.down_bias))
+        )
+        yield MlpWeights(
+            load(name.mlp_norm.format(layer)),
+            _linear(load, name.router, layer),
+            *((gate_up, down) if place is None else place(gate_up, down, layer)),
+        )
 
-    return MlpWeights(
-        norm=load(name.mlp_norm.format(layer)),
-        router=_linear(load, name.router, layer),
-        gate_up=experts(name.gate_up, name.gate_up_bias),
-        down=experts(name.down, name.down_bias),
-    )
+
+def _expert_keys(weight: str, bias: str, name: Names, layer: int) -> tuple[str, str, str]:
+    key = weight.format(layer)
+    return key + name.blocks, key + name.scales, bias.format(layer)
+
+
+_Place = Callable[[PackedExperts, PackedExperts, int], tuple[PlacedExperts, PlacedExperts]]
+
+
+def _placing(config: ModelConfig, placement: Placement | None, device: torch.device) -> _Place | None:
+    """Return a function that places the experts of a layer for the Triton kernels, None for other kernels."""
+    if placement is None or placement.weights is None or placement.kernels is not KernelSet.TRITON:
+        return None
+    chosen, tables = placement.weights, SlotTables(config.layers, config.experts, device)
+    residency = Residency.RECENT if chosen.host_keeps_all else Residency.FIXED
+    if chosen.gpu_experts >= config.layers * config.experts:
+        residency = Residency.ALL
+
+    def place(gate_up: PackedExperts, down: PackedExperts, layer: int) -> tuple[PlacedExperts, PlacedExperts]:
+        slots = tables.layer(layer, chosen.experts_of_layer(layer, config.layers), residency)
+        return place_layer(gate_up, down, device, slots)
+
+    return place
 
 
 def _linear(load: Callable[[str], Tensor], name: str, layer: int) -> Linear:

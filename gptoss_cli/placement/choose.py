@@ -9,7 +9,7 @@ from dataclasses import replace
 from gptoss_cli.errors import Hint, ResourceError, UsageError
 from gptoss_cli.placement.devices import ChosenGpu, choose_gpu
 from gptoss_cli.placement.hardware import Hardware
-from gptoss_cli.placement.memory import ModelMemory, model_memory
+from gptoss_cli.placement.memory import STAGING_BYTES, ModelMemory, model_memory
 from gptoss_cli.placement.model_config import ModelConfig
 from gptoss_cli.placement.placement import DecodeBound, KernelSet, MemoryUse, Placement, WeightPlacement
 from gptoss_cli.placement.reasons import Code, Reason, gib
@@ -20,10 +20,12 @@ from gptoss_cli.settings import Activations, Dense, Execution
 _SHORT_CONTEXT_TOKENS = 4_096
 _USUAL_CONTEXT_TOKENS = 16_384
 _CONTEXT_STEP_TOKENS = 256
-# CUDA's own context, compiled kernels, and the activations of a prefill chunk.
+# CUDA's own context, compiled kernels and the work memory of libraries; the same with a chunk of 2,048 tokens.
+GPU_FIXED_BYTES = 458 << 20
 GPU_WORK_BYTES = 768 << 20
-# Two buffers through which prefill streams the experts of host memory.
-STAGING_BYTES = 256 << 20
+# Tokens of a prompt that a GPU reads at once, if its memory has at least so many bytes per second. Larger chunks give
+# each expert more tokens. But a prompt can only be stopped between two chunks, which should take less than a second.
+_CHUNKS = ((8_192, 1_200e9), (4_096, 600e9), (2_048, 0))
 # Python and torch, the attention scores and the dequantized experts of a prefill chunk.
 _HOST_WORK_BYTES = 1 << 30
 # Assumed bandwidth for GPUs of up to so many GiB, where the driver does not tell. Apple: the plain chips, Pro and Max.
@@ -163,7 +165,8 @@ def _with_all_experts(
 ) -> Placement | Reason:
     """Put all that a token reads on the GPU, and the embedding too if the context need not be shorter for it."""
     memory, budget = needs.memory, gpu.budget_bytes
-    fixed = memory.dense_bytes + memory.experts_bytes + memory.ring_bytes + GPU_WORK_BYTES
+    chunk, work_bytes, smaller = _chunk(needs, gpu)
+    fixed = memory.dense_bytes + memory.experts_bytes + memory.ring_bytes + work_bytes
     missing = fixed + needs.least_context(least_tokens) * memory.token_bytes - budget
     if missing > 0:
         return _gpu_too_small(gpu, "all experts", missing)
@@ -172,24 +175,26 @@ def _with_all_experts(
         dense_bytes=memory.dense_bytes,
         experts_bytes=memory.experts_bytes,
         cache_bytes=memory.cache_bytes(context),
-        work_bytes=GPU_WORK_BYTES,
+        work_bytes=work_bytes,
         room_bytes=budget,
     )
     embedding_fits = gpu_use.used_bytes + memory.embedding_bytes <= budget
     if embedding_fits:
         gpu_use = replace(gpu_use, dense_bytes=gpu_use.dense_bytes + memory.embedding_bytes)
-    available = _host_room(gpu, gpu_use, hardware)
-    host_use = MemoryUse(work_bytes=_HOST_WORK_BYTES, room_bytes=available)
+    host_use = MemoryUse(
+        dense_bytes=0 if embedding_fits else memory.embedding_bytes,
+        work_bytes=_HOST_WORK_BYTES,
+        room_bytes=_host_room(gpu, gpu_use, hardware),
+    )
     reasons = [Reason(Code.FITS_GPU, f"All experts fit on {gpu.device}.")]
-    missing = _HOST_WORK_BYTES - available if available is not None else 0
-    if missing > 0:
+    missing = _missing(host_use)
+    if missing:
         text = f"Host memory lacks {gib(missing)} for the program itself, which the system may end."
         reasons.append(Reason(Code.HOST_TOO_SMALL, text, missing))
     if not embedding_fits:
         text = "The embedding stays in host memory: a token reads one row of it."
-        reasons.append(Reason(Code.EMBEDDING_ON_HOST, text))
         host_use, on_disk = _with_embedding(host_use, memory)
-        reasons += on_disk
+        reasons += (Reason(Code.EMBEDDING_ON_HOST, text), *on_disk)
     return Placement(
         execution=Execution.MXFP4,
         device=gpu.device,
@@ -201,10 +206,38 @@ def _with_all_experts(
         bound=DecodeBound(
             gpu_bytes=memory.dense_bytes + memory.active_bytes, gpu_bytes_per_second=_assumed_bandwidth(gpu)
         ),
-        reasons=(*reasons, *needs.shortened(context)),
+        reasons=(*reasons, *needs.shortened(context), *smaller),
         weights=WeightPlacement(gpu_experts=memory.experts, embedding_on_gpu=embedding_fits),
+        chunk_tokens=chunk,
         kernels=KernelSet.REFERENCE if gpu.fallback else KernelSet.TRITON,
     )
+
+
+def _chunk(needs: _Requirements, gpu: ChosenGpu) -> tuple[int, int, tuple[Reason, ...]]:
+    """Return the largest chunk that costs neither context nor the embedding's place, and the memory to work with it.
+
+    The reason, if there is one, says that memory for a larger chunk is lacking.
+    """
+    least = _CHUNKS[-1][0]
+    if gpu.fallback is not None:
+        return least, GPU_WORK_BYTES, ()
+    memory, bandwidth = needs.memory, _assumed_bandwidth(gpu)
+    weights = memory.dense_bytes + memory.experts_bytes + memory.ring_bytes
+
+    def left_by(chunk: int) -> tuple[int, bool]:
+        room = gpu.budget_bytes - weights - _work_bytes(memory, chunk)
+        context = needs.longest_context(room)
+        return context, room - context * memory.token_bytes >= memory.embedding_bytes
+
+    possible = [chunk for chunk, needed in _CHUNKS if bandwidth >= needed]
+    chunk = next(chunk for chunk in possible if left_by(chunk) == left_by(least))
+    text = f"A prompt is read {chunk:,} tokens at a time: {possible[0]:,} would take memory that the model needs."
+    smaller = (Reason(Code.SMALLER_CHUNK, text),) if chunk < possible[0] else ()
+    return chunk, _work_bytes(memory, chunk), smaller
+
+
+def _work_bytes(memory: ModelMemory, chunk_tokens: int) -> int:
+    return GPU_FIXED_BYTES + chunk_tokens * memory.chunk_token_bytes
 
 
 def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hardware) -> Placement | Reason:
@@ -224,14 +257,19 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
         work_bytes=GPU_WORK_BYTES + STAGING_BYTES,
         room_bytes=budget,
     )
-    pinned_bytes, available = memory.experts_bytes - gpu_use.experts_bytes, _host_room(gpu, gpu_use, hardware)
-    if available is not None and pinned_bytes + _HOST_WORK_BYTES > available:
-        missing = pinned_bytes + _HOST_WORK_BYTES - available
+    host_use = MemoryUse(
+        experts_bytes=memory.experts_bytes,
+        work_bytes=_HOST_WORK_BYTES,
+        room_bytes=_host_room(gpu, gpu_use, hardware),
+    )
+    lacking = _missing(host_use)
+    if lacking:
+        host_use = replace(host_use, experts_bytes=memory.experts_bytes - gpu_use.experts_bytes)
+    if missing := _missing(host_use):
         text = f"Host memory lacks {gib(missing)} for the experts that do not fit on {gpu.device}."
         return Reason(Code.HOST_TOO_SMALL, text, missing)
-    host_use, on_disk = _with_embedding(
-        MemoryUse(experts_bytes=pinned_bytes, work_bytes=_HOST_WORK_BYTES, room_bytes=available), memory
-    )
+    host_use, on_disk = _with_embedding(host_use, memory)
+    # If all experts are used alike. A real model repeats itself, so that the GPU holds more of those that it needs.
     link_bytes = memory.active_bytes * (memory.experts - gpu_experts) // memory.experts
     return Placement(
         execution=Execution.OFFLOAD,
@@ -246,28 +284,38 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
             link_bytes=link_bytes,
             gpu_bytes_per_second=_assumed_bandwidth(gpu),
         ),
-        reasons=(_offload_reason(memory, gpu, gpu_experts), *on_disk, *needs.shortened(context)),
-        weights=WeightPlacement(gpu_experts=gpu_experts, embedding_on_gpu=False),
+        reasons=(*_offload_reasons(memory, gpu, gpu_experts, lacking), *on_disk, *needs.shortened(context)),
+        weights=WeightPlacement(gpu_experts=gpu_experts, embedding_on_gpu=False, host_keeps_all=not lacking),
         kernels=KernelSet.TRITON,
     )
 
 
-def _offload_reason(memory: ModelMemory, gpu: ChosenGpu, gpu_experts: int) -> Reason:
+def _missing(use: MemoryUse) -> int:
+    """Return the bytes that a memory lacks, 0 if its room is unknown."""
+    return 0 if use.room_bytes is None else max(0, use.used_bytes - use.room_bytes)
+
+
+def _offload_reasons(memory: ModelMemory, gpu: ChosenGpu, gpu_experts: int, lacking: int) -> Iterator[Reason]:
+    """Explain which experts are where; host memory lacks `lacking` bytes to keep all of them."""
+    fit = f"{gpu_experts:,} of {memory.experts:,} experts fit on {gpu.device}"
+    if not lacking:
+        text = f"{fit}, which holds those used last; host memory keeps all, {gib(memory.experts_bytes)}."
+        yield Reason(Code.EXPERTS_ON_HOST, text)
+        return
     pinned_bytes = (memory.experts - gpu_experts) * memory.expert_bytes
+    yield Reason(Code.EXPERTS_ON_HOST, f"{fit}; the others, {gib(pinned_bytes)}, stay in host memory.")
     text = (
-        f"{gpu_experts:,} of {memory.experts:,} experts fit on {gpu.device}; "
-        f"the others, {gib(pinned_bytes)}, stay in host memory."
+        f"Host memory lacks {gib(lacking)} to keep all experts: {gpu.device} always holds the same ones, not the last."
     )
-    return Reason(Code.EXPERTS_ON_HOST, text)
+    yield Reason(Code.EXPERTS_FIXED, text, lacking)
 
 
 def _with_embedding(host_use: MemoryUse, memory: ModelMemory) -> tuple[MemoryUse, tuple[Reason, ...]]:
     """Add the embedding, which is mapped from its file, to `host_use` if there is room; else return a reason too."""
-    room, use = host_use.room_bytes, replace(host_use, dense_bytes=host_use.dense_bytes + memory.embedding_bytes)
-    if room is None or use.used_bytes <= room:
+    use, size = replace(host_use, dense_bytes=host_use.dense_bytes + memory.embedding_bytes), memory.embedding_bytes
+    if not _missing(use):
         return use, ()
-    size = gib(memory.embedding_bytes)
-    text = f"The embedding, {size}, is not counted: it may stay on the disk, since a token reads one row of it."
+    text = f"The embedding, {gib(size)}, is not counted: it may stay on the disk, since a token reads one row of it."
     return host_use, (Reason(Code.EMBEDDING_ON_DISK, text),)
 
 

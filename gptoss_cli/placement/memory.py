@@ -8,6 +8,8 @@ from gptoss_cli.placement.model_config import BLOCK_VALUES, LayerKind, ModelConf
 from gptoss_cli.placement.tensor_specs import Layout, expected_tensors, names
 from gptoss_cli.settings import Dtype
 
+# Two buffers on the GPU through which prefill copies the experts of host memory. Ten of gpt-oss's experts fit in each.
+STAGING_BYTES = 256 << 20
 _TENSOR_BYTES = {"BF16": 2, "U8": 1}
 _CACHE_BYTES = {Dtype.BFLOAT16: 2, Dtype.FLOAT32: 4}
 
@@ -20,7 +22,7 @@ class ModelMemory:
     reads one row of the embedding. `int8_dense_bytes` is `dense_bytes` with 8-bit weights in attention and unembedding.
     `experts` counts those of all layers; one has `expert_bytes`, biases included; a token reads `active` of them.
     `token_bytes` is what a cached position needs in the full-attention layers, `ring_bytes` the size of the ring caches
-    of all sliding layers.
+    of all sliding layers. A GPU needs `chunk_token_bytes` for each token of a prompt that it reads at once.
     """
 
     embedding_bytes: int
@@ -31,6 +33,7 @@ class ModelMemory:
     active: int
     token_bytes: int
     ring_bytes: int
+    chunk_token_bytes: int
     max_context_tokens: int
 
     @property
@@ -70,8 +73,19 @@ def model_memory(config: ModelConfig, dtype: Dtype = Dtype.BFLOAT16) -> ModelMem
         active=config.layers * config.active_experts,
         token_bytes=(config.layers - sliding) * position,
         ring_bytes=sliding * config.sliding_window * position,
+        chunk_token_bytes=_chunk_token_bytes(config, dtype),
         max_context_tokens=config.max_context_tokens,
     )
+
+
+def _chunk_token_bytes(config: ModelConfig, dtype: Dtype) -> int:
+    """Return what a token needs while its experts run: five float32 vectors, the outputs, and inputs and hidden values.
+
+    That is more than attention needs. A fifth of it is added for the gaps that an allocator leaves.
+    """
+    floats = 4 * config.hidden_size * (5 + config.active_experts)
+    inputs = _CACHE_BYTES[dtype] * (config.hidden_size + config.active_experts * config.intermediate_size)
+    return (floats + inputs) * 6 // 5
 
 
 def _int8_bytes(spec: TensorSpec) -> int:

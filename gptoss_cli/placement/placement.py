@@ -64,11 +64,13 @@ class DecodeBound:
 class WeightPlacement:
     """The weights on the GPU: the number of experts over all layers, and the embedding or not.
 
-    All other dense weights are on the GPU too. The remaining experts are pinned in host memory.
+    All other dense weights are on the GPU too. The remaining experts are pinned in host memory. If it keeps all,
+    the GPU holds those that were used last, otherwise always the same ones.
     """
 
     gpu_experts: int
     embedding_on_gpu: bool
+    host_keeps_all: bool = True
 
     def experts_of_layer(self, layer: int, layers: int) -> int:
         """Return the number of experts of `layer` on the GPU. They are spread evenly over the layers."""
@@ -80,9 +82,9 @@ class Placement:
     """Everything that determines how a model runs.
 
     `weights` is None on the CPU: weights are mapped files there, and `host` counts them in full even if they do not fit
-    in memory. `threads` None is one for each physical core. `sequences` have a KV cache of
-    `context_tokens` each. `dense` and `activations` apply to the CPU only. `gpu`, `host`, `experts`, `gpu_experts`,
-    `bound` and `reasons` are shown to the user and change nothing.
+    in memory. `threads` None is one for each physical core. `sequences` have a KV cache of `context_tokens` each.
+    `chunk_tokens` of a prompt are read at once; None leaves that to the loader. `dense` and `activations` apply to the
+    CPU only. `gpu`, `host`, `experts`, `gpu_experts`, `bound` and `reasons` are shown to the user and change nothing.
     """
 
     context_tokens: int
@@ -94,6 +96,7 @@ class Placement:
     activations: Activations = Activations.INT16
     threads: int | None = None
     sequences: int = 1
+    chunk_tokens: int | None = None
     weights: WeightPlacement | None = None
     gpu: MemoryUse | None = None
     host: MemoryUse = MemoryUse()

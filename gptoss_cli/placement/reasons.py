@@ -23,9 +23,11 @@ class Code(StrEnum):
     EMBEDDING_ON_HOST = "embedding-on-host"
     EMBEDDING_ON_DISK = "embedding-on-disk"
     EXPERTS_ON_HOST = "experts-on-host"
+    EXPERTS_FIXED = "experts-fixed"
     GPU_TOO_SMALL = "gpu-too-small"
     HOST_TOO_SMALL = "host-too-small"
     SHORTER_CONTEXT = "shorter-context"
+    SMALLER_CHUNK = "smaller-chunk"
     FROM_DISK = "from-disk"
     GROUP_LIMIT = "group-limit"
     MEMORY_RESERVED = "memory-reserved"
@@ -48,6 +50,7 @@ _EXPLANATIONS = frozenset(
         Code.EMBEDDING_ON_DISK,
         Code.EXPERTS_ON_HOST,
         Code.SHORTER_CONTEXT,
+        Code.SMALLER_CHUNK,
         Code.GROUP_LIMIT,
         Code.MEMORY_RESERVED,
         Code.SEQUENCES,

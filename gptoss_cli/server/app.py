@@ -2,7 +2,9 @@
 
 import asyncio
 import functools
+import json
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -56,23 +58,44 @@ class ServerSettings:
     comment_seconds: float = COMMENT_SECONDS
 
 
-@dataclass(slots=True, eq=False)
 class _Delivery:
-    """The events of one job on their way from the worker's thread to the event loop."""
+    """The items of one job on their way from the worker's thread to the event loop.
 
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    items: asyncio.Queue[object] = field(default_factory=asyncio.Queue)
+    The loop is woken once for all items that come before it has run: a token has several, and waking it costs more than
+    they do.
+    """
 
-    async def next(self, seconds: float) -> object:
-        """Return the next item. Raises TimeoutError after `seconds`."""
-        if self.items.empty():
-            return await asyncio.wait_for(self.items.get(), seconds)
-        return self.items.get_nowait()
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._items: deque[object] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_woken = False
+
+    async def next(self, seconds: float | None = None) -> list[object]:
+        """Wait for items and return those that have come; there may be none, at the latest after `seconds`."""
+        if not self._items:
+            self._waiter = self._loop.create_future()
+            timer = None if seconds is None else self._loop.call_later(seconds, self._wake)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+        return [self._items.popleft() for _ in range(len(self._items))]
 
     def deliver(self, item: object) -> None:
         """Take an item in any thread; nothing once the loop has ended."""
-        with suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self.items.put_nowait, item)
+        self._items.append(item)
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._is_woken = False  # before the items are taken: one that comes later wakes the loop again
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 class _Server:
@@ -123,34 +146,33 @@ class _Server:
         return Route(path, handle, methods=[method])
 
     def _served(self) -> Served:
-        opened = self._worker.opened
-        if opened is None:
+        model = self._worker.served
+        if model is None:
             raise model_loading()
-        name = model_id(opened.info.model)
-        return Served(name, opened.session.context_tokens, self._settings.effort, self._settings.reasoning)
+        return Served(model_id(model.name), model.context_tokens, self._settings.effort, self._settings.reasoning)
 
     async def _health(self, request: Request) -> Response:
-        if self._worker.opened is None:
+        if self._worker.served is None:
             return failure_response(model_loading())
-        return JSONResponse({"status": "ok"})
+        return _Json({"status": "ok", "model": "loaded" if self._worker.sequences else "released"})
 
     async def _metrics(self, request: Request) -> Response:
-        return PlainTextResponse(self.metrics.text(self._worker.queue_length, int(self._worker.opened is not None)))
+        return PlainTextResponse(self.metrics.text(self._worker.queue_length, self._worker.sequences))
 
     async def _models(self, request: Request) -> Response:
         served = self._served()
-        return JSONResponse(models_object(served.name, served.context_tokens))
+        return _Json(models_object(served.name, served.context_tokens))
 
     async def _model(self, request: Request) -> Response:
         served = self._served()
         served.check_model(request.path_params["name"])
-        return JSONResponse(models_object(served.name, served.context_tokens)["data"][0])
+        return _Json(models_object(served.name, served.context_tokens)["data"][0])
 
     async def _input_tokens(self, request: Request) -> Response:
         served = self._served()
         fields = await asyncio.to_thread(parse_body, await read_body(request))
         exchange = await asyncio.to_thread(read_responses, fields, served, self._store)
-        return JSONResponse({"object": "response.input_tokens", "input_tokens": len(exchange.job.prompt)})
+        return _Json({"object": "response.input_tokens", "input_tokens": len(exchange.job.prompt)})
 
     async def _answer(self, read: _Read, request: Request) -> Response:
         served = self._served()
@@ -168,17 +190,21 @@ class _Server:
         """Return the response when the job has ended; a client that goes away cancels it."""
         failure = None
         async with _cancelling(ticket, request.receive):
-            while not isinstance(item := await delivery.items.get(), JobEnd):
-                if isinstance(item, ApiError):
-                    failure = item
-                else:
-                    exchange.writer.feed(item)
-                    self._count(item)
+            has_ended = False
+            while not has_ended:
+                for item in await delivery.next():
+                    if isinstance(item, ApiError):
+                        failure = item
+                    elif isinstance(item, JobEnd):
+                        has_ended = True
+                    else:
+                        exchange.writer.feed(item)
+                        self._count(item)
         if failure is not None:
             raise failure
         if ticket.cancelled and not exchange.writer.ended:
             raise ClientDisconnect
-        return JSONResponse(exchange.writer.result())
+        return _Json(exchange.writer.result())
 
     async def _events(self, exchange: Exchange, delivery: _Delivery) -> AsyncIterator[bytes]:
         """Yield the bytes of a stream; a comment now and then while there is nothing to say."""
@@ -188,28 +214,41 @@ class _Server:
         loop = asyncio.get_running_loop()
         spoke = loop.time()
         while True:
-            silence = self._settings.comment_seconds - (loop.time() - spoke)
-            try:
-                item = await delivery.next(max(silence, 0))
-            except TimeoutError:
-                spoke = loop.time()
-                yield _comment(progress)
+            items = await delivery.next(max(self._settings.comment_seconds - (loop.time() - spoke), 0))
+            if not items:
+                if loop.time() - spoke >= self._settings.comment_seconds:
+                    spoke = loop.time()
+                    yield _comment(progress)
                 continue
-            if isinstance(item, JobEnd):
-                return
-            if isinstance(item, PrefillProgress):
-                progress = item
-            self._count(item)
-            written = _written(exchange, item)
+            # Everything that has come is sent at once: a client that reads slowly is not sent each token by itself.
+            written = b"".join(event.encode() for item in items for event in self._written(exchange, item))
             if written:
                 spoke = loop.time()
-                yield b"".join(event.encode() for event in written)
+                yield written
+            progress = next((item for item in reversed(items) if isinstance(item, PrefillProgress)), progress)
+            if isinstance(items[-1], JobEnd):
+                return
+
+    def _written(self, exchange: Exchange, item: object) -> Sequence[ServerEvent]:
+        """Return the events of a stream for an item of its job."""
+        self._count(item)
+        return exchange.writer.fail(item) if isinstance(item, ApiError) else exchange.writer.feed(item)
 
     def _count(self, item: object) -> None:
         if isinstance(item, TurnEnd):
             self.metrics.count_usage(Usage.of_turn(item))
         elif isinstance(item, CompletionEnd):
             self.metrics.count_usage(item.usage)
+
+
+class _Json(Response):
+    """A response whose text is all ASCII, as in streams: half of a surrogate pair can be written in no other way."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        """Return the body."""
+        return json.dumps(content).encode()
 
 
 class _EventStream(Response):
@@ -264,17 +303,22 @@ def create_app(worker: Worker, settings: ServerSettings) -> Starlette:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body. Raises ApiError if it is larger than any conversation could be."""
+    """Return the body. Raises ApiError if it is larger than any conversation could be, if possible before it comes."""
+    _check_size(int(request.headers.get("content-length", "0")))  # h11 has checked that it is a number
     parts = []
     size = 0
     async for part in request.stream():
         size += len(part)
-        if size > LARGEST_BODY_BYTES:
-            raise ApiError(
-                f"The body is larger than {LARGEST_BODY_BYTES >> 20} MiB", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            )
+        _check_size(size)
         parts.append(part)
     return b"".join(parts)
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST_BODY_BYTES:
+        raise ApiError(
+            f"The body is larger than {LARGEST_BODY_BYTES >> 20} MiB", status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        )
 
 
 def failure_response(failure: ApiError) -> Response:
@@ -283,7 +327,7 @@ def failure_response(failure: ApiError) -> Response:
     headers = {} if wait is None else {"Retry-After": str(wait)}
     if failure.status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(failure.to_json(), failure.status, headers)
+    return _Json(failure.to_json(), failure.status, headers)
 
 
 async def _no_route(request: Request, exc: Exception) -> Response:
@@ -294,10 +338,6 @@ async def _no_route(request: Request, exc: Exception) -> Response:
 async def _no_method(request: Request, exc: Exception) -> Response:
     failure = ApiError(f"{request.method} is not possible here", status=HTTPStatus.METHOD_NOT_ALLOWED)
     return failure_response(failure)
-
-
-def _written(exchange: Exchange, item: object) -> Sequence[ServerEvent]:
-    return exchange.writer.fail(item) if isinstance(item, ApiError) else exchange.writer.feed(item)
 
 
 def _comment(progress: PrefillProgress | None) -> bytes:

@@ -25,7 +25,7 @@ from gptoss_cli.server.failures import ApiError
 from gptoss_cli.server.fields import Fields
 from gptoss_cli.server.job import Usage, chat_job
 from gptoss_cli.server.outcome import check_turn, finish_reason, gptoss_field, logprob_entry
-from gptoss_cli.server.request_messages import RequestMessages
+from gptoss_cli.server.request_messages import RequestMessages, add_prompt_message
 from gptoss_cli.server.sampling import (
     HARMLESS,
     LEFT_OUT,
@@ -100,13 +100,9 @@ def _tool(fields: Fields) -> FunctionTool:
 def _read_messages(fields: Fields, functions: Functions) -> RequestMessages:
     request = RequestMessages(functions)
     for message in fields.objects("messages"):
+        if add_prompt_message(message, request):
+            continue
         match message.text("role"):
-            case "system":
-                request.add_instructions(content_text(message), first=True)
-            case "developer":
-                request.add_instructions(content_text(message))
-            case "user":
-                request.add(Message(Role.USER, content_text(message)))
             case "assistant":
                 _read_assistant(message, request)
             case "tool":

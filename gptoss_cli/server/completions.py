@@ -2,12 +2,13 @@
 
 import codecs
 import re
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gptoss_cli.generation import Allowed, Sampling, TokenGenerator, TokenInfo, random_seed
+from gptoss_cli.generation import Allowed, Interruptible, Sampling, TokenGenerator, TokenInfo, random_seed
 from gptoss_cli.harmony.encoding import encode
 from gptoss_cli.harmony.events import PrefillProgress
 from gptoss_cli.harmony.vocabulary import (
@@ -87,19 +88,25 @@ class CompletionJob:
 
     def run(self, pool: SequencePool, on_stop: Callable[[Callable[[], None]], None]) -> Generator[object]:
         """See Job.run. The last event is the CompletionEnd."""
-        stopped: list[bool] = []
-        on_stop(lambda: stopped.append(True))
+        stopped = threading.Event()
         with pool.sequence(self.prompt) as generator:
+
+            def stop() -> None:
+                stopped.set()
+                if isinstance(generator, Interruptible):
+                    generator.interrupt()
+
+            on_stop(stop)
             yield from self._run(generator, stopped)
 
-    def _run(self, generator: TokenGenerator, stopped: list[bool]) -> Generator[object]:
+    def _run(self, generator: TokenGenerator, stopped: threading.Event) -> Generator[object]:
         began = time.perf_counter()
         first, prefilled, count, stop_id = None, 0, 0, None
         seen: list[TokenInfo] = []
         for done, total in generator.prefill(self.prompt):
             prefilled = done
             yield PrefillProgress(done, total)
-            if stopped:
+            if stopped.is_set():
                 yield CompletionEnd(Usage(len(self.prompt), 0, 0), None)
                 return
         tokens = generator.decode(
@@ -116,7 +123,7 @@ class CompletionJob:
             count += 1
             stop_id = token if token in self.stop_ids else None
             yield DecodedToken(token, seen.pop() if seen else None)
-            if stopped:
+            if stopped.is_set():
                 break
         seconds = time.perf_counter() - began - (first or 0)
         cached = len(self.prompt) - prefilled

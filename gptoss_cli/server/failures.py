@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Any
 
-from gptoss_cli.errors import GptossError, Hint, UsageError
+from gptoss_cli.errors import GptossError, Hint, NetworkError, UsageError
 
 
 class ApiError(Exception):
@@ -85,5 +85,7 @@ def failure_of(exc: Exception) -> ApiError:
         return ApiError("The request is nested too deeply")
     if isinstance(exc, GptossError) and Hint.SHORTER_CONVERSATION in exc.hints:
         return ApiError(str(exc), code="context_length_exceeded", param="messages")
+    if isinstance(exc, NetworkError):
+        return ApiError(str(exc), status=HTTPStatus.BAD_GATEWAY, code="server_error")
     message = str(exc) if isinstance(exc, GptossError) else f"Unexpected error: {type(exc).__name__}"
     return ApiError(message, status=HTTPStatus.INTERNAL_SERVER_ERROR, code="server_error")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -16,11 +17,21 @@ _MOST_LOGGED: Final = 256
 def parse_body(body: bytes) -> "Fields":
     """Return the object that a request consists of. Raises ApiError for anything else."""
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse_number, parse_float=_finite)
     except (ValueError, RecursionError) as exc:
         reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
         raise ApiError(f"The body is not valid JSON: {reason}", code="invalid_json") from exc
     return Fields(value)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse_number(text)
+
+
+def _refuse_number(text: str) -> float:
+    # Parts of a request are repeated in the response, which could not be written.
+    raise ValueError(f"{text[:_LONGEST_LOGGED]} is no number of JSON")
 
 
 @lru_cache(maxsize=_MOST_LOGGED)

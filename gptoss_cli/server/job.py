@@ -23,6 +23,14 @@ class SequencePool(Protocol):
     def context_tokens(self) -> int:
         """The largest number of tokens in a sequence."""
 
+    @property
+    def sequences(self) -> int:
+        """The number of sequences."""
+
+    @property
+    def threads(self) -> int:
+        """The most threads that may use the pool at the same time."""
+
     def sequence(self, ids: Sequence[int], prefix_tokens: int = 0) -> AbstractContextManager[TokenGenerator]:
         """Return the sequence that should continue `ids`: the one that begins like it, or one that may be dropped.
 
@@ -32,6 +40,9 @@ class SequencePool(Protocol):
 
 class OneSequence:
     """A pool of a single sequence: whoever comes next continues it."""
+
+    sequences = 1
+    threads = 1
 
     def __init__(self, generator: TokenGenerator) -> None:
         self._generator = generator

@@ -60,6 +60,7 @@ class Listener:
             access_log=False,
             log_config=None,
             lifespan="off",
+            http="h11",  # else uvicorn takes whatever parser is installed, and rubbish is answered differently
             timeout_graceful_shutdown=_GRACE_SECONDS,
             server_header=False,
             ws="none",
@@ -69,13 +70,15 @@ class Listener:
 
     def run(self, listener: socket.socket) -> None:
         """Serve until the end. Signals are raised again after it."""
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)
+        # Neither warns of anything but clients that send rubbish or go away.
+        for name in ("uvicorn", "asyncio"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             self._server.run(sockets=[listener])
         finally:
             self._worker.close()
             # A model that is still being loaded is not waited for.
-            self._worker.join(_GRACE_SECONDS if self._worker.opened is not None else 0)
+            self._worker.join(_GRACE_SECONDS if self._worker.served is not None else 0)
 
     def stop(self) -> None:
         """End in order. Any thread may call it."""

@@ -26,10 +26,12 @@ class _Entry:
 class ConversationPool:
     """Keeps the sequences of the last `conversations` conversations, and one more for prompts of which little is known.
 
-    A prompt takes the sequence that it continues: it begins with at least half of the last prompt. Any other takes the
-    one used the longest ago among those that are no conversations, after copying what another sequence has in common
-    with it. A sequence becomes a conversation when it is continued, or with a prompt of SMALL_TOKENS; the conversation
-    used the longest ago then is none any more. So small prompts that nothing continues replace each other only.
+    A prompt takes the sequence that it continues: it begins with at least half of the messages of the last prompt,
+    without the instructions and functions, which other conversations have too. Any other takes the one used the longest
+    ago among those that are no conversations, after copying what another sequence has in common with it. A sequence
+    becomes a conversation when it is continued, or with a prompt of SMALL_TOKENS; the conversation used the longest ago
+    then is none any more. So small prompts that nothing continues replace each other only; if several threads do so at
+    the same time, also conversations, short ones first.
     """
 
     def __init__(self, generator: BranchingGenerator, *, conversations: int, threads: int = 1) -> None:
@@ -44,6 +46,11 @@ class ConversationPool:
     def context_tokens(self) -> int:
         """See SequencePool.context_tokens."""
         return self._entries[0].generator.context_tokens
+
+    @property
+    def sequences(self) -> int:
+        """See SequencePool.sequences."""
+        return len(self._entries)
 
     @contextmanager
     def sequence(self, ids: Sequence[int], prefix_tokens: int = 0) -> Iterator[TokenGenerator]:
@@ -67,14 +74,18 @@ class ConversationPool:
         continued = [
             entry
             for entry in free
-            if kept[id(entry)] > prefix_tokens and kept[id(entry)] * 2 >= entry.generator.prompt_tokens
+            if kept[id(entry)] > prefix_tokens
+            and (kept[id(entry)] - prefix_tokens) * 2 >= entry.generator.prompt_tokens - prefix_tokens
         ]
         if continued:
             best = max(continued, key=lambda entry: (kept[id(entry)], entry.used))
-            if kept[id(best)] < tokens:  # else it is the same request once more
+            if best.generator.prompt_tokens < tokens:  # else it is the same request once more
                 self._make_conversation(best)
             return best
         replaced = next((entry for entry in free if not entry.is_conversation), free[0])
+        if replaced.is_conversation and tokens < SMALL_TOKENS:
+            # All others are at work. A short one is soon read again.
+            replaced = min(free, key=lambda entry: (entry.generator.prompt_tokens >= SMALL_TOKENS, entry.used))
         replaced.is_conversation = False
         if tokens >= SMALL_TOKENS:
             self._make_conversation(replaced)

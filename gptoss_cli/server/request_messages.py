@@ -6,6 +6,7 @@ from typing import Final
 from gptoss_cli.harmony.events import Channel, Message, Role
 from gptoss_cli.harmony.functions import Functions
 from gptoss_cli.server.fields import Fields
+from gptoss_cli.server.sampling import content_text
 
 _ARGUMENTS_TYPE: Final = "<|constrain|>json"
 _NOT_RUN: Final = "interrupted, not run"
@@ -55,6 +56,20 @@ class RequestMessages:
         whole = f"{earlier.text}\n{text}" if place in self._answered else text
         self._answered.add(place)
         self.messages[place] = replace(earlier, text=whole)
+
+
+def add_prompt_message(fields: Fields, request: RequestMessages) -> bool:
+    """Add a message of the system, the developer or the user; return False for any other. Raises ApiError."""
+    match fields.text("role"):
+        case "system":
+            request.add_instructions(content_text(fields), first=True)
+        case "developer":
+            request.add_instructions(content_text(fields))
+        case "user":
+            request.add(Message(Role.USER, content_text(fields)))
+        case _:
+            return False
+    return True
 
 
 def _result(recipient: str, text: str) -> Message:

@@ -9,7 +9,7 @@ from gptoss_cli.server.declared_tools import DeclaredTools, function_name, text_
 from gptoss_cli.server.exchange import Exchange
 from gptoss_cli.server.fields import Fields
 from gptoss_cli.server.job import chat_job
-from gptoss_cli.server.request_messages import RequestMessages
+from gptoss_cli.server.request_messages import RequestMessages, add_prompt_message
 from gptoss_cli.server.response_store import ResponseStore
 from gptoss_cli.server.responses import ResponsesWriter
 from gptoss_cli.server.sampling import (
@@ -125,17 +125,11 @@ def _read_items(fields: Fields, functions: Functions) -> RequestMessages:
 
 
 def _read_message(item: Fields, request: RequestMessages) -> None:
-    match item.text("role"):
-        case "system":
-            request.add_instructions(content_text(item), first=True)
-        case "developer":
-            request.add_instructions(content_text(item))
-        case "user":
-            request.add(Message(Role.USER, content_text(item)))
-        case "assistant":
-            channel = Channel.COMMENTARY if item.text("phase") == "commentary" else Channel.FINAL
-            text = content_text(item)
-            if text:
-                request.add(Message(Role.ASSISTANT, text, channel))
-        case _:
-            raise item.wrong("role", "must be system, developer, user or assistant")
+    if add_prompt_message(item, request):
+        return
+    if item.text("role") != "assistant":
+        raise item.wrong("role", "must be system, developer, user or assistant")
+    text = content_text(item)
+    if text:
+        channel = Channel.COMMENTARY if item.text("phase") == "commentary" else Channel.FINAL
+        request.add(Message(Role.ASSISTANT, text, channel))

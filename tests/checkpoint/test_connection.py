@@ -1,5 +1,6 @@
 """Variables of the environment that would make every request fail are named, and their values are not shown."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 

@@ -19,20 +19,26 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from tests.cli.conftest import Run, Script, turn
+from tests.remote.fake_servers import FakeVllm
+from tests.remote.turns import speaking
 
 _PROGRAM = Path(__file__).with_name("scripted_program.py")
 _SECONDS = 60
 
 
 @contextmanager
-def _serving(script: str, errors: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """Yield the program and the address that it prints to `errors`; it is killed at the end if it still runs."""
-    command = [sys.executable, str(_PROGRAM), script, "serve", "--port", "0"]
+def _serving(script: str | None, errors: Path, *options: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Yield the program and the address that it prints to `errors`; it is killed at the end if it still runs.
+
+    Without a script it is the real one.
+    """
+    program_of = ["-m", "gptoss_cli"] if script is None else [str(_PROGRAM), script]
+    command = [sys.executable, *program_of, "serve", "--port", "0", *options]
     with errors.open("w") as stderr:
         program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         end = time.monotonic() + _SECONDS
-        while (found := re.search(r"^Serving scripted on (http://127.0.0.1:\d+) ", errors.read_text())) is None:
+        while (found := re.search(r"^Serving [-a-z0-9]+ on (http://127.0.0.1:\d+) ", errors.read_text())) is None:
             assert time.monotonic() < end
             time.sleep(0.02)
         yield program, found[1]
@@ -59,6 +65,16 @@ def test_it_prints_its_address_answers_and_ends_with_143(script: Script, tmp_pat
     assert f"OPENAI_BASE_URL={url}/v1" in err
     assert f'base_url = "{url}/v1"' in err
     assert "secret" not in err
+
+
+def test_a_server_may_answer_for_it(tmp_path: Path) -> None:
+    with (
+        FakeVllm(speaking("<|channel|>final<|message|>Hello there<|return|>")) as fake,
+        _serving(None, tmp_path / "errors", "--server", fake.url) as (_, url),
+    ):
+        assert b"Hello there" in _post(url, {"messages": [{"role": "user", "content": "Hi"}]})
+    err = (tmp_path / "errors").read_text()
+    assert f"Serving gpt-oss-20b on {url} (remote vllm on 127.0.0.1:{fake.port}, 4,096 tokens of context)." in err
 
 
 def test_ctrl_c_ends_it_with_130(script: Script, tmp_path: Path) -> None:

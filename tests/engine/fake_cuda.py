@@ -6,6 +6,7 @@ each launch is recorded with its arguments.
 """
 
 import inspect
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,13 +21,21 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptoss_cli.checkpoint.header import read_header
-from gptoss_cli.engine import expert_offload, weights
-from gptoss_cli.engine.kernels import reference, triton_decode, triton_experts, triton_prefill, triton_sampling
+from gptoss_cli.engine import pinned_memory, weights
+from gptoss_cli.engine.kernels import (
+    reference,
+    triton_decode,
+    triton_experts,
+    triton_offload,
+    triton_prefill,
+    triton_sampling,
+)
+from gptoss_cli.engine.kernels.compilation import is_compiling
 
 # The GPU sees host memory this much further up, as under Windows.
 HOST_OFFSET = 3 << 44
 _HOST, _DEVICE = 1 << 44, 1 << 45
-_OPTIONS = ("num_warps", "enable_fp_fusion", "launch_pdl")
+_OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 # The shapes of their results depend on values, so the host has to wait for them.
 _SHAPED_BY_VALUES = ("nonzero", "masked_select", "bincount", "_unique2", "unique_consecutive")
 _KINDS = {
@@ -67,12 +76,15 @@ class FakeCuda:
     """The record of everything that happened on the GPU."""
 
     launches: list[Launch] = field(default_factory=list, repr=False)
+    compiled: list[Launch] = field(default_factory=list, repr=False)  # ahead, without a launch
     streams: int = 0
     replays: int = 0
     reads: Counter[str] = field(default_factory=Counter)  # of the GPU's memory by the host
     capturing: bool = False
+    _tensors_in: Counter[int] = field(default_factory=Counter, repr=False)  # by storage
     capture_modes: set[str] = field(default_factory=set)
-    counted: int = 0  # the elements of the last tensor that was counted
+    used_bytes: int = 0  # by tensors on the GPU that exist
+    most_bytes: int = 0
 
     def host_waits(self, name: str) -> None:
         """Note that the host waits for the GPU."""
@@ -89,8 +101,30 @@ class FakeCuda:
         if source.is_cuda and not non_blocking:
             self.reads["copy"] += 1
 
+    def holds(self, results: Any) -> None:
+        """Count the memory of tensors on the GPU until the last one in it is gone."""
+        for part in _flat(results):
+            if isinstance(part, Tensor) and part.is_cuda:
+                storage = part.untyped_storage()
+                key = storage._cdata
+                if not self._tensors_in[key]:
+                    self.used_bytes += storage.nbytes()
+                    self.most_bytes = max(self.most_bytes, self.used_bytes)
+                self._tensors_in[key] += 1
+                weakref.finalize(part, self._forget, key, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._tensors_in[key] -= 1
+        if not self._tensors_in[key]:
+            self.used_bytes -= size
+
     def variants(self) -> set[tuple[Any, ...]]:
+        """Return the variants of all launches, of which each is compiled once."""
         return {launch.variant for launch in self.launches}
+
+    def compiled_variants(self) -> set[tuple[Any, ...]]:
+        """Return the variants that were compiled before a launch needed them."""
+        return {launch.variant for launch in self.compiled}
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -115,10 +149,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._read(args[0])
         if name in _SHAPED_BY_VALUES and "cuda" in devices:
             self._gpu.host_waits(name)
-            if name == "bincount":
-                self._gpu.counted = args[0].numel()
-                return torch.zeros(args[2], dtype=torch.int64, device=args[0].device)
-        return func(*args, **kwargs)
+        results = func(*args, **kwargs)
+        self._gpu.holds(results)
+        return results
 
     def _read(self, part: Tensor) -> int | float | bool:
         if part.is_cuda:
@@ -216,7 +249,7 @@ class FakeKernel:
         constants = {name for name, each in self._signature.parameters.items() if "constexpr" in str(each.annotation)}
         kinds = {name: _kind(self._name, name, value) for name, value in given.items() if name not in constants}
         integers = [name for name, kind in kinds.items() if kind == "i32" and name not in self._kept]
-        self._gpu.launches.append(
+        (self._gpu.compiled if is_compiling() else self._gpu.launches).append(
             Launch(
                 self._name,
                 kinds,
@@ -234,7 +267,7 @@ def _kind(kernel: str, name: str, value: Any) -> str:
         assert value.is_contiguous(), f"{kernel}: {name} is not contiguous"
         return f"*{_KINDS[value.dtype]}"
     assert isinstance(value, (int, float)), f"{kernel}: {name} is {value!r}"
-    return "fp32" if isinstance(value, float) else "i32"
+    return "fp32" if isinstance(value, float) else "i32" if abs(value) < 2**31 else "i64"
 
 
 class _Runtime:
@@ -323,19 +356,19 @@ def _patch_addresses(patch: pytest.MonkeyPatch) -> None:
         return first + (number << 32) + int(self.storage_offset()) * self.element_size()
 
     patch.setattr(FakeTensor, "data_ptr", data_ptr)
-    patch.setattr(expert_offload, "_driver", _Driver, raising=False)
+    patch.setattr(pinned_memory, "_driver", _Driver, raising=False)
 
 
 def _patch_lists(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
-    """Give lists of a tensor's numbers: a vector's counts are spread evenly, a table's rows rise from 0."""
+    """Give lists of a tensor's numbers: a vector's are 1, a table's rows rise from 0, and no slot holds an expert."""
 
     def tolist(self: Tensor) -> Any:
         if self.is_cuda:
             gpu.host_waits("tolist")
         columns = self.shape[-1]
         if self.dim() == 1:
-            return [gpu.counted // columns + (number < gpu.counted % columns) for number in range(columns)]
-        return [list(range(columns))] * len(self)
+            return [1] * columns
+        return [[-1] * columns if self.dtype is torch.int32 else list(range(columns))] * len(self)
 
     patch.setattr(FakeTensor, "tolist", tolist)
     patch.setattr(FakeTensor, "record_stream", lambda self, stream: None)
@@ -352,7 +385,7 @@ def _patch_files(patch: pytest.MonkeyPatch) -> None:
 
 
 def _patch_kernels(patch: pytest.MonkeyPatch, gpu: FakeCuda) -> None:
-    for module in (triton_decode, triton_experts, triton_prefill, triton_sampling):
+    for module in (triton_decode, triton_experts, triton_offload, triton_prefill, triton_sampling):
         for name, kernel in vars(module).items():
             if name.endswith("_kernel"):
                 patch.setattr(module, name, FakeKernel(gpu, name, kernel))

@@ -9,16 +9,21 @@ import torch
 
 pytest.importorskip("triton")
 
-from gptoss_cli.engine import benchmark, expert_offload
+from gptoss_cli.engine import benchmark, pinned_memory
 from gptoss_cli.engine.benchmark import Work, measure
 from gptoss_cli.engine.cuda_graph import CudaGraph
+from gptoss_cli.engine.expert_offload import Residency, SlotTables, _SplitTensor
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_sampling
 from gptoss_cli.engine.kernels.cuda import CudaKernels
 from gptoss_cli.engine.kernels.tuning import tuning_for
+from gptoss_cli.engine.loader import load_random
 from gptoss_cli.engine.steppers import OverlappedStepper
 from gptoss_cli.errors import Hint, ResourceError
 from gptoss_cli.generation import Allowed, Banned, Forced, Restriction, Sampling, TokenConstraint
+from gptoss_cli.placement.memory import model_memory
+from gptoss_cli.placement.model_config import published_config
+from gptoss_cli.placement.placement import Placement
 from gptoss_cli.settings import Dtype
 from tests.engine import fake_cuda as fake_cuda_module
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
@@ -45,8 +50,15 @@ def gpu() -> Iterator[FakeCuda]:
         yield gpu
 
 
-def _open(folder: Path, experts: int = EXPERTS, *, embedding: bool = True) -> Generator:
-    return open_generator(folder, context_tokens=2_000, **on_gpu("cuda:0", experts, embedding=embedding))
+def _open(
+    folder: Path,
+    experts: int = EXPERTS,
+    *,
+    embedding: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Generator:
+    placement = on_gpu("cuda:0", experts, embedding=embedding)
+    return open_generator(folder, context_tokens=2_000, progress=progress, **placement)
 
 
 def _prefill(generator: Generator, tokens: int) -> None:
@@ -104,10 +116,8 @@ def test_a_conversation_works_with_experts_in_any_memory(
         _prefill(generator, tokens)
         assert len(_decode(generator, 14, sampling, _CyclicConstraint())) == 14
     assert generator.logits([3, 4]).shape == (2, SHAPE.vocabulary)
-    resident = [gate_up.resident for gate_up, _ in generator.model.weights.placed_experts()]
-    assert sum(map(sum, resident)) == experts
-    if 0 < experts < EXPERTS:
-        assert all(each[-1] and not each[0] for each in resident)  # fake tensors count the last experts as used most
+    assert sum(gate_up.slots.count for gate_up, _ in generator.model.weights.placed_experts()) == experts
+    assert isinstance(generator.stepper, OverlappedStepper)
     assert (generator.expert_hit_rate is None) == (experts == EXPERTS)
 
 
@@ -127,8 +137,9 @@ def test_a_whole_step_is_captured_and_then_replayed(folder: Path, gpu: FakeCuda)
     assert gpu.replays == replayed + 30
 
 
-def test_decode_with_all_weights_on_the_gpu_does_not_wait_for_it(folder: Path, gpu: FakeCuda) -> None:
-    generator = _open(folder)
+@pytest.mark.parametrize(("experts", "embedding"), [(EXPERTS, True), (EXPERTS, False), (EXPERTS // 2, False)])
+def test_decode_does_not_wait_for_the_gpu(folder: Path, gpu: FakeCuda, experts: int, embedding: bool) -> None:
+    generator = _open(folder, experts, embedding=embedding)
     _prefill(generator, 7)
     _decode(generator, 2)
     before = gpu.reads.copy()
@@ -144,17 +155,52 @@ def test_prefill_with_all_weights_on_the_gpu_does_not_wait_for_it(folder: Path, 
     assert gpu.reads == before
 
 
-@pytest.mark.parametrize("experts", [0, EXPERTS // 2, EXPERTS])
-def test_start_up_compiles_everything_that_prompts_need(folder: Path, gpu: FakeCuda, experts: int) -> None:
-    generator = _open(folder, experts)
-    compiled = gpu.variants()
+def test_prefill_of_offloaded_layers_looks_at_the_slots_once(folder: Path, gpu: FakeCuda) -> None:
+    generator = _open(folder, EXPERTS // 2, embedding=False)
+    before = gpu.reads.copy()
     for tokens in LENGTHS:
         _prefill(generator, tokens)
-        _decode(generator, 2)
+    assert gpu.reads - before == {"tolist": len(LENGTHS)}
+
+
+@pytest.mark.parametrize("experts", [0, EXPERTS - 1, EXPERTS])
+def test_nothing_is_compiled_after_the_start(folder: Path, gpu: FakeCuda, experts: int) -> None:
+    shown: list[str] = []
+    generator = _open(folder, experts, progress=shown.append)
+    ready = gpu.compiled_variants()
+    for tokens, sampling in zip(LENGTHS, [*SETTINGS, SETTINGS[0]], strict=True):
         _prefill(generator, tokens)
-    assert gpu.variants() == compiled
-    sizes = {dict(variant[2])["TOKENS"] for variant in compiled if variant[0].startswith("grouped")}
-    assert sizes == (set(tuning_for((9, 0)).prefill.tokens) if experts == EXPERTS else set())
+        _decode(generator, 3, sampling, _CyclicConstraint())
+    generator.model.forward([5], generator.model.new_cache(300), routing=[])  # as an observer of the experts does
+    for length in (1, 2, 40):
+        generator.logits(list(range(length)))
+    assert gpu.variants() <= ready
+    sizes = {dict(variant[2])["TOKENS"] for variant in ready if variant[0].startswith("grouped")}
+    assert sizes == set(tuning_for((9, 0)).prefill.tokens)
+    assert shown[-1] == "Checking the GPU's kernels"
+
+
+@pytest.mark.parametrize(("context_tokens", "dtype"), [(2, Dtype.BFLOAT16), (90, Dtype.FLOAT32)])
+def test_nothing_is_compiled_after_the_start_with_a_short_context(
+    folder: Path, gpu: FakeCuda, context_tokens: int, dtype: Dtype
+) -> None:
+    generator = open_generator(folder, dtype=dtype, context_tokens=context_tokens, **on_gpu("cuda:0", EXPERTS))
+    ready, checked = gpu.compiled_variants(), len(gpu.launches)
+    _prefill(generator, context_tokens - 1)
+    _decode(generator, 1)
+    generator.logits([1] * context_tokens)
+    assert {launch.variant for launch in gpu.launches[checked:]} <= ready
+
+
+@pytest.mark.parametrize(("experts", "tokens"), [(32, 2_048), (128, 8_192)])
+def test_a_prompt_needs_the_memory_that_its_placement_plans(gpu: FakeCuda, experts: int, tokens: int) -> None:
+    config = published_config(layers=2, experts=experts)
+    placement = Placement(context_tokens=tokens + 1, chunk_tokens=tokens, **on_gpu("cuda:0", 2 * experts))
+    generator = load_random(config, placement)
+    gpu.most_bytes = before = gpu.used_bytes
+    _prefill(generator, tokens)
+    planned = model_memory(config).chunk_token_bytes * tokens
+    assert gpu.most_bytes - before == pytest.approx(planned / 1.2, rel=0.01)
 
 
 def test_a_benchmark_measures_the_gpu_by_its_own_clock(folder: Path, gpu: FakeCuda) -> None:
@@ -199,11 +245,28 @@ def test_a_failed_pinning_says_what_to_change_and_leaves_no_error_behind(
 ) -> None:
     forgotten: list[torch.device] = []
     monkeypatch.setattr(fake_cuda_module._Runtime, "cudaHostRegister", staticmethod(lambda *arguments: 2))
-    monkeypatch.setattr(expert_offload, "_forget_last_error", forgotten.append)
+    monkeypatch.setattr(pinned_memory, "_forget_last_error", forgotten.append)
     with pytest.raises(ResourceError, match=r"Pinning 0\.0 GiB of host memory failed: there is not enough") as raised:
-        expert_offload._pinned(torch.zeros(3, dtype=torch.uint8), torch.device("cuda:0"))
+        pinned_memory.pinned(torch.zeros(3, dtype=torch.uint8), torch.device("cuda:0"))
     assert raised.value.hints == (Hint.FREE_MEMORY, Hint.CPU)
     assert forgotten == [torch.device("cuda:0")]
+
+
+def test_without_enough_memory_to_pin_all_experts_those_of_the_gpu_are_not_pinned(
+    folder: Path, gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [2]
+
+    def register(*arguments: object) -> int:
+        return failures.pop() if failures else 0
+
+    monkeypatch.setattr(fake_cuda_module._Runtime, "cudaHostRegister", staticmethod(register))
+    generator = _open(folder, EXPERTS // 2, embedding=False)
+    slots = [gate_up.slots for gate_up, _ in generator.model.weights.placed_experts()]
+    assert not failures
+    assert [(each.residency, each.first_on_host) for each in slots] == [(Residency.FIXED, 3)] * 2
+    _prefill(generator, LENGTHS[0])
+    assert len(_decode(generator, 4)) == 4
 
 
 def test_query_key_and_value_lie_together_on_the_gpu(folder: Path, gpu: FakeCuda) -> None:
@@ -215,6 +278,7 @@ def test_query_key_and_value_lie_together_on_the_gpu(folder: Path, gpu: FakeCuda
 
 def test_all_experts_are_copied_on_one_stream(folder: Path, gpu: FakeCuda) -> None:
     generator = _open(folder, 0)
+    _prefill(generator, LENGTHS[-1])
     before = gpu.streams
     for tokens in LENGTHS:
         _prefill(generator, tokens)
@@ -222,38 +286,50 @@ def test_all_experts_are_copied_on_one_stream(folder: Path, gpu: FakeCuda) -> No
 
 
 def test_kernels_are_launched_as_the_machine_code_test_compiles_them(folder: Path, gpu: FakeCuda) -> None:
-    generator = _open(folder)
+    generator = _open(folder, embedding=False)
     _prefill(generator, 150)
     tuning = tuning_for((9, 0))
     of_one, of_prefill = compile_kernels.constants(tuning), compile_kernels.prefill_constants(tuning.prefill, 16)
     seen = set()
     for launch in gpu.launches:
         seen.add(launch.name)
+        stages = dict[str, int]()
         if launch.name in of_one:
             expected, warps = of_one, compile_kernels.warps(launch.name, tuning)
             kinds = compile_kernels.kinds(launch.name)
         else:
             expected, warps = of_prefill, compile_kernels.prefill_warps(launch.name, tuning.prefill)
             kinds = compile_kernels.kinds(prefill=tuning.prefill)
+            stages = {"num_stages": tuning.prefill.stages} if launch.name.startswith("grouped") else {}
         assert launch.constants.keys() == expected[launch.name].keys()
         tuned = {"ROWS", "KEYS", "BYTES", "PAIRS", "PTX", "PDL", "UPCAST"} & launch.constants.keys()
         assert {name: launch.constants[name] for name in tuned} == {name: expected[launch.name][name] for name in tuned}
         assert launch.kinds == {name: compile_kernels.kind(name, kinds) for name in launch.kinds}
-        options = {"num_warps": warps, "enable_fp_fusion": True}
+        options = {"num_warps": warps, "enable_fp_fusion": True, **stages}
         assert launch.options == options | ({"launch_pdl": True} if launch.constants.get("PDL") else {}), launch.name
     assert seen == {*of_one, *of_prefill}
 
 
 def test_kernels_get_the_gpus_address_of_pinned_memory(gpu: FakeCuda) -> None:
     device, whole = torch.device("cuda:0"), torch.zeros(7, 6, 3, 16, dtype=torch.uint8)
-    for unit in (16, 1):
-        split = expert_offload._SplitTensor(whole, device, 3, unit=unit)
-        for on_device, slots in ((True, 3), (False, 4)):
-            part = split.half(on_device)
-            assert part.is_cuda == on_device
-            for slot in range(slots):
-                expected = part.data_ptr() + slot * 6 * 3 * 16 + (0 if on_device else HOST_OFFSET)
-                assert split.base.data_ptr() + unit * split.offset(on_device, slot) == expected
+    for residency, first in ((Residency.RECENT, 0), (Residency.FIXED, 3)):
+        slots = SlotTables(1, 7, device).layer(0, 3, residency)
+        for unit in (16, 1):
+            split = _SplitTensor(whole, device, slots, unit=unit)
+            assert split.base.is_cuda
+            for expert in range(first, 7):
+                on_host = split.on_host(expert)
+                assert not on_host.is_cuda
+                found = split.base.data_ptr() + unit * (split.host_offset + expert * split.stride)
+                assert found == on_host.data_ptr() + HOST_OFFSET
+    rows = pinned_memory.pinned_rows(torch.zeros(5, 3, dtype=torch.bfloat16), device)
+    assert rows.base.data_ptr() + 2 * rows.offset == rows.host.data_ptr() + HOST_OFFSET
+
+
+def _pack(*tensors: torch.Tensor) -> None:
+    more = [tensors[-1]] * (7 if len(tensors) > 1 else 5)
+    constants = {"E": 3, "A": 2, "E_WIDTH": 4, "A_WIDTH": 2, "K": 32, "WIDTH": 4, "PAIRS": True, "OFFLOADED": True}
+    triton_experts.pack_kernel[(1,)](tensors[0], *more, replaceable=3, **constants, num_warps=1)
 
 
 def test_what_a_gpu_would_refuse_is_refused(gpu: FakeCuda) -> None:
@@ -263,9 +339,9 @@ def test_what_a_gpu_would_refuse_is_refused(gpu: FakeCuda) -> None:
     with pytest.raises(RuntimeError, match="same device"):
         here + there
     with pytest.raises(AssertionError, match="normed is in host memory"):
-        triton_experts.pack_kernel[(1,)](here, there, there, K=32, WIDTH=4, PAIRS=True, num_warps=1)
+        _pack(here, there)
     with pytest.raises(TypeError, match="missing a required argument"):
-        triton_experts.pack_kernel[(1,)](there, there, K=32, WIDTH=4, PAIRS=True, num_warps=1)
+        _pack(there)
 
 
 _WAITS: list[Callable[[torch.Tensor], object]] = [

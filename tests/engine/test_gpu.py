@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from gptoss_cli.engine.expert_offload import PlacedExperts, packed_only
+from gptoss_cli.engine.expert_offload import packed_only, place_single
 from gptoss_cli.engine.generator import Generator
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cuda import CudaKernels
@@ -56,9 +56,9 @@ def _decoded(generator: Generator, tokens: int, constraint: TokenConstraint | No
 
 def _both_ways(weights: MlpWeights, resident: int) -> tuple[MlpWeights, MlpWeights]:
     """The weights on the GPU for the reference, and for the kernels with so many experts there."""
-    parts, device = [packed_only(part) for part in (weights.gate_up, weights.down)], torch.device("cuda")
+    gate_up, down, device = packed_only(weights.gate_up), packed_only(weights.down), torch.device("cuda")
     plain = on_device(weights, device)
-    return plain, MlpWeights(plain.norm, plain.router, *(PlacedExperts(part, device, resident) for part in parts))
+    return plain, MlpWeights(plain.norm, plain.router, *place_single(gate_up, down, device, resident))
 
 
 @pytest.mark.parametrize("resident", [0, 3, 6])

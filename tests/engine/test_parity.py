@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gptoss_cli.engine import loader
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.kernels.cpu import CpuKernels
 from gptoss_cli.engine.kernels.native_library import Native
@@ -234,6 +235,21 @@ def test_a_gpu_gives_transformers_logits_and_text(expected: Expected, share: flo
             list(generator.prefill(expected.prompt))
             text = generator.decode(Sampling(0, temperature=0), stop_ids=(), banned_ids=(), max_tokens=GREEDY_TOKENS)
             assert list(text) == expected.greedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_the_interpreted_kernels_of_a_gpu_give_transformers_logits(
+    expected: Expected, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(loader, "check_kernels", lambda model: None)  # as slow as all of this
+    config = load_config(expected.folder / "config.json")
+    placement = on_gpu("cpu", round(share * config.experts * config.layers), embedding=share == 1)
+    generator = open_generator(expected.folder, dtype=Dtype.FLOAT32, **placement)
+    model, cache = generator.model, generator.model.new_cache(1000)
+    sizes = [len(expected.prompt) - 4, 1, 1, 1, 1]
+    assert_equal(read_in_chunks(model, cache, expected.prompt, cycle(sizes)), expected)
 
 
 def test_bfloat16_is_as_close_to_float32_as_in_transformers(

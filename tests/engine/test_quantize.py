@@ -9,6 +9,7 @@ import torch
 
 from gptoss_cli.engine.kernels import reference
 from gptoss_cli.engine.model import Transformer
+from gptoss_cli.engine.pinned_memory import rows_on_device
 from gptoss_cli.engine.quantize import int8_weights, quantize
 from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, float_rows, load_weights
 from gptoss_cli.errors import Hint, ResourceError
@@ -85,7 +86,7 @@ def test_a_file_with_zeroed_bytes_is_converted_again_with_a_notice(
 
 
 def test_the_file_of_another_checkpoint_is_not_used_under_this_name(weights: ModelWeights, tmp_path: Path) -> None:
-    other = replace(weights, unembedding=weights.embedding)
+    other = replace(weights, unembedding=rows_on_device(weights.embedding))
     int8_weights(other, tmp_path, "b")
     (file,) = tmp_path.iterdir()
     file.rename(tmp_path / file.name.replace("b-", "a-"))

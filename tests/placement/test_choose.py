@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from gptoss_cli.errors import Hint, ResourceError, UsageError
-from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, choose
+from gptoss_cli.placement.choose import GPU_WORK_BYTES, choose
 from gptoss_cli.placement.gpus import Cuda, Gpu
 from gptoss_cli.placement.hardware import Hardware
-from gptoss_cli.placement.memory import model_memory
+from gptoss_cli.placement.memory import STAGING_BYTES, model_memory
 from gptoss_cli.placement.model_config import ModelConfig
 from gptoss_cli.placement.placement import KernelSet, Placement
 from gptoss_cli.placement.reasons import Code
@@ -113,11 +113,15 @@ _CASES = {
     "20b, MIG 1g.10gb": _Case(machine(gpu(9.75, capability=(9, 0))), _20B, _OFFLOAD, _USUAL, _SPLIT, experts=0.64),
     "20b, MIG 3g.40gb": _Case(machine(gpu(39.5, capability=(9, 0))), _20B, _MXFP4, _FULL, _FITS),
     # Host memory beside a GPU.
-    "20b, 8 GiB, 16 GB of RAM": _Case(machine(gpu(8), ram=15.5, available=13.5), _20B, _OFFLOAD, _USUAL, _SPLIT),
+    "20b, 8 GiB, 16 GB of RAM": _Case(
+        machine(gpu(8), ram=15.5, available=13.5), _20B, _OFFLOAD, _USUAL, _SPLIT, (Code.EXPERTS_FIXED,)
+    ),
     "20b, 8 GiB, 8 GB of RAM": _Case(
         machine(gpu(8), ram=7.6, available=6), _20B, _CPU, _USUAL, (Code.HOST_TOO_SMALL, *_SLOW_DISK)
     ),
-    "20b, 12 GiB, 8 GB of RAM": _Case(machine(gpu(12), ram=7.6, available=6), _20B, _OFFLOAD, _USUAL, _SPLIT),
+    "20b, 12 GiB, 8 GB of RAM": _Case(
+        machine(gpu(12), ram=7.6, available=6), _20B, _OFFLOAD, _USUAL, (Code.EXPERTS_FIXED, *_SPLIT)
+    ),
     "20b, 16 GiB, 8 GB of RAM": _Case(machine(gpu(16), ram=7.6, available=6), _20B, _MXFP4, _FULL, _FITS),
     "120b, 80 GiB, 1 GiB of RAM": _Case(
         machine(gpu(80), ram=1, available=0.9), _120B, _MXFP4, _FULL, (Code.HOST_TOO_SMALL, *_FITS)
@@ -182,7 +186,11 @@ def test_the_parts_of_a_placement_add_up(name: str) -> None:
     case = _CASES[name]
     placement, sizes = choose(case.config, case.machine), model_memory(case.config)
     uses = [placement.host] if placement.gpu is None else [placement.gpu, placement.host]
-    assert sum(use.experts_bytes for use in uses) == sizes.experts_bytes
+    # Host memory keeps all experts if it can, so that the GPU can hold any of them.
+    kept = placement.weights is not None and placement.execution is _OFFLOAD and placement.weights.host_keeps_all
+    on_gpu = sizes.expert_bytes * placement.gpu_experts
+    assert sum(use.experts_bytes for use in uses) == sizes.experts_bytes + (on_gpu if kept else 0)
+    assert (placement.execution is _OFFLOAD and not kept) == (Code.EXPERTS_FIXED in _codes(placement))
     dense = sum(use.dense_bytes for use in uses)
     uncounted = sizes.embedding_bytes if Code.EMBEDDING_ON_DISK in _codes(placement) else 0
     assert dense + uncounted == sizes.dense_bytes + sizes.embedding_bytes
@@ -255,7 +263,7 @@ _IMPOSSIBLE: list[tuple[PlacementRequest, Hardware, str, tuple[Hint, ...]]] = [
     (
         PlacementRequest(execution=_OFFLOAD),
         machine(gpu(8), ram=4),
-        "Host memory lacks 2.5 GiB for the experts",
+        "Host memory lacks 3.6 GiB for the experts",
         (Hint.CPU, Hint.SMALLER_CONTEXT),
     ),
     (
@@ -442,6 +450,30 @@ def _codes(placement: Placement) -> set[Code]:
 def test_the_table_covers_every_reason() -> None:
     given = set().union(*(_codes(choose(case.config, case.machine)) for case in _CASES.values()))
     assert given | _OF_REQUESTS == set(Code)
+
+
+@pytest.mark.parametrize(
+    ("config", "gibibytes", "terabytes_per_second", "chunk_tokens", "is_smaller"),
+    [
+        (_20B, 14.7, 0.32, 2_048, False),  # T4, which would take seconds for more
+        (_20B, 24, 0.94, 4_096, False),  # 3090
+        (_20B, 15.5, 0.94, 2_048, True),
+        (_20B, 80, 3.35, 8_192, False),
+        (_120B, 80, 3.35, 8_192, False),
+        (_120B, 65.5, 3.35, 4_096, True),
+        (_120B, 64, 3.35, 2_048, True),
+    ],
+)
+def test_a_gpu_reads_as_large_a_chunk_as_its_speed_and_memory_allow(
+    config: ModelConfig, gibibytes: float, terabytes_per_second: float, chunk_tokens: int, is_smaller: bool
+) -> None:
+    described = replace(gpu(gibibytes), bytes_per_second=terabytes_per_second * 1e12)
+    placement = choose(config, machine(described))
+    assert placement.execution is _MXFP4
+    assert placement.chunk_tokens == chunk_tokens
+    assert (Code.SMALLER_CHUNK in _codes(placement)) == is_smaller
+    least = choose(config, machine(replace(described, bytes_per_second=1e9)))
+    assert (least.context_tokens, least.weights) == (placement.context_tokens, placement.weights)
 
 
 def test_missing_bytes_are_in_the_json() -> None:

@@ -10,10 +10,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts, packed_only
 from gptoss_cli.engine.kv_cache import KVCache
+from gptoss_cli.engine.pinned_memory import rows_on_device
 from gptoss_cli.engine.quantize import int8_weights
 from gptoss_cli.engine.weights import Int8Matrix, ModelWeights, load_weights
-from gptoss_cli.placement.choose import GPU_WORK_BYTES, STAGING_BYTES, choose
-from gptoss_cli.placement.memory import model_memory
+from gptoss_cli.placement.choose import GPU_WORK_BYTES, choose
+from gptoss_cli.placement.memory import STAGING_BYTES, model_memory
 from gptoss_cli.placement.model_config import load_config, published_config
 from gptoss_cli.placement.placement import Placement
 from gptoss_cli.placement.request import PlacementRequest
@@ -96,7 +97,7 @@ def test_the_predicted_experts_of_a_gpu_are_what_is_put_there(name: str, fractio
 
 def _bytes_on_gpu(experts: PackedExperts | PlacedExperts) -> int:
     assert isinstance(experts, PlacedExperts)
-    return experts.nbytes * sum(experts.resident) // len(experts.resident) + experts.bias.nbytes
+    return experts.nbytes * experts.slots.count // len(experts.bias) + experts.bias.nbytes
 
 
 @pytest.mark.parametrize("name", _SHAPES)
@@ -141,7 +142,7 @@ def _tensors(part: Tensor | Int8Matrix) -> tuple[Tensor, ...]:
 
 
 def _dense_parts(weights: ModelWeights) -> list[Tensor | Int8Matrix]:
-    tensors: list[Tensor | Int8Matrix] = [weights.embedding, weights.final_norm, weights.unembedding]
+    tensors: list[Tensor | Int8Matrix] = [rows_on_device(weights.embedding), weights.final_norm, weights.unembedding]
     for layer in weights.layers:
         attention = layer.attention
         linears = (attention.query, attention.key, attention.value, attention.output, layer.mlp.router)

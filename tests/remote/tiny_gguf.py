@@ -1,32 +1,18 @@
 """A GGUF file with the architecture and the whole vocabulary of gpt-oss and a few random weights. Needs `gguf`."""
 
-import base64
 from collections.abc import Iterator
-from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from gptoss_cli.harmony.vocabulary import FIRST_SPECIAL_ID, VOCABULARY_SIZE, read_vocabulary
+from gptoss_cli.harmony.vocabulary import VOCABULARY_SIZE
+from tests.remote.bpe_vocabulary import bpe_vocabulary
 
 HIDDEN: Final = 64
 _LAYERS, _EXPERTS, _INTERMEDIATE = 2, 4, 96
 _QUERY_HEADS, _KV_HEADS, _HEAD_DIM = 4, 2, 32
 CONTEXT_TOKENS: Final = 4096
-_SPECIAL_NAMES: Final = {
-    199998: "<|startoftext|>",
-    199999: "<|endoftext|>",
-    200002: "<|return|>",
-    200003: "<|constrain|>",
-    200005: "<|channel|>",
-    200006: "<|start|>",
-    200007: "<|end|>",
-    200008: "<|message|>",
-    200012: "<|call|>",
-    200018: "<|endofprompt|>",
-}
 
 
 def write_tiny_gguf(gguf: Any, path: Path, *, seed: int = 0) -> None:
@@ -70,45 +56,17 @@ def _write_settings(gguf: Any, writer: Any) -> None:
 
 
 def _write_vocabulary(gguf: Any, writer: Any) -> None:
-    with ExitStack() as temporary:
-        lines = read_vocabulary(temporary).splitlines()
-    spellings = [base64.b64decode(line.split()[0]) for line in lines]
-    assert len(spellings) == FIRST_SPECIAL_ID
-    letters = _letters()
-    texts = ["".join(letters[byte] for byte in spelling) for spelling in spellings]
-    specials = [_SPECIAL_NAMES.get(i, f"<|reserved_{i}|>") for i in range(FIRST_SPECIAL_ID, VOCABULARY_SIZE)]
-    ranks = {spelling: rank for rank, spelling in enumerate(spellings)}
-    pairs = [_halves(ranks, spelling) for spelling in spellings if len(spelling) > 1]
-    merges = [" ".join("".join(letters[byte] for byte in half) for half in pair) for pair in pairs if len(pair) == 2]
+    vocabulary = bpe_vocabulary()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-4o")
-    writer.add_token_list([*texts, *specials])
+    writer.add_token_list([*vocabulary.texts, *vocabulary.specials])
     kinds = gguf.TokenType
-    writer.add_token_types([int(kinds.NORMAL)] * len(texts) + [int(kinds.CONTROL)] * len(specials))
-    writer.add_token_merges(merges)
+    ordinary, special = len(vocabulary.texts), len(vocabulary.specials)
+    writer.add_token_types([int(kinds.NORMAL)] * ordinary + [int(kinds.CONTROL)] * special)
+    writer.add_token_merges([" ".join(pair) for pair in vocabulary.merges])
     writer.add_bos_token_id(199998)
     writer.add_eos_token_id(200002)
     writer.add_pad_token_id(199999)
-
-
-def _letters() -> list[str]:
-    """Return the letter that stands for each byte in a vocabulary of GPT-2's kind."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = iter(range(256, 512))
-    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
-
-
-def _halves(ranks: dict[bytes, int], token: bytes) -> list[bytes]:
-    """Return the parts of a token before the last merge that makes it: two, unless no merge does."""
-    parts = [bytes([byte]) for byte in token]
-    limit = ranks[token]
-    while len(parts) > 2:
-        found = [(ranks.get(left + right, limit), i) for i, (left, right) in enumerate(pairwise(parts))]
-        rank, i = min(found)
-        if rank >= limit:
-            break
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts
 
 
 def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.generation import BranchingGenerator, common_prefix
 from tests.cli.scripted_program import opened_with
 from tests.scripted_generator import ScriptedGenerator
+from tests.server.turns import ANSWER, ids_of
 
 
 class BranchingScripted(ScriptedGenerator):
@@ -15,6 +16,8 @@ class BranchingScripted(ScriptedGenerator):
 
     def __init__(self, *, context_tokens: int = 8192) -> None:
         super().__init__([], context_tokens=context_tokens)
+        self._prefix_tokens = 0
+        self._marks: list[int] = []  # the ends of prompts and of kept prefixes
 
     @property
     def prompt_tokens(self) -> int:
@@ -26,11 +29,13 @@ class BranchingScripted(ScriptedGenerator):
         return [self, *(type(self)(context_tokens=self.context_tokens) for _ in range(count - 1))]
 
     def keep_prefix(self, ids: Sequence[int]) -> None:
-        """See BranchingGenerator.keep_prefix: every prefix is kept."""
+        """See BranchingGenerator.keep_prefix."""
+        self._prefix_tokens = len(ids)
 
     def kept_tokens(self, ids: Sequence[int]) -> int:
         """See BranchingGenerator.kept_tokens."""
-        return common_prefix(self.sequence, ids)
+        common = common_prefix(self.sequence, ids)
+        return max((mark for mark in (*self._marks, len(self.sequence)) if mark <= common), default=0)
 
     def copy_prefix(self, other: Self, ids: Sequence[int]) -> None:
         """See BranchingGenerator.copy_prefix: to copy nothing is right too."""
@@ -39,7 +44,18 @@ class BranchingScripted(ScriptedGenerator):
         """See TokenGenerator.prefill."""
         self.prompts.clear()
         self.prefilled_tokens.clear()
+        common = common_prefix(self.sequence, ids)
+        self._marks = [*(mark for mark in self._marks if mark <= common), self._prefix_tokens, len(ids)]
         return super().prefill(ids)
+
+
+class BranchingAnswers(BranchingScripted):
+    """Answers every prompt with ANSWER."""
+
+    def decode(self, *arguments: Any, **options: Any) -> Iterator[int]:
+        """See TokenGenerator.decode."""
+        self._turns = iter([ids_of(ANSWER)])
+        return super().decode(*arguments, **options)
 
 
 def opened_branching(generator: BranchingGenerator) -> OpenedModel:

@@ -30,8 +30,11 @@ class Running:
         queue_limit: int = 16,
         conversations: int = 1,
         batch: int = 1,
+        idle_seconds: float | None = None,
     ) -> None:
-        self.worker = Worker(open_model, queue_limit=queue_limit, conversations=conversations, batch=batch)
+        self.worker = Worker(
+            open_model, queue_limit=queue_limit, conversations=conversations, batch=batch, idle_seconds=idle_seconds
+        )
         self._listener = Listener(create_app(self.worker, settings or ServerSettings()), self.worker)
         self._socket = listen("127.0.0.1", 0)
         self.port: int = self._socket.getsockname()[1]
@@ -40,7 +43,7 @@ class Running:
     def __enter__(self) -> "Running":
         self.worker.start()
         self._thread.start()
-        wait_until(lambda: self.worker.opened is not None)
+        wait_until(lambda: self.worker.served is not None)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,9 +1,9 @@
 """The application over HTTP: routes, access, streams, comments, and clients that go away or send rubbish."""
 
 import json
+import socket
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,40 +16,11 @@ from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.server.access import Access
 from gptoss_cli.server.app import LARGEST_BODY_BYTES, ServerSettings
 from tests.cli.scripted_program import opened_with
-from tests.random_generator import RandomGenerator
 from tests.server.running import SECONDS, Running, scripted, wait_until
+from tests.server.slow_generator import SlowGenerator
 from tests.server.turns import ANSWER
 
 HI = {"messages": [{"role": "user", "content": "Hi"}]}
-
-
-class SlowGenerator(RandomGenerator):
-    """Takes `seconds` for each token or chunk, and says when it is at work."""
-
-    def __init__(self, *, prefill_seconds: float = 0, token_seconds: float = 0.01) -> None:
-        super().__init__()
-        self.prefill_seconds = prefill_seconds
-        self.token_seconds = token_seconds
-        self.busy = False
-
-    def prefill(self, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
-        self.busy = True
-        try:
-            for done in range(10 if self.prefill_seconds else 0):
-                time.sleep(self.prefill_seconds)
-                yield done, len(ids)
-            yield from super().prefill(ids)
-        finally:
-            self.busy = False
-
-    def decode(self, *positional: Any, **named: Any) -> Iterator[int]:
-        self.busy = True
-        try:
-            for token in super().decode(*positional, **named):
-                time.sleep(self.token_seconds)
-                yield token
-        finally:
-            self.busy = False
 
 
 def error_of(content: bytes) -> dict[str, Any]:
@@ -153,6 +124,8 @@ def test_a_key_is_demanded_and_an_origin_can_be_allowed() -> None:
         b'{"messages": ' + b"[" * 500 + b"]" * 500 + b"}",
         b'{"seed": ' + b"9" * 5_000 + b"}",
         b'{"messages": [{"role": "user", "content": "\\ud800"}], "temperature": NaN}',
+        b'{"messages": [], "input": "Hi", "prompt": "Hi", "metadata": {"a": NaN}}',
+        b'{"messages": [], "input": "Hi", "prompt": "Hi", "metadata": {"a": 1e999}}',
     ],
 )
 def test_rubbish_is_a_bad_request(idle: Running, body: bytes) -> None:
@@ -160,6 +133,53 @@ def test_rubbish_is_a_bad_request(idle: Running, body: bytes) -> None:
         status, _, content = idle.request(f"/v1/{path}", body)
         assert status == 400
         assert error_of(content)["type"] == "invalid_request_error"
+
+
+def test_half_of_a_surrogate_pair_is_repeated_as_it_came() -> None:
+    metadata = {"half": "\ud800"}
+    with Running(scripted(ANSWER, ANSWER)) as running:
+        assert running.post("/v1/responses", {"input": "Hi", "metadata": metadata})["metadata"] == metadata
+        content = running.request("/v1/responses", {"input": "Hi", "metadata": metadata, "stream": True})[2]
+        assert b'{"half": "\\ud800"}' in content
+
+
+def test_a_body_that_is_announced_too_large_is_refused_before_it_comes(idle: Running) -> None:
+    head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LARGEST_BODY_BYTES + 1}\r\n"
+    for more in ("", "Expect: 100-continue\r\n"):
+        with socket.create_connection(("127.0.0.1", idle.port), timeout=SECONDS) as connection:
+            connection.sendall(f"{head}{more}\r\n".encode())
+            assert connection.recv(12) == b"HTTP/1.1 413"
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_old_clients_and_bodies_in_chunks_are_read(version: str, stream: bool) -> None:
+    body = json.dumps({**HI, "stream": stream}).encode()
+    length = f"Content-Length: {len(body)}" if version == "1.0" else "Transfer-Encoding: chunked"
+    parts = [body] if version == "1.0" else [b"%x\r\n%s\r\n" % (1, body[i : i + 1]) for i in range(len(body))]
+    ending = b"" if version == "1.0" else b"0\r\n\r\n"
+    head = f"POST /v1/chat/completions HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\n{length}\r\n\r\n"
+    with (
+        Running(scripted(ANSWER)) as running,
+        socket.create_connection(("127.0.0.1", running.port), timeout=SECONDS) as connection,
+    ):
+        connection.sendall(head.encode() + b"".join(parts) + ending)
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert b" 200 OK\r\n" in received
+    assert b"Hello" in received
+
+
+def test_requests_in_a_row_on_a_connection_are_answered_in_order() -> None:
+    with (
+        Running(scripted(ANSWER, "<|channel|>final<|message|>Second.<|return|>")) as running,
+        socket.create_connection(("127.0.0.1", running.port), timeout=SECONDS) as connection,
+    ):
+        body = json.dumps(HI)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        connection.sendall(f"{head}\r\n{body}{head}Connection: close\r\n\r\n{body}".encode())
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert received.count(b"HTTP/1.1 200 OK") == 2
+    assert 0 < received.index(b"Hello") < received.index(b"Second.")
 
 
 def test_tools_that_are_nested_deeply_are_no_server_error() -> None:
@@ -208,32 +228,6 @@ def test_before_the_model_is_loaded_everything_says_so() -> None:
     opening.join()
     assert running.request("/health")[0] == 200
     running.__exit__()
-
-
-def test_a_client_that_goes_away_frees_the_engine(slow: tuple[Running, SlowGenerator]) -> None:
-    running, generator = slow
-    for prefill_seconds in (0.0, 0.1):
-        generator.prefill_seconds = prefill_seconds
-        for path, body in (("chat/completions", HI), ("responses", {"input": "Hi"}), ("completions", {"prompt": [1]})):
-            for stream in (True, False):
-                connection = running.send(f"/v1/{path}", {**body, "stream": stream, "max_tokens": 9_000})
-                wait_until(lambda: generator.busy)
-                connection.close()
-                wait_until(lambda: not generator.busy)
-    assert running.worker.queue_length == 0
-
-
-def test_a_client_that_goes_away_while_it_waits_never_begins(slow: tuple[Running, SlowGenerator]) -> None:
-    running, generator = slow
-    first = running.send("/v1/chat/completions", {**HI, "stream": True})
-    wait_until(lambda: generator.busy)
-    second = running.send("/v1/chat/completions", HI)
-    wait_until(lambda: running.worker.queue_length == 1)
-    second.close()
-    time.sleep(0.1)
-    first.close()
-    wait_until(lambda: running.worker.queue_length == 0 and not generator.busy)
-    assert len(generator.drawn) < 500
 
 
 def test_a_client_that_waits_gets_comments(slow: tuple[Running, SlowGenerator]) -> None:

@@ -127,6 +127,35 @@ def test_the_agents_sdk_runs_two_tools(name: str) -> None:
     assert (called, result.final_output) == ([(2, 3), None], TEXT)
 
 
+LLM = shutil.which("llm")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(LLM is None, reason="llm is not installed")
+def test_llm_asks_streams_and_calls_a_tool(tmp_path: Path) -> None:
+    assert LLM is not None
+    call = " to=functions.llm_version<|channel|>commentary <|constrain|>json<|message|>{}<|call|>"
+    with Running(scripted(ANSWER, ANSWER, call, ANSWER)) as running:
+        (tmp_path / "extra-openai-models.yaml").write_text(
+            f'- {{model_id: local, model_name: scripted, api_base: "http://127.0.0.1:{running.port}/v1",'
+            " supports_tools: true, reasoning: true}\n"
+        )
+        said = [
+            subprocess.run(
+                [LLM, "prompt", "-m", "local", "Hi", *options],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=True,
+                env=os.environ | {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"},
+            )
+            for options in ((), ("--no-stream",), ("-T", "llm_version", "--td"))
+        ]
+    assert [done.stdout.strip() for done in said] == [TEXT] * 3
+    assert "Tool call: llm_version({})" in said[2].stderr
+
+
 CODEX = shutil.which("codex")
 
 

@@ -11,6 +11,7 @@ from gptoss_cli.server.pool import SMALL_TOKENS, ConversationPool
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 from tests.engine.open_generator import open_generator
+from tests.server.branching import BranchingScripted
 
 SHAPE: Final = Shape(layer_types=(SLIDING, FULL), window=11)
 SYSTEM: Final = list(range(100, 140))
@@ -71,14 +72,26 @@ def test_a_long_prompt_is_a_conversation_at_once(folder: Path) -> None:
     assert clients.ask("a") == 0
 
 
-def test_a_question_that_another_conversation_began_with_does_not_cut_it(folder: Path) -> None:
+@pytest.mark.parametrize("turns", [3, 6])
+def test_a_question_that_another_conversation_began_with_does_not_cut_it(folder: Path, turns: int) -> None:
     clients = Clients(folder, 2)
-    for _ in range(6):
+    for _ in range(turns):
         clients.ask("a")
     first = clients.prompts["a"][: len(SYSTEM) + 20]
     with clients.pool.sequence(first, len(SYSTEM)) as generator:
         assert list(generator.prefill(first)) == [(0, 0)], "it is copied"
     assert clients.ask("a") == 0
+
+
+def test_strangers_at_the_same_time_replace_short_conversations_first() -> None:
+    pool = ConversationPool(BranchingScripted(), conversations=2, threads=3)
+    long, short = list(range(SMALL_TOKENS)), [*SYSTEM, 1]
+    for ids in (long, short, [*short, 2]):
+        with pool.sequence(ids) as generator:
+            list(generator.prefill(ids))
+    with pool.sequence([7]), pool.sequence([8]), pool.sequence([*long, 9]) as third:
+        assert isinstance(third, BranchingScripted)
+        assert third.kept_tokens([*long, 9]) == len(long)
 
 
 @pytest.mark.parametrize("conversations", [1, 3])

@@ -8,15 +8,23 @@ from typing import Any
 
 import pytest
 
-from gptoss_cli.chat.request import ModelInfo, OpenedModel
+from gptoss_cli.chat.request import ChatRequest, ModelInfo, OpenedModel
 from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.errors import NotInstalledError, ResourceError
+from gptoss_cli.server.chat_completions import read_chat
+from gptoss_cli.server.completions import read_completion
+from gptoss_cli.server.exchange import Exchange
 from gptoss_cli.server.failures import ApiError
-from gptoss_cli.server.job import SequencePool
-from gptoss_cli.server.worker import JobEnd, Worker
+from gptoss_cli.server.fields import Fields, parse_body
+from gptoss_cli.server.job import Job, SequencePool
+from gptoss_cli.server.served import Served
+from gptoss_cli.server.worker import JobEnd, Ticket, Worker
 from gptoss_cli.settings import ReasoningEffort
+from tests.cli.scripted_program import opened_with
+from tests.random_generator import RandomGenerator
 from tests.scripted_generator import ScriptedGenerator
 from tests.server.branching import BranchingScripted, opened_branching
+from tests.server.turns import SERVED
 
 _SECONDS = 20
 
@@ -122,6 +130,49 @@ def test_a_job_that_is_cancelled_while_it_waits_does_not_begin(worker: Worker) -
     waiting.cancel()
     running.cancel()
     assert take(items) == JobEnd()
+
+
+class LeftClientJob:
+    """A job whose client goes away after it was taken from the queue and before it can be told to stop."""
+
+    def __init__(self, job: Job) -> None:
+        self.prompt = job.prompt
+        self.tickets: queue.Queue[Ticket] = queue.Queue()
+        self._job = job
+
+    def run(self, pool: SequencePool, on_stop: Callable[[Callable[[], None]], None]) -> Generator[object]:
+        self.tickets.get(timeout=_SECONDS).cancel()
+        yield from self._job.run(pool, on_stop)
+
+
+@pytest.mark.parametrize("read", [read_chat, read_completion])
+def test_a_job_that_is_cancelled_as_it_begins_ends_at_once(read: Callable[[Fields, Served], Exchange]) -> None:
+    generator = RandomGenerator(rarity=1 << 40)
+    loaded = threading.Event()
+    worker = Worker(lambda: opened_with(generator, ChatRequest()), queue_limit=1, loaded=lambda _: loaded.set())
+    worker.start()
+    assert loaded.wait(_SECONDS)
+    fields = parse_body(b'{"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi", "max_tokens": 100000}')
+    job = LeftClientJob(read(fields, SERVED).job)
+    items: queue.Queue[Any] = queue.Queue()
+    job.tickets.put(worker.submit(job, items.put))
+    while take(items) != JobEnd():
+        pass
+    assert generator.drawn == []
+    worker.close()
+    worker.join(_SECONDS)
+
+
+def test_a_cancelled_job_leaves_the_queue_at_once(worker: Worker) -> None:
+    began = threading.Event()
+    running = worker.submit(StepJob(), lambda item: began.set())
+    assert began.wait(_SECONDS)
+    items: queue.Queue[Any] = queue.Queue()
+    for _ in range(3):
+        worker.submit(StepJob(), items.put).cancel()
+        assert take(items) == JobEnd()
+    assert worker.queue_length == 0
+    running.cancel()
 
 
 def test_a_full_queue_says_when_to_come_back(worker: Worker) -> None:

@@ -28,6 +28,7 @@ from gptoss_cli.engine.kernels.native_library import (
     find_library,
 )
 from gptoss_cli.engine.kv_cache import LayerCache
+from gptoss_cli.engine.pinned_memory import PinnedRows, rows_on_device
 from gptoss_cli.engine.weights import AttentionWeights, Int8Matrix, LayerWeights, Linear, MlpWeights, Rows
 from gptoss_cli.placement.hardware import usable_cores
 from gptoss_cli.placement.model_config import ModelConfig
@@ -52,9 +53,9 @@ class CpuKernels:
         self._activations = activations
         self._layers: tuple[Sequence[LayerWeights], Array[Layer]] | None = None
 
-    def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, embedding: Tensor | PinnedRows) -> Tensor:
         """See Kernels.embed."""
-        return embedding[ids].float()
+        return rows_on_device(embedding)[ids].float()
 
     def project_qkv(
         self, x: Tensor, weights: AttentionWeights, *, eps: float, dtype: torch.dtype

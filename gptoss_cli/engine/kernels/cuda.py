@@ -4,19 +4,24 @@ Weights are read as they lie in the checkpoint. The operations of one token need
 that they can be captured in a CUDA graph; see cuda_graph.py.
 """
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 import triton
 from torch import Tensor
 
-from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
+from gptoss_cli.engine.expert_offload import PlacedExperts
+from gptoss_cli.engine.expert_staging import StagedPart, Staging
 from gptoss_cli.engine.kernels import reference, triton_prefill
+from gptoss_cli.engine.kernels.compilation import compiling, is_compiling
 from gptoss_cli.engine.kernels.cuda_decode import OPTIONS, OneTokenKernels, placed
 from gptoss_cli.engine.kernels.tuning import TUNING, UPCAST, PrefillTuning, Tuning
 from gptoss_cli.engine.kv_cache import LayerCache
+from gptoss_cli.engine.pinned_memory import PinnedRows
 from gptoss_cli.engine.weights import AttentionWeights, LayerWeights, MlpWeights, Rows
+from gptoss_cli.placement.memory import STAGING_BYTES
 from gptoss_cli.placement.model_config import SWIGLU_ALPHA, ModelConfig
 
 _SMALL_KEYS = 256  # experts whose numbers fit in a byte
@@ -25,18 +30,21 @@ _SMALL_KEYS = 256  # experts whose numbers fit in a byte
 class CudaKernels:
     """See Kernels. Experts must be PlacedExperts. On the CPU the kernels run in Triton's interpreter."""
 
-    def __init__(self, tuning: Tuning = TUNING) -> None:
+    def __init__(self, tuning: Tuning = TUNING, *, staging_bytes: int = STAGING_BYTES) -> None:
         self._tuning = tuning
-        self._compiled: set[torch.dtype] = set()  # the arithmetic for which every tile size has been compiled
-        self._staging: torch.cuda.Stream | None = None
+        self._staging = Staging(staging_bytes)
         self._one = OneTokenKernels(tuning)
 
     def _prefill_tuning(self, dtype: torch.dtype) -> PrefillTuning:
         return UPCAST if dtype is torch.float32 and not self._tuning.prefill.upcast else self._tuning.prefill
 
-    def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
+    def compiling(self, report: Callable[[int, int], None]) -> AbstractContextManager[None]:
+        """See KernelCompiler.compiling."""
+        return compiling(report)
+
+    def embed(self, ids: Tensor, embedding: Tensor | PinnedRows) -> Tensor:
         """See Kernels.embed."""
-        return reference.embed(ids, embedding)
+        return self._one.embed(ids, embedding) if isinstance(embedding, PinnedRows) else reference.embed(ids, embedding)
 
     def project_qkv(
         self, x: Tensor, weights: AttentionWeights, *, eps: float, dtype: torch.dtype
@@ -72,10 +80,10 @@ class CudaKernels:
         head_dim = 2 * rotation[0].shape[1]
         queries, keys, values = (part.view(len(part), -1, head_dim) for part in qkv)
         visible = cache.append(reference.rotate(keys, rotation), values, position)
-        queries, attended = reference.rotate(queries, rotation), torch.empty_like(qkv[0])
+        attended = torch.empty_like(qkv[0])
         tuning = self._prefill_tuning(visible.keys.dtype)
         triton_prefill.attend_prefill_kernel[(triton.cdiv(len(queries), tuning.queries), queries.shape[1])](
-            queries, visible.keys, visible.values, sinks, attended, head_dim**-0.5,
+            queries, *rotation, visible.keys, visible.values, sinks, attended, head_dim**-0.5 * math.log2(math.e),
             len(queries), position, visible.first, len(visible.keys),
             HEADS=queries.shape[1], KV_HEADS=keys.shape[1], D=head_dim,
             D_WIDTH=max(16, triton.next_power_of_2(head_dim)), ROWS=tuning.queries, KEYS=tuning.keys,
@@ -101,9 +109,7 @@ class CudaKernels:
         """See Kernels.mix_experts."""
         gate_up, down = placed(weights.gate_up), placed(weights.down)
         if len(x) > 1:
-            if all(gate_up.resident):
-                return self._mix_grouped(x, routed, (gate_up, down), limit=limit, dtype=dtype)
-            return _mix_streamed(x, routed, (gate_up, down), self._staging_stream(x), limit=limit, dtype=dtype)
+            return self._mix_grouped(x, routed, (gate_up, down), limit=limit, dtype=dtype)
         return self._one.mix_experts(x, routed, (gate_up, down), limit=limit, dtype=dtype)
 
     def draw(self, logits: Tensor, excluded: Tensor, uniform: Tensor, *, temperature: float) -> Tensor:
@@ -124,12 +130,6 @@ class CudaKernels:
         """See LayerDecoder.decode_layers."""
         return self._one.decode_layers(x, layers, caches, rotation, position=position, config=config, dtype=dtype)
 
-    def _staging_stream(self, x: Tensor) -> torch.cuda.Stream | None:
-        """Return the stream for copies of experts. There is only one: the allocator keeps a memory pool per stream."""
-        if self._staging is None and x.is_cuda:
-            self._staging = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
-        return self._staging
-
     def _mix_grouped(
         self,
         x: Tensor,
@@ -139,11 +139,12 @@ class CudaKernels:
         limit: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Run all experts at once. Weights are dequantized in registers, and nothing waits for the host."""
+        """Run all experts at once, or in parts. Weights are dequantized in registers.
+
+        Nothing waits for the host if all experts are on the GPU.
+        """
         tuning = self._prefill_tuning(dtype)
-        if dtype not in self._compiled:
-            # The first call belongs to the start-up check, so that no prompt has to wait for the compiler later.
-            self._compiled.add(dtype)
+        if is_compiling():  # no prompt has to wait for another size later
             for size in tuning.tokens:
                 self._mix_tiles(x, routed, weights, size, limit=limit, dtype=dtype)
         size = _tile_tokens(tuning, routed[1].numel() / len(weights[0].bias))
@@ -164,23 +165,28 @@ class CudaKernels:
         tuning, (tokens, columns) = self._prefill_tuning(dtype), x.shape
         active, count = experts.shape[1], len(gate_up.bias)
         intermediate, slots = gate_up.bias.shape[1] // 2, tokens * active
-        order, row_ends, tile_ends = _grouped(experts.flatten(), count, size)
+        order, row_ends = _grouped(experts.flatten(), count)
         product_dtype = torch.float32 if tuning.upcast else torch.bfloat16
         inputs = normed.to(dtype).to(product_dtype).view(tokens, columns // 2, 2).permute(2, 0, 1).contiguous()
         hidden, outputs = inputs.new_empty(2, slots, intermediate // 2), x.new_empty(tokens, active, columns)
         tiles = triton.cdiv(slots, size) + min(count, slots)  # an upper bound
         common = {
             "E": count, "E_WIDTH": triton.next_power_of_2(count), "ROWS": tuning.rows, "TOKENS": size,
-            "BYTES": tuning.width, "UPCAST": tuning.upcast, "num_warps": tuning.warps, **OPTIONS,
+            "BYTES": tuning.width, "UPCAST": tuning.upcast,
+            "PTX": x.is_cuda and torch.version.hip is None and not tuning.upcast, "num_warps": tuning.warps,
+            "num_stages": tuning.stages, **OPTIONS,
         }  # fmt: skip
-        triton_prefill.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
-            inputs, order, row_ends, tile_ends, *_byte_addresses(gate_up), gate_up.bias, hidden, limit, SWIGLU_ALPHA,
-            tokens, slots, A=active, F=intermediate, K=columns, ROUND=dtype is torch.bfloat16, **common,
-        )  # fmt: skip
-        triton_prefill.grouped_down_kernel[(tiles, triton.cdiv(columns, tuning.rows))](
-            hidden, order, expert_weights, row_ends, tile_ends, *_byte_addresses(down), down.bias, outputs, slots,
-            C=columns, F=intermediate, **common,
-        )  # fmt: skip
+        for part in self._staging.parts(gate_up, down, slots):
+            tile_ends = _tile_ends(row_ends, size, part)
+            triton_prefill.grouped_gate_up_kernel[(tiles, triton.cdiv(intermediate, tuning.rows))](
+                inputs, order, row_ends, tile_ends, *part.gate_up, *gate_up.slot_bytes, gate_up.bias, hidden, limit,
+                SWIGLU_ALPHA, tokens, slots, A=active, F=intermediate, K=columns, ROUND=dtype is torch.bfloat16,
+                **common,
+            )  # fmt: skip
+            triton_prefill.grouped_down_kernel[(tiles, triton.cdiv(columns, tuning.rows))](
+                hidden, order, expert_weights, row_ends, tile_ends, *part.down, *down.slot_bytes, down.bias, outputs,
+                slots, C=columns, F=intermediate, **common,
+            )  # fmt: skip
         return outputs.sum(1)
 
     def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float, dtype: torch.dtype) -> Tensor:
@@ -195,67 +201,18 @@ def _tile_tokens(tuning: PrefillTuning, mean: float) -> int:
     return next((size for size in tuning.tokens if size >= mean), tuning.tokens[-1])
 
 
-def _grouped(experts: Tensor, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort slots by their `experts` [slots] -> order [slots], and the end of each expert's rows and tiles [E] int32."""
+def _grouped(experts: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Sort slots by their `experts` [slots] -> order [slots], and the end of each expert's rows [E] int32."""
     # A radix sort takes a pass for each byte of its keys.
     keys = torch.uint8 if count <= _SMALL_KEYS else torch.int16
     ordered, order = experts.to(keys).sort(stable=True)
     row_ends = torch.searchsorted(ordered, torch.arange(count, device=experts.device).to(keys), right=True)
-    rows = row_ends.diff(prepend=row_ends.new_zeros(1))
-    return order, row_ends.int(), (-(-rows // size)).cumsum(0).int()
+    return order, row_ends.int()
 
 
-def _byte_addresses(experts: PlacedExperts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return `experts.addresses` with the blocks as bytes."""
-    block_offsets, scale_offsets, blocks, scales = experts.addresses
-    return block_offsets, scale_offsets, blocks.view(torch.uint8), scales
-
-
-def _mix_streamed(
-    x: Tensor,
-    routed: tuple[Tensor, Tensor, Tensor],
-    weights: tuple[PlacedExperts, PlacedExperts],
-    stream: torch.cuda.Stream | None,
-    *,
-    limit: float,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Run one expert at a time, as the reference does, while the next one is being copied to the device."""
-    normed, experts, expert_weights = routed
-    order = experts.flatten().argsort(stable=True)
-    counts = torch.bincount(experts.flatten(), minlength=len(weights[0].bias)).tolist()
-    inputs, mixed = normed.to(dtype), torch.zeros_like(x)
-    used = [expert for expert, count in enumerate(counts) if count]
-    rows = torch.split(order, [counts[expert] for expert in used])
-    for (gate_up, down), slots in zip(_fetch(weights, used, stream), rows, strict=True):
-        tokens = slots // experts.shape[1]
-        outputs = reference.run_experts(inputs[tokens].unsqueeze(0), gate_up, down, limit).squeeze(0)
-        mixed.index_add_(0, tokens, outputs * expert_weights.flatten()[slots, None])
-    return x + mixed
-
-
-def _fetch(
-    weights: tuple[PlacedExperts, PlacedExperts], experts: list[int], stream: torch.cuda.Stream | None
-) -> Iterator[tuple[PackedExperts, PackedExperts]]:
-    """Yield both matrices of each expert on the device. The copy of the next one, on `stream`, is started before."""
-    gate_up, down = weights
-    if stream is not None:
-        stream.wait_stream(torch.cuda.current_stream())
-    pending = deque[tuple[PackedExperts, PackedExperts, torch.cuda.Event | None]]()
-    for expert in [*experts, None]:
-        if expert is not None:
-            parts = gate_up.on_device(expert, stream), down.on_device(expert, stream)
-            pending.append((*parts, None if stream is None else stream.record_event()))
-        if len(pending) == 2 or (expert is None and pending):
-            yield _wait_for_copy(*pending.popleft())
-
-
-def _wait_for_copy(
-    gate_up: PackedExperts, down: PackedExperts, event: torch.cuda.Event | None
-) -> tuple[PackedExperts, PackedExperts]:
-    if event is not None:
-        stream = torch.cuda.current_stream()
-        stream.wait_event(event)
-        for tensor in (gate_up.blocks, gate_up.scales, down.blocks, down.scales):
-            tensor.record_stream(stream)
-    return gate_up, down
+def _tile_ends(row_ends: Tensor, size: int, part: StagedPart) -> Tensor:
+    """Return the end of each expert's tiles of `size` rows [E] int32. Only experts of `part` have tiles."""
+    tiles = -(-row_ends.diff(prepend=row_ends.new_zeros(1)) // size)
+    if part.included is not None:
+        tiles = tiles * part.included
+    return tiles.cumsum(0).int()

@@ -12,10 +12,11 @@ import torch
 import triton
 from torch import Tensor
 
-from gptoss_cli.engine.expert_offload import PackedExperts, PlacedExperts
-from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_sampling
+from gptoss_cli.engine.expert_offload import LayerSlots, PackedExperts, PlacedExperts
+from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_offload, triton_sampling
 from gptoss_cli.engine.kernels.tuning import Tuning
 from gptoss_cli.engine.kv_cache import FullLayer, LayerCache
+from gptoss_cli.engine.pinned_memory import PinnedRows
 from gptoss_cli.engine.weights import AttentionWeights, LayerWeights, MlpWeights, Rows
 from gptoss_cli.placement.model_config import SWIGLU_ALPHA, ModelConfig
 
@@ -35,6 +36,16 @@ class OneTokenKernels:
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
         self._counters: dict[int, Tensor] = {}
+
+    def embed(self, ids: Tensor, embedding: PinnedRows) -> Tensor:
+        """See Kernels.embed. The rows are read over the link; ids may be known on the device only."""
+        columns = embedding.shape[1]
+        x = torch.empty(len(ids), columns, device=embedding.device)
+        triton_offload.embed_kernel[(len(ids),)](
+            ids, embedding.base, embedding.offset, x, C=columns, WIDTH=triton.next_power_of_2(columns),
+            num_warps=self._tuning.warps, **OPTIONS,
+        )  # fmt: skip
+        return x
 
     def project_qkv(self, x: Tensor, weights: AttentionWeights, *, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """See Kernels.project_qkv."""
@@ -92,18 +103,26 @@ class OneTokenKernels:
     def route(
         self, x: Tensor, weights: MlpWeights, *, active: int, eps: float, dtype: torch.dtype
     ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return what Kernels.route returns, and the inputs of experts with the factor of their sums, for `dtype`."""
+        """Return what Kernels.route returns, and for `dtype` the inputs of experts and the factor of their sums."""
+        routed, inputs, _ = self._route(x, weights, active=active, eps=eps, dtype=dtype, looks_up=False)
+        return routed, inputs
+
+    def _route(
+        self, x: Tensor, weights: MlpWeights, *, active: int, eps: float, dtype: torch.dtype, looks_up: bool
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+        """Return what `route` returns, and the slots of the experts, which are only valid if it `looks_up` them."""
         tuning, columns, experts = self._tuning, x.shape[1], len(weights.router.bias)
         normed, logits, (inputs, sum_factor) = torch.empty_like(x), x.new_empty(experts), _new_inputs(x, dtype)
         chosen, expert_weights = x.new_empty(1, active, dtype=torch.int64), x.new_empty(1, active)
+        slots, chosen_slots = placed(weights.gate_up).slots, chosen.new_empty(2, active)
         triton_decode.router_kernel[(triton.cdiv(experts, tuning.router_rows),)](
             x, weights.norm, weights.router.weight, weights.router.bias, normed, inputs, sum_factor, logits,
-            self._arrived(1, x.device), chosen, expert_weights, placed(weights.gate_up).uses, eps,
-            E=experts, A=active, K=columns, ROWS=tuning.router_rows, WIDTH=_round_width(columns),
+            self._arrived(1, x.device), chosen, expert_weights, *_slot_state(slots), chosen_slots, slots.replaceable,
+            eps, E=experts, A=active, K=columns, ROWS=tuning.router_rows, WIDTH=_round_width(columns),
             E_WIDTH=triton.next_power_of_2(experts), A_WIDTH=triton.next_power_of_2(active),
-            PAIRS=dtype is torch.bfloat16, **self._options(x),
+            PAIRS=dtype is torch.bfloat16, OFFLOADED=looks_up and slots.are_offloaded, **self._options(x),
         )  # fmt: skip
-        return (normed, chosen, expert_weights), (inputs, sum_factor)
+        return (normed, chosen, expert_weights), (inputs, sum_factor), chosen_slots
 
     def mix_experts(
         self,
@@ -116,38 +135,49 @@ class OneTokenKernels:
     ) -> Tensor:
         """See Kernels.mix_experts."""
         columns, (inputs, sum_factor) = x.shape[1], _new_inputs(x, dtype)
+        (normed, chosen, expert_weights), slots = routed, weights[0].slots
+        (experts,), active, chosen_slots = slots.held.shape, chosen.shape[1], chosen.new_empty(2, chosen.shape[1])
         triton_experts.pack_kernel[(1,)](
-            routed[0], inputs, sum_factor, K=columns, WIDTH=triton.next_power_of_2(columns),
-            PAIRS=dtype is torch.bfloat16, num_warps=self._tuning.warps, **OPTIONS,
+            normed, chosen, inputs, sum_factor, *_slot_state(slots), chosen_slots, slots.replaceable,
+            E=experts, A=active, K=columns, WIDTH=triton.next_power_of_2(columns),
+            E_WIDTH=triton.next_power_of_2(experts), A_WIDTH=triton.next_power_of_2(active),
+            PAIRS=dtype is torch.bfloat16, OFFLOADED=slots.are_offloaded, num_warps=self._tuning.warps, **OPTIONS,
         )  # fmt: skip
-        return self._mix_packed(x, (inputs, sum_factor), routed[1:], weights, limit=limit)
+        return self._mix_packed(x, (inputs, sum_factor), (chosen, expert_weights, chosen_slots), weights, limit=limit)
 
     def _mix_packed(
         self,
         x: Tensor,
         packed: tuple[Tensor, Tensor],
-        chosen: tuple[Tensor, Tensor],
+        chosen: tuple[Tensor, Tensor, Tensor],
         weights: tuple[PlacedExperts, PlacedExperts],
         *,
         limit: float,
     ) -> Tensor:
-        """Run the chosen experts of one token on `packed` inputs, which are pairs of float16, or float32."""
-        (inputs, sum_factor), (experts, expert_weights), (gate_up, down) = packed, chosen, weights
+        """Run the chosen experts of one token on `packed` inputs, which are pairs of float16, or float32.
+
+        `chosen` are the experts, their weights, and their slots.
+        """
+        (inputs, sum_factor), (experts, expert_weights, slots), (gate_up, down) = packed, chosen, weights
         pairs, columns, active = inputs.dtype is torch.float16, x.shape[1], experts.shape[1]
         intermediate = gate_up.bias.shape[1] // 2
         hidden, mixed = inputs.new_empty(active, intermediate), torch.empty_like(x)
         hidden_factor, hidden_sum_factor = _hidden_factors(limit) if pairs else _FLOAT_FACTORS
-        common = {"PAIRS": pairs, "PTX": x.is_cuda and torch.version.hip is None, **self._options(x), "num_warps": 1}
+        common = {
+            "PAIRS": pairs, "PTX": x.is_cuda and torch.version.hip is None, "OFFLOADED": gate_up.slots.are_offloaded,
+            **self._options(x), "num_warps": 1,
+        }  # fmt: skip
         rows, words = max(1, self._tuning.packed_rows // 2), columns // 8
         triton_experts.gate_up_kernel[(triton.cdiv(intermediate, rows), active)](
-            _words(inputs), sum_factor, experts, *gate_up.addresses, gate_up.bias, hidden, limit, SWIGLU_ALPHA,
-            hidden_factor, F=intermediate, WORDS=words, ROWS=rows, WIDTH=_round_width(words), **common,
+            _words(inputs), sum_factor, experts, slots, gate_up.host_offsets, *gate_up.slot_tensors, gate_up.bias,
+            hidden, limit, SWIGLU_ALPHA, hidden_factor,
+            F=intermediate, WORDS=words, ROWS=rows, WIDTH=_round_width(words), **common,
         )  # fmt: skip
         rows, words = self._tuning.packed_rows, intermediate // 8
         programs, parts = triton.cdiv(columns, rows), x.new_empty(active, columns)
         triton_experts.down_kernel[(programs, active)](
-            x, _words(hidden), experts, expert_weights, *down.addresses, down.bias, parts,
-            self._arrived(programs, x.device), mixed, hidden_sum_factor,
+            x, _words(hidden), experts, expert_weights, slots, down.host_offsets, *down.slot_tensors, down.bias,
+            down.slots.held, parts, self._arrived(programs, x.device), mixed, hidden_sum_factor,
             C=columns, A=active, WORDS=words, ROWS=rows, WIDTH=_round_width(words), **common,
         )  # fmt: skip
         return mixed
@@ -170,9 +200,11 @@ class OneTokenKernels:
             qkv = self.project_qkv(x, attention, eps=eps)
             attended = self.attend(qkv, rotation, attention.sinks, cache, position=position)
             x = self.project_output(x, attended, attention)
-            routed, packed = self.route(x, mlp, active=config.active_experts, eps=eps, dtype=dtype)
+            routed, packed, slots = self._route(
+                x, mlp, active=config.active_experts, eps=eps, dtype=dtype, looks_up=True
+            )
             experts = placed(mlp.gate_up), placed(mlp.down)
-            x = self._mix_packed(x, packed, routed[1:], experts, limit=config.swiglu_limit)
+            x = self._mix_packed(x, packed, (*routed[1:], slots), experts, limit=config.swiglu_limit)
         return x
 
     def unembed(self, x: Tensor, norm: Tensor, unembedding: Rows, *, eps: float) -> Tensor:
@@ -218,6 +250,10 @@ def placed(experts: PackedExperts | PlacedExperts) -> PlacedExperts:
     """Return `experts`, which must be placed."""
     assert isinstance(experts, PlacedExperts), "the loader places the experts of a GPU"
     return experts
+
+
+def _slot_state(slots: LayerSlots) -> tuple[Tensor, Tensor, Tensor]:
+    return slots.held, slots.used_at, slots.counts
 
 
 def _round_width(columns: int) -> int:

@@ -4,13 +4,15 @@ Letters in shapes: T new tokens, S cached positions, H query heads, K kv heads, 
 D head dim, C hidden, F intermediate, E experts, A active experts, V vocabulary, G blocks per row. No batch axis.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from gptoss_cli.engine.kv_cache import LayerCache
+from gptoss_cli.engine.pinned_memory import PinnedRows
 from gptoss_cli.engine.weights import AttentionWeights, LayerWeights, MlpWeights, Rows
 from gptoss_cli.placement.model_config import ModelConfig
 
@@ -23,8 +25,8 @@ class Kernels(Protocol):
     No operation keeps or changes its arguments, except for the cache.
     """
 
-    def embed(self, ids: Tensor, embedding: Tensor) -> Tensor:
-        """Return the rows `ids` [T] int64 of `embedding` [V, C] -> x [T, C]."""
+    def embed(self, ids: Tensor, embedding: Tensor | PinnedRows) -> Tensor:
+        """Return the rows `ids` [T] int64 of `embedding` [V, C] -> x [T, C]. Only CudaKernels read PinnedRows."""
 
     def project_qkv(
         self, x: Tensor, weights: AttentionWeights, *, eps: float, dtype: torch.dtype
@@ -80,6 +82,18 @@ class TokenDrawer(Protocol):
 
         `logits` are [V] float32, and `excluded` [V] u8 is not 0 at ids that must not be drawn. The id is the first at
         which the cumulative sum of the softmax exceeds `uniform`; at temperature 0, the first of the most likely ones.
+        """
+
+
+@runtime_checkable
+class KernelCompiler(Protocol):
+    """A kernel set that compiles its kernels when they are first used."""
+
+    def compiling(self, report: Callable[[int, int], None]) -> AbstractContextManager[None]:
+        """Return a context in which operations only compile what they need; results have no values.
+
+        `report` is called with the number of kernels that are ready, and that of all. Leaving the context waits for
+        them, and raises ResourceError, which names the kernel, if one does not compile.
         """
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from gptoss_cli.engine.expert_offload import PackedExperts, packed_only
 from gptoss_cli.engine.kv_cache import LayerCache, Visible
+from gptoss_cli.engine.pinned_memory import PinnedRows, rows_on_device
 from gptoss_cli.engine.weights import AttentionWeights, Linear, MlpWeights, Rows, float_rows
 from gptoss_cli.placement.model_config import BLOCK_VALUES, SWIGLU_ALPHA
 
@@ -21,9 +22,9 @@ _MAX_SCORES = 2**25  # attention scores computed at once, 128 MiB
 _UNEMBED_ROWS = 16_384  # vocabulary rows converted to the arithmetic's dtype at once
 
 
-def embed(ids: Tensor, embedding: Tensor) -> Tensor:
+def embed(ids: Tensor, embedding: Tensor | PinnedRows) -> Tensor:
     """See Kernels.embed."""
-    return embedding[ids].float()
+    return rows_on_device(embedding)[ids].float()
 
 
 def project_qkv(
@@ -33,8 +34,8 @@ def project_qkv(
     normed, joined = _rms_norm(x, weights.norm, eps).to(dtype), weights.joined_qkv
     if joined is not None and len(x) > 1:
         sizes = [len(part.bias) for part in (weights.query, weights.key, weights.value)]
-        query, key, value = torch.split(_linear(normed, joined), sizes, dim=1)
-        return query.contiguous(), key.contiguous(), value.contiguous()
+        query, key, value = torch.split(_product(normed, joined), sizes, dim=1)
+        return query.float().contiguous(), key.float().contiguous(), value.float().contiguous()
     return _linear(normed, weights.query), _linear(normed, weights.key), _linear(normed, weights.value)
 
 
@@ -179,8 +180,12 @@ def _expert_products(inputs: Tensor, packed: PackedExperts) -> Tensor:
 
 def _linear(x: Tensor, linear: Linear) -> Tensor:
     """Return the product in the dtype of `x` -> float32."""
+    return _product(x, linear).float()
+
+
+def _product(x: Tensor, linear: Linear) -> Tensor:
     weight = _rows(linear.weight, 0, len(linear.weight), x)
-    return functional.linear(x, weight, linear.bias.to(x.dtype)).float()
+    return functional.linear(x, weight, linear.bias.to(x.dtype))
 
 
 def _rows(matrix: Rows, start: int, end: int, x: Tensor) -> Tensor:

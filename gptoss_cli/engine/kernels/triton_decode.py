@@ -11,7 +11,9 @@ powers of two as sizes: masks exclude what lies beyond the end of an axis.
 import triton
 import triton.language as tl
 
+from gptoss_cli.engine.kernels.compilation import kernel
 from gptoss_cli.engine.kernels.triton_experts import input_factors, launch_next, store_inputs, wait_for_previous
+from gptoss_cli.engine.kernels.triton_offload import look_up_experts
 
 # fmt: off
 
@@ -78,7 +80,7 @@ def _products(w0, w1, w2, w3, x0, x1, x2, x3, K: tl.constexpr, WIDTH: tl.constex
     return tl.sum(total, axis=1)
 
 
-@triton.jit
+@kernel
 def qkv_kernel(
     x, norm, query, query_bias, key, key_bias, value, value_bias, qkv, eps,
     QUERY: tl.constexpr, KEY: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -110,7 +112,7 @@ def qkv_kernel(
     tl.store(qkv + begin + row, result, mask=own + tl.arange(0, ROWS) < count)
 
 
-@triton.jit
+@kernel
 def unembed_kernel(
     x, norm, weight, logits, eps, rows,
     K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PDL: tl.constexpr,
@@ -125,7 +127,7 @@ def unembed_kernel(
     tl.store(logits + row, _products(w0, w1, w2, w3, x0, x1, x2, x3, K, WIDTH), mask=own < rows)
 
 
-@triton.jit
+@kernel
 def output_kernel(
     x, attended, weight, bias, y,
     C: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PDL: tl.constexpr,
@@ -144,10 +146,10 @@ def output_kernel(
 
 @triton.jit
 def _choose(
-    logits, experts, expert_weights, uses,
+    logits, experts, expert_weights,
     E: tl.constexpr, A: tl.constexpr, E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr,
 ):
-    """Find the A largest logits [E] -> experts [A] int64 and expert_weights [A], their softmax; count uses [E]."""
+    """Find the A largest logits [E] -> experts [A] int64 and expert_weights [A], their softmax. Returns the experts."""
     e, a = tl.arange(0, E_WIDTH), tl.arange(0, A_WIDTH)
     # Not from the cache of this multiprocessor, which does not see what others store.
     remaining = tl.load(logits + e, mask=e < E, other=-float("inf"), cache_modifier=".cg")
@@ -162,8 +164,7 @@ def _choose(
     exponentials = tl.exp(top_logits - tl.max(top_logits, axis=0))
     tl.store(expert_weights + a, exponentials / tl.sum(exponentials, axis=0), mask=a < A)
     tl.store(experts + a, chosen.to(tl.int64), mask=a < A)
-    count = tl.load(uses + chosen, mask=a < A, other=0)
-    tl.store(uses + chosen, count + 1, mask=a < A)
+    return chosen
 
 
 @triton.jit
@@ -188,16 +189,18 @@ def _store_normed(
         store_inputs(inputs, x3 * factor, 3 * WIDTH + k, K, PAIRS)
 
 
-@triton.jit
+@kernel(do_not_specialize=["replaceable"])
 def router_kernel(
-    x, norm, weight, bias, normed, inputs, sum_factor, logits, arrived, experts, expert_weights, uses, eps,
+    x, norm, weight, bias, normed, inputs, sum_factor, logits, arrived, experts, expert_weights,
+    held, used_at, counts, chosen_slots, replaceable, eps,
     E: tl.constexpr, A: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-    E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr, PAIRS: tl.constexpr, PDL: tl.constexpr,
+    E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr, PAIRS: tl.constexpr, PDL: tl.constexpr, OFFLOADED: tl.constexpr,
 ):
     """Choose experts [A] int64 and their weights [A] for x [K], and prepare x for their products.
 
     Its RMSNorm goes to normed [K], and to `inputs` and `sum_factor` as from pack_kernel. The last program to arrive
-    chooses from the logits [E] of all; arrived [1] int32 must be 0 before and is 0 afterwards.
+    chooses from the logits [E] of all; arrived [1] int32 must be 0 before and is 0 afterwards. With OFFLOADED it also
+    looks up the experts.
     """
     launch_next(PDL)
     own = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -211,7 +214,9 @@ def router_kernel(
         _store_normed(x0, x1, x2, x3, normed, inputs, sum_factor, K, WIDTH, PAIRS)
     tl.debug_barrier()  # all threads have stored before one of them says so
     if tl.atomic_add(arrived, 1, sem="acq_rel") == tl.num_programs(0) - 1:
-        _choose(logits, experts, expert_weights, uses, E, A, E_WIDTH, A_WIDTH)
+        chosen = _choose(logits, experts, expert_weights, E, A, E_WIDTH, A_WIDTH)
+        if OFFLOADED:
+            look_up_experts(chosen, held, used_at, counts, chosen_slots, replaceable, E, A, E_WIDTH, A_WIDTH)
         tl.store(arrived, 0)
 
 
@@ -321,7 +326,7 @@ def _attend_keys(
     return max_score, sum_exp, weighted_sum
 
 
-@triton.jit
+@kernel
 def attend_kernel(
     queries, keys, values, cos, sin, sinks, position, cached_keys, cached_values, partial, maxima, sums, arrived,
     attended, factor,

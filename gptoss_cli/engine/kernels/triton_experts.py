@@ -16,6 +16,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from gptoss_cli.engine.kernels.compilation import kernel
+from gptoss_cli.engine.kernels.triton_offload import expert_address, look_up_experts
+
 # fmt: off
 
 # With float32 the bits of an element are its value times 2^-126, and products with them would be subnormal. So inputs
@@ -156,6 +159,17 @@ def _load_words(blocks, scales, rows, START: tl.constexpr, WORDS: tl.constexpr, 
 
 
 @triton.jit
+def _store_words(
+    packed, scale, blocks, scales, rows, stored, START: tl.constexpr, WORDS: tl.constexpr, WIDTH: tl.constexpr
+):
+    """Store what `_load_words` returned at the same place of another expert, for the rows that are to be `stored`."""
+    words, block = START + tl.arange(0, WIDTH), START // 4 + tl.arange(0, WIDTH // 4)
+    at, scale_at = rows[:, None] * WORDS + words[None, :], rows[:, None] * (WORDS // 4) + block[None, :]
+    tl.store(blocks + at, packed, mask=stored[:, None] & (words < WORDS)[None, :])
+    tl.store(scales + scale_at, scale, mask=stored[:, None] & (block < WORDS // 4)[None, :])
+
+
+@triton.jit
 def _multiply(
     packed, scale, x, START: tl.constexpr, WORDS: tl.constexpr, PAIRS: tl.constexpr, PTX: tl.constexpr,
 ):
@@ -172,9 +186,14 @@ def _multiply(
 
 @triton.jit
 def _mxfp4_rows(
-    blocks, scales, x, rows, WORDS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr, PTX: tl.constexpr
+    blocks, scales, new_slot, slot_blocks, slot_scales, x, rows, stored,
+    WORDS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr, PTX: tl.constexpr, OFFLOADED: tl.constexpr,
 ):
-    """Multiply MXFP4 rows [R] int64 with x, pairs or [8, WORDS] float32 -> [R]. There are at most four rounds."""
+    """Multiply MXFP4 rows [R] int64 with x, pairs or [8, WORDS] float32 -> [R]. There are at most four rounds.
+
+    With OFFLOADED, and unless `new_slot` is -1, the rows that are to be `stored` are also written to the expert at
+    slot_blocks and slot_scales.
+    """
     packed_0, scale_0 = _load_words(blocks, scales, rows, 0, WORDS, WIDTH)
     if WIDTH < WORDS:
         packed_1, scale_1 = _load_words(blocks, scales, rows, WIDTH, WORDS, WIDTH)
@@ -183,6 +202,15 @@ def _mxfp4_rows(
     if 3 * WIDTH < WORDS:
         packed_3, scale_3 = _load_words(blocks, scales, rows, 3 * WIDTH, WORDS, WIDTH)
     tl.static_assert(WORDS <= 4 * WIDTH)
+    if OFFLOADED:  # noqa: SIM102 - decided when it is compiled, the next when it runs
+        if new_slot >= 0:
+            _store_words(packed_0, scale_0, slot_blocks, slot_scales, rows, stored, 0, WORDS, WIDTH)
+            if WIDTH < WORDS:
+                _store_words(packed_1, scale_1, slot_blocks, slot_scales, rows, stored, WIDTH, WORDS, WIDTH)
+            if 2 * WIDTH < WORDS:
+                _store_words(packed_2, scale_2, slot_blocks, slot_scales, rows, stored, 2 * WIDTH, WORDS, WIDTH)
+            if 3 * WIDTH < WORDS:
+                _store_words(packed_3, scale_3, slot_blocks, slot_scales, rows, stored, 3 * WIDTH, WORDS, WIDTH)
     total = _multiply(packed_0, scale_0, x, 0, WORDS, PAIRS, PTX)
     if WIDTH < WORDS:
         total += _multiply(packed_1, scale_1, x, WIDTH, WORDS, PAIRS, PTX)
@@ -220,72 +248,96 @@ def store_inputs(inputs, value, k, K: tl.constexpr, PAIRS: tl.constexpr):
         tl.store(inputs + j * (K // 8) + word, value, mask=k < K)
 
 
-@triton.jit
-def pack_kernel(normed, inputs, sum_factor, K: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr):
-    """Store normed [K] as inputs for gate_up, and in sum_factor [1] what its sums are to be multiplied by."""
+@kernel(do_not_specialize=["replaceable"])
+def pack_kernel(
+    normed, experts, inputs, sum_factor, held, used_at, counts, chosen_slots, replaceable,
+    E: tl.constexpr, A: tl.constexpr, K: tl.constexpr, WIDTH: tl.constexpr,
+    E_WIDTH: tl.constexpr, A_WIDTH: tl.constexpr, PAIRS: tl.constexpr, OFFLOADED: tl.constexpr,
+):
+    """Store normed [K] as inputs for gate_up, and in sum_factor [1] what its sums are to be multiplied by.
+
+    With OFFLOADED also look up the chosen experts [A] int64.
+    """
     k = tl.arange(0, WIDTH)
     value = tl.load(normed + k, mask=k < K, other=0.0)
     factor, undone = input_factors(tl.max(tl.abs(value)), PAIRS)
     tl.store(sum_factor, undone)
     store_inputs(inputs, value * factor, k, K, PAIRS)
+    if OFFLOADED:
+        a = tl.arange(0, A_WIDTH)
+        chosen = tl.load(experts + a, mask=a < A, other=0).to(tl.int32)
+        look_up_experts(chosen, held, used_at, counts, chosen_slots, replaceable, E, A, E_WIDTH, A_WIDTH)
 
 
-@triton.jit
+@kernel
 def gate_up_kernel(
-    inputs, sum_factor, experts, block_offsets, scale_offsets, blocks, scales, bias, hidden, limit, alpha,
-    hidden_factor,
+    inputs, sum_factor, experts, chosen_slots, host_offsets, blocks, scales, bias, hidden, limit, alpha, hidden_factor,
     F: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
-    PTX: tl.constexpr, PDL: tl.constexpr,
+    PTX: tl.constexpr, PDL: tl.constexpr, OFFLOADED: tl.constexpr,
 ):
     """Multiply ROWS gate and up rows of expert experts[program 1], and apply SwiGLU -> hidden, times `hidden_factor`.
 
-    `inputs` and `sum_factor` are pack_kernel's, and `hidden` is arranged as they are, for each of the A experts. The
-    blocks of expert e begin block_offsets[e] times 16 bytes after `blocks`, its scales scale_offsets[e] bytes after
-    `scales`. They may be in another memory.
+    `inputs` and `sum_factor` are pack_kernel's, and `hidden` is arranged as they are, for each of the A experts.
+    `blocks` and `scales` are slots of experts. With OFFLOADED `chosen_slots` of look_up_experts tell where experts are,
+    and to which slots they are to be written; host memory is host_offsets [2] after the slots, see PlacedExperts.
     """
     launch_next(PDL)
     wait_for_previous(PDL)
-    slot = tl.program_id(1)
-    expert = tl.load(experts + slot)
-    own_blocks = blocks + tl.load(block_offsets + expert) * 4
-    own_scales = scales + tl.load(scale_offsets + expert)
+    choice = tl.program_id(1)
+    expert = tl.load(experts + choice)
+    units: tl.constexpr = 2 * F * (WORDS // 4)
+    own_blocks, own_scales, new_slot = expert_address(
+        blocks, scales, chosen_slots, host_offsets, expert, choice, tl.num_programs(1), units, OFFLOADED
+    )
     # Rows beyond the end are computed again and not stored.
-    row = tl.minimum(tl.program_id(0) * (2 * ROWS) + tl.arange(0, 2 * ROWS), 2 * F - 1)
-    product = _mxfp4_rows(own_blocks, own_scales, inputs, row.to(tl.int64), WORDS, WIDTH, PAIRS, PTX)
+    own_row = tl.program_id(0) * (2 * ROWS) + tl.arange(0, 2 * ROWS)
+    row = tl.minimum(own_row, 2 * F - 1)
+    product = _mxfp4_rows(
+        own_blocks, own_scales, new_slot, blocks + new_slot * units * 4, scales + new_slot * units,
+        inputs, row.to(tl.int64), own_row < 2 * F, WORDS, WIDTH, PAIRS, PTX, OFFLOADED,
+    )
     product = product * tl.load(sum_factor) + tl.load(bias + expert * (2 * F) + row).to(tl.float32)
     gate, up = tl.split(tl.reshape(product, (ROWS, 2)))
     # Unlike tl.clamp, this keeps NaN.
     gate = tl.where(gate > limit, limit, gate)
     up = tl.where(up > limit, limit, tl.where(up < -limit, -limit, up))
     activated = (up + 1.0) * gate / (1.0 + tl.exp(-alpha * gate)) * hidden_factor
-    store_inputs(hidden + slot * F, activated, tl.program_id(0) * ROWS + tl.arange(0, ROWS), F, PAIRS)
+    store_inputs(hidden + choice * F, activated, tl.program_id(0) * ROWS + tl.arange(0, ROWS), F, PAIRS)
 
 
-@triton.jit
+@kernel
 def down_kernel(
-    x, hidden, experts, expert_weights, block_offsets, scale_offsets, blocks, scales, bias, parts, arrived, mixed,
+    x, hidden, experts, expert_weights, chosen_slots, host_offsets, blocks, scales, bias, held, parts, arrived, mixed,
     sum_factor,
     C: tl.constexpr, A: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, PAIRS: tl.constexpr,
-    PTX: tl.constexpr, PDL: tl.constexpr,
+    PTX: tl.constexpr, PDL: tl.constexpr, OFFLOADED: tl.constexpr,
 ):
     """Multiply ROWS rows of expert experts[program 1]; add the weighted sum of all A of them to x [C] -> mixed [C].
 
     Each program stores its product in parts [A, C], and the last of the A to arrive adds them up, always in the same
     order. arrived [programs 0] int32 must be 0 before and is 0 afterwards. `hidden` is gate_up_kernel's, and its
-    products are to be multiplied by `sum_factor`.
+    products are to be multiplied by `sum_factor`. Weights are found as there. Experts that are written to slots become
+    those that are `held`: only now, so that a slot is empty if the kernels were not all launched.
     """
     launch_next(PDL)
     wait_for_previous(PDL)
-    block, slot = tl.program_id(0), tl.program_id(1)
-    expert = tl.load(experts + slot)
-    own_blocks = blocks + tl.load(block_offsets + expert) * 4
-    own_scales = scales + tl.load(scale_offsets + expert)
+    block, choice = tl.program_id(0), tl.program_id(1)
+    expert = tl.load(experts + choice)
+    units: tl.constexpr = C * (WORDS // 4)
+    own_blocks, own_scales, new_slot = expert_address(
+        blocks, scales, chosen_slots, host_offsets, expert, choice, A, units, OFFLOADED
+    )
     own_row = block * ROWS + tl.arange(0, ROWS)
     row, row_mask = tl.minimum(own_row, C - 1), own_row < C
-    inputs = hidden + slot * (WORDS * (4 if PAIRS else 8))
-    product = _mxfp4_rows(own_blocks, own_scales, inputs, row.to(tl.int64), WORDS, WIDTH, PAIRS, PTX) * sum_factor
+    inputs = hidden + choice * (WORDS * (4 if PAIRS else 8))
+    product = _mxfp4_rows(
+        own_blocks, own_scales, new_slot, blocks + new_slot * units * 4, scales + new_slot * units,
+        inputs, row.to(tl.int64), row_mask, WORDS, WIDTH, PAIRS, PTX, OFFLOADED,
+    ) * sum_factor
+    if OFFLOADED:
+        tl.store(held + new_slot, expert.to(tl.int32), mask=(block == 0) & (new_slot >= 0))
     product += tl.load(bias + expert * C + row).to(tl.float32)
-    tl.store(parts + slot * C + row, product * tl.load(expert_weights + slot), mask=row_mask)
+    tl.store(parts + choice * C + row, product * tl.load(expert_weights + choice), mask=row_mask)
     tl.debug_barrier()  # all threads have stored before one of them says so
     if tl.atomic_add(arrived + block, 1, sem="acq_rel") == A - 1:
         total = tl.load(x + row)

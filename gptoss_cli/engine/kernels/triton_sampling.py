@@ -7,6 +7,7 @@ the sampler, exponentials are float32 and their sums float64.
 import triton
 import triton.language as tl
 
+from gptoss_cli.engine.kernels.compilation import kernel
 from gptoss_cli.engine.kernels.triton_experts import launch_next, wait_for_previous
 
 # fmt: off
@@ -27,7 +28,7 @@ def _exponentials(value, largest, temperature):
     return tl.where(value == -float("inf"), 0.0, tl.exp((value - largest) / temperature)).to(tl.float64)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@kernel(do_not_specialize=["rows"])
 def reduce_logits_kernel(
     logits, excluded, maxima, sums, first, temperature, rows,
     WIDTH: tl.constexpr, PDL: tl.constexpr,
@@ -46,7 +47,7 @@ def reduce_logits_kernel(
     tl.store(maxima + program, tl.where(broken > 0, float("nan"), largest))
 
 
-@triton.jit(do_not_specialize=["rows", "blocks"])
+@kernel(do_not_specialize=["rows", "blocks"])
 def draw_kernel(
     logits, excluded, maxima, sums, first, uniform, drawn, temperature, rows, blocks,
     WIDTH: tl.constexpr, BLOCKS_WIDTH: tl.constexpr, PDL: tl.constexpr,

@@ -11,6 +11,7 @@ from gptoss_cli.errors import UsageError
 # Such as "packed_rows=8, prefill.warps=4, prefill.tokens=16/64".
 VARIABLE: Final = "GPTOSS_GPU_TUNING"
 _LARGEST = 65_536
+_MOST_STAGES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class PrefillTuning:
 
     A program of attention has `queries` queries and takes `keys` keys at once. A program of experts has `rows` rows and
     takes `width` bytes of each at once. Its number of tokens is the smallest of `tokens` that is at least the mean per
-    expert. With `upcast` products are of float32.
+    expert. Of a row's inputs `stages` rounds are on their way at once. With `upcast` products are of float32.
     """
 
     queries: int = 64
@@ -29,6 +30,7 @@ class PrefillTuning:
     width: int = 32
     tokens: tuple[int, ...] = (16, 64, 128)
     warps: int = 8
+    stages: int = 3
     upcast: bool = False
 
 
@@ -54,15 +56,22 @@ class Tuning:
 TUNING = Tuning()
 # Without tensor cores the sums are in registers, and 32 bytes of a row spill with Triton 3.6.
 UPCAST = PrefillTuning(queries=16, keys=32, rows=32, width=16, tokens=(16, 32), upcast=True)
-# On 9.0 one warpgroup multiplies 64 rows. With two warpgroups the sums go through shared memory in every round, with 73
-# barriers instead of 9. On 8.x and 12.0 four warps spill with 128 tokens. On 10.0 they need all 255 registers with
-# Triton 3.6.
+# Compared by their machine code for gate_up, with tiles of 64 pairs of rows and 128 tokens, per round of 64 inputs:
+# 8.x: with 3 stages a program has 158 registers, so one fits on a multiprocessor; with 2 it has 128, and two fit: one
+#      multiplies while the other unpacks. 4 warps need 255 registers, and 128 pairs of rows spill.
+# 9.0: one warpgroup multiplies 64 rows. With two of them the sums go through shared memory in every round, with 65
+#      barriers instead of 5. 128 pairs with 8 warps halve the traffic of inputs, but only one program fits.
+# 10.0: 4 warps issue 568 instructions a scheduler instead of 716, and wait at 6 barriers instead of 12.
+# 12.0: 4 warps spill; 8 have 128 registers, so two programs fit.
 _TUNINGS = {
     (7, 5): replace(TUNING, prefill=UPCAST),
+    **{each: replace(TUNING, prefill=PrefillTuning(stages=2)) for each in ((8, 0), (8, 6), (8, 7), (8, 9))},
     (9, 0): replace(TUNING, prefill=PrefillTuning(warps=4)),
+    (10, 0): replace(TUNING, prefill=PrefillTuning(warps=4)),
+    (10, 3): replace(TUNING, prefill=PrefillTuning(warps=4)),
 }
 # AMD's consumer GPUs spill with larger blocks: each of their lanes has 256 registers.
-_RDNA = Tuning(packed_rows=2, keys=16, prefill=PrefillTuning(queries=32, keys=32, rows=32, tokens=(16, 64)))
+_RDNA = Tuning(packed_rows=2, keys=16, prefill=PrefillTuning(queries=32, keys=16, rows=32, tokens=(16, 64)))
 # In Triton's interpreter each program is expensive, and its width costs little.
 _INTERPRETED = Tuning(
     rows=64, router_rows=64, packed_rows=64, keys=16, splits=4,
@@ -109,7 +118,12 @@ def overridden(tuning: Tuning, text: str) -> Tuning:
 
 
 def _value(name: str, text: str) -> int | tuple[int, ...]:
-    """Return a power of two, as Triton's blocks need, 0 or 1 for `pdl`, or for `tokens` several in ascending order."""
+    """Return a power of two, as Triton's blocks need, or for `tokens` several in ascending order.
+
+    `pdl` may be 0 or 1, and `stages` any number up to eight.
+    """
+    if name == "stages" and text.strip() in map(str, range(1, _MOST_STAGES + 1)):
+        return int(text)
     least = {"tokens": 16, "keys": 16, "queries": 16, "pdl": 0}.get(name, 1)
     numbers = tuple(int(word) if word.strip().isdecimal() else -1 for word in text.split("/"))
     fits = all(least <= number <= _LARGEST and number & (number - 1) == 0 for number in numbers)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_prefill, triton_sampling
+from gptoss_cli.engine.kernels import triton_decode, triton_experts, triton_offload, triton_prefill, triton_sampling
 from gptoss_cli.engine.kernels.tuning import UPCAST, PrefillTuning, Tuning, tuning_for, tuning_for_amd
 
 _FLOATS = {"eps", "factor", "limit", "alpha", "hidden_factor", "temperature"}
 _KINDS = {
-    "*bf16": "norm weight bias query query_bias key key_bias value value_bias sinks cached_keys cached_values",
-    "*i32": "blocks position uses row_ends tile_ends inputs arrived",
-    "*i64": "experts block_offsets scale_offsets order",
+    "*bf16": "norm weight bias query query_bias key key_bias value value_bias sinks cached_keys cached_values base",
+    "*i32": "blocks position held row_ends tile_ends inputs arrived",
+    "*i64": "experts block_offsets scale_offsets order used_at counts chosen_slots host_offsets ids",
+    "i64": "offset",
     "*u8": "scales excluded",
-    "i32": "rows tokens first cached slots",
+    "i32": "rows tokens first cached slots replaceable",
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 # Arguments with another type in one kernel.
@@ -41,15 +43,16 @@ _KIND_IN = {
 _KIND_OF_PREFILL = {"blocks": "*u8", "position": "i32", "keys": "*bf16", "values": "*bf16"}
 _SINGLE_WARP = ("gate_up_kernel", "down_kernel")
 _OPTIONS = {"enable_fp_fusion": True}
-_OF_ONE = (triton_decode, triton_experts, triton_sampling)
+_OF_ONE = (triton_decode, triton_experts, triton_offload, triton_sampling)
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
-def constants(tuning: Tuning) -> dict[str, dict[str, Any]]:
-    """Return the compile-time constants of each kernel for one token."""
+def constants(tuning: Tuning, *, offloaded: bool = False) -> dict[str, dict[str, Any]]:
+    """Return the compile-time constants of each kernel for one token, or of those that find `offloaded` experts."""
     dense = {"ROWS": tuning.rows, "WIDTH": 1024}
     choice = {"E": 128, "A": 4, "E_WIDTH": 128, "A_WIDTH": 4}
-    packed = {"WORDS": 360, "WIDTH": 128, "PAIRS": True, "PTX": True}
+    places = {"OFFLOADED": offloaded}
+    packed = {"WORDS": 360, "WIDTH": 128, "PAIRS": True, "PTX": True, **places}
     upcast = tuning.prefill.upcast
     attention = {
         "KV_HEADS": 8, "GROUP": 8, "D": 64, "GROUP_WIDTH": 8, "D_WIDTH": 64, "UPCAST": upcast,
@@ -60,24 +63,30 @@ def constants(tuning: Tuning) -> dict[str, dict[str, Any]]:
         "unembed_kernel": {"K": 2880, **dense},
         "output_kernel": {"C": 2880, "K": 4096, **dense},
         "attend_kernel": {**attention, "WINDOW": 0},
-        "router_kernel": {"K": 2880, "ROWS": tuning.router_rows, "WIDTH": 1024, "PAIRS": True, **choice},
+        "router_kernel": {"K": 2880, "ROWS": tuning.router_rows, "WIDTH": 1024, "PAIRS": True, **choice, **places},
         "reduce_logits_kernel": {"WIDTH": 1024},
         "draw_kernel": {"WIDTH": 1024, "BLOCKS_WIDTH": 256},
         "gate_up_kernel": {"F": 2880, "ROWS": tuning.packed_rows // 2, **packed},
         "down_kernel": {"C": 2880, "A": 4, "ROWS": tuning.packed_rows, **packed},
     }
     pdl = {"PDL": bool(tuning.pdl)}
-    packing = {"pack_kernel": {"K": 2880, "WIDTH": 4096, "PAIRS": True}}
-    return packing | {name: values | pdl for name, values in overlapped.items()}
+    others = {
+        "pack_kernel": {"K": 2880, "WIDTH": 4096, "PAIRS": True, **choice, **places},
+        "embed_kernel": {"C": 2880, "WIDTH": 4096},
+    }
+    of_all = others | {name: values | pdl for name, values in overlapped.items()}
+    return {name: values for name, values in of_all.items() if not offloaded or "OFFLOADED" in values}
 
 
 def prefill_constants(tuning: PrefillTuning, tile_tokens: int) -> dict[str, dict[str, Any]]:
     """Return the compile-time constants of each kernel for several tokens, in tiles of `tile_tokens`."""
     attention = {"ROWS": tuning.queries, "KEYS": tuning.keys, "UPCAST": tuning.upcast}
-    grouped = {"E": 32, "E_WIDTH": 32, "F": 2880, "BYTES": tuning.width, "UPCAST": tuning.upcast}
+    grouped = {
+        "E": 32, "E_WIDTH": 32, "F": 2880, "BYTES": tuning.width, "UPCAST": tuning.upcast, "PTX": not tuning.upcast,
+    }  # fmt: skip
     tile = {"ROWS": tuning.rows, "TOKENS": tile_tokens}
     return {
-        "attend_prefill_kernel": {"HEADS": 64, "KV_HEADS": 8, "D": 64, "D_WIDTH": 64, "WINDOW": 128, **attention},
+        "attend_prefill_kernel": {"HEADS": 64, "KV_HEADS": 8, "D": 64, "D_WIDTH": 64, "WINDOW": 0, **attention},
         "grouped_gate_up_kernel": {"A": 4, "K": 2880, "ROUND": not tuning.upcast, **grouped, **tile},
         "grouped_down_kernel": {"C": 2880, **grouped, **tile},
     }
@@ -91,6 +100,11 @@ def warps(name: str, tuning: Tuning) -> int:
 def prefill_warps(name: str, tuning: PrefillTuning) -> int:
     """Return the number of warps of a kernel for several tokens."""
     return tuning.attention_warps if name.startswith("attend") else tuning.warps
+
+
+def prefill_stages(name: str, tuning: PrefillTuning) -> dict[str, int]:
+    """Return the option for the number of stages of a kernel for several tokens."""
+    return {"num_stages": tuning.stages} if name.startswith("grouped") else {}
 
 
 def kinds(name: str = "", *, prefill: PrefillTuning | None = None) -> dict[str, str]:
@@ -109,21 +123,34 @@ def kind(name: str, known: dict[str, str]) -> str:
 def main() -> None:
     names, compiled = sys.argv[2:], {}
     target, tuning = target_of(sys.argv[1])
-    for name, values in constants(tuning).items():
-        if not names or name in names:
+    for name, values, key in _of_one(tuning):
+        if not names or key in names:
             if "PTX" in values:
                 values["PTX"] = target.backend == "cuda"
             kernel = next(found for module in _OF_ONE if (found := getattr(module, name, None)))
-            compiled[name] = _compiled(kernel, kinds(name), values, target, warps(name, tuning))
+            compiled[key] = _compiled(kernel, kinds(name), values, target, {"num_warps": warps(name, tuning)})
     for prefill in {tuning.prefill, UPCAST}:
         for size in prefill.tokens:
             for name, values in prefill_constants(prefill, size).items():
                 called = f"{name}{' upcast' if prefill.upcast else ''}"
                 key = f"{called} of {size}" if "TOKENS" in values else called
                 if (not names or name in names or key in names) and key not in compiled:
-                    kernel, count = getattr(triton_prefill, name), prefill_warps(name, prefill)
-                    compiled[key] = _compiled(kernel, kinds(prefill=prefill), values, target, count)
+                    values["PTX"] = values.get("PTX", False) and target.backend == "cuda"
+                    options = {"num_warps": prefill_warps(name, prefill)} | prefill_stages(name, prefill)
+                    kernel, known = getattr(triton_prefill, name), kinds(prefill=prefill)
+                    compiled[key] = _compiled(kernel, known, values, target, options)
+                    if "WINDOW" in values:
+                        windowed = values | {"WINDOW": 128}
+                        compiled[f"{key} in a window"] = _compiled(kernel, known, windowed, target, options)
     print(json.dumps(compiled))
+
+
+def _of_one(tuning: Tuning) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield the name and constants of each kernel for one token, and a name of the variant."""
+    for name, values in constants(tuning).items():
+        yield name, values, name
+    for name, values in constants(tuning, offloaded=True).items():
+        yield name, values, f"{name} offloaded"
 
 
 def target_of(name: str) -> tuple[GPUTarget, Tuning]:
@@ -134,14 +161,15 @@ def target_of(name: str) -> tuple[GPUTarget, Tuning]:
 
 
 def _compiled(
-    kernel: Any, known: dict[str, str], values: dict[str, Any], target: GPUTarget, warps: int
+    kernel: Any, known: dict[str, str], values: dict[str, Any], target: GPUTarget, chosen: dict[str, int]
 ) -> dict[str, Any]:
     names = kernel.arg_names
+    values = {name: value for name, value in values.items() if name in names}
     signature = {name: "constexpr" if name in values else kind(name, known) for name in names}
     given = {(index,): values[name] for index, name in enumerate(names) if name in values}
     aligned = {(index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name][0] == "*"}
     source = ASTSource(kernel, signature, given, aligned)
-    options = {"num_warps": warps, **_OPTIONS}
+    options, warps = {**chosen, **_OPTIONS}, chosen["num_warps"]
     if target.backend == "hip":
         built = triton.compile(source, target=target, options=options)
         return _used_on_amd(built.asm["amdgcn"]) | {"shared": built.metadata.shared, "warps": warps}
@@ -161,6 +189,7 @@ def _compiled(
         "shared": max(found["SHARED"], built.metadata.shared),
         "warps": warps,
         **_counted([line for line in listing if not line.startswith(".L")]),
+        "copying": _copying(listing),
         "before_wait": None if wait is None else _counted(listing[:wait]),
         "loops": [_counted(body) for body in _weight_loops(listing)],
     }
@@ -193,13 +222,41 @@ def _weight_loops(listing: list[str]) -> list[list[str]]:
     return [body for body in bodies if any(line.startswith("LDG") for line in body)]
 
 
+def _copying(listing: list[str]) -> int:
+    """Return the number of instructions that are skipped unless an expert is written to a slot.
+
+    They are the longest run of instructions between a branch forward and its label that stores and does not load.
+    """
+    labels = {line: number for number, line in enumerate(listing) if line.startswith(".L")}
+    longest = 0
+    for start, line in enumerate(listing):
+        target = re.search(r"^BRA.*`\((\.L_x_\d+)\)", line)
+        body = listing[start : labels.get(target[1], start)] if target else []
+        if any(each.startswith("STG") for each in body) and not any(each.startswith(("LDG", "ATOM")) for each in body):
+            longest = max(longest, sum(not each.startswith(".L") for each in body))
+    return longest
+
+
 def _counted(body: list[str]) -> dict[str, int]:
     return {
         "instructions": len(body),
         "stores": sum(line.startswith(("STG", "ATOM", "RED")) for line in body),
         "barriers": sum(line.startswith("BAR.") for line in body),
         "wide_loads": sum(line.startswith("LDG") and ".128" in line.split()[0] for line in body),
+        "products": sum("MMA" in line.split()[0] for line in body),
+        "shared_bytes": sum(map(_shared_bytes, body)),
     }
+
+
+def _shared_bytes(line: str) -> int:
+    """Return the bytes of shared memory that a thread reads or writes with an instruction."""
+    name = line.split()[0]
+    if not name.startswith(("LDS", "STS", "LDGSTS")):
+        return 0
+    if name.startswith(("LDSM", "STSM")):
+        return 4 * int(name[-1] if name[-1].isdigit() else 1)  # of 4 bytes of each thread
+    width = re.search(r"\.(128|64|U8|S8|U16|S16)\b", name)
+    return {"128": 16, "64": 8, "U8": 1, "S8": 1, "U16": 2, "S16": 2}[width[1]] if width else 4
 
 
 if __name__ == "__main__":

@@ -17,18 +17,18 @@ from tests.engine.fake_cuda import fake_cuda
 
 def test_the_variable_overrides_the_tuning_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuning_of("cpu") == tuning_for(None)
-    monkeypatch.setenv(VARIABLE, "rows=8, pdl = 0,prefill.warps=16, prefill.tokens=16/64")
+    monkeypatch.setenv(VARIABLE, "rows=8, pdl = 0,prefill.warps=16, prefill.tokens=16/64, prefill.stages=3")
     with fake_cuda((9, 0)):
         tuned = tuning_of("cuda:0")
     assert (tuned.rows, tuned.pdl) == (8, 0)
-    assert (tuned.prefill.warps, tuned.prefill.tokens) == (16, (16, 64))
+    assert (tuned.prefill.warps, tuned.prefill.tokens, tuned.prefill.stages) == (16, (16, 64), 3)
     assert (tuned.splits, tuned.prefill.rows) == (TUNING.splits, TUNING.prefill.rows)
 
 
 @pytest.mark.parametrize(
     "text",
     ["rows", "rows=", "rows=3", "rows=-8", "rows=8/16", "lines=8", "prefill=8", "prefill.upcast=1", "prefill.rows=x",
-     "keys=8", "prefill.tokens=64/16", "prefill.tokens=8", "rows=131072", "rows=²"],
+     "keys=8", "prefill.tokens=64/16", "prefill.tokens=8", "rows=131072", "prefill.stages=9", "rows=²"],
 )  # fmt: skip
 def test_a_wrong_override_is_refused_and_named(text: str) -> None:
     with pytest.raises(UsageError, match=VARIABLE):
