@@ -123,7 +123,8 @@ class LoadedChat:
         if len(tokens) == len(turn.ids):
             self._inspected = turn, tokens
         else:
-            self.console.notice(f"Stopped. This is the beginning, {len(tokens):,} of {len(turn.ids):,} tokens.")
+            beginning = f" This is the beginning, {len(tokens):,} of {len(turn.ids):,} tokens." if tokens else ""
+            self.console.notice(f"Stopped.{beginning}")
         return tokens
 
     def _stop_idling(self) -> None:

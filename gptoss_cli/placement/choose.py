@@ -381,8 +381,7 @@ def _cpu_context(needs: _Requirements, available: int | None) -> tuple[int, tupl
 
 
 def _gpu_too_small(gpu: ChosenGpu, part: str, missing: int) -> Reason:
-    text = f"{gpu.device} lacks {gib(missing)} for {part} and a context."
-    return Reason(Code.GPU_TOO_SMALL, text, missing)
+    return Reason(Code.GPU_TOO_SMALL, f"{gpu.device} lacks {gib(missing)} for {part} and a context.", missing)
 
 
 def _host_room(gpu: ChosenGpu, gpu_use: MemoryUse, hardware: Hardware) -> int | None:
