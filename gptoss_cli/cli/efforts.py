@@ -68,6 +68,8 @@ def ask_at_efforts(
             if answers[-1].exit_status is ExitStatus.INTERRUPTED:
                 break
     except KeyboardInterrupt:  # between two answers
+        if not answers:
+            raise
         interrupted = ExitStatus.INTERRUPTED
     if as_json or not console.stdout.is_terminal:
         write_json({"question": text, "answers": [_answer_json(answer) for answer in answers]}, console)
