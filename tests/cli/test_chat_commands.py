@@ -94,6 +94,8 @@ def test_retry_answers_the_same_message_again_at_another_effort() -> None:
     talk.say("Sky?", "/retry high")
     assert talk.said == ["Sky?", "Azure."]
     assert talk.session.conversation.effort is ReasoningEffort.HIGH
+    talk.say("/effort Low")
+    assert talk.session.conversation.effort is ReasoningEffort.LOW
 
 
 def test_edit_replaces_the_last_message_when_it_is_sent() -> None:

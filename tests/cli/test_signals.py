@@ -9,6 +9,7 @@ import pytest
 from gptoss_cli.cli import signals
 from gptoss_cli.cli.signals import StrayInterrupts, stopping
 from gptoss_cli.errors import ExitStatus
+from tests.cli.test_chat_commands import begin
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +80,22 @@ def test_stray_interrupts_are_ignored_until_one_comes_late() -> None:
     with pytest.raises(SystemExit) as ended:
         signal.raise_signal(signal.SIGINT)
     assert ended.value.code == ExitStatus.INTERRUPTED
+
+
+def test_ctrl_c_just_after_enter_stops_that_turn_and_no_later_one() -> None:
+    talk, stray = begin("Blue."), StrayInterrupts()
+    signal.raise_signal(signal.SIGINT)
+    talk.say("Sky?")
+    assert talk.said == ["Sky?"]
+    stray.forget()
+    talk.say("At night?")
+    assert talk.said == ["Sky?", "At night?", "Blue."]
+
+
+def test_an_inspection_that_is_stopped_before_its_first_token_says_only_that() -> None:
+    talk, stray = begin("Blue."), StrayInterrupts()
+    talk.say("Sky?")
+    signal.raise_signal(signal.SIGINT)
+    assert [talk.say(command) for command in ("/tokens last", "/experts")] == ["Stopped.\n", "Stopped.\n"]
+    stray.forget()
+    assert "Blue" in talk.say("/tokens last")
