@@ -193,8 +193,7 @@ def _with_all_experts(
         reasons.append(Reason(Code.HOST_TOO_SMALL, text, missing))
     if not embedding_fits:
         text = "The embedding stays in host memory: a token reads one row of it."
-        host_use, on_disk = _with_embedding(host_use, memory)
-        reasons += (Reason(Code.EMBEDDING_ON_HOST, text), *on_disk)
+        reasons.append(Reason(Code.EMBEDDING_ON_HOST, text))
     return Placement(
         execution=Execution.MXFP4,
         device=gpu.device,
@@ -258,6 +257,7 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
         room_bytes=budget,
     )
     host_use = MemoryUse(
+        dense_bytes=memory.embedding_bytes,
         experts_bytes=memory.experts_bytes,
         work_bytes=_HOST_WORK_BYTES,
         room_bytes=_host_room(gpu, gpu_use, hardware),
@@ -268,7 +268,6 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
     if missing := _missing(host_use):
         text = f"Host memory lacks {gib(missing)} for the experts that do not fit on {gpu.device}."
         return Reason(Code.HOST_TOO_SMALL, text, missing)
-    host_use, on_disk = _with_embedding(host_use, memory)
     # If all experts are used alike. A real model repeats itself, so that the GPU holds more of those that it needs.
     link_bytes = memory.active_bytes * (memory.experts - gpu_experts) // memory.experts
     return Placement(
@@ -284,7 +283,7 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
             link_bytes=link_bytes,
             gpu_bytes_per_second=_assumed_bandwidth(gpu),
         ),
-        reasons=(*_offload_reasons(memory, gpu, gpu_experts, lacking), *on_disk, *needs.shortened(context)),
+        reasons=(*_offload_reasons(memory, gpu, gpu_experts, lacking), *needs.shortened(context)),
         weights=WeightPlacement(gpu_experts=gpu_experts, embedding_on_gpu=False, host_keeps_all=not lacking),
         kernels=KernelSet.TRITON,
     )

@@ -83,13 +83,14 @@ def test_stray_interrupts_are_ignored_until_one_comes_late() -> None:
 
 
 def test_ctrl_c_just_after_enter_stops_that_turn_and_no_later_one() -> None:
-    talk, stray = begin("Blue."), StrayInterrupts()
+    talk, stray = begin("Red.", "Blue."), StrayInterrupts()
+    talk.say("Mars?")
     signal.raise_signal(signal.SIGINT)
     talk.say("Sky?")
-    assert talk.said == ["Sky?"]
+    assert talk.said == ["Mars?", "Red.", "Sky?"]
     stray.forget()
     talk.say("At night?")
-    assert talk.said == ["Sky?", "At night?", "Blue."]
+    assert talk.said == ["Mars?", "Red.", "Sky?", "At night?", "Blue."]
 
 
 def test_an_inspection_that_is_stopped_before_its_first_token_says_only_that() -> None:

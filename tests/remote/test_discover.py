@@ -186,7 +186,7 @@ def test_a_conversation_that_anybody_on_the_way_can_read_is_said_once(monkeypatc
         (False, "k", ["The conversation and the key go to {} without encryption."]),
     ):
         with FakeVllm(scripted("")) as server:
-            monkeypatch.setattr(ServerRequest, "is_local", property(lambda request, is_local=is_local: is_local))
+            monkeypatch.setattr(ServerRequest, "is_local", is_local)
             notice, request = Notices(), ServerRequest(server.url, key=key)
             connect(request, None, notice)
         assert notice.texts == [text.format(request.address) for text in said]
