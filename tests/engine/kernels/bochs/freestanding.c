@@ -50,6 +50,7 @@ int strcmp(const char *a, const char *b) {
 /* e^x to float32: 2^n times a polynomial of the rest, in double. */
 float expf(float x) {
     if (x < -103.0f) return 0;
+    if (x > 89.0f) return __builtin_inff(); /* beyond it the loop over n would be long, and of infinity without end */
     double n = __builtin_floor((double)x * 1.4426950408889634 + 0.5), r = (double)x - n * 0.6931471805599453, sum = 1;
     for (int i = 12; i > 0; i--) sum = 1 + sum * r / i;
     for (; n < 0; n++) sum /= 2;
