@@ -4,7 +4,7 @@
 #ifdef HAS_AVX2
 
 /* Tokens and rows that a tile of float32 takes at once. */
-enum { TOKENS = 3, ROWS = 4 };
+enum { TOKENS = 3, ROWS = 4, NEAR_TOKENS = 12 };
 
 /* Of each 16 elements the even ones and then the odd ones: the bf16 of a pair are then widened by a shift and a mask.
    */
@@ -135,19 +135,23 @@ AVX2 void gptoss_avx2_pack_float(float *packed, const float *x, int64_t columns,
     }
 }
 
-/* 4 rows by 3 tokens: 12 sums, 3 inputs and a row fill the 16 registers. */
+/* 4 rows by 3 tokens: 12 sums, 3 inputs and a row fill the 16 registers. NEAR_TOKENS tokens stay in the nearest cache
+   while all rows pass by. */
 AVX2 void gptoss_avx2_tile_float(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start,
                                  int64_t n, int64_t tokens) {
-    for (int64_t t = 0; t < tokens; t += TOKENS)
-        for (int64_t row = 0; row < DENSE_ROWS; row += ROWS) {
-            const float *some = rows + row * STRIP_STRIDE, *x = packed + t * padded + start;
-            float *to = sums + row * DENSE_TOKENS + t;
-            switch (tokens - t) {
-                case 1: multiply_floats(to, some, x, padded, n, 1); break;
-                case 2: multiply_floats(to, some, x, padded, n, 2); break;
-                default: multiply_floats(to, some, x, padded, n, TOKENS); break;
+    for (int64_t near = 0; near < tokens; near += NEAR_TOKENS) {
+        int64_t end = near + NEAR_TOKENS < tokens ? near + NEAR_TOKENS : tokens;
+        for (int64_t row = 0; row < DENSE_ROWS; row += ROWS)
+            for (int64_t t = near; t < end; t += TOKENS) {
+                const float *some = rows + row * STRIP_STRIDE, *x = packed + t * padded + start;
+                float *to = sums + row * DENSE_TOKENS + t;
+                switch (end - t) {
+                    case 1: multiply_floats(to, some, x, padded, n, 1); break;
+                    case 2: multiply_floats(to, some, x, padded, n, 2); break;
+                    default: multiply_floats(to, some, x, padded, n, TOKENS); break;
+                }
             }
-        }
+    }
 }
 
 #else
