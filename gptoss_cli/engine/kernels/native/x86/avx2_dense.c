@@ -3,7 +3,7 @@
 
 #ifdef HAS_AVX2
 
-/* Tokens and rows that a tile of float32 takes at once. */
+/* Tokens and rows that a tile of float32 takes at once, and tokens that all rows pass by before the next. */
 enum { TOKENS = 4, ROWS = 3, NEAR_TOKENS = 12 };
 
 /* Of each 16 elements the even ones and then the odd ones: the bf16 of a pair are then widened by a shift and a mask.
