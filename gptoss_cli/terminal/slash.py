@@ -130,7 +130,8 @@ def _is_verbatim(text: str, pasted: bool) -> bool:
 
 def _advice(word: str) -> str:
     lowered = word.lower()
-    close = difflib.get_close_matches(lowered, [*COMMANDS, *_ALIASES], n=1)
+    # A slash alone is too short to be like anything: it would be like the shortest command.
+    close = difflib.get_close_matches(lowered, [*COMMANDS, *_ALIASES], n=1) if len(word) > 1 else []
     return f"Did you mean {_RELATED.get(lowered) or (close[0] if close else '/help')}?"
 
 
