@@ -3,8 +3,8 @@
 
 #ifdef HAS_AVX2
 
-/* Tokens and rows that a tile of float32 takes at once. */
-enum { TOKENS = 3, ROWS = 4 };
+/* Tokens and rows that a tile of float32 takes at once, and tokens that all rows pass by before the next. */
+enum { TOKENS = 4, ROWS = 3, NEAR_TOKENS = 12 };
 
 /* Of each 16 elements the even ones and then the odd ones: the bf16 of a pair are then widened by a shift and a mask.
    */
@@ -110,21 +110,35 @@ AVX2 void gptoss_avx2_widen_int8(float *out, const int8_t *weights, const uint8_
     }
 }
 
+/* The sums of 4 vectors, added in the order of sum_of. */
+AVX2_INLINE __m128 four_sums(const __m256 *v) {
+    __m128 s[4];
+    for (int i = 0; i < 4; i++) s[i] = _mm_add_ps(_mm256_castps256_ps128(v[i]), _mm256_extractf128_ps(v[i], 1));
+    __m128 a = _mm_add_ps(_mm_unpacklo_ps(s[0], s[1]), _mm_unpackhi_ps(s[0], s[1]));
+    __m128 b = _mm_add_ps(_mm_unpacklo_ps(s[2], s[3]), _mm_unpackhi_ps(s[2], s[3]));
+    return _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+}
+
 AVX2_INLINE void multiply_floats(float *sums, const float *rows, const float *x, int64_t x_stride, int64_t n,
                                  const int tokens) {
-    __m256 parts[TOKENS][ROWS];
-    for (int t = 0; t < tokens; t++)
-        for (int row = 0; row < ROWS; row++) parts[t][row] = _mm256_setzero_ps();
+    __m256 parts[ROWS][TOKENS];
+    for (int row = 0; row < ROWS; row++)
+        for (int t = 0; t < tokens; t++) parts[row][t] = _mm256_setzero_ps();
     for (int64_t i = 0; i < n; i += 8) {
-        __m256 inputs[TOKENS];
-        for (int t = 0; t < tokens; t++) inputs[t] = _mm256_loadu_ps(x + t * x_stride + i);
-        for (int row = 0; row < ROWS; row++) {
-            __m256 weights = _mm256_loadu_ps(rows + row * STRIP_STRIDE + i);
-            for (int t = 0; t < tokens; t++) parts[t][row] = _mm256_fmadd_ps(weights, inputs[t], parts[t][row]);
+        __m256 weights[ROWS];
+        for (int row = 0; row < ROWS; row++) weights[row] = _mm256_loadu_ps(rows + row * STRIP_STRIDE + i);
+        for (int t = 0; t < tokens; t++) {
+            __m256 input = _mm256_loadu_ps(x + t * x_stride + i);
+            for (int row = 0; row < ROWS; row++) parts[row][t] = _mm256_fmadd_ps(weights[row], input, parts[row][t]);
         }
     }
-    for (int t = 0; t < tokens; t++)
-        for (int row = 0; row < ROWS; row++) sums[row * DENSE_TOKENS + t] += sum_of(parts[t][row]);
+    for (int row = 0; row < ROWS; row++, sums += DENSE_TOKENS) {
+        if (tokens == 4) {
+            _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), four_sums(parts[row])));
+        } else {
+            for (int t = 0; t < tokens; t++) sums[t] += sum_of(parts[row][t]);
+        }
+    }
 }
 
 /* One token after the other, with zeros at the end. */
@@ -135,19 +149,24 @@ AVX2 void gptoss_avx2_pack_float(float *packed, const float *x, int64_t columns,
     }
 }
 
-/* 4 rows by 3 tokens: 12 sums, 3 inputs and a row fill the 16 registers. */
+/* 3 rows by 4 tokens: 12 sums, 3 rows and an input fill the 16 registers. NEAR_TOKENS tokens stay in the nearest cache
+   while all rows pass by. */
 AVX2 void gptoss_avx2_tile_float(float *sums, const float *rows, const float *packed, int64_t padded, int64_t start,
                                  int64_t n, int64_t tokens) {
-    for (int64_t t = 0; t < tokens; t += TOKENS)
-        for (int64_t row = 0; row < DENSE_ROWS; row += ROWS) {
-            const float *some = rows + row * STRIP_STRIDE, *x = packed + t * padded + start;
-            float *to = sums + row * DENSE_TOKENS + t;
-            switch (tokens - t) {
-                case 1: multiply_floats(to, some, x, padded, n, 1); break;
-                case 2: multiply_floats(to, some, x, padded, n, 2); break;
-                default: multiply_floats(to, some, x, padded, n, TOKENS); break;
+    for (int64_t near = 0; near < tokens; near += NEAR_TOKENS) {
+        int64_t end = near + NEAR_TOKENS < tokens ? near + NEAR_TOKENS : tokens;
+        for (int64_t row = 0; row < DENSE_ROWS; row += ROWS)
+            for (int64_t t = near; t < end; t += TOKENS) {
+                const float *some = rows + row * STRIP_STRIDE, *x = packed + t * padded + start;
+                float *to = sums + row * DENSE_TOKENS + t;
+                switch (end - t) {
+                    case 1: multiply_floats(to, some, x, padded, n, 1); break;
+                    case 2: multiply_floats(to, some, x, padded, n, 2); break;
+                    case 3: multiply_floats(to, some, x, padded, n, 3); break;
+                    default: multiply_floats(to, some, x, padded, n, TOKENS); break;
+                }
             }
-        }
+    }
 }
 
 #else
