@@ -82,7 +82,7 @@ KEYS = {
     "Enter": "send",
     "Alt-Enter, Ctrl-J": 'insert a newline, like Enter after \\ or in a """',
     "Ctrl-C": "stop the answer; at the prompt, clear the input",
-    "Ctrl-O": "show or collapse the reasoning",
+    "Ctrl-O": "show or fold the reasoning, after an answer print it",
     "Ctrl-N": "while the model reasons: answer now",
     "Shift-Tab": "switch to the next reasoning effort",
     "Ctrl-R, Up": "search the history; recall the previous message",
