@@ -213,6 +213,8 @@ def assemble(
     except PinningError as exc:
         if placement is None or placement.weights is None or not placement.weights.host_keeps_all:
             raise
+        if placement.weights.gpu_experts >= config.layers * config.experts:
+            raise  # it was the embedding
         words = f"{exc}. So the GPU always holds the same experts, and decodes more slowly"
         (notice or _log.warning)(words)
     fewer = replace(placement, weights=replace(placement.weights, host_keeps_all=False))

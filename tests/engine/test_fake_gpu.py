@@ -285,6 +285,16 @@ def test_random_weights_that_cannot_be_pinned_are_noticed_too(gpu: FakeCuda, mon
     assert "always holds the same experts" in notices[0]
 
 
+def test_an_embedding_that_cannot_be_pinned_is_an_error_and_no_matter_of_experts(
+    folder: Path, gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_cuda_module._Runtime, "cudaHostRegister", staticmethod(lambda *arguments: 2))
+    notices = list[str]()
+    with pytest.raises(ResourceError, match=r"^Pinning 0\.0 GiB of host memory failed"):
+        _open(folder, EXPERTS, embedding=False, notice=notices.append)
+    assert notices == []
+
+
 def test_query_key_and_value_lie_together_on_the_gpu(folder: Path, gpu: FakeCuda) -> None:
     for layer in _open(folder).model.weights.layers:
         joined, attention = layer.attention.joined_qkv, layer.attention
