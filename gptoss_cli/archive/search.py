@@ -3,7 +3,7 @@
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,8 +34,9 @@ class Hit:
     """A message that has all the words.
 
     `line`, `before` and `after` are the best line and its neighbors, clean and cropped; `spans` are the words in
-    `line`, as (start, end). `line_number` counts from 1. `user_message` is the number, from 1, of the user's message
-    that it is or follows. `is_current` False: it is on a branch that was left.
+    `line`, as (start, end), in order; words that touch each other are one span. `line_number` counts from 1.
+    `user_message` is the number, from 1, of the user's message that it is or follows. `is_current` False: it is on a
+    branch that was left.
     """
 
     conversation: str
@@ -189,10 +190,21 @@ def _best_line(lines: Sequence[str], pattern: re.Pattern[str]) -> tuple[int, tup
         different = len({match.lastindex for match in matches})
         if different > most:
             best, most = number, different
-            spans = tuple((origins[match.start()], origins[match.end() - 1] + 1) for match in matches)
+            spans = _joined((origins[match.start()], origins[match.end() - 1] + 1) for match in matches)
         if most == pattern.groups:
             break
     return best, spans
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Join spans that touch or overlap: "aa" has "a" twice, and two letters of a folded "ß" came from one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return tuple(joined)
 
 
 def _cropped(line: str, spans: tuple[tuple[int, int], ...]) -> tuple[str, tuple[tuple[int, int], ...]]:

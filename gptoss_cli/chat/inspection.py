@@ -1,6 +1,6 @@
 """The tokens of a turn with their log probabilities and experts: while it runs, or afterwards, by reading it again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -36,8 +36,10 @@ def token_event(info: TokenInfo, parser: TurnParser) -> Token:
     return Token(token_text(info.id), channel, info, top)
 
 
-def read_again(generator: TokenGenerator, turn: DecodedTurn, *, top: int) -> Iterator[Token]:
-    """Force the ids of a finished turn after its prompt, and yield its tokens.
+def read_again(
+    generator: TokenGenerator, turn: DecodedTurn, is_stopped: Callable[[], bool], *, top: int
+) -> Iterator[Token]:
+    """Force the ids of a finished turn after its prompt, and yield its tokens until `is_stopped`.
 
     This computes what the turn computed. It takes about as long as the turn took, and normal turns need not keep
     anything for it but their ids. Closing the iterator stops the reading.
@@ -45,7 +47,8 @@ def read_again(generator: TokenGenerator, turn: DecodedTurn, *, top: int) -> Ite
     parser = TurnParser(answering=turn.answering)
     seen: list[TokenInfo] = []
     for _ in generator.prefill(turn.prompt):
-        pass
+        if is_stopped():
+            return
     ids = generator.decode(
         Sampling(seed=0),
         stop_ids=(),
@@ -59,6 +62,8 @@ def read_again(generator: TokenGenerator, turn: DecodedTurn, *, top: int) -> Ite
         forced, restricted = position in turn.forced, position in turn.restricted
         yield token_event(replace(seen.pop(), forced=forced, restricted=restricted), parser)
         parser.feed(id_)
+        if is_stopped():
+            return
 
 
 class _Replay:

@@ -35,11 +35,11 @@ def open_remote(request: ChatRequest, *, progress: Say, notice: Notify) -> Opene
 
 def connect(request: ServerRequest, context_tokens: int | None, notice: Notify) -> tuple[Server, RemoteGenerator]:
     """Return what answers and a generator for it, with at most `context_tokens` of its context. Raises as above."""
+    connection = Connection(request, on_busy=lambda seconds: notice(BUSY_NOTICE))
+    server = find_server(connection)
     if not (request.is_local or request.is_encrypted):
         what = "The conversation and the key go" if request.key else "The conversation goes"
         notice(f"{what} to {request.address} without encryption.")
-    connection = Connection(request, on_busy=lambda seconds: notice(BUSY_NOTICE))
-    server = find_server(connection)
     context = min(server.context_tokens, context_tokens or server.context_tokens)
     return server, RemoteGenerator(connection, _dialect(server), context_tokens=context, notice=notice)
 

@@ -182,11 +182,16 @@ class ChatSession:
     def stop(self) -> None:
         """End the running turn in order at the next token or prefill chunk: it still yields its TurnEnd.
 
-        Only sets a flag, so a signal handler or another thread may call it.
+        Ends every later turn as it begins, too, until `forget_stop`: a request that comes between the question and its
+        turn is not lost. Only sets a flag, so a signal handler or another thread may call it.
         """
         self._stopping = True
         if isinstance(self._generator, Interruptible):
             self._generator.interrupt()
+
+    def forget_stop(self) -> None:
+        """Let the next turns run after a `stop` that was about earlier ones."""
+        self._stopping = False
 
     def answer_now(self) -> None:
         """Make the running turn stop reasoning and answer from its next token on. No effect on a turn that answers.
@@ -297,7 +302,6 @@ class ChatSession:
         Raises the generator's errors except NumericalError, which ends the turn. However the turn ends, its messages
         are in the conversation afterwards and `last_end` is its TurnEnd.
         """
-        self._stopping = False
         self.last_end = None
         turn = self._new_turn()
         self._constraint = turn.constraint
@@ -325,12 +329,8 @@ class ChatSession:
 
         It takes about as long as the turn. `stop` ends it, and it changes nothing.
         """
-        self._stopping = False
         if self.last_turn is not None and self.last_turn.ids:
-            for token in read_again(self._generator, self.last_turn, top=top):
-                yield token
-                if self._stopping:
-                    return
+            yield from read_again(self._generator, self.last_turn, lambda: self._stopping, top=top)
 
     def _new_turn(self) -> _Turn:
         settings = self.settings

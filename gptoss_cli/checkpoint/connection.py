@@ -7,6 +7,7 @@ imports neither, because huggingface_hub fails to be imported if a timeout is no
 import os
 import re
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Self
@@ -19,6 +20,7 @@ _LISTING_VARIABLE = "HF_HUB_ETAG_TIMEOUT"
 _TRANSFER_VARIABLE = "HF_HUB_DOWNLOAD_TIMEOUT"
 _SOCKS = ("socks5", "socks5h")
 _PROXY_SCHEMES = ("http", "https", *_SOCKS)
+_HASHED_NAME = re.compile(r"[0-9a-fA-F]{8}\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +135,28 @@ def _is_address(address: str) -> bool:
 
 
 def _check_certificates() -> None:
-    """Load the file of SSL_CERT_FILE, or look for the folder of SSL_CERT_DIR, which counts only without the file."""
-    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    """Load the file of SSL_CERT_FILE, or look into the folders of SSL_CERT_DIR, which count only without the file."""
+    file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file:
         try:
             ssl.create_default_context(cafile=file)
         except OSError as exc:
             why = "it holds no certificates" if isinstance(exc, ssl.SSLError) else exc.strerror or first_line(exc)
             raise UsageError(f"SSL_CERT_FILE is {file}: {why}. Set it to a file of certificates, or unset it") from exc
-    elif folder and not os.path.isdir(folder):
-        raise UsageError(f"SSL_CERT_DIR is {folder}, which is not a folder. Set it to one, or unset it")
+    elif folders:
+        _check_certificate_folders([folder for folder in folders.split(os.pathsep) if folder])
+
+
+def _check_certificate_folders(folders: list[str]) -> None:
+    """Raise UsageError if OpenSSL finds no certificate in any of the folders, where it looks by the hash of a name."""
+    for folder in folders:
+        with suppress(OSError):
+            if any(map(_HASHED_NAME.fullmatch, os.listdir(folder))):
+                return
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise UsageError(f"SSL_CERT_DIR is {folder}, which is not a folder. Set it to one, or unset it")
+    raise UsageError(
+        f"SSL_CERT_DIR is {os.pathsep.join(folders)}: it has no certificate that is named by its hash, as 5ed36f99.0 "
+        "is. Run openssl rehash on the folder, or set SSL_CERT_FILE to a file of certificates"
+    )

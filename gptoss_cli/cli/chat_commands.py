@@ -47,9 +47,9 @@ def _effort(chat: LoadedChat, argument: str) -> None:
 
 
 def _parsed_effort(text: str) -> ReasoningEffort:
-    if text not in list(ReasoningEffort):
+    if text.lower() not in list(ReasoningEffort):
         raise UsageError(f"There is no effort {text!r}. Choose {alternatives(list(ReasoningEffort))}.")
-    return ReasoningEffort(text)
+    return ReasoningEffort(text.lower())
 
 
 def _set_effort(chat: LoadedChat, effort: ReasoningEffort) -> None:
@@ -254,8 +254,9 @@ def _code_block(blocks: Sequence[str], number: str) -> str:
 def _tokens(chat: LoadedChat, argument: str) -> None:
     if argument == "last":
         console = chat.console
-        shown = token_lines(_inspected(chat), console.stderr.columns, colored=console.colors)
-        show_lines_on_stderr(shown, console)
+        inspected = _inspected(chat)
+        if inspected:
+            show_lines_on_stderr(token_lines(inspected, console.stderr.columns, colored=console.colors), console)
         return
     if argument:
         raise UsageError(f"There is no /tokens {argument}. Try: /tokens, or /tokens last")
@@ -276,7 +277,10 @@ def _tokens(chat: LoadedChat, argument: str) -> None:
 
 
 def _experts(chat: LoadedChat, argument: str) -> None:
-    tokens = [token.info.experts for token in _inspected(chat) if token.info.experts]
+    inspected = _inspected(chat)
+    if not inspected:
+        return
+    tokens = [token.info.experts for token in inspected if token.info.experts]
     if not tokens:
         raise UsageError(
             "The experts of the last turn are not known: it is too short, or its model does not report them."
@@ -285,10 +289,11 @@ def _experts(chat: LoadedChat, argument: str) -> None:
 
 
 def _inspected(chat: LoadedChat) -> list[Token]:
-    tokens = chat.inspect_last_turn()
-    if not tokens:
+    """Return the tokens of the last turn, none if the user stops before the first. Raises UsageError."""
+    turn = chat.session.last_turn
+    if turn is None or not turn.ids:
         raise UsageError("There is no turn to show. Send a message first.")
-    return tokens
+    return chat.inspect_last_turn()
 
 
 def _raw(chat: LoadedChat, argument: str) -> None:

@@ -124,8 +124,6 @@ def _marked(hit: Hit) -> str:
 def _pieces(hit: Hit) -> Iterator[str]:
     end = 0
     for start, stop in hit.spans:
-        if start < end:
-            continue
         yield f"{hit.line[end:start]}»{hit.line[start:stop]}«"
         end = stop
     yield hit.line[end:]

@@ -60,16 +60,22 @@ def ask_at_efforts(
     console, session = environment.console, environment.open(request).session
     if session.settings.seed is None:
         session.settings = replace(session.settings, seed=random_seed())
-    answers = []
-    for effort in efforts:
-        answers.append(_answer(session, text, effort, console))
-        if answers[-1].exit_status is ExitStatus.INTERRUPTED:
-            break
+    answers: list[EffortAnswer] = []
+    interrupted = None
+    try:
+        for effort in efforts:
+            answers.append(_answer(session, text, effort, console))
+            if answers[-1].exit_status is ExitStatus.INTERRUPTED:
+                break
+    except KeyboardInterrupt:  # between two answers
+        if not answers:
+            raise
+        interrupted = ExitStatus.INTERRUPTED
     if as_json or not console.stdout.is_terminal:
         write_json({"question": text, "answers": [_answer_json(answer) for answer in answers]}, console)
     else:
         show_answers(answers, console)
-    status = next((answer.exit_status for answer in answers if answer.exit_status is not None), None)
+    status = interrupted or next((answer.exit_status for answer in answers if answer.exit_status is not None), None)
     if status is not None:
         raise typer.Exit(status)
 

@@ -85,13 +85,18 @@ class _Evaluation:
         self._results = results
         self._repeat = repeat
         self._opened: OpenedModel | None = None
-        self._is_stopped = False
         # The model that is chosen without a name may be another one next time.
         own = request.model if request.server is None else None
         self._model = own or self._open().info.model
 
     def ask_missing(self, questions: Sequence[Question], efforts: Sequence[ReasoningEffort]) -> bool:
         """Ask for what is missing; return False if the user stopped it. Raises what a turn raises."""
+        try:
+            return self._ask_all(questions, efforts)
+        except KeyboardInterrupt:  # between two turns, such as while the command of a question judges
+            return False
+
+    def _ask_all(self, questions: Sequence[Question], efforts: Sequence[ReasoningEffort]) -> bool:
         tasks = list(self._tasks(questions, efforts))
         missing = [task for task in tasks if self._key(task) not in self._results.answers]
         for number, task in enumerate(missing, start=len(tasks) - len(missing) + 1):
@@ -99,8 +104,6 @@ class _Evaluation:
             if answered is None:
                 return False
             self._results.add(answered)
-            if self._is_stopped:  # after the last token of the answer
-                return False
         return True
 
     def answers(self, questions: Sequence[Question], efforts: Sequence[ReasoningEffort]) -> list[Answered]:
@@ -134,17 +137,11 @@ class _Evaluation:
         seed = answer_seed(task.question, task.repetition, self._request.settings.seed or 0)
         session.settings = replace(session.settings, seed=seed)
         transcript = Transcript()
-
-        def stop() -> None:
-            self._is_stopped = True
-            session.stop()
-
-        with self._environment.console.activity() as activity, stopping(stop):
+        with self._environment.console.activity() as activity, stopping(session.stop):
             activity.say(progress)
             with closing(session.turn(task.question.text)) as turn:
                 for _ in transcript.record(turn):
-                    if self._is_stopped:  # a request that came before the turn has begun is not known to it
-                        session.stop()
+                    pass
         end = session.last_end
         assert end is not None
         if end.reason is EndReason.INTERRUPTED:

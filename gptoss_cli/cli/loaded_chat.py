@@ -86,6 +86,7 @@ class LoadedChat:
         session = self.session
         typed = TypeAhead({"c-n": session.answer_now})
         self._stop_idling()
+        session.forget_stop()
         try:
             with stopping(session.stop), closing(turn) as events:
                 end = self._follow(events, typed)
@@ -114,6 +115,7 @@ class LoadedChat:
         if self._inspected is not None and self._inspected[0] is turn:
             return self._inspected[1]
         tokens = []
+        session.forget_stop()
         with self.console.activity() as activity, stopping(session.stop), closing(session.inspect_last_turn()) as read:
             for token in read:
                 tokens.append(token)
@@ -121,7 +123,8 @@ class LoadedChat:
         if len(tokens) == len(turn.ids):
             self._inspected = turn, tokens
         else:
-            self.console.notice(f"Stopped. This is the beginning, {len(tokens):,} of {len(turn.ids):,} tokens.")
+            beginning = f" This is the beginning, {len(tokens):,} of {len(turn.ids):,} tokens." if tokens else ""
+            self.console.notice(f"Stopped.{beginning}")
         return tokens
 
     def _stop_idling(self) -> None:

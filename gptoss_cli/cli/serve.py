@@ -42,7 +42,8 @@ def run_serve(options: ServeOptions, environment: Environment, given: Collection
         server.stop()
 
     def announce(opened: OpenedModel) -> None:
-        _announce(opened, f"http://{_url_host(options.host)}:{port}", options.conversations, environment)
+        url = f"http://{_url_host(options.host)}:{port}"
+        _announce(opened, url, options.conversations, environment, needs_key=access.key is not None)
 
     request = _chat_request(options, given)
     worker = Worker(
@@ -83,17 +84,19 @@ def _chat_request(options: ServeOptions, given: Collection[str]) -> ChatRequest:
     )
 
 
-def _announce(opened: OpenedModel, url: str, conversations: int, environment: Environment) -> None:
+def _announce(opened: OpenedModel, url: str, conversations: int, environment: Environment, *, needs_key: bool) -> None:
     """Say where the server is, how clients find it, and the memory of the conversations that it keeps."""
     info = opened.info
     name = model_id(info.model)
     context = f"{opened.session.context_tokens:,} tokens of context"
     kept = "1 conversation" if opened.branching is None or conversations == 1 else f"{conversations} conversations"
     memory = f" It keeps {kept} in KV caches of up to {gib(info.cache_bytes)}." if info.cache_bytes else ""
+    key = "and the server's key in OPENAI_API_KEY" if needs_key else "OPENAI_API_KEY=none"
+    key_of_codex = ', env_key = "OPENAI_API_KEY"' if needs_key else ""
     for line in (
         f"Serving {name} on {url} ({info.execution} on {info.device}, {context}). Ctrl-C ends it.{memory}",
-        f"Clients of OpenAI's API: OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none",
-        f'Codex, in config.toml: model = "{name}", and a model provider with base_url = "{url}/v1"',
+        f"Clients of OpenAI's API: OPENAI_BASE_URL={url}/v1 {key}",
+        f'Codex, in config.toml: model = "{name}", and a model provider with base_url = "{url}/v1"{key_of_codex}',
     ):
         environment.console.notice(line)
 

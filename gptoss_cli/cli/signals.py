@@ -24,7 +24,8 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
     """Within the block, call `stop` for each Ctrl-C and SIGTERM instead of raising.
 
     `stop` may only set a flag. After a SIGTERM the end of the block raises SystemExit, which ends the program. So does
-    another Ctrl-C, or a SIGTERM by itself, if the block goes on for seconds.
+    another Ctrl-C, or a SIGTERM by itself, if the block goes on for seconds. A Ctrl-C that StrayInterrupts has received
+    since the user's last entry is about this block.
     """
     received: dict[int, float] = {}
 
@@ -40,6 +41,8 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
     repeated = _RepeatedSignal(signal.SIGTERM)
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = [signal.signal(number, handle) for number in numbers]
+    if isinstance(previous[0], StrayInterrupts) and previous[0].has_received:
+        handle(signal.SIGINT, None)
     try:
         yield
     except KeyboardInterrupt:
@@ -57,18 +60,24 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
 class StrayInterrupts:
     """The handler of a Ctrl-C that comes when nothing is to be stopped, such as just after the end of an answer.
 
-    The first ones are ignored. One that comes seconds later, before `forget`, ends the program: something hangs.
+    The first ones only stop what `stopping` begins before `forget`. One that comes seconds later ends the program:
+    something hangs.
     """
 
     def __init__(self) -> None:
         self._first: float | None = None
-        signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGINT, self)
+
+    @property
+    def has_received(self) -> bool:
+        """True if there was one since `forget`."""
+        return self._first is not None
 
     def forget(self) -> None:
         """Forget earlier ones: the program answers again."""
         self._first = None
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = now

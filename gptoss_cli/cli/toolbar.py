@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Final
 
 from gptoss_cli.checkpoint import catalog
-from gptoss_cli.terminal.cells import cells
+from gptoss_cli.terminal.cells import cells, cut
 from gptoss_cli.terminal.sanitize import one_line
 from gptoss_cli.units import counted
 
@@ -85,7 +85,7 @@ def _names(model: str) -> list[str]:
 
 
 def _cut(name: str, columns: int) -> str:
-    return name if cells(name) <= columns else f"{name[: columns // 2]}…"
+    return name if cells(name) <= columns else f"{cut(name, columns - 1)}…"
 
 
 def _attached(count: int) -> list[str]:

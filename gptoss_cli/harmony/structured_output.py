@@ -7,6 +7,7 @@ import base64
 import importlib.util
 import json
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
@@ -24,6 +25,7 @@ _ARGUMENTS_STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ?"
 # Keywords by which other parts of a schema may name properties too.
 _COMPOSED: Final = frozenset({"$ref", "allOf", "anyOf", "oneOf", "patternProperties", "if", "dependentSchemas"})
 _LOGGER: Final = logging.getLogger(__name__)
+_TOKENIZER_LOCK: Final = threading.Lock()
 _UNKNOWN_FORMAT: Final = "Unknown format: "
 _DIGITS: Final = b"0123456789"
 _MOST_DIGITS: Final = 15
@@ -273,8 +275,13 @@ def _ids_of_digits() -> tuple[int, ...]:
     return tuple(masks)
 
 
-@cache
 def _tokenizer() -> Any:
+    with _TOKENIZER_LOCK:  # a second thread waits instead of building another one
+        return _built_tokenizer()
+
+
+@cache
+def _built_tokenizer() -> Any:
     library = _library()
     wrapped = library.TokenizerWrapper(_vocabulary())
     return library.LLTokenizer(wrapped, n_vocab=VOCABULARY_SIZE, eos_token=RETURN)

@@ -265,8 +265,7 @@ def _with_offloaded_experts(needs: _Requirements, gpu: ChosenGpu, hardware: Hard
     lacking = _missing(host_use)
     if lacking:
         host_use = replace(host_use, experts_bytes=memory.experts_bytes - gpu_use.experts_bytes)
-    missing = _missing(host_use)
-    if missing:
+    if missing := _missing(host_use):
         text = f"Host memory lacks {gib(missing)} for the experts that do not fit on {gpu.device}."
         return Reason(Code.HOST_TOO_SMALL, text, missing)
     # If all experts are used alike. A real model repeats itself, so that the GPU holds more of those that it needs.
@@ -310,17 +309,27 @@ def _offload_reasons(memory: ModelMemory, gpu: ChosenGpu, gpu_experts: int, lack
     yield Reason(Code.EXPERTS_FIXED, text, lacking)
 
 
+def _with_embedding(host_use: MemoryUse, memory: ModelMemory) -> tuple[MemoryUse, tuple[Reason, ...]]:
+    """Add the embedding, which is mapped from its file, to `host_use` if there is room; else return a reason too."""
+    use, size = replace(host_use, dense_bytes=host_use.dense_bytes + memory.embedding_bytes), memory.embedding_bytes
+    if not _missing(use):
+        return use, ()
+    text = f"The embedding, {gib(size)}, is not counted: it may stay on the disk, since a token reads one row of it."
+    return host_use, (Reason(Code.EMBEDDING_ON_DISK, text),)
+
+
 def _on_cpu(needs: _Requirements, hardware: Hardware, why: tuple[Reason, ...]) -> Placement:
     """Map the weights and compute on the CPU. Weights that do not fit in memory are read from the files every time."""
     memory = needs.cpu_memory
     context, slow = _cpu_context(needs, hardware.available_bytes)
     host_use = MemoryUse(
-        dense_bytes=memory.dense_bytes + memory.embedding_bytes,
+        dense_bytes=memory.dense_bytes,
         experts_bytes=memory.experts_bytes,
         cache_bytes=memory.cache_bytes(context),
         work_bytes=_HOST_WORK_BYTES,
         room_bytes=hardware.available_bytes,
     )
+    host_use, on_disk = _with_embedding(host_use, memory)
     return Placement(
         execution=Execution.CPU,
         device="cpu",
@@ -332,7 +341,7 @@ def _on_cpu(needs: _Requirements, hardware: Hardware, why: tuple[Reason, ...]) -
         bound=DecodeBound(host_bytes=memory.dense_bytes + memory.active_bytes),
         dense=needs.dense,
         sequences=needs.sequences,
-        reasons=(*why, *slow, *needs.shortened(context), *_cached_sequences(needs.sequences, host_use)),
+        reasons=(*why, *slow, *on_disk, *needs.shortened(context), *_cached_sequences(needs.sequences, host_use)),
     )
 
 
@@ -371,8 +380,7 @@ def _cpu_context(needs: _Requirements, available: int | None) -> tuple[int, tupl
 
 
 def _gpu_too_small(gpu: ChosenGpu, part: str, missing: int) -> Reason:
-    text = f"{gpu.device} lacks {gib(missing)} for {part} and a context."
-    return Reason(Code.GPU_TOO_SMALL, text, missing)
+    return Reason(Code.GPU_TOO_SMALL, f"{gpu.device} lacks {gib(missing)} for {part} and a context.", missing)
 
 
 def _host_room(gpu: ChosenGpu, gpu_use: MemoryUse, hardware: Hardware) -> int | None:

@@ -21,6 +21,7 @@ class Code(StrEnum):
     GPU_BUSY = "gpu-busy"
     FITS_GPU = "fits-gpu"
     EMBEDDING_ON_HOST = "embedding-on-host"
+    EMBEDDING_ON_DISK = "embedding-on-disk"
     EXPERTS_ON_HOST = "experts-on-host"
     EXPERTS_FIXED = "experts-fixed"
     GPU_TOO_SMALL = "gpu-too-small"
@@ -46,6 +47,7 @@ _EXPLANATIONS = frozenset(
         Code.ROOMIEST_GPU,
         Code.FITS_GPU,
         Code.EMBEDDING_ON_HOST,
+        Code.EMBEDDING_ON_DISK,
         Code.EXPERTS_ON_HOST,
         Code.SHORTER_CONTEXT,
         Code.SMALLER_CHUNK,

@@ -4,6 +4,7 @@ import json
 import queue
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -99,7 +100,10 @@ class Connection:
                 time.sleep(exc.seconds)
                 waited += exc.seconds
             except _ERRORS as exc:
-                raise self.failure(exc) from exc
+                failure = self.failure(exc)
+                if isinstance(failure, BrokenError) and not self.request.is_encrypted:
+                    failure = self._silence()
+                raise failure from exc
 
     def _ask(self, path: str, body: Mapping[str, object] | None) -> Json:
         method = "GET" if body is None else "POST"
@@ -120,7 +124,10 @@ class Connection:
             raise NetworkError(
                 f"{url} redirects to {to[:_LONGEST_MESSAGE]}, which was not asked for", Hint.CHECK_SERVER
             )
-        said = self._message(response)
+        body = self._body(response)
+        said = self._message(body)
+        if status == HTTPStatus.BAD_REQUEST and not self.request.is_encrypted and b"HTTPS" in body:
+            raise NetworkError(f"{url} speaks https only. Write {self.request.url_of_other_scheme}")
         if status in _DENIED:
             problem = "does not accept the key" if self.request.key else "wants a key"
             raise NetworkError(f"{url} {problem}", Hint.SERVER_KEY)
@@ -142,10 +149,22 @@ class Connection:
         if isinstance(exc, httpx2.ConnectError | httpx2.ConnectTimeout):
             if "CERTIFICATE_VERIFY" in str(exc):
                 return NetworkError(f"The certificate of {self.request.address} is not valid: {first_line(exc)}")
+            if _is_caused_by(exc, ssl.SSLError):
+                other = self.request.url_of_other_scheme
+                return NetworkError(f"{self.request.address} does not speak https, it seems. Try {other}")
+            if _is_caused_by(exc, socket.gaierror):
+                return NetworkError(f"The host name {self.request.host} is unknown", Hint.CHECK_SERVER)
             return NetworkError(f"Nothing answers at {url}", Hint.CHECK_SERVER)
         if isinstance(exc, httpx2.TimeoutException):
             return NetworkError(f"{url} does not answer", Hint.CHECK_SERVER)
         return BrokenError(f"The connection to {url} broke", Hint.RETRY)
+
+    def _silence(self) -> NetworkError:
+        """Return the error about a connection without encryption that ended without an answer."""
+        other = self.request.url_of_other_scheme
+        return NetworkError(
+            f"{self.request.url} ends the connection without an answer. If it speaks https, write {other}"
+        )
 
     def object_of(self, data: bytes | str) -> Json:
         """Return a JSON object. Raises NetworkError for anything else, and for an error that the server reports."""
@@ -163,14 +182,18 @@ class Connection:
             )
         return value
 
-    def _message(self, response: httpx2.Response) -> str:
-        """Return what the server says about an error, in one short line without the key."""
+    def _body(self, response: httpx2.Response) -> bytes:
+        """Return the beginning of the body of an error."""
         data = b""
         with suppress(*_ERRORS):
             for piece in response.iter_bytes():
                 data += piece
                 if len(data) > _LARGEST_ERROR_BYTES:
                     break
+        return data
+
+    def _message(self, data: bytes) -> str:
+        """Return what the server says about an error, in one short line without the key."""
         try:
             return self._without_key(_error_text(json.loads(data)))
         except (ValueError, RecursionError):
@@ -192,7 +215,9 @@ def _client(request: ServerRequest) -> httpx2.Client:
     except ImportError as exc:
         raise UsageError("The proxy of the environment is a SOCKS proxy", Hint.INSTALL_SOCKS) from exc
     except (OSError, ValueError, httpx2.InvalidURL) as exc:
-        raise UsageError("The proxy or the SSL_CERT_FILE of the environment cannot be used. Correct it") from exc
+        raise UsageError(
+            "The proxy, SSL_CERT_FILE or SSL_CERT_DIR of the environment cannot be used. Correct it"
+        ) from exc
 
 
 class Exchange:
@@ -293,6 +318,13 @@ class Exchange:
             self._socket = found
             if self._closed.is_set():
                 self._shut_down()
+
+
+def _is_caused_by(exc: BaseException | None, kind: type[BaseException]) -> bool:
+    """Return True if `exc`, or an exception that led to it, is of a kind."""
+    while exc is not None and not isinstance(exc, kind):
+        exc = exc.__cause__ or exc.__context__
+    return exc is not None
 
 
 def _event_data(lines: Iterator[str]) -> Iterator[str]:

@@ -36,9 +36,14 @@ class ServerRequest:
         return urlsplit(self.url).netloc
 
     @property
+    def host(self) -> str:
+        """The host without the port."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
     def is_local(self) -> bool:
         """True if the host is this machine."""
-        host = urlsplit(self.url).hostname or ""
+        host = self.host
         try:
             return ipaddress.ip_address(host).is_loopback
         except ValueError:
@@ -48,6 +53,11 @@ class ServerRequest:
     def is_encrypted(self) -> bool:
         """True if nobody on the way can read what is sent."""
         return self.url.startswith("https://")
+
+    @property
+    def url_of_other_scheme(self) -> str:
+        """The address with http instead of https, or the reverse."""
+        return re.sub(r"^http(s?)", lambda scheme: "http" if scheme[1] else "https", self.url)
 
 
 def server_request(

@@ -18,6 +18,8 @@ from gptoss_cli.server.job import Job, OneSequence, SequencePool
 from gptoss_cli.server.pool import ConversationPool
 
 _LOGGER: Final = logging.getLogger(__name__)
+# Preparing for constrained messages takes a second, which the opening and a first request need themselves.
+_PREPARE_AFTER_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Worker:
         self._ended_at = 0.0  # when the last job ended, in seconds of time.monotonic
         self._closed = False
         self._threads = [threading.Thread(target=self._run, name="engine", daemon=True)]
+        self._preparing = threading.Timer(_PREPARE_AFTER_SECONDS, _prepare)
+        self._preparing.daemon = True
 
     @property
     def queue_length(self) -> int:
@@ -153,28 +157,27 @@ class Worker:
             self._closed = True
             running = list(self._running)
             self._changed.notify_all()
+        self._preparing.cancel()
         self._refuse_waiting(stopping())
         for ticket in running:
             ticket.cancel()
 
     def join(self, seconds: float) -> None:
         """Wait until the threads have ended."""
-        for thread in self._threads:
+        for thread in (*self._threads, self._preparing):
             if thread.is_alive():
                 thread.join(seconds)
 
     def _run(self) -> None:
         try:
-            preparing = threading.Thread(target=_prepare, daemon=True)
-            preparing.start()
             opened = self._open_model()
-            preparing.join()
         except BaseException as exc:  # noqa: BLE001  the caller of `failed` raises it again
             self._failed(exc)
             return
         self._begin(opened)
         self._loaded(opened)
         del opened  # the pool alone keeps the model
+        self._preparing.start()
         while (ticket := self._next(opens=True)) is not None:
             self._do(ticket)
 

@@ -16,6 +16,7 @@ _FRAME_SECONDS = 0.25
 # The speed is the mean over this time.
 _SPEED_SECONDS = 8.0
 _BAR_COLUMNS = 20
+_LEAST_NAME_COLUMNS = 12
 
 
 class FileProgress:
@@ -86,7 +87,8 @@ class FileProgress:
 
     def _draw_until_closed(self) -> None:
         while not self._closed.wait(_FRAME_SECONDS):
-            self._frame(self._lines())
+            # One column stays free: a full line would wrap and could not be removed.
+            self._frame(self._lines(max(1, self._console.stderr.columns - 1)))
         self._frame([])
 
     def _frame(self, lines: list[str]) -> None:
@@ -95,23 +97,28 @@ class FileProgress:
             if self._drawn_lines:
                 self._console.stderr.write(f"\x1b[{self._drawn_lines}F\x1b[J")
             self._report()
-            # One column stays free: a full line would wrap and could not be removed.
-            room = max(1, self._console.stderr.columns - 1)
-            self._console.stderr.write("".join(f"{cut(line, room)}\n" for line in lines))
+            self._console.stderr.write("".join(f"{line}\n" for line in lines))
             self._drawn_lines = len(lines)
 
-    def _lines(self) -> list[str]:
+    def _lines(self, columns: int) -> list[str]:
+        """Return the lines of the files and of the total. The figures are cut last, after bars and names."""
         with self._lock:
             files = [(one_line(name), done, total) for name, (done, total) in self._files.items()]
             all_bytes, speed = self._all_bytes, self._speed(time.monotonic())
-        width = max((cells(name) for name, _, _ in files), default=0)
-        lines = [
-            f"{name}{' ' * (width - cells(name))}  {_bar(done, total)}  {_of(done, total)}"
-            for name, done, total in files
-        ]
+        figures = [f"  {_of(done, total)}" for _, done, total in files]
+        room = columns - max(map(len, figures), default=0)
+        if room >= _BAR_COLUMNS + 4 + _LEAST_NAME_COLUMNS:
+            figures = [
+                f"  {_bar(done, total)}{figure}" for (_, done, total), figure in zip(files, figures, strict=True)
+            ]
+            room -= _BAR_COLUMNS + 4
+        names = [cut(name, max(1, room)) for name, _, _ in files]
+        width = max(map(cells, names), default=0)
+        lines = [f"{name}{' ' * (width - cells(name))}{figure}" for name, figure in zip(names, figures, strict=True)]
         left_bytes = max(0, self._total_bytes - all_bytes)
         left = f", {duration_words(left_bytes / speed)} left" if speed >= 1 else ""
-        return [*lines, f"Total: {_of(all_bytes, self._total_bytes)}, {size_words(int(speed))}/s{left}"]
+        total = f"Total: {_of(all_bytes, self._total_bytes)}, {size_words(int(speed))}/s{left}"
+        return [cut(line, columns) for line in (*lines, total)]
 
     def _speed(self, now: float) -> float:
         """Return the recent bytes per second."""

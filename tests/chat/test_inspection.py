@@ -84,6 +84,9 @@ def test_an_inspection_that_is_stopped_ends_at_the_next_token(generator: Generat
     next(reading)
     session.stop()
     assert len(list(reading)) == 0
+    assert list(session.inspect_last_turn()) == []
+    session.forget_stop()
+    assert list(session.inspect_last_turn())
 
 
 def test_without_a_turn_there_is_nothing_to_inspect(generator: Generator) -> None:

@@ -186,7 +186,20 @@ def test_stopping_while_the_prompt_is_read_keeps_the_question() -> None:
     assert end(events).reason is EndReason.INTERRUPTED
     assert end(events).first_token_seconds is None
     assert chat.conversation.messages == (Message(Role.USER, "Hi"),)
+    chat.forget_stop()
     assert answer(list(chat.turn("And now?"))) == "Nothing."
+
+
+@pytest.mark.parametrize("moment", ["before the turn", "after the turn before"])
+def test_a_stop_outside_a_turn_ends_the_next_one_before_its_first_token(moment: str) -> None:
+    chat = session(script(GREETING, SECOND))
+    if moment == "after the turn before":
+        list(chat.turn("Hi"))
+    turn = chat.turn("And now?")
+    chat.stop()
+    assert [type(event) for event in turn] == [PrefillProgress, TurnEnd]
+    assert chat.last_end is not None
+    assert chat.last_end.reason is EndReason.INTERRUPTED
 
 
 def test_stopping_ends_the_turn_at_the_next_token() -> None:
@@ -207,6 +220,7 @@ def test_a_turn_stopped_while_reasoning_prompts_only_its_question() -> None:
     for event in chat.turn("Hi"):
         if isinstance(event, ReasoningDelta):
             chat.stop()
+    chat.forget_stop()
     list(chat.turn("And now?"))
     questions = [Message(Role.USER, "Hi"), Message(Role.USER, "And now?")]
     assert generator.prompts[-1] == from_scratch(questions)

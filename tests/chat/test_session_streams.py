@@ -55,6 +55,7 @@ def check_turn(session: ChatSession, events: list[Event], said: list[int]) -> No
 
 
 def check_next_turn(session: ChatSession) -> None:
+    session.forget_stop()
     session.settings = TurnSettings()
     fresh = Conversation("Be kind.", DATE, ReasoningEffort.LOW)
     for message in session.conversation.messages:
@@ -212,6 +213,7 @@ def script_of(answer: list[Said], effort: ReasoningEffort) -> list[int]:
 
 def play(session: ChatSession, events: Iterator[Event], turn: Turn) -> bool:
     """Let the model speak, and cut it where `turn` says; whether it called a tool."""
+    session.forget_stop()
     for count, _ in enumerate(events):
         if turn.cut is not None and count >= turn.cut:
             if turn.by == "close":

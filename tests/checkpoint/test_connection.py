@@ -1,5 +1,6 @@
 """Variables of the environment that would make every request fail are named, and their values are not shown."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,6 +109,13 @@ def test_certificates_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
     with pytest.raises(UsageError, match=r"SSL_CERT_DIR is .*none, which is not a folder"):
         check_connection()
+    (tmp_path / "ca.pem").touch()
+    for folders in (tmp_path, f"{tmp_path / 'none'}{os.pathsep}{tmp_path}"):
+        monkeypatch.setenv("SSL_CERT_DIR", str(folders))
+        with pytest.raises(UsageError, match="not a folder" if "none" in str(folders) else "openssl rehash"):
+            check_connection()
+    (tmp_path / "0a1b2c3d.0").touch()
+    check_connection()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent.pem"))
     with pytest.raises(UsageError, match=r"SSL_CERT_FILE is .*absent.pem: No such file or directory"):
         check_connection()

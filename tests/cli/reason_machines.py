@@ -26,6 +26,7 @@ MACHINES: dict[Code, tuple[str, Hardware]] = {
     Code.GPU_BUSY: ("20b", machine(gpu(24, 2))),
     Code.FITS_GPU: ("20b", machine(gpu(24))),
     Code.EMBEDDING_ON_HOST: ("20b", machine(gpu(16))),
+    Code.EMBEDDING_ON_DISK: ("20b", machine(available=14.4)),
     Code.EXPERTS_ON_HOST: ("20b", machine(gpu(8))),
     Code.EXPERTS_FIXED: ("120b", machine(gpu(24))),
     Code.GPU_TOO_SMALL: ("20b", machine(gpu(3))),

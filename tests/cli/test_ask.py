@@ -5,12 +5,16 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
 
+from gptoss_cli.archive.recorder import Attachment
+from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.cli.prompt_input import prompt_text
 from gptoss_cli.errors import ResourceError, UsageError
+from gptoss_cli.harmony.events import Event
 from gptoss_cli.terminal.console import Console
 from tests.cli.conftest import Script, ask_here, turn
 from tests.cli.terminal_driver import SCRIPTED_PROGRAM, ForkedTerminal, Terminal
@@ -187,6 +191,20 @@ def test_a_tool_call_exits_1(script: Script) -> None:
     done = ask_here(script([call]), "--free-headers", "x")
     assert (done.returncode, done.stdout) == (1, "")
     assert "The model called a tool" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_comes_before_the_first_event_ends_the_turn(
+    number: signal.Signals, status: int, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def turn_of(session: ChatSession, text: str, attachments: Iterable[Attachment] = ()) -> Generator[Event]:
+        signal.raise_signal(number)
+        yield from original(session, text, attachments)
+
+    original = ChatSession.turn
+    monkeypatch.setattr(ChatSession, "turn", turn_of)
+    done = ask_here(script(turn("Never.")), "Hi")
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
 
 
 def test_ctrl_c_keeps_what_was_printed_and_exits_130(script: Script) -> None:

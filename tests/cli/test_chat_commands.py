@@ -14,7 +14,6 @@ from gptoss_cli.cli.loaded_chat import LoadedChat
 from gptoss_cli.errors import Hint, NotInstalledError
 from gptoss_cli.harmony.events import Role
 from gptoss_cli.harmony.vocabulary import load_encoding
-from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.slash import COMMANDS
 from tests.cli.conftest import turn
 from tests.cli.scripted_program import opened_with
@@ -93,7 +92,9 @@ def test_retry_answers_the_same_message_again_at_another_effort() -> None:
     talk = begin("Blue.", "Azure.", reasoning="Hm.")
     talk.say("Sky?", "/retry high")
     assert talk.said == ["Sky?", "Azure."]
-    assert talk.session.conversation.effort is ReasoningEffort.HIGH
+    assert talk.session.conversation.effort == "high"
+    talk.say("/effort Low")
+    assert talk.session.conversation.effort == "low"
 
 
 def test_edit_replaces_the_last_message_when_it_is_sent() -> None:

@@ -1,10 +1,13 @@
 """`gptoss ask --efforts`: one question, several answers side by side."""
 
 import json
+import signal
 import subprocess
+from typing import Any
 
 import pytest
 
+from gptoss_cli.chat.session import ChatSession
 from gptoss_cli.cli.efforts import parse_efforts
 from gptoss_cli.errors import UsageError
 from gptoss_cli.settings import ReasoningEffort
@@ -66,6 +69,26 @@ def test_an_answer_that_is_not_whole_decides_the_exit_status(script: Script) -> 
     done = _ask(script(turn("Blue."), long), "--efforts", "low,high", "--max-tokens", "10")
     assert done.returncode == 7
     assert [answer["ended"] for answer in json.loads(done.stdout)["answers"]] == ["complete", "token limit"]
+
+
+@pytest.mark.parametrize("method", ["turn", "set_effort"])
+def test_ctrl_c_beside_a_turn_keeps_the_answers_so_far(
+    method: str, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return original(*arguments)
+
+    original = getattr(ChatSession, method)
+    monkeypatch.setattr(ChatSession, method, interrupted)
+    done = _ask(script(turn("Blue."), turn("Never."), turn("Never.")), "--efforts", "low,high,none")
+    first, *others = json.loads(done.stdout)["answers"]
+    assert (done.returncode, first["answer"]) == (130, "Blue.")
+    assert [(each["answer"], each["ended"]) for each in others] == [("", "interrupted")] * (method == "turn")
 
 
 def test_a_terminal_gets_a_table_that_cannot_control_it(script: Script) -> None:

@@ -285,3 +285,17 @@ def test_an_interrupt_just_beside_a_turn_stops_the_evaluation(
     status, values, err = _evaluate(run, script(turn("Blue.")), file, "--repeat", "5", "--json")
     assert (status, len(values["answers"])) == (ExitStatus.INTERRUPTED, kept)
     assert "Stopped." in err
+
+
+def test_an_interrupt_while_a_command_judges_keeps_the_answers_before_it(
+    run: Run, script: Script, tmp_path: Path
+) -> None:
+    lines = (
+        {"question": "Sky?", "answer": "Blue."},
+        {"question": "Sea?", "command": f"kill -INT {os.getpid()}; sleep 9"},
+    )
+    status, values, err = _evaluate(
+        run, script(turn("Blue."), turn("Grey.")), _file(tmp_path, *lines), "--efforts", "low", "--json"
+    )
+    assert (status, [answer["question"] for answer in values["answers"]]) == (ExitStatus.INTERRUPTED, ["Sky?"])
+    assert "Stopped." in err

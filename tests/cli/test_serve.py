@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,9 +63,19 @@ def test_it_prints_its_address_answers_and_ends_with_143(script: Script, tmp_pat
         out, _ = program.communicate(timeout=_SECONDS)
     err = (tmp_path / "errors").read_text()
     assert (program.returncode, out) == (143, "")
-    assert f"OPENAI_BASE_URL={url}/v1" in err
-    assert f'base_url = "{url}/v1"' in err
+    assert f"OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none\n" in err
+    assert f'base_url = "{url}/v1"\n' in err
     assert "secret" not in err
+
+
+def test_a_key_is_asked_for_and_not_shown(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_API_KEY", "sesame")
+    with _serving(script(), tmp_path / "errors") as (_, url), pytest.raises(urllib.error.HTTPError, match="401"):
+        _post(url, {"messages": [{"role": "user", "content": "Hi"}]})
+    err = (tmp_path / "errors").read_text()
+    assert f"OPENAI_BASE_URL={url}/v1 and the server's key in OPENAI_API_KEY\n" in err
+    assert f'base_url = "{url}/v1", env_key = "OPENAI_API_KEY"\n' in err
+    assert "sesame" not in err
 
 
 def test_a_server_may_answer_for_it(tmp_path: Path) -> None:

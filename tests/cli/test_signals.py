@@ -9,6 +9,7 @@ import pytest
 from gptoss_cli.cli import signals
 from gptoss_cli.cli.signals import StrayInterrupts, stopping
 from gptoss_cli.errors import ExitStatus
+from tests.cli.test_chat_commands import begin
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,17 @@ def test_an_interrupt_that_comes_when_the_first_had_no_effect_ends_the_program()
     assert ended.value.code == ExitStatus.INTERRUPTED
 
 
+def test_a_stray_interrupt_stops_the_next_block_unless_it_is_forgotten() -> None:
+    stray, stops = StrayInterrupts(), list[str]()
+    signal.raise_signal(signal.SIGINT)
+    with stopping(lambda: stops.append("just after the entry")):
+        pass
+    stray.forget()
+    with stopping(lambda: stops.append("after the next entry")):
+        pass
+    assert stops == ["just after the entry"]
+
+
 def test_one_sigterm_ends_a_block_that_does_not_stop() -> None:
     with pytest.raises(SystemExit) as ended:
         _hang(signal.SIGTERM)
@@ -68,3 +80,23 @@ def test_stray_interrupts_are_ignored_until_one_comes_late() -> None:
     with pytest.raises(SystemExit) as ended:
         signal.raise_signal(signal.SIGINT)
     assert ended.value.code == ExitStatus.INTERRUPTED
+
+
+def test_ctrl_c_just_after_enter_stops_that_turn_and_no_later_one() -> None:
+    talk, stray = begin("Red.", "Blue."), StrayInterrupts()
+    talk.say("Mars?")
+    signal.raise_signal(signal.SIGINT)
+    talk.say("Sky?")
+    assert talk.said == ["Mars?", "Red.", "Sky?"]
+    stray.forget()
+    talk.say("At night?")
+    assert talk.said == ["Mars?", "Red.", "Sky?", "At night?", "Blue."]
+
+
+def test_an_inspection_that_is_stopped_before_its_first_token_says_only_that() -> None:
+    talk, stray = begin("Blue."), StrayInterrupts()
+    talk.say("Sky?")
+    signal.raise_signal(signal.SIGINT)
+    assert [talk.say(command) for command in ("/tokens last", "/experts")] == ["Stopped.\n", "Stopped.\n"]
+    stray.forget()
+    assert "Blue" in talk.say("/tokens last")

@@ -59,6 +59,10 @@ def test_the_line_fits_and_has_the_count(columns: int, model: str, rate: float |
 def test_a_model_is_called_by_its_name_and_a_folder_by_its_last_part() -> None:
     assert toolbar_line(ChatStatus(model="20b"), 80) == "gpt-oss-20b · loading"
     assert toolbar_line(ChatStatus(model="/srv/models/mine/"), 80) == "mine · loading"
+    assert (
+        toolbar_line(ChatStatus(model="/srv/a-checkpoint-of-forty-letters"), 80) == "a-checkpoint-of-forty-l… · loading"
+    )
+    assert toolbar_line(ChatStatus(model="模型" * 20), 80) == f"{'模型' * 5}模… · loading"
     assert toolbar_line(ChatStatus(model=""), 80) == "loading"
 
 

@@ -1,5 +1,7 @@
 """First contact: what answers, with which model and context, and what cannot be used is named."""
 
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -177,14 +179,51 @@ def test_a_wrong_environment_is_exit_2_without_a_password(
     Connection(ServerRequest("http://localhost"))
 
 
-def test_a_conversation_that_anybody_on_the_way_can_read_is_said_once() -> None:
-    for url, key, said in (
-        ("http://127.0.0.1:9", "k", []),
-        ("https://127.0.0.9.invalid", "k", []),
-        ("http://gpu.invalid:9", None, ["The conversation goes to gpu.invalid:9 without encryption."]),
-        ("http://gpu.invalid:9", "k", ["The conversation and the key go to gpu.invalid:9 without encryption."]),
+def test_a_conversation_that_anybody_on_the_way_can_read_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_local, key, said in (
+        (True, "k", []),
+        (False, None, ["The conversation goes to {} without encryption."]),
+        (False, "k", ["The conversation and the key go to {} without encryption."]),
     ):
-        notice = Notices()
-        with pytest.raises(NetworkError, match="Nothing answers"):
-            connect(ServerRequest(url, key=key), None, notice)
-        assert notice.texts == said
+        with FakeVllm(scripted("")) as server:
+            monkeypatch.setattr(ServerRequest, "is_local", is_local)
+            notice, request = Notices(), ServerRequest(server.url, key=key)
+            connect(request, None, notice)
+        assert notice.texts == [text.format(request.address) for text in said]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_host_that_nobody_knows_is_named_and_nothing_else_is_said(scheme: str, key: str | None) -> None:
+    notice = Notices()
+    with pytest.raises(NetworkError, match=r"^The host name gpu\.invalid is unknown$"):
+        connect(ServerRequest(f"{scheme}://gpu.invalid:9", key=key), None, notice)
+    assert notice.texts == []
+
+
+def test_https_to_a_server_without_it_says_so() -> None:
+    with FakeVllm(scripted("")) as server, pytest.raises(NetworkError) as caught:
+        find_server(Connection(ServerRequest(server.url.replace("http://", "https://"))))
+    assert str(caught.value) == f"{server.url.partition('://')[2]} does not speak https, it seems. Try {server.url}"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"]
+)
+def test_http_to_a_server_that_speaks_https_says_so(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        with pytest.raises(NetworkError) as caught:
+            find_server(Connection(ServerRequest(url)))
+        server.join()
+    assert url in str(caught.value)
+    assert f"rite {url.replace('http:', 'https:')}" in str(caught.value)

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from gptoss_cli.harmony.events import PrefillProgress, TurnEnd
 from gptoss_cli.harmony.vocabulary import load_encoding
 from gptoss_cli.server.chat_completions import read_chat
 from gptoss_cli.server.failures import ApiError
-from gptoss_cli.server.job import ChatJob
+from gptoss_cli.server.job import ChatJob, OneSequence
 from gptoss_cli.settings import ReasoningEffort
+from tests.scripted_generator import ScriptedGenerator
 from tests.server.turns import ANSWER, CALL, SERVED, WEATHER, body, check_golden, data, ids_of, run, streamed
 
 USER = {"role": "user", "content": "Hi"}
@@ -52,6 +54,13 @@ def joined(chunks: list[Any]) -> dict[str, Any]:
                 message["calls"][call["index"]]["arguments"] += call["function"]["arguments"]
             message["finish_reason"] = choice["finish_reason"]
     return message
+
+
+def test_a_job_that_is_cancelled_before_it_begins_reads_and_draws_nothing() -> None:
+    generator = ScriptedGenerator([ids_of(ANSWER)], chunk_tokens=1)
+    events = list(job().run(OneSequence(generator), lambda stop: stop()))
+    assert [type(event) for event in events] == [PrefillProgress, TurnEnd]
+    assert len(generator.sequence) == 0
 
 
 @pytest.mark.parametrize(("name", "turn"), [("answer", ANSWER), ("call", CALL)])

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from gptoss_cli.terminal.cells import cells
 from gptoss_cli.terminal.progress import FileProgress
 from gptoss_cli.units import duration_words, size_words
 from tests.terminal.emulator import Emulator
@@ -42,7 +43,7 @@ def test_a_frame_has_a_line_per_file_and_a_total_that_fit_the_terminal() -> None
     progress = FileProgress(streams.console, 3_000_000, done="verified")
     progress.begin("a" * 200, 250_000, 1_000_000)
     progress.begin("b", 0, 2_000_000)
-    lines = progress._lines()
+    lines = progress._lines(79)
     assert "250 kB of 1.0 MB" in lines[0]
     assert "[#####..............." in lines[0]
     assert lines[-1].startswith("Total: 250 kB of 3.0 MB, 0 B/s")
@@ -51,6 +52,18 @@ def test_a_frame_has_a_line_per_file_and_a_total_that_fit_the_terminal() -> None
     drawn = streams.err
     assert all(len(line) < 80 for line in drawn.split("\x1b[3F")[0].splitlines())
     assert drawn.endswith("\x1b[3F\x1b[J")
+
+
+@pytest.mark.parametrize("columns", [24, 40, 60, 79, 200])
+def test_names_are_cut_by_cells_before_figures(columns: int) -> None:
+    streams = Streams(terminal=True)
+    progress = FileProgress(streams.console, 3_000_000, done="verified")
+    for name in ("模型" * 30, "model-00001-of-00002.safetensors", "a"):
+        progress.begin(name, 250_000, 1_000_000)
+    *files, total = progress._lines(columns)
+    assert all(cells(line) <= columns and line.endswith("  250 kB of 1.0 MB") for line in files)
+    assert ("[#####..............." in files[0]) == (columns >= 60)
+    assert cells(total) <= columns
 
 
 def test_a_notice_stands_above_the_frame_and_leaves_no_rest_of_it() -> None:
