@@ -96,7 +96,9 @@ def test_a_step_without_time_is_reported(tmp_path: Path) -> None:
 def test_a_whole_rehearsal_works_on_a_bare_machine(tmp_path: Path) -> None:
     printed = _run(tmp_path, BUDGET="3000")
     assert "FAILED" not in printed, (tmp_path / "out" / "log.txt").read_text("utf-8")
-    assert "40 of 40 kernel checks are right" in printed
+    found = re.search(r"(\d+) of (\d+) kernel checks are right", printed)
+    assert found is not None
+    assert int(found[1]) == int(found[2]) >= 40
     for name in ("20b", "120b"):
         assert f"{name} behind 32: decode" in printed
         assert f"{name} prefill of 33" in printed

@@ -78,7 +78,7 @@ def _choose_model(
         raise UsageError("Random weights take the place of a model: give one of the two")
     name, config = _shape(random_weights)
     placement = place_config(name, config, request, notice, console.reads_terminal)
-    return f"{name} with random weights", partial(loader.load_random, config, placement)
+    return f"{name} with random weights", partial(loader.load_random, config, placement, notice=notice)
 
 
 def _shape(wanted: str) -> tuple[str, ModelConfig]:

@@ -215,6 +215,10 @@ class Chat:
             if self.state.is_leaving:
                 return
             draft, self.state.draft = self.state.draft, ""
+            # What was typed since is a message of its own; only after /edit it belongs to the draft.
+            if draft and self.state.edited_from is None and self._prompt.set_aside(draft):
+                self._console.notice("The message was not sent. The Up key recalls it.")
+                draft = ""
             entered = self._prompt.read(draft)
             stray.forget()
             if self._prompt.was_cleared:

@@ -160,8 +160,8 @@ def verify(
 ) -> None:
     """Verify an installed model, offline.
 
-    Checks the digest of every file, then headers, index and shapes against the config of the model. --quick looks at
-    no digest, and so does not notice a changed weight.
+    Checks the digest of every file, then headers, index and shapes against the config of the model. --quick skips
+    the digests, so it does not notice a changed weight.
     """
     from gptoss_cli.cli.verify import run_verify
 
@@ -251,7 +251,7 @@ def bench(
     """Measure the speed of a model on this machine.
 
     Compares its prefill and decode rates with the memory bandwidth. Prints a table on a terminal, else one JSON object.
-    End other programs first: they slow it down. With --server it measures that one as its user sees it.
+    Close other programs first: they slow it down. With --server it measures that server, as a user sees it.
     """
     if servers.are_meant(given := given_options(invocation)):
         from gptoss_cli.cli.bench_server import run_bench_of_server
@@ -312,6 +312,7 @@ def evaluate(
     *,
     evaluate: EvaluateOptions,
     options: TurnOptions,
+    invocation: typer.Context,
     environment: Environment,
 ) -> None:
     """Measure accuracy against effort on your own questions.
@@ -322,7 +323,7 @@ def evaluate(
     """
     from gptoss_cli.cli.evaluate import run_evaluate
 
-    run_evaluate(file, evaluate, options, environment)
+    run_evaluate(file, evaluate, options, environment, given_options(invocation))
 
 
 @_COMMANDS.command("cache")

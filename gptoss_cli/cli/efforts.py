@@ -1,6 +1,6 @@
 """`gptoss ask --efforts`: one question answered at several efforts, one after the other and with the same seed."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -32,12 +32,19 @@ def run_efforts(question: Question, options: TurnOptions, environment: Environme
     answer = question.answer
     assert answer.efforts is not None
     check_combination(answer, question.history)
+    refuse_single_effort(question.given)
     efforts = parse_efforts(answer.efforts)
     attached = [attachment(file, environment.console) for file in answer.files or ()]
     template = find_template(question.template, environment.console)
     text = prompt_of(template, question.words, environment.console, attached=attached)
     request = chat_request(options, environment.console, question.given)
     ask_at_efforts(text, efforts, request, environment, as_json=answer.as_json)
+
+
+def refuse_single_effort(given: Collection[str]) -> None:
+    """Raise UsageError if the command line, whose options are `given`, names one effort beside several."""
+    if "effort" in given:
+        raise UsageError("--effort and --efforts do not go together. Leave one of them out.")
 
 
 def parse_efforts(value: str) -> list[ReasoningEffort]:

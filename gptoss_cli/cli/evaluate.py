@@ -1,6 +1,6 @@
 """`gptoss evaluate`: the accuracy, tokens and seconds of a model on the user's questions, at several efforts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from gptoss_cli.cli.model_options import EvaluateOptions
 from gptoss_cli.cli.options import TurnOptions
 from gptoss_cli.cli.prompt_input import chat_request, printable_path
 from gptoss_cli.cli.signals import stopping
-from gptoss_cli.errors import ExitStatus
+from gptoss_cli.errors import ExitStatus, UsageError
 from gptoss_cli.harmony.events import EndReason
 from gptoss_cli.settings import ReasoningEffort
 from gptoss_cli.terminal.architecture_table import Grid, grid_lines, show_lines
@@ -37,11 +37,16 @@ from gptoss_cli.terminal.plot import Point, plot_lines
 _EXTENSION: Final = ".results.jsonl"
 
 
-def run_evaluate(file: Path, evaluate: EvaluateOptions, options: TurnOptions, environment: Environment) -> None:
+def run_evaluate(
+    file: Path, evaluate: EvaluateOptions, options: TurnOptions, environment: Environment, given: Collection[str] = ()
+) -> None:
     """Run `gptoss evaluate`. Everything that is wrong with the input is raised before the model is opened.
 
+    `given` are the names of the options on the command line itself.
     After Ctrl-C the figures so far are written, and typer.Exit is raised.
     """
+    if "effort" in given:
+        raise UsageError(f"--effort is for one answer. To measure an effort: --efforts {options.effort}")
     efforts = parse_efforts(evaluate.efforts)
     questions = read_questions(file)
     request = chat_request(options, environment.console)

@@ -48,7 +48,7 @@ class PlanOptions:
     device: DeviceOption = "auto"
     context: ContextOption = None
     conversations: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=64, help="Plan a server that keeps so many conversations.")
+        int | None, typer.Option(metavar="N", min=1, max=64, help="Plan a server that keeps N conversations.")
     ] = None
     dense: DenseOption = Dense.BF16
     activations: ActivationsOption = Activations.INT16
@@ -60,7 +60,7 @@ class BenchOptions:
     """The options of `bench`: the amount of work to time, and how the model should run."""
 
     context: Annotated[
-        int, typer.Option("--context", metavar="N", min=0, help="Tokens that are in the cache before; not read.")
+        int, typer.Option("--context", metavar="N", min=0, help="Tokens assumed to be in the KV cache already.")
     ] = 0
     prompt: Annotated[int, typer.Option("--prompt", metavar="N", min=16, help="Tokens to prefill.")] = 512
     generate: Annotated[int, typer.Option("--generate", metavar="N", min=2, help="Tokens to decode.")] = 64

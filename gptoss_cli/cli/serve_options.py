@@ -61,7 +61,7 @@ class ServeOptions:
             metavar="SECONDS",
             min=1,
             max=1e6,
-            help="Release the model after so long without a request; the next one loads it again.",
+            help="Release the model after this time without a request; the next one loads it again.",
         ),
     ] = None
     reasoning_field: Annotated[

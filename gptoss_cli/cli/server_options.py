@@ -17,11 +17,14 @@ def _setting(variable: str, *flags: str, **details: Any) -> Any:
     return typer.Option(*flags, envvar=variable, show_envvar=False, **details)
 
 
+_URL_VARIABLE: Final = "GPTOSS_SERVER_URL"
 ServerOption = Annotated[
     str | None,
-    _setting(
-        "GPTOSS_SERVER_URL", "--server", metavar="URL", help="Let the vLLM, SGLang or llama-server at URL answer."
-    ),
+    _setting(_URL_VARIABLE, "--server", metavar="URL", help="Let the vLLM, SGLang or llama-server at URL answer."),
+]
+ExaminedServerOption = Annotated[
+    str | None,
+    _setting(_URL_VARIABLE, "--server", metavar="URL", help="Examine the vLLM, SGLang or llama-server at URL."),
 ]
 ServerModelOption = Annotated[
     str | None,
@@ -46,7 +49,7 @@ KeyFileOption = Annotated[
 class ServerOptions:
     """The options of `plan`, `doctor` and `bench` about a server. `ask` and `chat` have the same ones."""
 
-    server: ServerOption = None
+    server: ExaminedServerOption = None
     server_model: ServerModelOption = None
     server_api: ServerApiOption = None
     api_key_file: KeyFileOption = None

@@ -48,8 +48,8 @@ def load(
 
     On the CPU they are mapped files. 8-bit dense weights are converted first, unless their cache exists. The number of
     threads applies to the whole process. `progress` is called with a line before a step that takes long, and `notice`
-    with one about a file that was damaged and is made again. A prefill reads `chunk_tokens` at once. KV caches on disk
-    use at most `kv_limit_bytes`; 0 neither reads nor writes any.
+    with one about a file that was damaged and is made again, or about host memory that could not be pinned. A prefill
+    reads `chunk_tokens` at once. KV caches on disk use at most `kv_limit_bytes`; 0 neither reads nor writes any.
 
     Raises NotInstalledError, IntegrityError or ResourceError if something is wrong with the files or the device, and
     UsageError if the context is larger than the model's.
@@ -57,7 +57,7 @@ def load(
     home = weights_folder(folder)
     config = load_config(home / "config.json")
     _check_context(config, placement)
-    weights, identity = load_weights(home, config, placement), fingerprint(home)
+    weights, identity = load_weights(home, config, placement, notice=notice), fingerprint(home)
     kernels, numerics = choose_kernels(placement)
     if placement.dense is Dense.INT8:
         weights = int8_weights(weights, int8_folder(), identity, notice=notice)
@@ -69,16 +69,20 @@ def load(
 
 
 def load_random(
-    config: ModelConfig, placement: Placement, *, progress: Callable[[str], None] | None = None
+    config: ModelConfig,
+    placement: Placement,
+    *,
+    progress: Callable[[str], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Generator:
     """Make random weights for `config` and place them as `placement` says. No file is read or written.
 
-    Raises ResourceError if something is wrong with the device, or if there is too little memory, and UsageError if the
-    context is larger than the model's.
+    `progress` and `notice` are those of `load`. Raises ResourceError if something is wrong with the device, or if there
+    is too little memory, and UsageError if the context is larger than the model's.
     """
     _check_context(config, placement)
     with device_errors():
-        weights = random_weights(config, placement)
+        weights = random_weights(config, placement, notice=notice)
     kernels, numerics = choose_kernels(placement)
     return _generator(_model(config, weights, kernels, placement), placement, numerics, progress)
 

@@ -4,6 +4,8 @@ The time of a token depends on the shapes and on the experts that it uses, not o
 experts alike, so less of them are found on a GPU that holds a part than with a real model.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,14 +26,17 @@ _SCALES = 118, 122
 _BIAS_STD = 0.02
 
 
-def random_weights(config: ModelConfig, placement: Placement) -> ModelWeights:
-    """Make weights for `config` on the devices of `placement`.
+def random_weights(
+    config: ModelConfig, placement: Placement, *, notice: Callable[[str], None] | None = None
+) -> ModelWeights:
+    """Make weights for `config` on the devices of `placement`. `notice` is that of `assemble`.
 
     Raises ResourceError if the CPU's memory does not hold them: other than a checkpoint's they cannot stay on the disk.
     """
     if placement.gpu is None:
         _check_host_memory(config, placement)
-    weights = assemble(config, names(Layout.HUGGING_FACE), _Maker(config, placement).tensor, placement)
+    maker = _Maker(config, placement)
+    weights = assemble(config, names(Layout.HUGGING_FACE), maker.tensor, placement, notice=notice)
     return int8_in_memory(weights) if placement.dense is Dense.INT8 else weights
 
 

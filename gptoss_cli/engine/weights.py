@@ -135,11 +135,18 @@ def float_rows(matrix: Rows, start: int, end: int, *, columns: int) -> Tensor:
     return (blocks * scales.unsqueeze(-1)).flatten(1)[:, :columns]
 
 
-def load_weights(folder: Path, config: ModelConfig, placement: Placement | None = None) -> ModelWeights:
+def load_weights(
+    folder: Path,
+    config: ModelConfig,
+    placement: Placement | None = None,
+    *,
+    notice: Callable[[str], None] | None = None,
+) -> ModelWeights:
     """Map the tensors of `folder`, which may have either layout, and copy them to the device of `placement`.
 
-    Without a placement, or on the CPU, they stay mapped. Raises NotInstalledError if a shard is missing,
-    IntegrityError if a file contradicts `config`, and ResourceError if the device has too little memory.
+    Without a placement, or on the CPU, they stay mapped. `notice` is that of `assemble`. Raises NotInstalledError if a
+    shard is missing, IntegrityError if a file contradicts `config`, and ResourceError if the device has too little
+    memory.
     """
     layouts = list(Layout)
     checked = check_tensors(folder, [expected_tensors(config, layout) for layout in layouts])
@@ -148,7 +155,7 @@ def load_weights(folder: Path, config: ModelConfig, placement: Placement | None 
         _log.warning("%s: ignored %d unexpected tensors, first %s", folder, len(checked.unexpected), first)
     files = _MappedFiles(checked.files)
     try:
-        return assemble(config, names(layouts[checked.layout]), files.tensor, placement)
+        return assemble(config, names(layouts[checked.layout]), files.tensor, placement, notice=notice)
     except (RuntimeError, MemoryError) as exc:
         error = resource_error(exc)
         if error is None:
@@ -189,19 +196,27 @@ def _device(placement: Placement | None) -> str:
 
 
 def assemble(
-    config: ModelConfig, name: Names, mapped: Callable[[str], Tensor], placement: Placement | None
+    config: ModelConfig,
+    name: Names,
+    mapped: Callable[[str], Tensor],
+    placement: Placement | None,
+    *,
+    notice: Callable[[str], None] | None = None,
 ) -> ModelWeights:
     """Put together the weights that `mapped` gives by their names in a layout, on the device of `placement`.
 
-    If not all experts can be pinned in host memory, only those that are not on the GPU are. Windows' display driver
-    pins half of the memory at most.
+    If not all experts can be pinned in host memory, only those that are not on the GPU are, and `notice` is called with
+    a line about it. Windows' display driver pins half of the memory at most.
     """
     try:
         return _assemble(config, name, mapped, placement)
     except PinningError as exc:
         if placement is None or placement.weights is None or not placement.weights.host_keeps_all:
             raise
-        _log.warning("%s. The GPU will hold the same experts all the time", exc)
+        if placement.weights.gpu_experts >= config.layers * config.experts:
+            raise  # it was the embedding
+        words = f"{exc}. So the GPU always holds the same experts, and decodes more slowly"
+        (notice or _log.warning)(words)
     fewer = replace(placement, weights=replace(placement.weights, host_keeps_all=False))
     return _assemble(config, name, mapped, fewer)
 

@@ -16,7 +16,7 @@ from prompt_toolkit.filters import Condition, is_searching, vi_insert_mode, vi_n
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input
-from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.output import ColorDepth, Output, create_output
@@ -27,6 +27,7 @@ from prompt_toolkit.utils import is_dumb_terminal
 
 from gptoss_cli.files import replace_file
 from gptoss_cli.terminal.editor import edited
+from gptoss_cli.terminal.typeahead import keys_are_waiting
 
 _BLOCK = '"""'
 _LARGEST_HISTORY_BYTES = 4 << 20
@@ -136,6 +137,16 @@ class ChatPrompt:
         """Use `keys`, typed before the prompt appeared, as the first input of the next `read`."""
         store_typeahead(self._session.app.input, list(keys))
 
+    def set_aside(self, draft: str) -> bool:
+        """If typed keys wait for `read`, which would add them to `draft`, keep that in the history and return True."""
+        source = self._session.app.input
+        keys = get_typeahead(source)
+        store_typeahead(source, keys)
+        if not keys and not keys_are_waiting():
+            return False
+        self._remember(as_typed(draft))
+        return True
+
     def above(self, show: Callable[[], None]) -> None:
         """Call `show`, which writes to the terminal, above the prompt, if it is being read. For any thread."""
         app = self._session.app
@@ -206,10 +217,13 @@ class ChatPrompt:
     def _send(self, event: KeyPressEvent) -> None:
         """End the input, and keep in the history what would have to be typed for the same message."""
         buffer = event.current_buffer
-        entry = as_typed(buffer.text) if self._is_pasted else buffer.text
-        if entry not in buffer.history.get_strings()[-1:]:
-            buffer.history.append_string(entry)
+        self._remember(as_typed(buffer.text) if self._is_pasted else buffer.text)
         event.app.exit(result=buffer.text)
+
+    def _remember(self, entry: str) -> None:
+        history = self._session.default_buffer.history
+        if entry not in history.get_strings()[-1:]:
+            history.append_string(entry)
 
     def _edit(self, loop: AbstractEventLoop | None) -> None:
         """Replace the input by what the user makes of it in an editor. Several lines are a message, as if pasted."""

@@ -82,7 +82,7 @@ KEYS = {
     "Enter": "send",
     "Alt-Enter, Ctrl-J": 'insert a newline, like Enter after \\ or in a """',
     "Ctrl-C": "stop the answer; at the prompt, clear the input",
-    "Ctrl-O": "show or collapse the reasoning",
+    "Ctrl-O": "show or fold the reasoning, after an answer print it",
     "Ctrl-N": "while the model reasons: answer now",
     "Shift-Tab": "switch to the next reasoning effort",
     "Ctrl-R, Up": "search the history; recall the previous message",
@@ -130,7 +130,8 @@ def _is_verbatim(text: str, pasted: bool) -> bool:
 
 def _advice(word: str) -> str:
     lowered = word.lower()
-    close = difflib.get_close_matches(lowered, [*COMMANDS, *_ALIASES], n=1)
+    # A slash alone is too short to be like anything: it would be like the shortest command.
+    close = difflib.get_close_matches(lowered, [*COMMANDS, *_ALIASES], n=1) if len(word) > 1 else []
     return f"Did you mean {_RELATED.get(lowered) or (close[0] if close else '/help')}?"
 
 

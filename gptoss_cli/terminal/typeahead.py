@@ -111,6 +111,12 @@ def keys_kept() -> Iterator[bool]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, modes)
 
 
+def keys_are_waiting() -> bool:
+    """Return True if something was typed that nobody has read yet."""
+    with keys_kept() as are_kept:
+        return are_kept and bool(select.select([sys.stdin], [], [], 0)[0])
+
+
 def _write_to_terminal(code: str) -> None:
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         sys.stdout.write(code)

@@ -155,6 +155,18 @@ def test_lines_typed_while_the_model_loads_are_sent_one_after_another(script: Sc
         assert "> second\nTwo." in terminal.text
 
 
+def test_what_was_typed_before_ctrl_c_is_not_added_to_the_message_that_comes_back(script: Script) -> None:
+    with Terminal(["-c", _SLOW, script(turn("One."), turn("Two.")), "chat", "first"]) as terminal:
+        terminal.wait_for("Loading the model.")
+        terminal.type("second\r")
+        terminal.look(0.1)
+        terminal.type(_CTRL_C)
+        terminal.wait_for("One.\n\n>")
+        assert "The message was not sent. The Up key recalls it.\n> second\nOne." in terminal.text
+        terminal.type("\x1b[A\x1b[A\r")
+        terminal.wait_for("> first\nTwo.\n\n>")
+
+
 def test_pasted_code_is_sent_with_every_character(script: Script) -> None:
     with _chat(script(turn("One."), turn("Two."))) as terminal:
         terminal.wait_for(">")

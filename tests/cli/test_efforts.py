@@ -113,3 +113,13 @@ def test_ctrl_c_shows_what_was_answered_so_far(script: Script) -> None:
         rows = terminal.text.splitlines()
     assert any("Blue." in row and "one two" in row for row in rows)
     assert not any("Never." in row for row in rows)
+
+
+def test_one_effort_beside_several_is_refused_but_not_that_of_the_settings(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = _ask(script(*_TURNS), "--efforts", "low,high", "-e", "low")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "gptoss: --effort and --efforts do not go together. Leave one of them out.\n"
+    monkeypatch.setenv("GPTOSS_EFFORT", "high")
+    assert _ask(script(*_TURNS), "--efforts", "low,high").returncode == 0

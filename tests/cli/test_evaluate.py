@@ -110,6 +110,12 @@ def test_a_file_without_questions_is_a_usage_error_before_the_model_is_opened(tm
     assert run("evaluate", str(tmp_path / "absent"))[0] == ExitStatus.USAGE
 
 
+def test_one_effort_is_refused_with_the_option_that_measures_it(tmp_path: Path, run: Run) -> None:
+    status, _, err = run("evaluate", str(_file(tmp_path, {"question": "2+2?", "number": 4})), "-e", "high")
+    assert status == ExitStatus.USAGE
+    assert "To measure an effort: --efforts high" in err
+
+
 # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
 @pytest.mark.parametrize(
     ("correct", "count", "low", "high"),

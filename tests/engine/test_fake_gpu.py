@@ -56,9 +56,10 @@ def _open(
     *,
     embedding: bool = True,
     progress: Callable[[str], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Generator:
     placement = on_gpu("cuda:0", experts, embedding=embedding)
-    return open_generator(folder, context_tokens=2_000, progress=progress, **placement)
+    return open_generator(folder, context_tokens=2_000, progress=progress, notice=notice, **placement)
 
 
 def _prefill(generator: Generator, tokens: int) -> None:
@@ -261,12 +262,37 @@ def test_without_enough_memory_to_pin_all_experts_those_of_the_gpu_are_not_pinne
         return failures.pop() if failures else 0
 
     monkeypatch.setattr(fake_cuda_module._Runtime, "cudaHostRegister", staticmethod(register))
-    generator = _open(folder, EXPERTS // 2, embedding=False)
+    notices = list[str]()
+    generator = _open(folder, EXPERTS // 2, embedding=False, notice=notices.append)
     slots = [gate_up.slots for gate_up, _ in generator.model.weights.placed_experts()]
     assert not failures
+    assert notices == [
+        "Pinning 0.0 GiB of host memory failed: there is not enough memory. "
+        "So the GPU always holds the same experts, and decodes more slowly"
+    ]
     assert [(each.residency, each.first_on_host) for each in slots] == [(Residency.FIXED, 3)] * 2
     _prefill(generator, LENGTHS[0])
     assert len(_decode(generator, 4)) == 4
+
+
+def test_random_weights_that_cannot_be_pinned_are_noticed_too(gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures, notices = [2], list[str]()
+    register = staticmethod(lambda *arguments: failures.pop() if failures else 0)
+    monkeypatch.setattr(fake_cuda_module._Runtime, "cudaHostRegister", register)
+    placement = Placement(context_tokens=64, **on_gpu("cuda:0", 4, embedding=False))
+    load_random(published_config(layers=2, experts=8), placement, notice=notices.append)
+    assert len(notices) == 1
+    assert "always holds the same experts" in notices[0]
+
+
+def test_an_embedding_that_cannot_be_pinned_is_an_error_and_no_matter_of_experts(
+    folder: Path, gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_cuda_module._Runtime, "cudaHostRegister", staticmethod(lambda *arguments: 2))
+    notices = list[str]()
+    with pytest.raises(ResourceError, match=r"^Pinning 0\.0 GiB of host memory failed"):
+        _open(folder, EXPERTS, embedding=False, notice=notices.append)
+    assert notices == []
 
 
 def test_query_key_and_value_lie_together_on_the_gpu(folder: Path, gpu: FakeCuda) -> None:

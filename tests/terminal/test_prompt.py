@@ -239,6 +239,19 @@ def test_keys_typed_ahead_come_first() -> None:
         assert prompt.read() == Entered("abc")
 
 
+def test_a_draft_is_set_aside_into_the_history_only_if_keys_wait() -> None:
+    history = InMemoryHistory()
+    with create_pipe_input() as pipe:
+        prompt = ChatPrompt(history, input=pipe, output=DummyOutput())
+        assert not prompt.set_aside("/first")
+        assert history.get_strings() == []
+        prompt.type_ahead([KeyPress("x")])
+        assert prompt.set_aside("/first")
+        assert history.get_strings() == ["//first"]
+        pipe.send_text(f"y{_ENTER}")
+        assert prompt.read() == Entered("xy")
+
+
 def test_a_dumb_terminal_gets_plain_text_and_sends_a_line_that_ends_with_a_newline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

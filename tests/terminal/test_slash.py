@@ -35,7 +35,9 @@ def test_a_line_that_begins_with_a_slash_is_a_command(text: str, command: tuple[
     assert parse(text) == command
 
 
-@pytest.mark.parametrize(("text", "close"), [("/hlep", "/help"), ("/efort high", "/effort"), ("/x", "/help")])
+@pytest.mark.parametrize(
+    ("text", "close"), [("/hlep", "/help"), ("/efort high", "/effort"), ("/x", "/help"), ("/", "/help")]
+)
 def test_an_unknown_command_is_an_error_with_the_closest_match(text: str, close: str) -> None:
     with pytest.raises(UsageError, match=f"Did you mean {close}?"):
         parse(text)

@@ -46,6 +46,8 @@ def look_up_experts(
         written = tl.where((missed > 0) & (rank == n), victim, written)
         evicted = evicted | (s == victim)
         ages = tl.where(s == victim, _NEVER, ages)
+    # A thread may store what another one has to load before.
+    tl.debug_barrier()
     tl.store(used_at + s, tl.zeros_like(times) + now, mask=(used | evicted) & (s < replaceable))
     tl.store(held + s, tl.full((E_WIDTH,), -1, tl.int32), mask=evicted)
     tl.store(chosen_slots + a, slot.to(tl.int64), mask=a < A)

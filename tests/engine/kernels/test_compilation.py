@@ -19,6 +19,9 @@ from gptoss_cli.engine.kernels.compilation import Kernel, compiling, is_compilin
 from gptoss_cli.errors import ResourceError
 
 _OPTIONS = {"num_warps": 1, "enable_fp_fusion": True}
+# As they are when tests are collected: kernels that ran in Triton's interpreter leave them changed, which the compiler
+# does not expect.
+_LANGUAGE = [(part, dict(vars(part))) for part in (tl, tl.core, tl.math, tl.tensor, tl.dtype, tl.condition)]
 
 
 def _doubled(x, y, size: tl.constexpr):  # type: ignore[no-untyped-def]
@@ -48,6 +51,12 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(triton.runtime.driver, "_active", _Driver(), raising=False)
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
+    for part, original in _LANGUAGE:
+        for name in [name for name, value in vars(part).items() if value is not original.get(name)]:
+            if name in original:
+                monkeypatch.setattr(part, name, original[name])
+            else:
+                monkeypatch.delattr(part, name)
 
 
 def _launch(kernel: Any, *shapes: int) -> None:

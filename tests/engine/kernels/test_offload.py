@@ -56,7 +56,7 @@ def _numpy_look_up() -> Any:
     """Return the source of look_up_experts as a function of numpy arrays, which is faster than the interpreter."""
     language = types.SimpleNamespace(
         arange=lambda start, end: _of(np.arange(start, end, dtype=np.int32)),
-        load=_load, store=_store, static_range=range, int32=np.int32, int64=np.int64,
+        load=_load, store=_store, static_range=range, debug_barrier=lambda: None, int32=np.int32, int64=np.int64,
         where=lambda condition, a, b: _of(np.where(condition, a, b)),
         zeros_like=lambda a: _of(np.zeros_like(a)),
         full=lambda shape, value, dtype: _of(np.full(shape, value, dtype)),

@@ -14,6 +14,7 @@ from tests.engine.kernels.time_model import (
     experts_seconds,
     kernel_table,
     layer_seconds,
+    offload_table,
     product_seconds,
     prompt_seconds,
     round_clocks,
@@ -135,3 +136,10 @@ def test_the_tables_have_every_kernel_and_card() -> None:
     assert [card.name for card in CARDS if f"| {card.name} |" in shown] == ["H100", "H200"]
     on_small = "\n".join(time_tables({89: COMPILED}))
     assert "| offload | offload |" in on_small
+
+
+def test_the_table_of_experts_in_two_memories_tells_the_copy_to_a_slot_apart() -> None:
+    compiled = {f"{name}_kernel offloaded": _used(1_512, 1) | {"copying": 72} for name in ("gate_up", "down")}
+    *_, row = offload_table({90: compiled})
+    assert row == "| sm_90 | 128/5/4.0, 4.2 | 128/5/4.0, 4.2 |"
+    assert "offloaded" not in "\n".join(kernel_table({90: COMPILED | compiled}))

@@ -16,6 +16,7 @@ Compiled = dict[str, dict[str, Any]]
 
 HIDDEN, QKV, ATTENDED, VOCABULARY, ACTIVE = 2_880, 5_120, 4_096, 201_088, 4
 HEADS, WINDOW, KV_BYTES = 64, 128, 2 * 8 * 64 * 2  # of a position in a layer
+OFFLOADED: Final = " offloaded"  # ends the names of kernels that find experts in two memories
 PACKED_BYTES = 17 / 32  # of a weight, its scale included
 # A kernel of one token: the share of the bandwidth that it reaches, the share of the issue slots, and its start.
 READ_SHARE, ISSUE_SHARE, START = 0.9, 0.65, 1.0e-6
@@ -189,7 +190,7 @@ def _name_in(compiled: Compiled, name: str) -> str:
 
 
 def _is_shown(name: str) -> bool:
-    return "upcast" not in name and not name.endswith((" of 16", " of 64", " of 32"))
+    return "upcast" not in name and not name.endswith((" of 16", " of 64", " of 32", OFFLOADED))
 
 
 def _cell(name: str, used: dict[str, Any]) -> str:
@@ -204,6 +205,23 @@ def _cell(name: str, used: dict[str, Any]) -> str:
     if name in weights:
         last = f"{used['barriers']}/{used['instructions'] * LANES * used['warps'] / weights[name]:.1f}"
     return f"{used['registers']}/{used['shared'] / 1024:.0f}/{last}"
+
+
+def offload_table(compiled: dict[int, Compiled]) -> Iterator[str]:
+    """Yield the lines of a table of the products that find experts in two memories.
+
+    Instructions per weight are given without the copy to a slot, and with it.
+    """
+    yield "| | gate_up | down |"
+    yield "|---" * 3 + "|"
+    for capability, kernels in compiled.items():
+        cells = []
+        for name in ("gate_up_kernel", "down_kernel"):
+            used = kernels[name + OFFLOADED]
+            found = (used["instructions"] - used["copying"]) * LANES * used["warps"] / (4 * HIDDEN)
+            written = _per_weight(kernels, name + OFFLOADED, 4 * HIDDEN)
+            cells.append(f"{used['registers']}/{used['barriers']}/{found:.1f}, {written:.1f}")
+        yield f"| sm_{capability} | {' | '.join(cells)} |"
 
 
 def time_tables(compiled: dict[int, Compiled]) -> Iterator[str]:
@@ -249,7 +267,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     files = sorted(folder.glob("*.json"), key=lambda file: int(file.stem))
     compiled = {int(file.stem): json.loads(file.read_text()) for file in files}
-    print("\n".join((*kernel_table(compiled), "", *time_tables(compiled))))
+    print("\n".join((*kernel_table(compiled), "", *time_tables(compiled), "", *offload_table(compiled))))
 
 
 if __name__ == "__main__":
