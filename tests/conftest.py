@@ -35,8 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     home = Path(folder.name)
     patch.setenv("GPTOSS_HOME", str(home / "gptoss"))
     patch.setenv("HF_HOME", str(home / "huggingface"))
-    # Compiled kernels are kept, but not among the user's.
-    kept = config.cache.mkdir("triton") if config.cache else home / "triton"
+    # Compiled kernels are kept, but not among the user's. Without its plugin a config has no cache.
+    cache = getattr(config, "cache", None)
+    kept = cache.mkdir("triton") if cache else home / "triton"
     patch.setenv("TRITON_CACHE_DIR", str(kept))
 
 
