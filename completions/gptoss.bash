@@ -94,7 +94,7 @@ _gptoss_candidates() {
     local convert="--exact --dry-run --json"
     local plan="--gpu-memory --ram --context --conversations --execution --device --dense --activations --json $server"
     local bench="--context --prompt --generate --repeat --kernels --random-weights --execution --device --gpu-memory --dense --activations --threads --json $server"
-    local serve="-m --model --host --port --api-key-file -e --effort --queue --conversations --batch --idle-unload
+    local serve="-m --model --host --port --api-key-file -e --effort --queue --conversations --batch --idle-unload --kv-limit
         --reasoning-field --allow-origin --context --execution --device --gpu-memory --dense --activations --threads --server --server-model --server-api --server-key-file"
     local compare="--by --context --benchmarks --explain --json"
     local evaluate="--efforts --repeat -o --output --json"

@@ -70,7 +70,7 @@ complete -c gptoss -n $turn -l think-budget -x -d 'End the reasoning after this 
 complete -c gptoss -n $turn -l free-headers -d 'Do not constrain the message headers'
 complete -c gptoss -n $turn -l dtype -x -a 'float32 bfloat16' -d 'Floating-point type of the computation'
 complete -c gptoss -n $turn -l no-prefix-cache -d 'Do not reuse cached work for the first messages'
-complete -c gptoss -n '__fish_seen_subcommand_from ask chat evaluate cache' -l kv-limit -x -d 'Disk space for KV caches'
+complete -c gptoss -n '__fish_seen_subcommand_from ask chat evaluate cache serve' -l kv-limit -x -d 'Disk space for KV caches'
 complete -c gptoss -n $turn -l reasoning -x -a 'show collapse hide' -d 'Show, collapse or hide the reasoning'
 
 set -l keyed '__fish_seen_subcommand_from ask chat plan doctor bench evaluate'

@@ -41,7 +41,7 @@ Register-ArgumentCompleter -Native -CommandName gptoss -ScriptBlock {
         'bench' = $models + @('--context', '--prompt', '--generate', '--repeat', '--kernels', '--random-weights', '--execution', '--device', '--gpu-memory',
             '--dense', '--activations', '--threads', '--json') + $server + $common
         'serve' = @('-m', '--model', '--host', '--port', '--api-key-file', '-e', '--effort', '--queue', '--conversations',
-            '--batch', '--idle-unload', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device',
+            '--batch', '--idle-unload', '--kv-limit', '--reasoning-field', '--allow-origin', '--context', '--execution', '--device',
             '--gpu-memory', '--dense', '--activations', '--threads', '--server', '--server-model', '--server-api', '--server-key-file') + $common
         'compare' = $models + $known + @('--by', '--context', '--benchmarks', '--explain', '--json') + $common
         'inspect' = $models + $known + @('--diagram', '--tensors', '--sinks', '--rope', '--experiment', '--prompt', '--json') + $common

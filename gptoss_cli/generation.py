@@ -206,8 +206,11 @@ class BranchingGenerator(TokenGenerator, Protocol):
         They may be used in turn or, by that many `threads`, at the same time, each by one thread. Call it once.
         """
 
-    def keep_prefix(self, ids: Sequence[int]) -> None:
-        """Let later prompts that begin with `ids`, and go on otherwise, read only what follows them."""
+    def keep_prefix(self, ids: Sequence[int], *, on_disk: bool = True) -> None:
+        """Let later prompts that begin with `ids`, and go on otherwise, read only what follows them.
+
+        With `on_disk` other programs too, if KV caches are kept there.
+        """
 
     def kept_tokens(self, ids: Sequence[int]) -> int:
         """Return how many of `ids` would not be read again: all, up to the end of a prompt, or up to a kept prefix."""

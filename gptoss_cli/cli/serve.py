@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
+from gptoss_cli.cache_files import KV_LIMIT_BYTES
 from gptoss_cli.chat.request import ChatRequest, OpenedModel
 from gptoss_cli.cli.environment import Environment
 from gptoss_cli.cli.prompt_input import placement_request, server_of
@@ -71,7 +72,7 @@ def _chat_request(options: ServeOptions, given: Collection[str]) -> ChatRequest:
         model=options.model,
         placement=placement_request(options, context_tokens=options.context, sequences=options.conversations + 1),
         effort=options.effort,
-        kv_limit_bytes=0,
+        kv_limit_bytes=KV_LIMIT_BYTES if options.kv_limit is None else options.kv_limit,
         server=server_of(
             ServerOptions(
                 server=options.server,

@@ -13,6 +13,7 @@ from gptoss_cli.cli.options import (
     DeviceOption,
     ExecutionOption,
     GpuMemoryOption,
+    KvLimitOption,
     ThreadsOption,
 )
 from gptoss_cli.cli.server_options import KEY_FILE_VARIABLE, ServerApiOption, ServerModelOption, ServerOption
@@ -64,6 +65,7 @@ class ServeOptions:
             help="Release the model after this time without a request; the next one loads it again.",
         ),
     ] = None
+    kv_limit: KvLimitOption = None
     reasoning_field: Annotated[
         ReasoningField, typer.Option(help="Field of chat completions that holds the reasoning.")
     ] = ReasoningField.REASONING

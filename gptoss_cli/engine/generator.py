@@ -56,6 +56,7 @@ class Generator:
         self.stepper: Stepper = OverlappedStepper(model, self.sequence) if overlapped else self._plain_stepper
         self._stored = StoredSequence(prefix_cache, self.sequence) if prefix_cache is not None else None
         self._prefix: list[int] = []
+        self._stores_prefix = False
         self._batcher: DecodeBatcher | None = None
 
     def several(self, count: int, *, threads: int = 1) -> list["Generator"]:
@@ -111,9 +112,9 @@ class Generator:
         """See TokenGenerator.expert_hit_rate."""
         return self._experts.hit_rate
 
-    def keep_prefix(self, ids: abc.Sequence[int]) -> None:
-        """Make the end of `ids` a mark, and store their KV cache on disk, when a longer sequence is computed."""
-        self._prefix = list(ids)
+    def keep_prefix(self, ids: abc.Sequence[int], *, on_disk: bool = True) -> None:
+        """Make the end of `ids` a mark, and store their KV cache `on_disk`, when a longer sequence is computed."""
+        self._prefix, self._stores_prefix = list(ids), on_disk
 
     def save_kv(self) -> list[str]:
         """Write the KV cache up to the end of the last prefill to disk -> the names of its files, [] if it is not kept.
@@ -153,7 +154,7 @@ class Generator:
             done += len(chunk)
             if done == prefix_tokens:
                 sequence.mark()
-                if self._stored is not None:
+                if self._stored is not None and self._stores_prefix:
                     self._stored.save(kind=PointKind.PREFIX)
             if done == len(unread):
                 sequence.mark()

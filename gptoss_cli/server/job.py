@@ -31,10 +31,13 @@ class SequencePool(Protocol):
     def threads(self) -> int:
         """The most threads that may use the pool at the same time."""
 
-    def sequence(self, ids: Sequence[int], prefix_tokens: int = 0) -> AbstractContextManager[TokenGenerator]:
+    def sequence(
+        self, ids: Sequence[int], prefix_tokens: int = 0, *, is_private: bool = True
+    ) -> AbstractContextManager[TokenGenerator]:
         """Return the sequence that should continue `ids`: the one that begins like it, or one that may be dropped.
 
-        Within the block nobody else uses it. The first `prefix_tokens` ids begin other conversations too.
+        Within the block nobody else uses it. The first `prefix_tokens` ids begin other conversations too. They are not
+        written to disk if they are private.
         """
 
 
@@ -52,7 +55,9 @@ class OneSequence:
         """See SequencePool.context_tokens."""
         return self._generator.context_tokens
 
-    def sequence(self, ids: Sequence[int], prefix_tokens: int = 0) -> AbstractContextManager[TokenGenerator]:
+    def sequence(
+        self, ids: Sequence[int], prefix_tokens: int = 0, *, is_private: bool = True
+    ) -> AbstractContextManager[TokenGenerator]:
         """See SequencePool.sequence."""
         return nullcontext(self._generator)
 
@@ -101,7 +106,8 @@ class Job(Protocol):
 class ChatJob:
     """A chat turn that answers `conversation`. `stop_texts` end the answer and are not part of it.
 
-    The first `prefix_tokens` ids of `prompt` are those of the instructions and functions.
+    The first `prefix_tokens` ids of `prompt` are those of the instructions and functions, if there are any, after what
+    every conversation begins with.
     """
 
     conversation: Conversation
@@ -113,7 +119,8 @@ class ChatJob:
     def run(self, pool: SequencePool, on_stop: Callable[[Callable[[], None]], None]) -> Generator[Event]:
         """See Job.run. The last event is the TurnEnd."""
         conversation = self.conversation
-        with pool.sequence(self.prompt, self.prefix_tokens) as generator:
+        is_private = bool(conversation.instructions or conversation.functions.declaration)
+        with pool.sequence(self.prompt, self.prefix_tokens, is_private=is_private) as generator:
             session = ChatSession(
                 generator,
                 instructions=None,

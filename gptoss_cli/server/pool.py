@@ -53,7 +53,9 @@ class ConversationPool:
         return len(self._entries)
 
     @contextmanager
-    def sequence(self, ids: Sequence[int], prefix_tokens: int = 0) -> Iterator[TokenGenerator]:
+    def sequence(
+        self, ids: Sequence[int], prefix_tokens: int = 0, *, is_private: bool = True
+    ) -> Iterator[TokenGenerator]:
         """See SequencePool.sequence."""
         with self._lock:
             kept = {id(entry): entry.generator.kept_tokens(ids) for entry in self._entries}
@@ -62,7 +64,7 @@ class ConversationPool:
             source = max(self._entries, key=lambda each: kept[id(each)])
         generator = entry.generator
         try:
-            generator.keep_prefix(ids[:prefix_tokens])
+            generator.keep_prefix(ids[:prefix_tokens], on_disk=not is_private)
             if kept[id(source)] > kept[id(entry)]:
                 generator.copy_prefix(source.generator, ids)
             yield generator

@@ -28,7 +28,7 @@ class BranchingScripted(ScriptedGenerator):
         """See BranchingGenerator.several."""
         return [self, *(type(self)(context_tokens=self.context_tokens) for _ in range(count - 1))]
 
-    def keep_prefix(self, ids: Sequence[int]) -> None:
+    def keep_prefix(self, ids: Sequence[int], *, on_disk: bool = True) -> None:
         """See BranchingGenerator.keep_prefix."""
         self._prefix_tokens = len(ids)
 

@@ -1,17 +1,25 @@
 """A prompt takes the sequence that it continues; a small one that continues nothing drops no conversation."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from gptoss_cli.cache_files import kv_folder
 from gptoss_cli.engine.generator import Generator
-from gptoss_cli.generation import Sampling
+from gptoss_cli.generation import Sampling, TokenGenerator
+from gptoss_cli.server.job import OneSequence
 from gptoss_cli.server.pool import SMALL_TOKENS, ConversationPool
+from gptoss_cli.server.response_store import ResponseStore
+from gptoss_cli.server.responses_input import read_responses
 from gptoss_cli.settings import Dtype
 from tests.engine.checkpoints import FULL, SLIDING, Shape, write_checkpoint
 from tests.engine.open_generator import open_generator
+from tests.scripted_generator import ScriptedGenerator
 from tests.server.branching import BranchingScripted
+from tests.server.turns import ANSWER, SERVED, WEATHER, body, ids_of
 
 SHAPE: Final = Shape(layer_types=(SLIDING, FULL), window=11)
 SYSTEM: Final = list(range(100, 140))
@@ -106,6 +114,46 @@ def test_a_pool_decodes_as_a_fresh_engine(folder: Path, conversations: int) -> N
         fresh = opened(folder)
         list(fresh.prefill(ids))
         assert found == list(fresh.decode(GREEDY, stop_ids=(), banned_ids=(), max_tokens=8))
+
+
+def test_only_what_every_conversation_begins_with_is_written_to_disk_and_read_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTOSS_HOME", str(tmp_path))
+
+    def read(ids: list[int], *, is_private: bool) -> int:
+        """Return how many tokens a new server reads, and close it."""
+        generator = open_generator(folder, dtype=Dtype.FLOAT32, context_tokens=3000)
+        with ConversationPool(generator, conversations=2).sequence(ids, len(SYSTEM), is_private=is_private) as chosen:
+            return list(chosen.prefill(ids))[-1][1]
+
+    ids = [*SYSTEM, 1, 2, 3]
+    assert [read(ids, is_private=True) for _ in range(2)] == [len(ids)] * 2
+    assert not list(kv_folder().glob("*"))
+    assert [read(ids, is_private=False) for _ in range(2)] == [len(ids), 3]
+
+
+class PrivacyPool(OneSequence):
+    """Remembers whether the beginning of the last prompt is private."""
+
+    is_private: bool | None = None
+
+    def sequence(
+        self, ids: Sequence[int], prefix_tokens: int = 0, *, is_private: bool = True
+    ) -> AbstractContextManager[TokenGenerator]:
+        self.is_private = is_private
+        return super().sequence(ids, prefix_tokens)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_private"),
+    [({}, False), ({"instructions": "Be brief."}, True), ({"tools": [{"type": "function", **WEATHER}]}, True)],
+)
+def test_instructions_and_functions_of_a_client_are_private(fields: dict[str, object], is_private: bool) -> None:
+    pool = PrivacyPool(ScriptedGenerator([ids_of(ANSWER)]))
+    exchange = read_responses(body(input="Hi", **fields), SERVED, ResponseStore())
+    list(exchange.job.run(pool, lambda stop: None))
+    assert pool.is_private is is_private
 
 
 def test_threads_never_get_the_same_sequence(folder: Path) -> None:
