@@ -1,4 +1,4 @@
-"""How soon the program is there: `python -m tests.benchmark_start`. Each median stands beside what it is held to."""
+"""The time until the program is there: `python -m tests.benchmark_start`. Medians stand beside their limits."""
 
 import os
 import statistics

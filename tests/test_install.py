@@ -11,7 +11,7 @@ _ROOT = Path(gptoss_cli.__file__).parents[1]
 
 
 def _build(folder: Path, compiler: str) -> list[Path]:
-    """What the installation builds with `compiler`; it must succeed in any case."""
+    """Return what the installation builds with `compiler`; it must succeed in any case."""
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder)]
     environment = {**os.environ, "CC": compiler, "LDSHARED": f"{compiler} -shared"}
     subprocess.run([*command, "--build-temp", str(folder)], cwd=_ROOT, check=True, env=environment, capture_output=True)

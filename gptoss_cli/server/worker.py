@@ -59,7 +59,7 @@ class Ticket:
         self._stop.clear()
 
     def stop_if_cancelled(self) -> None:
-        """End the running job if it was cancelled; again after each event, since a turn that begins forgets a stop."""
+        """End the running job if it was cancelled; again after each event: a prefill that begins forgets one."""
         if self.cancelled:
             for stop in tuple(self._stop):
                 stop()
@@ -73,7 +73,7 @@ def _prepare() -> None:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What clients may know of the model. It stays the same while the weights are not in memory."""
+    """The facts about the model that clients may know. They stay while the weights are not in memory."""
 
     name: str
     context_tokens: int

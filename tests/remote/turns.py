@@ -19,6 +19,15 @@ from tests.scripted_generator import ScriptedGenerator
 
 SECONDS = 10
 
+# What a model of random weights is made to begin with, and the answer that is asked of it.
+ANALYSIS = [200006, 173781, 200005, 35644, 200008]
+PERSON_SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "known": {"type": "boolean"}},
+    "required": ["name", "known"],
+    "additionalProperties": False,
+}
+
 
 def ids_of(text: str) -> list[int]:
     """Return the ids of a text with the markers of Harmony in it."""

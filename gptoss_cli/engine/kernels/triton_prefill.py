@@ -21,45 +21,41 @@ from gptoss_cli.engine.kernels.triton_experts import SIGN_BIT, VALUE_BITS, scale
 _ELEMENT_FACTOR = tl.constexpr(2.0**126)
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
+
+def _unpack_two(selector: str, *, low: int, high: int, factor: int) -> str:
+    """Return the instructions that unpack the two bytes that `selector` puts into half words, into two operands."""
+    return f"""\
+prmt.b32 bytes, $4, 0, {selector};
+shl.b32 value, bytes, 6;
+and.b32 value, value, 0x01C001C0;
+shl.b32 sign, bytes, 12;
+and.b32 sign, sign, 0x80008000;
+or.b32 value, value, sign;
+fma.rn.bf16x2 value, value, whole, nothing;
+fma.rn.bf16x2 ${low}, value, ${factor}, nothing;
+shl.b32 value, bytes, 2;
+and.b32 value, value, 0x01C001C0;
+shl.b32 sign, bytes, 8;
+and.b32 sign, sign, 0x80008000;
+or.b32 value, value, sign;
+fma.rn.bf16x2 value, value, whole, nothing;
+fma.rn.bf16x2 ${high}, value, ${factor}, nothing;
+"""
+
+
 # $4 has four bytes, $5 and $6 their four factors; $0 and $1 become the low elements, $2 and $3 the high ones. Each byte
 # goes to a half word, where the bits of an element are its value times 2^-126. Products with powers of two are exact.
-_UNPACK = tl.constexpr("""
+_UNPACK = tl.constexpr(
+    """
 {
 .reg .b32 bytes, value, sign, whole, nothing;
 mov.b32 whole, 0x7E807E80;
 mov.b32 nothing, 0x80008000;
-prmt.b32 bytes, $4, 0, 0x4140;
-shl.b32 value, bytes, 6;
-and.b32 value, value, 0x01C001C0;
-shl.b32 sign, bytes, 12;
-and.b32 sign, sign, 0x80008000;
-or.b32 value, value, sign;
-fma.rn.bf16x2 value, value, whole, nothing;
-fma.rn.bf16x2 $0, value, $5, nothing;
-shl.b32 value, bytes, 2;
-and.b32 value, value, 0x01C001C0;
-shl.b32 sign, bytes, 8;
-and.b32 sign, sign, 0x80008000;
-or.b32 value, value, sign;
-fma.rn.bf16x2 value, value, whole, nothing;
-fma.rn.bf16x2 $2, value, $5, nothing;
-prmt.b32 bytes, $4, 0, 0x4342;
-shl.b32 value, bytes, 6;
-and.b32 value, value, 0x01C001C0;
-shl.b32 sign, bytes, 12;
-and.b32 sign, sign, 0x80008000;
-or.b32 value, value, sign;
-fma.rn.bf16x2 value, value, whole, nothing;
-fma.rn.bf16x2 $1, value, $6, nothing;
-shl.b32 value, bytes, 2;
-and.b32 value, value, 0x01C001C0;
-shl.b32 sign, bytes, 8;
-and.b32 sign, sign, 0x80008000;
-or.b32 value, value, sign;
-fma.rn.bf16x2 value, value, whole, nothing;
-fma.rn.bf16x2 $3, value, $6, nothing;
-}
-""")
+"""
+    + _unpack_two("0x4140", low=0, high=2, factor=5)
+    + _unpack_two("0x4342", low=1, high=3, factor=6)
+    + "}\n"
+)
 
 
 @triton.jit
